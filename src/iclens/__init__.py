@@ -1,0 +1,29 @@
+"""iclens: a lens and a laboratory for in-context learning.
+
+The output of a softmax-attention head is the test prediction of a dual model f(x) = W φ(x) after one gradient step
+whose training examples are the tokens in context (Ren & Liu 2024, Theorem 3.1). `DualModel` is that model; `explain`
+reads a whole language model with it.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from iclens.dual import DualModel
+from iclens.errors import UserError
+
+if TYPE_CHECKING:
+    from iclens.lens.explain import explain
+
+__version__ = version("iclens")
+__all__ = ["DualModel", "UserError", "__version__", "explain"]
+
+
+def __getattr__(name: str) -> Any:
+    # transformers takes seconds to import: only `explain` needs it.
+    if name == "explain":
+        from iclens.lens.explain import explain
+
+        return explain
+    raise AttributeError(f"module 'iclens' has no attribute {name!r}")
