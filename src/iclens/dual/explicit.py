@@ -1,0 +1,168 @@
+"""The dual model with a real weight matrix, trained by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclens.dual.model import DualModel
+from iclens.errors import UserError
+from iclens.features import FEATURE_MAPS, FeatureMap, FeaturePair
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training the explicit dual gave.
+
+    Attributes:
+        W_0: initial weights, (..., n_query, d_v, n_features), in units of exp(−log_scale_q), which cancel in f(q).
+        W: trained weights, same shape and units.
+        prediction: W φ(q), (..., n_query, d_v).
+        trajectory: ‖W φ(q) − h'‖₂ after every step, starting with W_0, where h' is the exact attention output,
+            (..., n_query, n_steps + 1). It need not fall monotonically.
+        trajectory_same_features: the same distance to attention whose numerator and normaliser use these features: 0 at
+            the end, at any number of features.
+    """
+
+    W_0: Float[Tensor, "*batch n_query d_v n_features"]
+    W: Float[Tensor, "*batch n_query d_v n_features"]
+    prediction: Float[Tensor, "*batch n_query d_v"]
+    trajectory: Float[Tensor, "*batch n_query n_steps_and_one"]
+    trajectory_same_features: Float[Tensor, "*batch n_query n_steps_and_one"]
+
+
+@dataclass(frozen=True, eq=False)
+class ExplicitDual:
+    """f(x) = W φ(x) over an explicit φ.
+
+    Two statements hold and must not be mixed: (i) with any features, training reproduces, to rounding, attention whose
+    numerator AND normaliser use the same features; (ii) that attention tends to softmax attention as the features tend
+    to the kernel. With Mercer features the two coincide.
+
+    Attributes:
+        dual: the dual model in kernel form.
+        features: the features of its queries and keys.
+        coefficients: φ(k_i)ᵀφ(q)/D(q) with D from the same features, (..., n_query, n_key).
+        key_factors: exp(log_scale_k + log_scale_q)/D: what multiplies v_i phi_k[i] in W, (..., n_query, n_key).
+    """
+
+    dual: DualModel
+    features: FeaturePair
+    coefficients: Float[Tensor, "*batch n_query n_key"]
+    key_factors: Float[Tensor, "*batch n_query n_key"]
+
+    @staticmethod
+    def of(dual: DualModel, features: str | FeatureMap) -> ExplicitDual:
+        """Evaluate the feature map on the dual's queries and keys; see `DualModel.explicit`."""
+        feature_map = FEATURE_MAPS[features]() if isinstance(features, str) else features
+        pair = feature_map.pair(dual.q, dual.k, dual.kernel)
+        inner = (pair.phi_k @ pair.phi_q.unsqueeze(-1)).squeeze(-1)
+        log_scale = pair.log_scale_k.unsqueeze(-2) + pair.log_scale_q.unsqueeze(-1)
+        mask = inner.new_ones((), dtype=torch.bool) if dual.mask is None else dual.mask
+        if not dual.kernel.normalizes:
+            return ExplicitDual(dual, pair, inner * log_scale.exp() * mask, log_scale.exp() * mask)
+        largest = torch.where(mask, log_scale, -torch.inf).amax(-1, keepdim=True)
+        relative = (log_scale - largest).exp() * mask
+        # The kernel's own normaliser bounds the terms: dividing by it first keeps large and tiny sums in range.
+        normalizer = (inner * relative).sum(-1, keepdim=True)
+        if not bool((normalizer > 0).all()):
+            raise UserError(
+                "the normaliser D(q) = Σ φ(k_i)ᵀφ(q) of these features is not positive for some query (it vanished or "
+                "changed sign): use more features, a higher even Taylor order, or Mercer features."
+            )
+        return ExplicitDual(dual, pair, inner * relative / normalizer, relative / normalizer)
+
+    def predict(self) -> Float[Tensor, "*batch n_query d_v"]:
+        """Attention whose numerator and normaliser use these features."""
+        return self.coefficients @ self.dual.v
+
+    @property
+    def precision(self) -> Float[Tensor, "*batch n_query"]:
+        """Estimated relative rounding error of the trained prediction, from the size of what cancels in W φ(q).
+
+        eps · Σ_i ‖v_i‖ (exp-factor)_i Σ_m |phi_k[i, m] phi_q[m]| / ‖h'‖, with eps the dtype's, times
+        (√terms + largest exponent). Above 1e-8 use the kernel form, which has no such limit.
+        """
+        magnitude = (self.features.phi_k.abs() @ self.features.phi_q.abs().unsqueeze(-1)).squeeze(-1)
+        terms = (self.key_factors * magnitude * self.dual.v.norm(dim=-1).unsqueeze(-2)).sum(-1)
+        size = self.predict().norm(dim=-1).clamp_min(torch.finfo(self.dual.v.dtype).tiny)
+        exponents = self.features.log_scale_k.abs().amax(-1, keepdim=True) + self.features.log_scale_q.abs()
+        n_terms = self.features.phi_k.shape[-2] + self.features.phi_k.shape[-1]
+        return torch.finfo(self.dual.v.dtype).eps * (n_terms**0.5 + exponents) * terms / size
+
+    def train(
+        self,
+        steps: int = 1,
+        order: Literal["batch", "sequential"] | Sequence[int] = "batch",
+        learning_rate: float = 1.0,
+    ) -> Training:
+        """Gradient descent on Theorem 3.1's loss from W_0, by autograd.
+
+        The loss is linear in W, so `steps` full-batch steps at η/steps, or one pass over the demonstrations one at a
+        time in any order, end at the same Ŵ. Every query has its own loss, W_0 and W.
+
+        Args:
+            steps: full-batch steps; with a sequential order, passes over the demonstrations.
+            order: `"batch"`, `"sequential"` (one demonstration a step, in the order of the prompt), or a permutation of
+                the demonstrations.
+            learning_rate: η; it cancels.
+
+        Raises:
+            UserError: steps < 1, an unknown order, or W leaves the range of the dtype.
+        """
+        schedule = list(self._schedule(steps, order))
+        dual, pair = self.dual, self.features
+        if not bool(self.key_factors.isfinite().all()):
+            raise UserError(
+                "an explicit W would overflow: the norms of keys and query are too large for this dtype. "
+                "Use the kernel form."
+            )
+        inputs = pair.phi_k * self.key_factors.unsqueeze(-1)
+        initial = (dual.groups.ids < 0).to(dual.v.dtype).unsqueeze(-2)
+        W_0 = dual.v.unsqueeze(-3).mT @ (inputs * initial.unsqueeze(-1))
+        exact, same_features = dual.predict(), self.predict()
+        create_graph = W_0.requires_grad
+        W = W_0
+        predictions = [self._evaluate(W)]
+        for demonstration in schedule:
+            chosen = dual.groups.ids >= 0 if demonstration is None else dual.groups.ids == demonstration
+            with torch.enable_grad():
+                leaf = W if W.requires_grad else W.detach().requires_grad_()
+                fitted = inputs @ leaf.mT
+                loss = -(fitted * dual.v.unsqueeze(-3)).sum(-1) * chosen.unsqueeze(-2) / learning_rate
+                (gradient,) = torch.autograd.grad(loss.sum(), leaf, create_graph=create_graph)
+            W = W - learning_rate / steps * gradient
+            predictions.append(self._evaluate(W))
+        path = torch.stack(predictions, -2)
+        return Training(
+            W_0,
+            W,
+            predictions[-1],
+            (path - exact.unsqueeze(-2)).norm(dim=-1),
+            (path - same_features.unsqueeze(-2)).norm(dim=-1),
+        )
+
+    def _evaluate(self, W: Float[Tensor, "*batch n_query d_v n_features"]) -> Float[Tensor, "*batch n_query d_v"]:
+        return (W @ self.features.phi_q.unsqueeze(-1)).squeeze(-1)
+
+    def _schedule(self, steps: int, order: str | Sequence[int]) -> Iterator[int | None]:
+        if steps < 1:
+            raise UserError(f"steps={steps} must be at least 1.")
+        n = self.dual.n_demonstrations
+        if isinstance(order, str):
+            if order not in ("batch", "sequential"):
+                raise UserError(
+                    f"unknown order {order!r}: use 'batch', 'sequential', or a permutation of the demonstrations."
+                )
+            one_pass: list[int | None] = [None] if order == "batch" else list(range(n))
+        else:
+            one_pass = [int(i) for i in order]
+            if sorted(i for i in one_pass if i is not None) != list(range(n)):
+                raise UserError(f"order must hold each of the {n} demonstrations once.")
+        for _ in range(steps):
+            yield from one_pass
