@@ -61,7 +61,7 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         self._load_entry_points()
-        return iter(sorted(self._entries))
+        return iter(list(self._entries))
 
     def _load_entry_points(self) -> None:
         if not self._loaded_entry_points:
