@@ -1,0 +1,74 @@
+# Needs Python >= 3.11, make and a network; everything else lands in .venv.
+# `make PYTHON=/path/to/python ...` chooses the interpreter for .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+export PYTHONHASHSEED ?= 0
+export MPLBACKEND ?= Agg
+export TOKENIZERS_PARALLELISM ?= false
+# Small tensors gain nothing from many threads, and a large machine would give them all of its cores.
+export OMP_NUM_THREADS ?= 2
+
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+.PHONY: help install demo test test-all doctest check check-all static fresh format bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+install: $(INSTALLED)  ## create .venv and install the package with its tools
+
+# A failed installation leaves no stamp, so the next make tries again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@chosen=""; \
+	for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python); do \
+	  if $$candidate -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    chosen=$$candidate; break; \
+	  fi; \
+	done; \
+	if [ -z "$$chosen" ]; then \
+	  echo "error: no Python >= 3.11 with venv and ensurepip found (tried: $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)); install one or run make PYTHON=/path/to/python" >&2; \
+	  exit 2; \
+	fi; \
+	echo "creating $(VENV) with $$($$chosen --version) and installing into it"; \
+	$$chosen -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED)  ## verify the theorems, explain a bundled prompt, write a report
+	$(BIN)/iclens demo --out iclens-out
+
+test: $(INSTALLED)  ## every test but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-all: $(INSTALLED)  ## every test
+	$(PYTEST)
+
+doctest: $(INSTALLED)  ## the examples in docstrings
+	$(PYTEST) --doctest-modules src/iclens
+
+static: $(INSTALLED)  ## format, lint, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fresh: $(INSTALLED)  ## install the wheel in a new environment and use it from an empty folder
+	$(BIN)/python .ci/fresh_install.py
+
+check: static test doctest fresh  ## what CI runs
+
+check-all: static test-all doctest fresh  ## the same with the slow tests
+
+bench: $(INSTALLED)  ## the measurements of benchmarks/
+	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file; done
+
+format: $(INSTALLED)  ## format the code and sort its imports
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove .venv, caches and outputs
+	rm -rf $(VENV) build dist src/*.egg-info iclens-out .*_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
