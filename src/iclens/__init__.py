@@ -7,23 +7,24 @@ reads a whole language model with it.
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from iclens.dual import DualModel
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
+    from iclens.dual import DualModel
     from iclens.lens.explain import explain
 
 __version__ = version("iclens")
 __all__ = ["DualModel", "UserError", "__version__", "explain"]
 
+# Imported on first use: torch and transformers take seconds, and the command line's help needs neither.
+_HOMES = {"DualModel": "iclens.dual", "explain": "iclens.lens.explain"}
+
 
 def __getattr__(name: str) -> Any:
-    # transformers takes seconds to import: only `explain` needs it.
-    if name == "explain":
-        from iclens.lens.explain import explain
-
-        return explain
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'iclens' has no attribute {name!r}")
