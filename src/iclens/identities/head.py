@@ -180,7 +180,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _trained(setting: Setting, steps: int, order: str) -> Iterator[float]:
-    for q, k, v, mask, n, _ in _inputs(setting, largest_scores=(0.1, 1.0, 30.0), largest_n=64):
+    for q, k, v, mask, n, _ in _inputs(setting, largest_scores=(0.1, 30.0), largest_n=64):
         dual = DualModel.from_attention(q, k, v, n, mask=mask)
         schedule = list(reversed(range(n))) if order == "reversed" else "batch"
         training = dual.explicit("mercer").train(steps=steps, order=schedule)  # type: ignore[arg-type]

