@@ -24,12 +24,15 @@ class FeaturePair(NamedTuple):
             basis serves all of them.
         log_scale_q: (..., n_query).
         log_scale_k: (..., n_key).
+        inner_error: absolute error of phi_qᵀphi_k that does not come from adding up its terms, (..., 1, 1): that of an
+            eigendecomposition behind the features. None when there is no such thing.
     """
 
     phi_q: Float[Tensor, "*batch n_query n_features"]
     phi_k: Float[Tensor, "*batch_k #n_query n_key n_features"]
     log_scale_q: Float[Tensor, "*batch n_query"]
     log_scale_k: Float[Tensor, "*batch_k n_key"]
+    inner_error: Float[Tensor, "*batch_e 1 1"] | None = None
 
 
 class FeatureMap(abc.ABC):
