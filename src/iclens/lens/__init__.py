@@ -1,0 +1,1 @@
+"""Language models seen as sequences of dual models."""

@@ -1,0 +1,79 @@
+"""Chat messages: their order, their rendering, and where each of them lies in the rendered text."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from iclens.errors import UserError
+
+
+def check_unicode(text: str) -> None:
+    """Refuses halves of surrogate pairs, which no tokenizer can read."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"character {error.start} of the text is half of a surrogate pair ({text[error.start]!a}), which no "
+            "tokenizer can read: give whole Unicode characters."
+        ) from None
+
+
+def check_messages(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The messages as plain dictionaries, when they are demonstrations and a query."""
+    right = "give an optional system message, then user and assistant in turn, and the user's last"
+    chat: list[dict[str, str]] = []
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise UserError(f'message {i} has no role: write {{"role": "user", "content": "..."}}.')
+        if not isinstance(message.get("content"), str):
+            raise UserError(f"the content of message {i} is no string: iclens reads chats of plain text.")
+        if not message["content"].strip():
+            raise UserError(f"message {i} ({message['role']}) is empty: it needs at least one visible character.")
+        check_unicode(message["content"])
+        chat.append({"role": message["role"], "content": message["content"]})
+    turns = chat[1:] if chat and chat[0]["role"] == "system" else chat
+    for i, message in enumerate(turns, start=len(chat) - len(turns)):
+        expected = "user" if (i - (len(chat) - len(turns))) % 2 == 0 else "assistant"
+        if message["role"] != expected:
+            raise UserError(f"message {i} has the role {message['role']!r} where {expected!r} is due: {right}.")
+    if len(turns) % 2 == 0:
+        raise UserError(f"the chat has no query, since its last message is not the user's: {right}.")
+    if len(turns) < 3:
+        raise UserError(f"the chat has no demonstration: {right}.")
+    return chat
+
+
+def render(chat: list[dict[str, str]], tokenizer: Any) -> str:
+    """The chat as text, up to where the assistant is to speak."""
+    try:
+        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # templates raise what they like
+        raise UserError(f"the tokenizer's chat template refuses this chat: {error}") from error
+
+
+def locate(index: int, chat: list[dict[str, str]], text: str, tokenizer: Any) -> tuple[int, int]:
+    """First character of a message in the rendered text, and the one behind its last."""
+    name = f"message {index} ({chat[index]['role']})"
+    everything = text + "".join(message["content"] for message in chat)
+    marker = next(m for m in (f"QXZ{i}ZXQ" for i in itertools.count(10**8)) if m not in everything)
+    marked = [*chat[:index], {**chat[index], "content": marker}, *chat[index + 1 :]]
+    rendered = render(marked, tokenizer)
+    count = rendered.count(marker)
+    if count != 1:
+        raise UserError(
+            f"{name} cannot be found in the rendered chat: the chat template writes it {count} times instead of "
+            "once. Give the prompt as text instead."
+        )
+    start = rendered.index(marker)
+    tail = rendered[start + len(marker) :]
+    end = len(text) - len(tail)
+    if text[:start] != rendered[:start] or end < start or text[end:] != tail:
+        raise UserError(
+            f"{name} cannot be found in the rendered chat: the chat template writes other messages differently "
+            "depending on this one. Give the prompt as text instead."
+        )
+    if not text[start:end].strip():
+        raise UserError(f"{name} is empty after the chat template has rendered it: it needs a visible character.")
+    return start, end
