@@ -1,0 +1,1 @@
+"""Tables and pages that show what was computed elsewhere."""
