@@ -158,7 +158,7 @@ def test_blocks_of_any_size_give_the_same(monkeypatch):
 
 
 @settings(deadline=None, max_examples=20)
-@given(seed=st.integers(0, 2**31), size=st.sampled_from([0.0, 0.1, 1.0]), d_v=st.integers(1, 5))
+@given(seed=st.integers(0, 2**31), size=st.sampled_from([0.01, 0.1, 1.0]), d_v=st.integers(1, 5))
 def test_sixteen_tokens_are_never_enough_and_twenty_six_beat_the_trivial_bound(seed, size, d_v):
     few = generalization_bounds(head(seed, n_key=16, n_demonstrations=16, size=size, d_v=d_v), delta=0.05)
     assert all(bound.vacuous.all() for bound in few.by_name.values())

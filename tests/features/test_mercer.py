@@ -234,3 +234,26 @@ def test_a_kernel_without_features_is_refused():
     for name in ("mercer", "mercer-joint", "nystrom"):
         with pytest.raises(UserError, match="not positive semi-definite"):
             dual.explicit(name)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**31),
+    n_key=st.integers(1, 80),
+    d=st.integers(1, 128),
+    largest_score=st.floats(0.03, 100),
+    kernel=st.sampled_from(["softmax", "linear", "gaussian"]),
+    basis=st.sampled_from(["mercer", "mercer-joint"]),
+    imbalance=st.floats(0.3, 3.0),
+)
+def test_precision_is_honest_in_both_bases(seed, n_key, d, largest_score, kernel, basis, imbalance):
+    base = head(seed, n_key, d, largest_score=largest_score, kernel=kernel)
+    dual = DualModel.from_attention(base.q * imbalance, base.k / imbalance, base.v, 1, kernel=base.kernel)
+    try:
+        explicit = dual.explicit(basis)
+    except UserError:
+        return
+    exact = dual.predict()
+    error = (explicit.predict() - exact).norm(dim=-1) / exact.norm(dim=-1)
+    assert not explicit.precision.isnan().any()
+    assert (error <= 3 * explicit.precision).all()

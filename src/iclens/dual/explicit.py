@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -66,16 +67,24 @@ class ExplicitDual:
         mask = inner.new_ones((), dtype=torch.bool) if dual.mask is None else dual.mask
         if not dual.kernel.normalizes:
             return ExplicitDual(dual, pair, inner * log_scale.exp() * mask, log_scale.exp() * mask)
-        largest = torch.where(mask, log_scale, -torch.inf).amax(-1, keepdim=True)
-        relative = (log_scale - largest).exp() * mask
-        # The kernel's own normaliser bounds the terms: dividing by it first keeps large and tiny sums in range.
-        normalizer = (inner * relative).sum(-1, keepdim=True)
+        # Scaled by the largest term, not by the largest scale: one far key must not make the others vanish.
+        exponents = torch.where(mask, log_scale, -torch.inf)
+        largest = (
+            (exponents + inner.abs().log()).detach().amax(-1, keepdim=True).clamp_min(torch.finfo(inner.dtype).min)
+        )
+        exponents = exponents - largest
+        # In two halves, since e^exponent may overflow where its product with a tiny inner product does not.
+        half = (
+            (exponents / 2).clamp_max(-math.log(torch.finfo(inner.dtype).tiny * torch.finfo(inner.dtype).eps) / 2).exp()
+        )
+        terms = inner * half * half
+        normalizer = terms.sum(-1, keepdim=True)
         if not bool((normalizer > 0).all()):
             raise UserError(
                 "the normaliser D(q) = Σ φ(k_i)ᵀφ(q) of these features is not positive for some query (it vanished or "
-                "changed sign): use more features, a higher even Taylor order, or Mercer features."
+                "changed sign): use more features, a higher even Taylor order, Mercer features, or the kernel form."
             )
-        return ExplicitDual(dual, pair, inner * relative / normalizer, relative / normalizer)
+        return ExplicitDual(dual, pair, terms / normalizer, exponents.exp() / normalizer)
 
     def predict(self) -> Float[Tensor, "*batch n_query d_v"]:
         """Attention whose numerator and normaliser use these features."""
@@ -85,15 +94,20 @@ class ExplicitDual:
     def precision(self) -> Float[Tensor, "*batch n_query"]:
         """Estimated relative rounding error of the trained prediction, from the size of what cancels in W φ(q).
 
-        eps · Σ_i ‖v_i‖ (exp-factor)_i Σ_m |phi_k[i, m] phi_q[m]| / ‖h'‖, with eps the dtype's, times
-        (√terms + largest exponent). Above 1e-8 use the kernel form, which has no such limit.
+        Σ_i ‖v_i‖ (exp-factor)_i (eps · (√terms + largest exponent) · Σ_m |phi_k[i, m] phi_q[m]| + inner_error) / ‖h'‖,
+        with eps the dtype's and `inner_error` that of the features; inf where W itself leaves the range. Above 1e-8 use
+        the kernel form, which has no such limit.
         """
-        magnitude = (self.features.phi_k.abs() @ self.features.phi_q.abs().unsqueeze(-1)).squeeze(-1)
-        terms = (self.key_factors * magnitude * self.dual.v.norm(dim=-1).unsqueeze(-2)).sum(-1)
-        size = self.predict().norm(dim=-1).clamp_min(torch.finfo(self.dual.v.dtype).tiny)
-        exponents = self.features.log_scale_k.abs().amax(-1, keepdim=True) + self.features.log_scale_q.abs()
-        n_terms = self.features.phi_k.shape[-2] + self.features.phi_k.shape[-1]
-        return torch.finfo(self.dual.v.dtype).eps * (n_terms**0.5 + exponents) * terms / size
+        pair, v = self.features, self.dual.v
+        magnitude = (pair.phi_k.abs() @ pair.phi_q.abs().unsqueeze(-1)).squeeze(-1)
+        exponents = pair.log_scale_k.abs().amax(-1, keepdim=True) + pair.log_scale_q.abs()
+        n_terms = pair.phi_k.shape[-2] + pair.phi_k.shape[-1]
+        error = torch.finfo(v.dtype).eps * (n_terms**0.5 + exponents).unsqueeze(-1) * magnitude
+        if pair.inner_error is not None:
+            error = error + pair.inner_error
+        total = (self.key_factors * error * v.norm(dim=-1).unsqueeze(-2)).sum(-1)
+        size = self.predict().norm(dim=-1).clamp_min(torch.finfo(v.dtype).tiny)
+        return torch.where(self.key_factors.isfinite().all(-1), total / size, torch.inf)
 
     def train(
         self,
