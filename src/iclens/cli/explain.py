@@ -1,0 +1,153 @@
+"""`iclens explain`: which demonstrations moved this answer."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from iclens.cli.command import command
+from iclens.cli.output import check_writable, console, say, stages, write_atomically
+from iclens.errors import UserError
+
+if TYPE_CHECKING:
+    from iclens.lens.loading import LensModel
+    from iclens.lens.prompt import Prompt
+
+
+@command("explain")
+@dataclass(frozen=True)
+class Explain:
+    r"""Show which demonstrations of a few-shot prompt moved a language model's answer, exactly.
+
+    The prompt is a file (--prompt: plain text with blank lines between demonstrations and the query last, JSON, JSONL,
+    or chat messages), or --demonstrations with --query. Exit status 1 if a residual exceeds its tolerance.
+
+    Attributes:
+        model: "bundled", a local folder, or a hub name.
+        prompt: the prompt file; the bundled example when the model is "bundled" and nothing else is given.
+        demonstrations: a .jsonl file of {"input", "output"} lines, to be used with --query.
+        query: the input whose output the model is to say.
+        template: how to write a pair, with {input} and {output}; \n is a line break.
+        instruction: text to put before the demonstrations.
+        instruction_blocks: how many of the first blocks of a plain-text prompt are an instruction.
+        answers: candidate answers; the likeliest is explained against the mean of the others.
+        answer: the answer to explain.
+        knock_out: groups of demonstrations to knock out together, numbered from 0, each like 3,7.
+        rerun: also delete each demonstration's text and run the model again.
+        faithfulness: also measure how well the scores foretell the model on shortened prompts.
+        json: write everything to this file.
+        html: write a self-contained page to this file.
+        dtype: precision of the weights; the model's own when left out.
+        device: where to compute, e.g. cpu or cuda.
+        next_tokens: how many likely next tokens to report.
+        seed: seed of the random subsets of --faithfulness.
+    """
+
+    model: str = "bundled"
+    prompt: Path | None = None
+    demonstrations: Path | None = None
+    query: str | None = None
+    template: str | None = None
+    instruction: str | None = None
+    instruction_blocks: int = 0
+    answers: tuple[str, ...] = ()
+    answer: str | None = None
+    knock_out: tuple[str, ...] = ()
+    rerun: bool = False
+    faithfulness: bool = False
+    json: Path | None = None
+    html: Path | None = None
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] | None = None
+    device: str = "cpu"
+    next_tokens: int = 10
+    seed: int = 0
+
+    def run(self) -> int:
+        """Explain, print the table, write the files, and return the exit status."""
+        groups = [_indices(group) for group in self.knock_out]
+        for path in (self.json, self.html):
+            if path is not None:
+                check_writable(path)
+        if self.next_tokens < 1:
+            raise UserError(f"--next-tokens {self.next_tokens}: report at least 1.")
+
+        import torch
+
+        from iclens.lens.explain import explain
+        from iclens.lens.loading import load
+        from iclens.report.explain_page import render
+        from iclens.report.explain_table import print_table
+
+        with stages("explaining") as stage:
+            stage("loading the model")
+            dtype = None if self.dtype is None else getattr(torch, self.dtype)
+            lens_model = load(self.model, dtype=dtype, device=self.device)
+            explanation = explain(
+                lens_model,
+                prompt=self._prompt(lens_model),
+                answers=self.answers or None,
+                answer=self.answer,
+                knock_out=groups,
+                rerun_text=self.rerun,
+                faithfulness=self.faithfulness,
+                n_next=self.next_tokens,
+                seed=self.seed,
+                command=self.command_line(),
+                progress=stage,
+            )
+        print_table(explanation, console())
+        if self.json is not None:
+            write_atomically(
+                self.json, json.dumps(explanation.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+            )
+            say(f"JSON: {self.json}")
+        if self.html is not None:
+            write_atomically(self.html, render(explanation))
+            say(f"Page: {self.html}")
+        return 0 if explanation.exact else 1
+
+    def command_line(self) -> str:
+        """The command that repeats this, with the options that differ from their defaults."""
+        words = ["iclens", "explain"]
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name in ("json", "html") or (value == option.default and option.name != "model"):
+                continue
+            words.append("--" + option.name.replace("_", "-"))
+            if isinstance(value, tuple):
+                words += [str(item) for item in value]
+            elif not isinstance(value, bool):
+                words.append(str(value))
+        return shlex.join(words)
+
+    def _prompt(self, lens_model: LensModel) -> Prompt:
+        from iclens.lens.prompt_files import load as load_prompt
+
+        if self.prompt is not None and self.demonstrations is not None:
+            raise UserError("--prompt and --demonstrations are both given: give one of them.")
+        path = self.prompt or self.demonstrations
+        if self.demonstrations is not None and self.query is None:
+            raise UserError("--demonstrations needs --query, the input whose output the model is to say.")
+        if path is None:
+            if self.model != "bundled":
+                raise UserError("no prompt: give --prompt FILE, or --demonstrations FILE with --query TEXT.")
+            from iclens import bundled
+
+            path = bundled.path() / "prompt.txt"
+        options: dict[str, Any] = {
+            "template": None if self.template is None else self.template.replace("\\n", "\n"),
+            "query": self.query,
+            "instruction": self.instruction,
+            "instruction_blocks": self.instruction_blocks,
+        }
+        return load_prompt(path, lens_model.tokenizer, **options)
+
+
+def _indices(group: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in group.split(","))
+    except ValueError:
+        raise UserError(f"--knock-out {group!r}: give demonstrations by number, e.g. 3,7.") from None

@@ -1,0 +1,42 @@
+"""How far two ways to score the demonstrations agree."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from iclens.lens.explanation import Agreement
+
+_MOST_TOP = 3
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation in [−1, 1]; None when it is undefined (fewer than two scores, or all tied)."""
+    if len(first) < 2 or len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    value = float(spearmanr(first, second).statistic)
+    return None if math.isnan(value) else value
+
+
+def top_k(first: Sequence[float], second: Sequence[float], k: int) -> float:
+    """Share of common indices among the k largest of either, in [0, 1]; ties go to the earlier index."""
+    leading = [set(np.argsort(-np.asarray(scores), kind="stable")[:k].tolist()) for scores in (first, second)]
+    return len(leading[0] & leading[1]) / k
+
+
+def agreements(scores: Mapping[str, Sequence[float]]) -> tuple[Agreement, ...]:
+    """Agreement of every pair of methods.
+
+    Args:
+        scores: for each method one score a demonstration.
+    """
+    n = len(next(iter(scores.values())))
+    k = max(1, min(_MOST_TOP, n // 2))
+    return tuple(
+        Agreement(one, other, spearman(scores[one], scores[other]), top_k(scores[one], scores[other], k), k)
+        for one, other in itertools.combinations(scores, 2)
+    )

@@ -1,0 +1,208 @@
+"""The whole lens on one prompt: what is reported is what the parts and the model say."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import iclens
+from iclens import UserError
+from iclens.lens.agreement import agreements, spearman, top_k
+from iclens.lens.explain import explain
+from iclens.lens.loading import LensModel
+from iclens.lens.prompt import Prompt
+
+BLOCKS = (
+    "Review: great film\nSentiment: positive",
+    "Review: awful acting\nSentiment: negative",
+    "Review: I loved it\nSentiment: positive",
+    "Review: boring\nSentiment: negative",
+)
+QUERY = "Review: a great one\nSentiment:"
+TEXT = "\n\n".join((*BLOCKS, QUERY))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trained.train_from_iterator(
+        BLOCKS, trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=trained)
+
+
+def gpt2(tokenizer, dtype=torch.float64):
+    torch.manual_seed(1)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=200, n_embd=32, n_layer=3, n_head=4, initializer_range=0.3,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config).to(dtype).eval()
+
+
+def llama(tokenizer, dtype=torch.float64):
+    torch.manual_seed(2)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=200, initializer_range=0.3, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).to(dtype).eval()
+
+
+@pytest.fixture(scope="module", params=[gpt2, llama], ids=["gpt2", "llama"])
+def model(request, tokenizer):
+    return request.param(tokenizer)
+
+
+def logits(model, tokenizer, text):
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        return model(input_ids=ids).logits[0]
+
+
+@pytest.mark.parametrize("answers", [["positive", "negative"], ["good", "bad", "so so"], None])
+def test_margin_and_probabilities_are_the_models_own(model, tokenizer, answers):
+    found = explain(model, tokenizer, TEXT, answers=answers)
+    last = logits(model, tokenizer, TEXT)[-1]
+    log_probabilities = last.log_softmax(-1)
+    for token in found.next_tokens:
+        assert token.logit == pytest.approx(float(last[token.token_id]), rel=1e-12)
+        assert token.probability == pytest.approx(float(log_probabilities[token.token_id].exp()), rel=1e-12)
+    if answers is None:
+        best = last.topk(10)
+        assert found.margin == pytest.approx(float(best.values[0] - best.values[1:].mean()), rel=1e-10)
+    else:
+        for candidate in found.candidates:
+            ids = tokenizer(TEXT + " " + candidate.text)["input_ids"]
+            own = len(tokenizer(TEXT)["input_ids"])
+            every = logits(model, tokenizer, TEXT + " " + candidate.text).log_softmax(-1)
+            expected = sum(float(every[i - 1, ids[i]]) for i in range(own, len(ids)))
+            assert candidate.log_probability == pytest.approx(expected, rel=1e-10)
+        assert found.answer == max(found.candidates, key=lambda c: c.log_probability).text
+
+
+@pytest.mark.parametrize("answers", [["positive", "negative"], ["good", "bad", "so so"], None])
+def test_parts_sum_to_the_margin_and_tokens_to_their_demonstration(model, tokenizer, answers):
+    found = explain(model, tokenizer, TEXT, answers=answers)
+    assert found.exact
+    assert all(residual.value < 1e-10 for residual in found.residuals)
+    paths = sum(d.path for d in found.demonstrations) + sum(o.path for o in found.others)
+    assert paths == pytest.approx(found.margin, rel=1e-9)
+    for d in found.demonstrations:
+        own = [token for token in found.tokens if token.part == d.index]
+        assert len(own) == d.n_tokens
+        assert d.gradient_step == pytest.approx(sum(token.gradient_step for token in own), rel=1e-9)
+        assert d.path == pytest.approx(sum(token.path for token in own), rel=1e-9)
+        assert d.gradient_step == pytest.approx(sum(map(sum, d.by_layer_and_head)), rel=1e-9)
+        assert (len(d.by_layer_and_head), len(d.by_layer_and_head[0])) == (3, 4)
+    for other in found.others:
+        own = [token for token in found.tokens if token.role == other.name]
+        assert other.gradient_step == pytest.approx(sum(token.gradient_step for token in own), rel=1e-9)
+
+
+def test_rerun_is_the_model_on_the_shortened_text(model, tokenizer):
+    found = explain(model, tokenizer, TEXT, answers=["positive", "negative"], rerun_text=True)
+    sign = 1 if found.answer == "positive" else -1
+    pair = [
+        tokenizer(TEXT + " " + word)["input_ids"][len(tokenizer(TEXT)["input_ids"])]
+        for word in ("positive", "negative")
+    ]
+    for d in found.demonstrations:
+        shortened = "\n\n".join((*(b for i, b in enumerate(BLOCKS) if i != d.index), QUERY))
+        last = logits(model, tokenizer, shortened)[-1]
+        assert found.margin - d.rerun_margin_change == pytest.approx(
+            sign * float(last[pair[0]] - last[pair[1]]), rel=1e-9
+        )
+
+
+def test_knock_out_of_a_group_and_the_answer_of_several_tokens(model, tokenizer):
+    found = explain(model, tokenizer, TEXT, answers=["so great", "so boring"], knock_out=[(2, 0), (1,)])
+    assert [k.demonstrations for k in found.group_knock_outs] == [(0, 2), (1,)]
+    assert found.group_knock_outs[1].margin == pytest.approx(found.demonstrations[1].knock_out.margin, rel=1e-9)
+    assert found.group_knock_outs[0].margin != pytest.approx(found.demonstrations[0].knock_out.margin, rel=1e-3)
+    assert {token.role for token in found.tokens} >= {"answer", "query", "demonstration", "separator"}
+
+
+def test_single_precision_is_within_its_tolerance(tokenizer):
+    found = explain(gpt2(tokenizer, torch.float32), tokenizer, TEXT)
+    assert found.exact
+    assert {residual.tolerance for residual in found.residuals} == {1e-5}
+    exact = explain(gpt2(tokenizer), tokenizer, TEXT)
+    for one, other in zip(found.demonstrations, exact.demonstrations, strict=True):
+        assert one.gradient_step == pytest.approx(other.gradient_step, abs=1e-4)
+
+
+def test_instruction_and_special_tokens_set_the_initialisation(model, tokenizer):
+    prompt = Prompt.from_text("Say how they feel.\n\n" + TEXT, instruction_blocks=1)
+    found = explain(model, tokenizer, prompt)
+    assert "instruction" in {other.name for other in found.others}
+    assert len(found.demonstrations) == 4
+
+
+def test_json_is_plain_and_complete(model, tokenizer):
+    document = explain(model, tokenizer, TEXT, rerun_text=True, faithfulness=True).to_dict()
+    assert json.loads(json.dumps(document, allow_nan=False))["exact"] is True
+    assert "".join(token["text"] for token in document["tokens"]) == TEXT
+
+
+def test_faithfulness_is_measured_on_request(model, tokenizer):
+    found = explain(model, tokenizer, TEXT, rerun_text=True, faithfulness=True, seed=3)
+    assert {entry.method for entry in found.faithfulness} == {"gradient_step", "path", "knock_out", "rerun"}
+    assert (
+        found.faithfulness == explain(model, tokenizer, TEXT, rerun_text=True, faithfulness=True, seed=3).faithfulness
+    )
+
+
+def test_the_models_attention_is_as_it_was_afterwards(model, tokenizer):
+    before, implementation = logits(model, tokenizer, TEXT), model.config._attn_implementation
+    explain(model, tokenizer, TEXT)
+    assert model.config._attn_implementation == implementation
+    assert torch.equal(logits(model, tokenizer, TEXT), before)
+
+
+def test_a_wrong_capture_is_reported(model, tokenizer, monkeypatch):
+    import iclens.lens.trace as tracing
+
+    right = tracing.fast
+    monkeypatch.setattr(tracing, "fast", lambda call: right(call) * 1.01)
+    found = explain(model, tokenizer, TEXT)
+    assert not found.exact
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"knock_out": [(4,)]}, "numbered from 0 to 3"),
+        ({"knock_out": [()]}, "empty"),
+        ({"prompt": "only a query"}, "at least one"),
+        ({"prompt": TEXT * 6}, "context holds 200"),
+        ({"answers": ["positive", " "]}, "tokenise to nothing"),
+    ],
+)
+def test_bad_input_is_one_clear_error(tokenizer, arguments, message):
+    with pytest.raises(UserError, match=message):
+        explain(gpt2(tokenizer), tokenizer, **({"prompt": TEXT} | arguments))
+
+
+def test_a_model_needs_its_tokenizer(tokenizer):
+    with pytest.raises(UserError, match="tokenizer is needed"):
+        explain(LensModel.wrap(gpt2(tokenizer)), None, TEXT)
+
+
+def test_explain_is_found_at_the_top(model, tokenizer):
+    assert iclens.explain is explain
+
+
+def test_agreement_of_rankings():
+    scores = {"a": [1.0, 2.0, 3.0, 4.0], "b": [10.0, 20.0, 30.0, 40.0], "c": [4.0, 3.0, 2.0, 1.0]}
+    ab, ac, _ = agreements(scores)
+    assert (ab.spearman, ab.top_k, ab.k) == (1.0, 1.0, 2)
+    assert (ac.spearman, ac.top_k) == (-1.0, 0.0)
+    assert spearman([1.0], [1.0]) is None
+    assert spearman([1.0, 1.0], [1.0, 2.0]) is None
+    assert top_k([1.0, 1.0, 0.0], [1.0, 0.0, 1.0], 1) == 1.0
