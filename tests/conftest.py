@@ -1,4 +1,4 @@
-"""Every test starts from the same state: float64, one seed, and no network."""
+"""Every test starts from the same state: float64, one seed, one thread, and no network."""
 
 import os
 
@@ -6,6 +6,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+
+# Small tensors: a second thread costs more than it gives, above all when other tests run beside.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

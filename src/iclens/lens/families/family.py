@@ -1,0 +1,83 @@
+"""What the lens must know about a family of models: where its attention, norms, gates and branches are.
+
+A causal family adds, to a residual stream, an attention branch and an MLP branch per layer:
+
+    x ← S₁(x + m N₁(attention(...)));   x ← S₂(x + m N₂(mlp(...)));   logits = f(W_U P(N(x)) + b)
+
+where N₁, N₂ (norms on the branches), S₁, S₂ (norms on the stream), P (a projection) and N may be absent, m is
+a constant and f acts on every logit alone. Parallel residuals are the same sum. Everything else (rotary
+positions, grouped heads, windows, soft caps) is seen by the attention interface and needs no word here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from iclens.registry import Registry
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where the parts of a family's models are. Paths are relative to the base model or to one layer.
+
+    Attributes:
+        name: the configuration's `model_type`.
+        causal: True for language models read from left to right; False for encoders, which are only captured.
+        layers: path of the list of layers.
+        attention: path, in a layer, of the module that calls the attention interface.
+        output: path, in a layer, of the linear map W_O after the heads (causal families).
+        mlp: path, in a layer, of the module whose output is the MLP branch (causal families).
+        activation: path, in a layer, of the activation module.
+        gated: True when the activation multiplies another linear map (SwiGLU and its kin).
+        norms: paths, in a layer, of all norms that act on the stream or its branches (those absent are skipped).
+        norm_after_attention: N₁, a norm on the attention branch before it is added.
+        norm_after_mlp: N₂.
+        norm_on_stream_after_attention: S₁, a norm on the stream after the sum.
+        norm_on_stream_after_mlp: S₂.
+        final_norm: path of the norm before the unembedding, or None.
+        projection: path of a linear map between the final norm and the unembedding, or None.
+        branch_scale: m.
+    """
+
+    name: str
+    causal: bool
+    layers: str
+    attention: str
+    output: str = ""
+    mlp: str = ""
+    activation: str = ""
+    gated: bool = False
+    norms: tuple[str, ...] = ()
+    norm_after_attention: str | None = None
+    norm_after_mlp: str | None = None
+    norm_on_stream_after_attention: str | None = None
+    norm_on_stream_after_mlp: str | None = None
+    final_norm: str | None = None
+    projection: str | None = None
+    branch_scale: float = 1.0
+
+
+FAMILIES: Registry[Callable[[Any], Family]] = Registry("model family", "iclens.families")
+"""`model_type` -> a function from a configuration to its `Family`.
+
+The function raises `UserError` for a configuration that it does not handle exactly.
+"""
+
+
+def llama_layout(config: Any, **changes: Any) -> Family:
+    """The layout of Llama and most of its descendants; `changes` are fields of `Family`."""
+    fields: dict[str, Any] = {
+        "name": config.model_type,
+        "causal": True,
+        "layers": "layers",
+        "attention": "self_attn",
+        "output": "self_attn.o_proj",
+        "mlp": "mlp",
+        "activation": "mlp.act_fn",
+        "gated": True,
+        "norms": ("input_layernorm", "post_attention_layernorm"),
+        "final_norm": "norm",
+    }
+    return Family(**(fields | changes))

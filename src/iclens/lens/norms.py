@@ -1,0 +1,92 @@
+"""Normalisations with their scale held: linear (affine) maps, forwards and pulled back.
+
+A norm maps x to s(x) w ⊙ (x − μ x) + b with s = 1/rms or 1/std; μ is the mean for LayerNorm and zero for
+RMSNorm. Held at its value, s is a constant and the norm is affine in x. The gate g = s w is read off the
+module's own output, so that no family's convention for w (w, 1 + w, none) or its precision needs repeating.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from iclens.errors import UserError
+
+CENTRED = ("CohereLayerNorm", "Cohere2LayerNorm", "OlmoLayerNorm", "NemotronLayerNorm1P")
+
+
+def is_centred(norm: nn.Module) -> bool:
+    """True when the norm subtracts the mean (LayerNorm), False when it does not (RMSNorm).
+
+    Raises:
+        UserError: the module is no normalisation that iclens knows.
+    """
+    name = type(norm).__name__
+    if type(norm) is nn.LayerNorm or name in CENTRED:
+        return True
+    if name.endswith("RMSNorm"):
+        return False
+    raise UserError(f"the normalisation {name} is not one that iclens handles exactly (LayerNorm or RMSNorm).")
+
+
+def centre(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """x − μ x; symmetric, hence also its own pull-back."""
+    return x - x.mean(-1, keepdim=True) if is_centred(norm) else x
+
+
+def bias_of(norm: nn.Module) -> torch.Tensor | None:
+    """b, or None when the norm adds nothing."""
+    bias = getattr(norm, "bias", None)
+    return bias if isinstance(bias, torch.Tensor) else None
+
+
+@torch.no_grad()
+def gate(norm: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """g = s w at the input x with the output y, such that y = g ⊙ centre(x) + b.
+
+    Args:
+        norm: the module.
+        x: its input (..., width).
+        y: its own output for x.
+    """
+    if isinstance(norm, nn.LayerNorm):
+        # Dividing by a small x − μx would amplify rounding beside the bias, so PyTorch's own formula is used.
+        scale = torch.rsqrt(x.var(-1, unbiased=False, keepdim=True) + norm.eps)
+        if norm.weight is None:
+            return scale.expand_as(x)
+        offset = 1.0 if type(norm).__name__ == "NemotronLayerNorm1P" else 0.0
+        return scale * (norm.weight + offset)
+    return ratio(norm, centre(norm, x), y)
+
+
+@torch.no_grad()
+def ratio(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """y / x, and its limit where x is exactly zero.
+
+    For modules with y = x ⊙ gate(x) and nothing added. The limit is read off the module at a tiny input.
+    """
+    zero = x == 0
+    if not bool(zero.any()):
+        return y / x
+    tiny = 1e-6 * x.abs().amax().clamp_min(1e-6)
+    moved = torch.where(zero, tiny, x)
+    # The class's forward, because calling the module would run the hooks that called us.
+    return torch.where(zero, type(module).forward(module, moved) / moved, y / moved)
+
+
+def held(norm: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The norm as an affine map of x, equal to its own output y and with its scale held."""
+    out = centre(norm, x) * gate(norm, x.detach(), y.detach())
+    bias = bias_of(norm)
+    return out if bias is None else out + bias
+
+
+def pull_back(norm: nn.Module, x: torch.Tensor, y: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """Jᵀ u for the held norm at the input x: centre(g ⊙ u)."""
+    return centre(norm, direction * gate(norm, x, y))
+
+
+def shift(norm: nn.Module, direction: torch.Tensor) -> torch.Tensor:
+    """⟨u, b⟩ for each row of u; zero when the norm adds nothing."""
+    bias = bias_of(norm)
+    return direction.new_zeros(direction.shape[:-1]) if bias is None else direction @ bias

@@ -1,0 +1,160 @@
+"""Models load from a folder, or are refused with one clear message."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.lens.zoo import build, tokens
+
+from iclens.errors import UserError
+from iclens.lens.loading import LensModel, check_tokenizer, load
+
+
+def tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{i}": i for i in range(60)} | {"[UNK]": 60}
+    core = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    build("llama").save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_saved_model_comes_back(folder: Path) -> None:
+    model = load(str(folder))
+    assert model.family.name == "llama"
+    assert model.dtype == torch.float32
+    assert not model.model.training
+    assert model.name == str(folder)
+    with torch.no_grad():
+        assert torch.equal(model.model(tokens(9)).logits, build("llama")(tokens(9)).logits)
+    assert model.tokenizer("w3 w5", return_offsets_mapping=True)["offset_mapping"] == [(0, 2), (3, 5)]
+
+
+def test_another_dtype(folder: Path) -> None:
+    assert load(str(folder), dtype=torch.float64).dtype == torch.float64
+
+
+def test_an_encoder_loads_without_a_head(tmp_path: Path) -> None:
+    build("bert").save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    model = load(str(tmp_path))
+    assert not model.family.causal
+    with pytest.raises(UserError, match="no next token"):
+        model.require_causal()
+
+
+def test_a_folder_without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="has no weights"):
+        load(str(folder))
+
+
+def test_a_pickle_only_checkpoint(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"only a pickle checkpoint \(pytorch_model.bin\)"):
+        load(str(folder))
+
+
+def test_a_lost_shard(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="lacks the weights model-00001"):
+        load(str(folder))
+
+
+def test_broken_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(UserError, match="could not be loaded as safetensors"):
+        load(str(folder))
+
+
+def test_weights_of_another_shape(folder: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"intermediate_size": 40}))
+    with pytest.raises(UserError, match="could not be loaded"):
+        load(str(folder))
+
+
+def test_weights_that_would_be_random(folder: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 4, "layer_types": None}))
+    with pytest.raises(UserError, match="they would be random"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("model_type", ["bloom", "gpt_oss", "t5", "made_up"])
+def test_other_families_are_refused_before_their_weights_are_looked_for(tmp_path: Path, model_type: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(UserError, match=f"'{model_type}' is not one that iclens handles"):
+        load(str(tmp_path))
+
+
+def test_code_from_a_checkpoint_never_runs(tmp_path: Path) -> None:
+    config = {"model_type": "made_up", "auto_map": {"AutoConfig": "configuration.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "configuration.py").write_text("raise SystemExit('code was run')")
+    with pytest.raises(UserError, match="'made_up'"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no config.json"), ("{", "is not JSON"), ("{}", "no model_type"), ("[]", "no model_type")],
+)
+def test_broken_folders(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", " "])
+def test_folders_that_are_not_there(name: str) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        load(name)
+
+
+def test_a_file_is_no_folder(folder: Path) -> None:
+    with pytest.raises(UserError, match="is a file"):
+        load(str(folder / "config.json"))
+
+
+def test_an_unknown_hub_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoConfig
+
+    def offline(*args: Any, **kwargs: Any) -> None:
+        raise OSError("cannot find it")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", offline)
+    with pytest.raises(UserError, match="unknown model 'no-such-model'"):
+        load("no-such-model")
+
+
+def test_a_folder_without_a_tokenizer(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(UserError, match="tokenizer"):
+        load(str(folder))
+
+
+def test_a_tokenizer_without_offsets() -> None:
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(UserError, match="Slow gives no offsets"):
+        check_tokenizer(Slow())
+    with pytest.raises(UserError, match="no offsets"):
+        LensModel.wrap(build("gpt2"), Slow())
