@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from hypothesis import given
@@ -39,28 +41,28 @@ def test_no_other_link_is_of_the_query_s_category_or_ends_in_its_label(seed):
 
 @given(st.integers(0, 500), st.integers(2, 6))
 def test_batches_say_the_same_as_prompts(seed, n_chains):
-    batch = sample_batch(seeded(seed), 4, n_chains, share_of_two_hops=0.5)
-    for row, two_hops in zip(batch.tokens, batch.two_hops, strict=True):
+    batch = sample_batch(seeded(seed), 4, n_chains)
+    for row in batch.tokens:
         words = [VOCABULARY[i] for i in row.tolist()] + ["."]
         items = [words[i : i + 4] for i in range(1, len(words), 4)]
         assert all(verb == "is" and stop == "." for _, verb, _, stop in items)
         links = {left: right for left, _, right, _ in items[: 2 * n_chains]}
         queries = items[2 * n_chains :]
         assert len({query[0] for query in queries}) == n_chains
-        for (left, _, right, _), hops, at in zip(queries, two_hops, batch.read_out, strict=True):
-            assert right == (links[links[left]] if hops else links[left])
+        for (left, _, right, _), at in zip(queries, batch.read_out, strict=True):
+            assert right == links[links[left]]
             assert right in LABELS
             assert [words[at], words[at + 1]] == ["is", right]
 
 
-def test_order_of_the_links_is_random():
-    first_comes_first = [drawn.relevant[0] < drawn.relevant[1] for drawn in (sample(seeded(s)) for s in range(200))]
-    assert 70 < sum(first_comes_first) < 130
-
-
-def test_shares_of_two_hops():
-    assert bool(sample_batch(seeded(), 5).two_hops.all())
-    assert not bool(sample_batch(seeded(), 5, share_of_two_hops=0.0).two_hops.any())
+def test_the_last_link_of_a_chain_comes_first_and_the_rest_is_random():
+    drawn = [sample(seeded(s), 2) for s in range(300)]
+    assert all(last < first for first, last in (prompt.relevant for prompt in drawn))
+    counts = Counter(prompt.relevant for prompt in drawn)
+    # Of the 6 pairs of places each is as likely as the others.
+    assert set(counts) == {(first, last) for first in range(4) for last in range(first)}
+    assert max(counts.values()) < 80
+    assert min(counts.values()) > 25
 
 
 @pytest.mark.parametrize("n_chains", [1, MOST_CHAINS + 1])

@@ -1,7 +1,10 @@
-"""Two hops: demonstrations `a is b .` and `b is c .` in any order, and the query `a is` with answer c.
+"""Two hops: demonstrations `b is c .` and, somewhere after it, `a is b .`, and the query `a is` with answer c.
 
-No demonstration holds both a and c, so that the answer takes two steps: from a to b, and from b to c. Words and labels
-are those of `iclens.tasks.words`: a and b are words of categories that no other link of the prompt uses, c is a label.
+No demonstration holds both a and c, so that the answer takes two steps: from a to b, and from b to c. The links of
+different chains are mixed; within a chain the last link comes first, so that a causal model can already take that step
+when it reads the first link. (With links in any order a small learner solves only the prompts that have this one.)
+Words and labels are those of `iclens.tasks.words`: a and b are words of categories that no other link of the prompt
+uses, c is a label.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from iclens.errors import UserError
@@ -43,12 +46,10 @@ class ChainBatch:
 
     Attributes:
         tokens: `<s>`, the demonstrations `a is b .`, then the queries `a is c .`; the last full stop is left out.
-        two_hops: whether a query starts at its chain's start; the others start in the middle, one hop from the end.
         read_out: positions of the queries' `is`; the answer follows at `read_out + 1`.
     """
 
     tokens: Int[Tensor, "batch n_tokens"]
-    two_hops: Bool[Tensor, "batch n_chains"]
     read_out: Int[Tensor, " n_chains"]
 
 
@@ -61,7 +62,7 @@ def sample(generator: torch.Generator, n_chains: int = 6) -> ChainPrompt:
     _check(n_chains)
     chains = [[VOCABULARY[i] for i in chain] for chain in _chains(generator, 1, n_chains)[0].tolist()]
     links = [(a, b) for a, b, _ in chains] + [(b, c) for _, b, c in chains]
-    order = torch.randperm(len(links), generator=generator).tolist()
+    order = _order(generator, 1, n_chains)[0].tolist()
     asked = int(torch.randint(n_chains, (1,), generator=generator))
     return ChainPrompt(
         demonstrations=tuple(links[i] for i in order),
@@ -71,16 +72,13 @@ def sample(generator: torch.Generator, n_chains: int = 6) -> ChainPrompt:
     )
 
 
-def sample_batch(
-    generator: torch.Generator, batch: int, n_chains: int = 6, *, share_of_two_hops: float = 1.0
-) -> ChainBatch:
+def sample_batch(generator: torch.Generator, batch: int, n_chains: int = 6) -> ChainBatch:
     """Draw a batch of training prompts; every chain is asked for once, in random order.
 
     Args:
         generator: the source of randomness.
         batch: how many prompts.
         n_chains: chains a prompt.
-        share_of_two_hops: probability that a query starts at the start of its chain rather than in its middle.
 
     Raises:
         UserError: more chains than the categories allow.
@@ -88,15 +86,12 @@ def sample_batch(
     _check(n_chains)
     chains = _chains(generator, batch, n_chains)
     links = torch.cat([chains[..., :2], chains[..., 1:]], dim=1)
-    order = torch.rand(batch, 2 * n_chains, generator=generator).argsort(-1)
+    order = _order(generator, batch, n_chains)
     links = links.gather(1, order[..., None].expand(-1, -1, 2))
-    two_hops = torch.rand(batch, n_chains, generator=generator) < share_of_two_hops
     # The chains come in random order, so that asking for them one by one asks in random order too.
-    queries = torch.where(two_hops, chains[..., 0], chains[..., 1])
-    items = [_write(links[..., 0], links[..., 1]), _write(queries, chains[..., 2])]
+    items = [_write(links[..., 0], links[..., 1]), _write(chains[..., 0], chains[..., 2])]
     return ChainBatch(
         tokens=torch.cat([torch.full((batch, 1), START), *items], dim=1)[:, :-1],
-        two_hops=two_hops,
         read_out=2 + 4 * (2 * n_chains + torch.arange(n_chains)),
     )
 
@@ -108,6 +103,12 @@ def _chains(generator: torch.Generator, batch: int, n_chains: int) -> Int[Tensor
     ids = (FIRST_WORD + categories * WORDS_PER_CATEGORY + words).reshape(batch, n_chains, 2)
     labels = FIRST_LABEL + torch.rand(batch, len(LABELS), generator=generator).argsort(-1)[:, :n_chains]
     return torch.cat([ids, labels[..., None]], dim=-1)
+
+
+def _order(generator: torch.Generator, batch: int, n_chains: int) -> Int[Tensor, "batch n_links"]:
+    """A random order of the links (first ones 0 … n_chains − 1, then last ones), each chain's last link first."""
+    keys = torch.rand(batch, 2, n_chains, generator=generator).sort(dim=1, descending=True).values
+    return keys.flatten(1).argsort(-1)
 
 
 def _write(left: Tensor, right: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Studies that end in a table and in verdicts with numbers."""

@@ -1,0 +1,50 @@
+"""Means with bootstrap intervals over prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LEVEL = 0.95
+N_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its percentile interval.
+
+    Attributes:
+        mean: the mean over the prompts.
+        low: lower end of the 95 % interval.
+        high: upper end.
+        n: how many prompts it rests on; those where the number is undefined are left out.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def estimate(values: Float[Tensor, " n_prompts"], seed: int = 0) -> Estimate:
+    """Mean of per-prompt numbers with a 95 % percentile bootstrap interval over the prompts.
+
+    Args:
+        values: one number a prompt; NaN marks one that is undefined.
+        seed: seed of the resampling.
+    """
+    known = values.double()[~values.isnan()]
+    n = len(known)
+    if n == 0:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    chosen = torch.randint(n, (N_RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
+    means = known[chosen].mean(-1)
+    tail = (1 - LEVEL) / 2
+    low, high = means.quantile(means.new_tensor([tail, 1 - tail])).tolist()
+    return Estimate(float(known.mean()), low, high, n)

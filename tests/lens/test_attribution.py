@@ -1,0 +1,278 @@
+"""Every method against an independent route: games with a known answer, Captum, or the definition."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from captum.attr import LayerGradientXActivation, LayerIntegratedGradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.lens.word_learner import PAIRS, margins_one_by_one, problem, text_of
+
+from iclens.errors import UserError
+from iclens.lens.attribution import ATTRIBUTIONS, by_demonstration
+from iclens.lens.attribution.gradient_x_input import embeddings, margins_at
+from iclens.lens.attribution.integrated_gradients import integrate
+from iclens.lens.attribution.lasso import fit, logit_scaled
+from iclens.lens.attribution.replacement import Replacement
+from iclens.lens.rerun import Outcome
+
+N = len(PAIRS)
+COSTS = {
+    "gradient_step": (1, 0),
+    "path": (1, 1),
+    "knock_out": (1 + (N + 1) * 2 / 23, 0),
+    "rerun": (N + 1, 0),
+    "attention_weights": (1, 0),
+    "attention_rollout": (1, 0),
+    "gradient_x_input": (1, 1),
+    "integrated_gradients": (50, 50),
+    "captum_feature_ablation": (N + 1, 0),
+    "captum_shapley": (5 * N + 1, 0),
+    "shapley_sampling": (5 * (N - 1) + 2, 0),
+    "lasso": (64, 0),
+    "lasso_margin": (64, 0),
+    "random": (0, 0),
+}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def game(value):
+    """The problem with its model replaced by a function of the kept demonstrations."""
+
+    def deletions(keep):
+        margins = torch.tensor([float(value(row)) for row in keep])
+        return Outcome(margins, -torch.nn.functional.softplus(-margins), margins > 0)
+
+    return dataclasses.replace(problem(), deletions=deletions)
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_scores_are_finite_repeatable_and_cost_what_they_say(name):
+    calls = []
+    base = problem().lens_model.model.get_input_embeddings()
+    handle = base.register_forward_hook(lambda module, args, output: calls.append(output.shape[:-1]))
+    try:
+        first = ATTRIBUTIONS[name](problem(), seeded())
+    finally:
+        handle.remove()
+    again = ATTRIBUTIONS[name](problem(), seeded())
+    assert first.values.shape == (N,)
+    assert bool(first.values.isfinite().all())
+    assert len(set(first.values.tolist())) > 1
+    torch.testing.assert_close(first.values, again.values, rtol=0, atol=0)
+    assert (first.forward_passes, first.backward_passes) == pytest.approx(COSTS[name])
+    if name not in ("gradient_x_input", "integrated_gradients", "random"):
+        # Embeddings handed in by the gradients pass the module once only; all others embed every prompt that they run.
+        n = len(problem().input_ids)
+        tokens = sum(math.prod(shape) for shape in calls)
+        assert tokens <= first.forward_passes * n * (1 + 1e-9)
+        if "lasso" not in name and name not in ("rerun", "shapley_sampling"):
+            assert tokens == pytest.approx(first.forward_passes * n)
+
+
+def test_every_method_is_in_the_table():
+    assert set(ATTRIBUTIONS) == set(COSTS)
+
+
+def test_by_demonstration_sums_the_tokens_of_each_and_leaves_the_rest_out():
+    values = torch.arange(23.0)
+    found = by_demonstration(values, problem())
+    assert found.tolist() == [sum(range(1 + 4 * i, 5 + 4 * i)) for i in range(N)]
+
+
+def test_rerun_is_leave_one_out_of_the_text():
+    every = list(range(N))
+    texts = [text_of(every)] + [text_of([j for j in every if j != i]) for i in every]
+    margins = margins_one_by_one(problem(), texts)
+    found = ATTRIBUTIONS["rerun"](problem(), seeded()).values
+    torch.testing.assert_close(found, margins[0] - margins[1:])
+
+
+def test_knock_out_hides_the_demonstration_from_the_query_only():
+    one, model = problem(), problem().lens_model.model
+    n = len(one.input_ids)
+    causal = torch.ones(n, n).tril().bool()
+    expected = []
+    model.set_attn_implementation("eager")
+    for i in [-2, *range(N)]:
+        allowed = causal.clone()
+        allowed[one.query_start :, one.groups == i] = False
+        bias = torch.zeros(1, 1, n, n).masked_fill(~allowed, -torch.inf)
+        logits = model(input_ids=one.input_ids[None], attention_mask=bias).logits[0, -1].detach()
+        expected.append(one.readout.margin(logits[None]))
+    model.set_attn_implementation("sdpa")
+    found = ATTRIBUTIONS["knock_out"](one, seeded()).values
+    torch.testing.assert_close(found, expected[0] - torch.stack(expected[1:]))
+
+
+def own_attention() -> torch.Tensor:
+    """(layers, heads, n, n) from the model's own eager attention."""
+    model = problem().lens_model.model
+    model.set_attn_implementation("eager")
+    attentions = model(input_ids=problem().input_ids[None], output_attentions=True).attentions
+    model.set_attn_implementation("sdpa")
+    return torch.stack(attentions)[:, 0].detach()
+
+
+def test_attention_weights_are_the_models_own():
+    expected = by_demonstration(own_attention()[:, :, -1].sum((0, 1)), problem())
+    torch.testing.assert_close(ATTRIBUTIONS["attention_weights"](problem(), seeded()).values, expected)
+
+
+def test_attention_rollout_is_the_product_of_the_layers():
+    first, second = own_attention().mean(1)
+    eye = torch.eye(len(first))
+    expected = by_demonstration(((second + eye) / 2 @ (first + eye) / 2)[-1], problem())
+    torch.testing.assert_close(ATTRIBUTIONS["attention_rollout"](problem(), seeded()).values, expected)
+
+
+def captum_forward(ids: torch.Tensor) -> torch.Tensor:
+    logits = problem().lens_model.model(input_ids=ids, use_cache=False).logits
+    return problem().readout.margin(logits[:, -1:])
+
+
+def test_gradient_times_input_agrees_with_captum():
+    layer = problem().lens_model.model.get_input_embeddings()
+    theirs = LayerGradientXActivation(captum_forward, layer).attribute(problem().input_ids[None]).detach()
+    found = ATTRIBUTIONS["gradient_x_input"](problem(), seeded()).values
+    torch.testing.assert_close(found, by_demonstration(theirs.sum(-1)[0], problem()))
+
+
+def test_integrated_gradients_agree_with_captum():
+    one = problem()
+    layer = one.lens_model.model.get_input_embeddings()
+    neutral = torch.full_like(one.input_ids, one.neutral_id)
+    theirs = LayerIntegratedGradients(captum_forward, layer).attribute(
+        one.input_ids[None], baselines=neutral[None], n_steps=20
+    )
+    ours = integrate(one, 20, layer(neutral).detach())
+    torch.testing.assert_close(ours, theirs.detach().sum(-1)[0])
+
+
+@pytest.mark.parametrize("baseline", ["zeros", "neutral"])
+def test_integrated_gradients_are_complete(baseline):
+    one = problem()
+    inputs = embeddings(one)
+    start = torch.zeros_like(inputs)
+    if baseline == "neutral":
+        start = one.lens_model.model.get_input_embeddings()(torch.full_like(one.input_ids, one.neutral_id)).detach()
+    ends = margins_at(one, torch.stack([inputs, start])).detach()
+    # The norms are steep near small embeddings, so that the quadrature needs steps to be complete.
+    shares = integrate(one, 300, None if baseline == "zeros" else start)
+    assert float(shares.sum()) == pytest.approx(float(ends[0] - ends[1]), rel=1e-3)
+
+
+def test_feature_ablation_replaces_each_demonstration_by_neutral_tokens():
+    one = problem()
+    rows = one.input_ids.repeat(N + 1, 1)
+    for i in range(N):
+        rows[i + 1, one.groups == i] = one.neutral_id
+    margins = captum_forward(rows).detach()
+    found = ATTRIBUTIONS["captum_feature_ablation"](one, seeded()).values
+    torch.testing.assert_close(found, margins[0] - margins[1:])
+
+
+def test_captums_shapley_values_sum_to_what_the_demonstrations_do_together():
+    one = problem()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    found = ATTRIBUTIONS["captum_shapley"](one, seeded()).values
+    assert torch.equal(state, torch.get_rng_state())
+    forward = Replacement(one)
+    tokens = one.input_ids[forward.inside]
+    full, none = forward(torch.stack([tokens, torch.full_like(tokens, one.neutral_id)]))
+    assert float(found.sum()) == pytest.approx(float(full - none))
+    assert not torch.equal(found, ATTRIBUTIONS["captum_shapley"](one, seeded(1)).values)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=N, max_size=N), st.floats(-5, 5))
+@settings(max_examples=20, deadline=None)
+def test_shapley_values_of_an_additive_game_are_its_effects(effects, offset):
+    found = ATTRIBUTIONS["shapley_sampling"](game(lambda row: row.double() @ torch.tensor(effects) + offset), seeded())
+    assert found.values.tolist() == pytest.approx(effects, abs=1e-9)
+
+
+@given(st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_shapley_values_of_any_game_sum_to_all_minus_none(seed):
+    table = torch.randn(2**N, generator=seeded(seed))
+    bits = 2 ** torch.arange(N)
+    found = ATTRIBUTIONS["shapley_sampling"](game(lambda row: table[(row * bits).sum()]), seeded(seed)).values
+    assert float(found.sum()) == pytest.approx(float(table[-1] - table[0]), abs=1e-9)
+
+
+def test_shapley_sampling_is_unbiased():
+    table = torch.randn(2**N, generator=seeded(1))
+
+    def value(kept) -> float:
+        return float(table[sum(2**i for i in kept)])
+
+    exact = torch.zeros(N)
+    for order in itertools.permutations(range(N)):
+        for place, i in enumerate(order):
+            exact[i] += value(order[: place + 1]) - value(order[:place])
+    exact /= math.factorial(N)
+    one = game(lambda row: table[(row * 2 ** torch.arange(N)).sum()])
+    draws = torch.stack([ATTRIBUTIONS["shapley_sampling"](one, seeded(s)).values for s in range(200)])
+    assert bool(((draws.mean(0) - exact).abs() < 4 * draws.std(0) / 200**0.5).all())
+
+
+@pytest.mark.parametrize("name", ["lasso", "lasso_margin"])
+def test_lasso_recovers_planted_linear_effects(name):
+    effects = torch.tensor([3.0, 0.0, -2.0, 0.5, 0.0])
+    found = ATTRIBUTIONS[name](game(lambda row: row.double() @ effects - 1.0), seeded()).values
+    # The penalty shrinks each effect by about α over the masks' deviation, 0.01 / 0.5.
+    torch.testing.assert_close(found, effects, rtol=0, atol=0.06)
+    assert bool((found.abs() <= effects.abs() + 0.02).all())
+
+
+def test_lasso_of_outputs_that_do_not_move_is_zero():
+    assert ATTRIBUTIONS["lasso_margin"](game(lambda row: 2.0), seeded()).values.tolist() == [0.0] * N
+
+
+def test_lasso_divides_by_the_answers_tokens_for_the_penalty_only():
+    keep = torch.rand(64, N, generator=seeded()) < 0.5
+    outputs = keep.double() @ torch.tensor([3.0, 0.0, -2.0, 0.5, 0.0])
+    torch.testing.assert_close(fit(keep, outputs, 3), 3 * fit(keep, outputs / 3))
+
+
+def test_logit_scaled_probability_has_no_loss_at_either_end():
+    logits = torch.tensor([-700.0, -30.0, -1.0, 0.0, 2.0, 20.0])
+    log_probabilities = -torch.log1p(torch.exp(-logits))
+    log_probabilities[0] = -700.0
+    torch.testing.assert_close(logit_scaled(log_probabilities), logits, rtol=1e-6, atol=1e-8)
+    assert math.isfinite(float(logit_scaled(torch.zeros(1))[0]))
+
+
+def test_random_scores_follow_the_generator():
+    generator = seeded()
+    first, second = (ATTRIBUTIONS["random"](problem(), generator).values for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_an_unknown_method_is_refused_with_the_closest_name():
+    with pytest.raises(UserError, match="Did you mean 'gradient_step'"):
+        ATTRIBUTIONS["gradient_steps"]
+
+
+def test_captum_methods_say_how_to_install_it(monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def without_captum(name, *args, **kwargs):
+        if name.startswith("captum"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_captum)
+    with pytest.raises(UserError, match=r"iclens\[peers\]"):
+        ATTRIBUTIONS["captum_feature_ablation"](problem(), seeded())
