@@ -1,0 +1,187 @@
+"""Putting an attention variant into a Hugging Face model, and taking it out again."""
+
+from __future__ import annotations
+
+import copy
+import json
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from iclens.attention import interface
+from iclens.attention.interface import SUBMODULE
+from iclens.attention.patchable import AttentionLayer, attention_layers
+from iclens.attention.variant import AttentionVariant, build
+from iclens.errors import UserError
+
+NOTE_VERSION = 1
+_BEFORE = "_iclens_before"
+
+
+class Applied:
+    """A variant that was put into a model; as a context manager, it gives the model and takes the variant out again.
+
+    Attributes:
+        model: the model.
+        name: the variant's name.
+    """
+
+    def __init__(self, model: Any, name: str) -> None:
+        self.model = model
+        self.name = name
+        self._record = _base(model).__dict__[_BEFORE]
+
+    @property
+    def variants(self) -> dict[str, nn.Module]:
+        """The variant in each attention layer, by the layer's name in the model."""
+        return {
+            name: module._modules[SUBMODULE]
+            for name, module in _base(self.model).named_modules()
+            if SUBMODULE in module._modules
+        }
+
+    @property
+    def active(self) -> bool:
+        """Whether this variant is still in the model."""
+        return _base(self.model).__dict__.get(_BEFORE) is self._record
+
+    def remove(self) -> None:
+        """Take the variant out: `remove(self.model)`."""
+        remove(self.model)
+
+    def __enter__(self) -> Any:
+        return self.model
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.active:
+            self.remove()
+
+
+def apply(model: Any, name: str, **options: Any) -> Applied:
+    """Replace the softmax attention of every layer of a Hugging Face model by a variant.
+
+    A variant with the layer's dimensions becomes the submodule `iclens_attention` of each attention layer: its
+    parameters are trained, moved and saved with the model's, in the layer's dtype and on its device. The model's own
+    weights, positions, cache, masks and factor of the scores stay as they are. Dropout on attention weights in
+    training is the model's own, on the softmax part. The model's configuration notes name and options
+    (`config.iclens_attention`), from which `from_pretrained` rebuilds a saved model.
+
+    Args:
+        model: an encoder or a decoder of transformers, with or without a head, also inside a PEFT model.
+        name: a name in `iclens.attention.ATTENTIONS`.
+        **options: the variant's own; each layer gets its own copy of them.
+
+    Returns:
+        A handle. `handle.remove()`, `remove(model)` or leaving `with apply(...) as model:` puts everything back.
+
+    Raises:
+        UserError: the family cannot be patched, the variant or an option is wrong, or the model has a variant
+            already. The model is then as it was.
+    """
+    base = _base(model)
+    layers = attention_layers(base)
+    _check_unpatched(base)
+    variants = [_build(layer, name, copy.deepcopy(options), base) for layer in layers]
+    note = {"name": name, "options": _written(variants[0]), "version": NOTE_VERSION}
+    before = [(config, config._attn_implementation) for config in _configs(base, layers)]
+    interface.register()
+    base.__dict__[_BEFORE] = before
+    for layer, variant in zip(layers, variants, strict=True):
+        layer.module.add_module(SUBMODULE, variant)
+    base.config.iclens_attention = note
+    try:
+        base.set_attn_implementation(interface.NAME)
+        for layer in layers:
+            if getattr(layer.module, "config", base.config)._attn_implementation != interface.NAME:
+                raise UserError(f"{type(base).__name__} did not let its layer {layer.name} change its attention.")
+    except BaseException:
+        remove(base)
+        raise
+    return Applied(model, name)
+
+
+def remove(model: Any) -> None:
+    """Take the variant out of a model and choose the attention implementation it had before.
+
+    The model's outputs are then bitwise what they were before `apply`, as long as its own weights are.
+
+    Args:
+        model: the model given to `apply`, or a larger one that contains it.
+
+    Raises:
+        UserError: no variant is in the model.
+    """
+    holder = next((part for part in _base(model).modules() if _BEFORE in part.__dict__), None)
+    if holder is None:
+        raise UserError(f"{type(model).__name__} has no attention variant to remove.")
+    for module in list(holder.modules()):
+        module._modules.pop(SUBMODULE, None)
+    # From the outside in: setting a configuration also sets the ones inside it.
+    for config, own in holder.__dict__.pop(_BEFORE):
+        config._attn_implementation = own
+    if hasattr(holder.config, SUBMODULE):
+        delattr(holder.config, SUBMODULE)
+
+
+def _base(model: Any) -> Any:
+    """The model of transformers inside an adapter's or a compiler's wrapping."""
+    while True:
+        if hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        elif "_orig_mod" in getattr(model, "_modules", {}):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def _check_unpatched(model: Any) -> None:
+    note = getattr(model.config, SUBMODULE, None)
+    named = f"the variant {note['name']!r}" if isinstance(note, dict) and "name" in note else "a variant"
+    if any(_BEFORE in part.__dict__ or SUBMODULE in part._modules for part in model.modules()):
+        raise UserError(f"the model has {named} already: call iclens.attention.remove(model) before applying another.")
+    if model.config._attn_implementation == interface.NAME:
+        raise UserError(
+            "the model shares its configuration object with one that has a variant: build each with its own, "
+            "copy.deepcopy(config)."
+        )
+    if note is not None:
+        raise UserError(
+            f"the model's configuration says that its checkpoint was saved with {named}, which plain transformers left "
+            "out when loading it: load it with iclens.attention.from_pretrained. To drop what was trained there and "
+            f"start afresh, del model.config.{SUBMODULE} first."
+        )
+
+
+def _build(layer: AttentionLayer, name: str, options: dict[str, Any], model: Any) -> AttentionVariant:
+    like = next((p for p in layer.module.parameters() if p.is_floating_point()), None)
+    device = torch.device("cpu") if like is None else like.device
+    # Transformers builds a model without storage before it loads one; the variants' values are needed even then.
+    with torch.device("cpu"):
+        variant = build(name, n_heads=layer.n_heads, d=layer.d, d_v=layer.d_v, n_kv_heads=layer.n_kv_heads, **options)
+    variant.to(device=None if device.type == "meta" else device, dtype=model.dtype if like is None else like.dtype)
+    return variant.train(layer.module.training)
+
+
+def _written(variant: AttentionVariant) -> dict[str, Any] | None:
+    """The variant's options as the configuration stores them; None when one of them, say a module, has no text."""
+    try:
+        return json.loads(json.dumps(variant.options(), allow_nan=False))
+    except (TypeError, ValueError):
+        return None
+
+
+def _configs(model: Any, layers: list[AttentionLayer]) -> list[Any]:
+    """Every configuration of the model, its parts and its layers, outer before inner, each once."""
+    found: list[Any] = []
+    waiting = [model.config] + [part.config for part in model.modules() if hasattr(part, "set_attn_implementation")]
+    waiting += [layer.module.config for layer in layers if hasattr(layer.module, "config")]
+    while waiting:
+        config = waiting.pop(0)
+        if config is not None and all(config is not other for other in found):
+            found.append(config)
+            waiting = [getattr(config, key, None) for key in getattr(config, "sub_configs", {})] + waiting
+    return found

@@ -1,0 +1,138 @@
+"""Regularised attention as published: the attention matrix minus α times the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from iclens.attention.attending import Attending, repeat_heads
+from iclens.attention.scaled_dot_product import scaled_dot_product, scaled_dot_product_naive
+from iclens.attention.strength import Strength, StrengthOption, finite, is_zero, times
+from iclens.attention.variant import ATTENTIONS, AttentionVariant, HeadShape
+
+
+def regularized_attention(
+    q: Float[Tensor, "*batch n_heads n_query d"],
+    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
+    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
+    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
+    *,
+    alpha: Strength,
+    scale: float | None = None,
+    is_causal: bool = False,
+) -> Float[Tensor, "*out n_heads n_query d_v"]:
+    """h_j = Σ_i a_ji v_i − α v_j: the matrix A − αI.
+
+    v_j is the value of the query's own token; the last n_query keys are those of the queries. A negative α adds a skip
+    connection of the values. A query that may attend to nothing gets −α v_j.
+
+    Source: Ren & Liu 2024, h' = W_V X {softmax(·) − αI}. It is not the gradient step on the regularised loss, which is
+    `weight_decay_attention`; the difference is in closed form in docs/theory/regularized.md.
+
+    Args:
+        q: queries, (..., n_heads, n_query, d), n_query <= n_key.
+        k: keys, (..., n_kv_heads, n_key, d).
+        v: values, (..., n_kv_heads, n_key, d_v).
+        mask: True where a query may attend.
+        alpha: α, any sign; a number or a tensor that broadcasts over (..., n_heads).
+        scale: factor of the scores; d^(−1/2) when None.
+        is_causal: the queries are the last tokens and see no later key.
+
+    Raises:
+        UserError: arguments that do not fit, α not finite, or more queries than keys (cross-attention).
+    """
+    attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=True)
+    out = scaled_dot_product(q, k, v, attending)
+    offset = own_value_offset(v, attending, finite("alpha", alpha))
+    return out if offset is None else out - offset
+
+
+def regularized_attention_naive(
+    q: Float[Tensor, "*batch n_heads n_query d"],
+    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
+    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
+    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
+    *,
+    alpha: Strength,
+    scale: float | None = None,
+    is_causal: bool = False,
+) -> Float[Tensor, "*out n_heads n_query d_v"]:
+    """`regularized_attention` with the matrix A − αI written out."""
+    attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=True)
+    return _naive(q, k, v, attending, alpha)
+
+
+def own_value_offset(v: Tensor, attending: Attending, alpha: Strength) -> Tensor | None:
+    """α v_j of every query's own token, (..., n_heads, n_query, d_v); None for α = 0."""
+    return None if is_zero(alpha) else times(alpha, repeat_heads(attending.own(v), attending.n_heads))
+
+
+def _naive(q: Tensor, k: Tensor, v: Tensor, attending: Attending, alpha: Strength) -> Tensor:
+    identity = torch.eye(attending.n_key, dtype=v.dtype, device=v.device)[-attending.n_query :]
+    values = repeat_heads(v, attending.n_heads)
+    return (
+        scaled_dot_product_naive(q, k, v, attending) - times(alpha, identity.expand(attending.n_heads, -1, -1)) @ values
+    )
+
+
+@ATTENTIONS.register("regularized")
+class RegularizedAttention(AttentionVariant):
+    """`regularized_attention` as a module.
+
+    Args:
+        shape: sizes of the heads.
+        alpha: α, one number or one for each head.
+        learned: make α a parameter that starts there.
+
+    Raises:
+        UserError: α not finite, or a list of the wrong length.
+    """
+
+    permutes = False
+    self_aligned = True
+    alpha: Strength
+
+    def __init__(
+        self, shape: HeadShape, *, alpha: float | Sequence[float] | Tensor = 0.0, learned: bool = False
+    ) -> None:
+        super().__init__(shape)
+        self._alpha = StrengthOption("alpha", alpha, learned=learned, n_heads=shape.n_heads)
+        self._alpha.attach(self)
+
+    def options(self) -> dict[str, Any]:  # noqa: D102
+        return {"alpha": self._alpha.start, "learned": self._alpha.learned}
+
+    def neutral_options(self) -> dict[str, Any] | None:  # noqa: D102
+        return {**self.options(), "alpha": 0.0}
+
+    def offset(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor | None:  # noqa: D102
+        return own_value_offset(v, attending, self.alpha)
+
+    def naive(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor:  # noqa: D102
+        return _naive(q, k, v, attending, self.alpha)
+
+    def decay(self) -> float | Tensor:  # noqa: D102
+        return self.alpha
+
+    def residual(  # noqa: D102
+        self, q: Tensor, k: Tensor, v: Tensor, attending: Attending, initial: Tensor, weights: Tensor
+    ) -> Tensor | None:
+        return published_residual(v, attending, self.alpha, initial)
+
+
+def published_residual(v: Tensor, attending: Attending, alpha: Strength, initial: Tensor) -> Tensor:
+    """Published form minus the exact step: α (W_0 φ(q_j) − v_j), (..., n_heads, n_query, d_v).
+
+    When the query's own token is all that is not a demonstration, W_0 φ(q_j) = a_jj v_j and this is −α (1 − a_jj) v_j.
+
+    Args:
+        v: values, (..., n_kv_heads, n_key, d_v).
+        attending: who attends to whom.
+        alpha: α.
+        initial: W_0 φ(q_j), (..., n_heads, n_query, d_v).
+    """
+    return times(alpha, initial - repeat_heads(attending.own(v), attending.n_heads))

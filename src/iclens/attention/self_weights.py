@@ -1,0 +1,66 @@
+"""How much each token attends to itself, with memory linear in the tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iclens.attention.attending import Attending, repeat_heads
+
+_CHUNK_SCORES = 2**20
+
+
+def self_weights(q: Tensor, k: Tensor, attending: Attending) -> Tensor:
+    """a_jj of every query's own key (the last n_query), (..., n_heads, n_query); 0 where it may not attend to it."""
+    scale = attending.scale_for(q.shape[-1])
+    own = repeat_heads(attending.own(k), attending.n_heads)
+    exponents = (q * own).sum(-1) * scale - _LogSumExp.apply(q, k, attending)
+    if attending.mask is not None:
+        rows = attending.mask.expand(*attending.mask.shape[:-2], attending.n_query, attending.n_key)
+        exponents = exponents.masked_fill(~rows.diagonal(attending.first_position, -2, -1), -torch.inf)
+    return exponents.exp()
+
+
+class _LogSumExp(torch.autograd.Function):
+    """log Σ_i exp(s q_tᵀk_i), a block of queries at a time; the backward pass forms the blocks again."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, attending: Attending) -> Tensor:
+        logs = [
+            scores.logsumexp(-1).clamp_min(torch.finfo(scores.dtype).min / 2)
+            for _, scores in _score_blocks(q, repeat_heads(k, attending.n_heads), attending)
+        ]
+        result = torch.cat(logs, -1)
+        ctx.attending = attending
+        ctx.save_for_backward(q, k, result)
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        q, k, result = ctx.saved_tensors
+        attending: Attending = ctx.attending
+        keys = repeat_heads(k, attending.n_heads)
+        scale = attending.scale_for(q.shape[-1])
+        grad_q = []
+        grad_k = torch.zeros(*result.shape[:-1], attending.n_key, k.shape[-1], dtype=k.dtype, device=k.device)
+        for rows, scores in _score_blocks(q, keys, attending):
+            n = scores.shape[-1]
+            weights = (scores - result[..., rows, None]).exp() * (gradient[..., rows, None] * scale)
+            grad_q.append(weights @ keys[..., :n, :])
+            grad_k[..., :n, :] += weights.mT @ q[..., rows, :]
+        grouped = grad_k.unflatten(-3, (k.shape[-3], -1)).sum(-3)
+        return torch.cat(grad_q, -2).sum_to_size(q.shape), grouped.sum_to_size(k.shape), None
+
+
+def _score_blocks(q: Tensor, keys: Tensor, attending: Attending) -> Any:
+    leading = torch.broadcast_shapes(q.shape[:-2], keys.shape[:-2]).numel()
+    step = min(256, max(16, _CHUNK_SCORES // (leading * attending.n_key)))
+    for start in range(0, attending.n_query, step):
+        stop = min(start + step, attending.n_query)
+        n = stop + attending.first_position if attending.is_causal else attending.n_key
+        scores = q[..., start:stop, :] @ keys[..., :n, :].mT * attending.scale_for(q.shape[-1])
+        mask = attending.rows(start, stop, n, q.device)
+        yield slice(start, stop), scores if mask is None else scores.masked_fill(~mask, -torch.inf)

@@ -1,0 +1,73 @@
+"""Strengths: one number, one a head, or one a run; fixed or learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from iclens.errors import UserError
+
+Strength: TypeAlias = float | int | Tensor
+"""A number, or a tensor that broadcasts over the leading axes (..., n_heads) of the output."""
+
+
+def finite(name: str, value: Strength) -> Strength:
+    """Refuse a number that is not finite; tensors were checked when their module was made."""
+    if not isinstance(value, Tensor) and not math.isfinite(value):
+        raise UserError(f"{name}={value} must be finite.")
+    return value
+
+
+def on_heads(value: Strength) -> Strength:
+    """The strength shaped to multiply (..., n_heads, n, width)."""
+    return value[..., None, None] if isinstance(value, Tensor) and value.ndim else value
+
+
+def times(value: Strength, x: Tensor) -> Tensor:
+    """value · x for x (..., n_heads, n, width), in the dtype of x."""
+    value = on_heads(value)
+    return x * (value.to(x.dtype) if isinstance(value, Tensor) else value)
+
+
+def is_zero(value: Strength) -> bool:
+    """Whether it is the number 0; a tensor may hold anything."""
+    return not isinstance(value, Tensor) and value == 0
+
+
+class StrengthOption:
+    """How a strength is given to a variant's constructor.
+
+    Args:
+        name: the option's name, for messages.
+        value: a number, or one for each head, or a tensor that broadcasts over (..., n_heads).
+        learned: make it an `nn.Parameter`; the given value is where it starts.
+        n_heads: number of query heads.
+
+    Raises:
+        UserError: not finite, or a list that does not have one number for each head.
+    """
+
+    def __init__(self, name: str, value: float | Sequence[float] | Tensor, *, learned: bool, n_heads: int) -> None:
+        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
+        if not bool(tensor.isfinite().all()):
+            raise UserError(f"{name}={value} must be finite.")
+        if tensor.ndim and tensor.shape[-1] not in (1, n_heads):
+            raise UserError(
+                f"{name} has {tensor.shape[-1]} entries; give one number, or one for each of {n_heads} heads."
+            )
+        self.name, self.learned = name, learned
+        self.start: Any = tensor.tolist()
+        self.tensor = tensor.clone()
+
+    def attach(self, module: nn.Module) -> None:
+        """Put it on `module` under its name: a parameter, a buffer (left out of the checkpoint), or a plain number."""
+        if self.learned:
+            setattr(module, self.name, nn.Parameter(self.tensor))
+        elif self.tensor.ndim:
+            module.register_buffer(self.name, self.tensor, persistent=False)
+        else:
+            setattr(module, self.name, float(self.start))

@@ -1,0 +1,103 @@
+"""The dual model of an attention variant: one gradient step, its weight decay, and what the step does not give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclens.attention.attending import Attending, repeat_heads
+from iclens.dual import DualModel, StepLoss
+
+if TYPE_CHECKING:
+    from iclens.attention.variant import AttentionVariant
+
+
+@dataclass(frozen=True, eq=False)
+class VariantDual:
+    """The gradient step behind a variant.
+
+    W_0 and the loss are those of `start`, whose positives ṽ and keys k̃ are already the variant's. With weight decay
+    δ = ηα (δ = 0 for most variants) the loss is
+
+        L(W) = −(1/(ηD)) Σ_{i a demonstration} ṽ_iᵀ W φ(k̃_i) + (α/2) ‖W‖²_F
+
+    and one step from W_0 gives Ŵ = (1 − δ) W_0 + (1/D) Σ_i ṽ_i φ(k̃_i)ᵀ. Every query has its own L, W_0 and Ŵ: `start`
+    carries the queries on a leading axis.
+
+    Attributes:
+        start: the dual model before the step's decay; its leading axes are (..., n_heads, n_query), one query each.
+        decay: δ, broadcasting over (..., n_heads, n_query).
+        residual: the variant's output before `after` minus Ŵφ(q), in closed form, (..., n_heads, n_query, d_v).
+        after: what follows the head's output.
+    """
+
+    start: DualModel
+    decay: float | Tensor
+    residual: Float[Tensor, "*batch n_heads n_query d_v"] | None
+    after: Callable[[Tensor], Tensor]
+
+    @property
+    def stepped(self) -> DualModel:
+        """The dual model whose W_0 has decayed: its Ŵ is that of the step."""
+        factor = 1 - self._decay_on(self.start.v)
+        kept = torch.where((self.start.groups.ids >= 0).unsqueeze(-1), torch.ones_like(factor), factor)
+        return replace(self.start, v=self.start.v * kept)
+
+    def predict(self) -> Float[Tensor, "*batch n_heads n_query d_v"]:
+        """after(Ŵφ(q)): the prediction after the step."""
+        return self.after(self.stepped.predict().squeeze(-2))
+
+    def forward(self) -> Float[Tensor, "*batch n_heads n_query d_v"]:
+        """after(Ŵφ(q) + residual): what the attention variant gives."""
+        step = self.stepped.predict().squeeze(-2)
+        return self.after(step if self.residual is None else step + self.residual)
+
+    def loss(self) -> StepLoss:
+        """L(W_0) and L(Ŵ) with η = 1, each (..., n_heads, n_query)."""
+        initial_only = replace(self.start, v=self.start.v * (self.start.groups.ids < 0).unsqueeze(-1))
+        stepped = self.stepped
+        penalty = torch.as_tensor(self.decay, dtype=self.start.v.dtype) / 2
+        while penalty.ndim and penalty.ndim < 2:
+            penalty = penalty.unsqueeze(-1)
+        before = self.start.loss().before.squeeze(-1) + penalty * initial_only.weight_norm().squeeze(-1).square()
+        after = stepped.loss().after.squeeze(-1) + penalty * stepped.weight_norm().squeeze(-1).square()
+        return StepLoss(before, after)
+
+    def _decay_on(self, v: Tensor) -> Tensor:
+        return torch.as_tensor(self.decay, dtype=v.dtype, device=v.device)[..., None, None]
+
+
+def variant_dual(
+    variant: AttentionVariant,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    demonstrations: int | Tensor | None,
+    attending: Attending,
+) -> VariantDual:
+    """See `AttentionVariant.dual`."""
+    k, v = variant.modified(k, v, attending)
+    negatives = variant.row_negatives(q, k, v, attending)
+    keys, positives = repeat_heads(k, attending.n_heads).unsqueeze(-3), repeat_heads(v, attending.n_heads).unsqueeze(-3)
+    if negatives is not None:
+        positives = positives - negatives.unsqueeze(-2)
+    allowed = attending.allowed(q.device)
+    if allowed is not None:
+        allowed = allowed.expand(*allowed.shape[:-2], attending.n_query, attending.n_key).unsqueeze(-2)
+    if demonstrations is None:
+        every = torch.ones(attending.n_query, attending.n_key, dtype=torch.bool, device=q.device)
+        own = every.tril(attending.first_position).triu(attending.first_position)
+        demonstrations = ~own
+    start = DualModel.from_attention(
+        q.unsqueeze(-2), keys, positives, demonstrations, allowed, kernel=variant.kernel(attending, q.shape[-1])
+    )
+    decay = variant.decay()
+    if isinstance(decay, Tensor):
+        decay = decay.unsqueeze(-1) if decay.ndim else decay
+    residual = variant.residual(q, k, v, attending, start.initial().squeeze(-2), start.coefficients.squeeze(-2))
+    return VariantDual(start, decay, residual, variant.after)
