@@ -31,9 +31,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "regularized": {"alpha": 0.5},
     "weight-decay": {"alpha": 0.5},
     "augmented": {"g1": "adapter", "g2": "adapter"},
-    "negative": {"n_negatives": 1, "beta": 0.1},
-    "negative, 3": {"n_negatives": 3, "beta": 0.1},
-    "negative of keys": {"n_negatives": 1, "beta": 0.1, "selection": "key"},
+    "negative": {"k": 1, "beta": 0.1},
+    "negative, 3": {"k": 3, "beta": 0.1},
+    "negative of keys": {"k": 1, "beta": 0.1, "selection": "key"},
 }
 WIDTHS = {"n_heads": 8, "d": 64, "d_v": 64}
 

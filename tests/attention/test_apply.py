@@ -36,13 +36,13 @@ ADAPTER = {"name": "adapter", "hidden": 4}
 VARIANTS: dict[str, dict[str, Any]] = {
     "regularized": {"alpha": 0.3},
     "weight-decay": {"alpha": 0.3},
-    "negative": {"n_negatives": 1, "beta": 0.2},
+    "negative": {"k": 1, "beta": 0.2},
     "augmented": {"g1": ADAPTER, "g2": ADAPTER},
 }
 NEUTRAL: dict[str, dict[str, Any]] = {
     "softmax": {},
     "regularized": {"alpha": 0.0},
-    "negative": {"n_negatives": 1, "beta": 0.0},
+    "negative": {"k": 1, "beta": 0.0},
     "augmented": VARIANTS["augmented"],
 }
 
@@ -390,8 +390,8 @@ def test_gemma2_without_a_cap_is_taken() -> None:
     [
         ("negativ", {}, "unknown attention variant 'negativ'.*negative"),
         ("regularized", {"alpha": float("nan")}, "alpha"),
-        ("negative", {"n_negatives": 1, "beta": float("inf")}, "beta"),
-        ("negative", {"n_negatives": 0, "beta": 0.1}, "n_negatives"),
+        ("negative", {"k": 1, "beta": float("inf")}, "beta"),
+        ("negative", {"k": 0, "beta": 0.1}, "n_negatives"),
         ("regularized", {"alfa": 0.1}, "no option 'alfa'"),
     ],
 )
@@ -420,7 +420,7 @@ def test_applying_twice_removing_twice_and_other_models() -> None:
 
 def test_too_many_negatives_for_the_prompt_is_said_at_the_forward() -> None:
     model = zoo_model("bert")
-    apply(model, "negative", n_negatives=12, beta=0.1)
+    apply(model, "negative", k=12, beta=0.1)
     with pytest.raises(UserError, match="12"):
         logits(model, tokens(12, 2))
 

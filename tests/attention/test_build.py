@@ -125,7 +125,7 @@ def test_the_two_regularised_forms_differ_by_their_residual():
 
 
 def test_options_survive_json_in_a_composition():
-    parts = [{"name": "augmented", "g1": {"name": "adapter", "hidden": 2}}, {"name": "negative", "n_negatives": 2}]
+    parts = [{"name": "augmented", "g1": {"name": "adapter", "hidden": 2}}, {"name": "negative", "k": 2}]
     variant = build("composed", parts=parts, **SIZES)
     assert name_of(variant) == "composed"
     again = build("composed", **SIZES, **json.loads(json.dumps(variant.options())))

@@ -88,7 +88,7 @@ def test_early_rows_of_a_causal_context_have_fewer_negatives():
 
 def test_learned_negatives_of_queries_are_a_bias():
     q, k, v = tensors()
-    variant = build("negative", construction="learned", n_negatives=2, beta=0.5, **SIZES)
+    variant = build("negative", construction="learned", k=2, beta=0.5, **SIZES)
     shift = softmax_attention(q, k, v) - variant(q, k, v)
     torch.testing.assert_close(shift, 0.5 * variant.vectors.mean(-2, keepdim=True).expand_as(shift))
 

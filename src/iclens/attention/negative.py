@@ -203,7 +203,7 @@ class NegativeAttention(AttentionVariant):
 
     Args:
         shape: sizes of the heads.
-        n_negatives: |N|, the paper's k.
+        k: |N|, the number of negatives.
         beta: β, one number or one for each head (each key head for negatives of keys).
         learned: make β a parameter that starts there.
         construction: `lowest`, `hardest`, `dissimilar`, `random`, `noise` or `learned`.
@@ -220,7 +220,7 @@ class NegativeAttention(AttentionVariant):
         self,
         shape: HeadShape,
         *,
-        n_negatives: int = 1,
+        k: int = 1,
         beta: float | Sequence[float] | Tensor = 0.1,
         learned: bool = False,
         construction: str = "lowest",
@@ -231,8 +231,8 @@ class NegativeAttention(AttentionVariant):
         heads = shape.n_heads if selection == "query" else shape.n_kv_heads
         self._beta = StrengthOption("beta", beta, learned=learned, n_heads=heads)
         self._beta.attach(self)
-        self.n_negatives, self.construction, self.selection, self.seed = n_negatives, construction, selection, seed
-        vectors = torch.empty(heads, max(n_negatives, 0), shape.d_v)
+        self.n_negatives, self.construction, self.selection, self.seed = k, construction, selection, seed
+        vectors = torch.empty(heads, max(k, 0), shape.d_v)
         self.vectors = nn.Parameter(vectors.normal_(std=0.02)) if construction == "learned" else None
         self._negatives()
         self.permutes = construction in ("lowest", "hardest", "learned")
@@ -243,7 +243,7 @@ class NegativeAttention(AttentionVariant):
 
     def options(self) -> dict[str, Any]:  # noqa: D102
         return {
-            "n_negatives": self.n_negatives,
+            "k": self.n_negatives,
             "beta": self._beta.start,
             "learned": self._beta.learned,
             "construction": self.construction,

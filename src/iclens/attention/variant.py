@@ -247,7 +247,7 @@ def build(
         d: width of queries and keys.
         d_v: width of values.
         n_kv_heads: number of key and value heads; `n_heads` when None.
-        **options: the variant's own options, e.g. `n_negatives=1, beta=0.1`.
+        **options: the variant's own options, e.g. `k=1, beta=0.1`.
 
     Raises:
         UserError: an unknown name or option, or an option out of its range.
