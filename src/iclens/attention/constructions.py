@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from iclens.attention.attending import Attending, repeat_heads
-from iclens.attention.extreme_keys import Block, Chosen, lowest
+from iclens.attention.extreme_keys import Block, Chosen, has_kernel, lowest
 from iclens.errors import UserError
 
 Construction: TypeAlias = Literal["lowest", "hardest", "dissimilar", "random", "noise", "learned"]
@@ -63,6 +63,14 @@ def tokens_of_queries(
     A query that may attend to m tokens has min(n_negatives, m − 1) of them: never all.
     """
     hardest = construction == "hardest"
+    count, skip, spare = min(n_negatives, attending.n_key - 1), int(hardest), int(not hardest)
+    if construction in ("lowest", "hardest") and has_kernel(k):
+        from iclens.attention import extreme_keys_triton
+
+        if extreme_keys_triton.supports(q, k, attending, count + skip):
+            return extreme_keys_triton.lowest_of_products(
+                q, k, attending, count=count, skip=skip, spare=spare, highest=hardest
+            )
     n_batch = 1
     if construction == "random":
         scores = _drawn(seed, attending.first_position, k.device)
@@ -85,9 +93,9 @@ def tokens_of_queries(
         n_row=attending.n_query,
         n_key=attending.n_key,
         n_batch=n_batch,
-        count=min(n_negatives, attending.n_key - 1),
-        skip=1 if hardest else 0,
-        spare=0 if hardest else 1,
+        count=count,
+        skip=skip,
+        spare=spare,
         causal_from=attending.first_position if attending.is_causal else None,
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -13,6 +15,14 @@ _CHUNK_SCORES = 2**21
 
 _GROUPS = 16
 """Scores of a row compared at once; found by measurement."""
+
+
+_HAS_TRITON = find_spec("triton") is not None
+
+
+def has_kernel(x: Tensor) -> bool:
+    """Whether `extreme_keys_triton` can run where `x` lies: on a GPU, or anywhere in Triton's interpreter."""
+    return _HAS_TRITON and (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
 
 
 class Chosen(NamedTuple):
@@ -79,7 +89,7 @@ def lowest(
             block = block.masked_fill(~allowed, torch.inf)
             n_candidates = (block < torch.inf).sum(-1, keepdim=True)
         index = _lowest_of_rows(block, wanted)[..., skip:]
-        chosen.append(Chosen(index, _shares(n_candidates, index, count, skip + spare)))
+        chosen.append(Chosen(index, shares(n_candidates, index, count, skip + spare)))
     index = torch.cat([block.key for block in chosen], -2)
     if all(block.share is None for block in chosen):
         return Chosen(index, None)
@@ -88,7 +98,15 @@ def lowest(
     return Chosen(index, torch.cat(shares, -2))
 
 
-def _shares(n_candidates: int | Tensor, index: Tensor, count: int, unavailable: int) -> Tensor | None:
+def shares(n_candidates: int | Tensor, index: Tensor, count: int, unavailable: int) -> Tensor | None:
+    """1/|N| for the first |N| = min(count, n_candidates − unavailable) chosen keys of a row, 0 for the others.
+
+    Args:
+        n_candidates: candidates of each row, broadcasting over (..., n_row, 1), or one number for all rows.
+        index: the chosen keys, (..., n_row, count).
+        count: how many keys a row has at most.
+        unavailable: how many candidates a row cannot have.
+    """
     if isinstance(n_candidates, int):
         if n_candidates - unavailable >= count:
             return None
