@@ -89,7 +89,7 @@ def lowest(
             block = block.masked_fill(~allowed, torch.inf)
             n_candidates = (block < torch.inf).sum(-1, keepdim=True)
         index = _lowest_of_rows(block, wanted)[..., skip:]
-        chosen.append(Chosen(index, shares(n_candidates, index, count, skip + spare)))
+        chosen.append(Chosen(index, shares_of(n_candidates, index, count, skip + spare)))
     index = torch.cat([block.key for block in chosen], -2)
     if all(block.share is None for block in chosen):
         return Chosen(index, None)
@@ -98,7 +98,7 @@ def lowest(
     return Chosen(index, torch.cat(shares, -2))
 
 
-def shares(n_candidates: int | Tensor, index: Tensor, count: int, unavailable: int) -> Tensor | None:
+def shares_of(n_candidates: int | Tensor, index: Tensor, count: int, unavailable: int) -> Tensor | None:
     """1/|N| for the first |N| = min(count, n_candidates − unavailable) chosen keys of a row, 0 for the others.
 
     Args:
