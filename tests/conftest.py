@@ -6,6 +6,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from hypothesis import settings
+
+# A check of a change must not depend on luck; elsewhere new examples are drawn every time.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 # Small tensors: a second thread costs more than it gives, above all when other tests run beside.
 torch.set_num_threads(1)

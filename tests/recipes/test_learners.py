@@ -96,6 +96,7 @@ def test_every_study_draws_the_prompts_that_it_describes(name, tmp_path, trainin
         "redundant": ({24}, {12}, {()}),
         "conflicting": ({12}, {4}, {("contradicting",)}),
         "two-hops": ({12}, {2}, {("first hop", "last hop")}),
+        "two-hops-trained": ({12}, {2}, {("first hop", "last hop")}),
     }.get(name, ({12}, truths & {2, 3, 4}, {()}))
     assert (counts, truths, parts) == expected
     for case in cases:
@@ -112,3 +113,18 @@ def test_two_hop_cases_name_the_hops(tmp_path):
         assert pairs[first][0] == query
         assert pairs[first][1] == pairs[last][0]
         assert pairs[last][1] == case.margin.answer
+
+
+def test_the_two_hop_network_needs_both_hops():
+    tokenizer = attribution_studies.word_tokenizer()
+    model = attribution_studies.two_hop_network(tokenizer)
+    right = {"whole": 0, "first hop": 0, "last hop": 0}
+    for case in attribution_studies.chain_cases(tokenizer, torch.Generator().manual_seed(1), 20):
+        for name in right:
+            text = case.prompt.without(case.parts.get(name, ())).text
+            with torch.no_grad():
+                found = model(tokenizer(text, return_tensors="pt").input_ids).logits[0, -1].argmax()
+            right[name] += tokenizer.decode(found).strip() == case.margin.answer
+    assert right["whole"] == 20
+    # Without a hop it guesses, and now and then it guesses right.
+    assert max(right["first hop"], right["last hop"]) <= 6

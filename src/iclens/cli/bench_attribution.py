@@ -41,7 +41,9 @@ class BenchAttribution:
         json: also write the table to this file.
     """
 
-    study: Literal["bundled", "redundant", "conflicting", "deep-8", "deep-12", "two-hops", "limits"] = "bundled"
+    study: Literal[
+        "bundled", "redundant", "conflicting", "deep-8", "deep-12", "two-hops", "two-hops-trained", "limits"
+    ] = "bundled"
     prompts: int = 500
     demonstrations: int = 12
     model: str = "bundled"

@@ -12,8 +12,10 @@ from iclens.lens.loading import LensModel, load
 from iclens.recipes.attribution import Case
 from iclens.recipes.chain_cases import chain_cases
 from iclens.recipes.learners import chain_learner, deep_learner
+from iclens.recipes.two_hop_network import two_hop_network
 from iclens.recipes.word_cases import conflicting_cases, word_cases
 from iclens.registry import Registry
+from iclens.tasks.word_tokenizer import word_tokenizer
 
 Progress = Callable[[int, int | None], None]
 """Called while a learner trains, with the steps done and their total, None while it is not known."""
@@ -108,11 +110,22 @@ def deep_12(setting: Setting, progress: Progress) -> tuple[LensModel, list[Case]
 
 @_study(
     "two-hops",
-    "a learner of chains; 6 chains of `b is c` and later `a is b`, query `a is`, answer c; the 2 demonstrations of the "
-    "query's chain are the truth.",
+    "a network with weights written by hand; 6 chains of `b is c` and `a is b`, query `a is`, answer c; the 2 "
+    "demonstrations of the query's chain are the truth.",
 )
 def two_hops(setting: Setting, progress: Progress) -> tuple[LensModel, list[Case]]:
     """The answer is in no demonstration that names the query."""
+    tokenizer = word_tokenizer()
+    lens_model = LensModel.wrap(two_hop_network(tokenizer, setting.seed), tokenizer, "two-hop network")
+    return lens_model, chain_cases(tokenizer, setting.generator(), setting.n_prompts)
+
+
+@_study(
+    "two-hops-trained",
+    "a learner trained on the chains of the study two-hops; look first at how often it is right.",
+)
+def two_hops_trained(setting: Setting, progress: Progress) -> tuple[LensModel, list[Case]]:
+    """The same, if training finds a solution."""
     lens_model = chain_learner(setting.folder, progress)
     return lens_model, chain_cases(lens_model.tokenizer, setting.generator(), setting.n_prompts)
 
