@@ -3,7 +3,7 @@
 Every token has a random code. Three layers of attention do the work:
 
 1. each token receives the codes of the token before it (P1) and of the one before that (P2);
-2. the query `a is` attends to the token whose P2 is `a` and whose P1 is `is`, the `b` of `a is b`, and takes its code (H);
+2. the query `a is` attends to the token whose P2 is `a` and whose P1 is `is`, the `b` of `a is b`, and takes that (H);
 3. it attends to the token whose P2 is H and whose P1 is `is`, the `c` of `b is c`, and takes its code to the output.
 
 So `b is c` delivers the answer, and `a is b` only decides where the last layer attends.
