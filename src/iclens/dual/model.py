@@ -69,6 +69,11 @@ class DualModel:
     and Ŵ φ(q) is the attention output. D, W_0 and L carry the axis of the queries. The identity holds for any weights
     and data: it rewrites attention and is no evidence of learning.
 
+    >>> q, k, v = torch.randn(1, 4), torch.randn(6, 4), torch.randn(6, 3)
+    >>> dual = DualModel.from_attention(q, k, v, demonstrations=5)
+    >>> torch.allclose(dual.initial() + dual.contributions().sum(-2), dual.predict(), atol=1e-6)
+    True
+
     Source: Ren & Liu 2024, Theorem 3.1, made exact (docs/theory/dual-model.md). Our tokens are rows;
     the paper's are columns.
 

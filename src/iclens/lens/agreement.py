@@ -23,7 +23,11 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 
 def top_k(first: Sequence[float], second: Sequence[float], k: int) -> float:
-    """Share of common indices among the k largest of either, in [0, 1]; ties go to the earlier index."""
+    """Share of common indices among the k largest of either, in [0, 1]; ties go to the earlier index.
+
+    >>> top_k([3.0, 2.0, 1.0], [1.0, 2.0, 3.0], 2)
+    0.5
+    """
     leading = [set(np.argsort(-np.asarray(scores), kind="stable")[:k].tolist()) for scores in (first, second)]
     return len(leading[0] & leading[1]) / k
 
