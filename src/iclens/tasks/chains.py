@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from iclens.errors import UserError
@@ -42,26 +42,15 @@ class ChainPrompt:
 
 @dataclass(frozen=True)
 class ChainBatch:
-    """Token ids of a batch of prompts; behind the demonstrations, every chain is asked for once.
-
-    The queries do not see each other and stand at the same positions: what one of them answers must not tell
-    another one which answers are left.
+    """Token ids of a batch of prompts with several queries each.
 
     Attributes:
-        tokens: `<s>`, the demonstrations `left is right .`, then the queries `a is`, whose answers are left out.
-        allowed: which tokens a token may attend to.
-        positions: of the tokens, from 0.
-        read_out: places of the queries' `is`.
-        answers: the labels that follow there.
-        middles: for each query, the place of b in its first link `a is b`.
+        tokens: `<s>`, the demonstrations `a is b .`, then the queries `a is c .`; the last full stop is left out.
+        read_out: positions of the queries' `is`; the answer follows at `read_out + 1`.
     """
 
     tokens: Int[Tensor, "batch n_tokens"]
-    allowed: Bool[Tensor, "n_tokens n_tokens"]
-    positions: Int[Tensor, " n_tokens"]
     read_out: Int[Tensor, " n_chains"]
-    answers: Int[Tensor, "batch n_chains"]
-    middles: Int[Tensor, "batch n_chains"]
 
 
 def sample(generator: torch.Generator, n_chains: int = 6) -> ChainPrompt:
@@ -83,61 +72,36 @@ def sample(generator: torch.Generator, n_chains: int = 6) -> ChainPrompt:
     )
 
 
-def sample_batch(
-    generator: torch.Generator,
-    batch: int,
-    n_chains: int = 6,
-    *,
-    n_categories: int = len(CATEGORIES),
-    n_words: int = WORDS_PER_CATEGORY,
-    n_labels: int = len(LABELS),
-) -> ChainBatch:
-    """Draw a batch of training prompts.
+def sample_batch(generator: torch.Generator, batch: int, n_chains: int = 6) -> ChainBatch:
+    """Draw a batch of training prompts; every chain is asked for once, in random order.
 
     Args:
         generator: the source of randomness.
         batch: how many prompts.
         n_chains: chains a prompt.
-        n_categories: only the first so many categories are used (the curriculum).
-        n_words: only the first so many words of each.
-        n_labels: only the first so many labels.
 
     Raises:
-        UserError: more chains than the categories, or than the labels, allow.
+        UserError: more chains than the categories allow.
     """
-    _check(n_chains, n_categories, n_words, n_labels)
-    chains = _chains(generator, batch, n_chains, n_categories, n_words, n_labels)
+    _check(n_chains)
+    chains = _chains(generator, batch, n_chains)
     links = torch.cat([chains[..., :2], chains[..., 1:]], dim=1)
     order = _order(generator, batch, n_chains)
     links = links.gather(1, order[..., None].expand(-1, -1, 2))
-    starts = chains[..., 0]
-    queries = torch.stack([starts, torch.full_like(starts, IS)], dim=-1).flatten(1)
-    tokens = torch.cat([torch.full((batch, 1), START), _write(links[..., 0], links[..., 1]), queries], dim=1)
-    prefix, places = 1 + 8 * n_chains, torch.arange(tokens.shape[1])
-    query = torch.where(places < prefix, -1, (places - prefix) // 2)
+    # The chains come in random order, so that asking for them one by one asks in random order too.
+    items = [_write(links[..., 0], links[..., 1]), _write(chains[..., 0], chains[..., 2])]
     return ChainBatch(
-        tokens=tokens,
-        allowed=(places[:, None] >= places) & ((query == -1) | (query[:, None] == query)),
-        positions=torch.where(places < prefix, places, prefix + (places - prefix) % 2),
-        read_out=prefix + 1 + 2 * torch.arange(n_chains),
-        answers=chains[..., 2],
-        middles=3 + 4 * order.argsort(-1)[:, :n_chains],
+        tokens=torch.cat([torch.full((batch, 1), START), *items], dim=1)[:, :-1],
+        read_out=2 + 4 * (2 * n_chains + torch.arange(n_chains)),
     )
 
 
-def _chains(
-    generator: torch.Generator,
-    batch: int,
-    n_chains: int,
-    n_categories: int = len(CATEGORIES),
-    n_words: int = WORDS_PER_CATEGORY,
-    n_labels: int = len(LABELS),
-) -> Int[Tensor, "batch n_chains 3"]:
-    """Vocabulary ids of a, b and c of every chain; no category and no label is used twice in a prompt."""
-    categories = torch.rand(batch, n_categories, generator=generator).argsort(-1)[:, : 2 * n_chains]
-    words = torch.randint(n_words, (batch, 2 * n_chains), generator=generator)
+def _chains(generator: torch.Generator, batch: int, n_chains: int) -> Int[Tensor, "batch n_chains 3"]:
+    """Vocabulary ids of a, b and c of every chain; no label is used twice in a prompt."""
+    categories = torch.rand(batch, len(CATEGORIES), generator=generator).argsort(-1)[:, : 2 * n_chains]
+    words = torch.randint(WORDS_PER_CATEGORY, (batch, 2 * n_chains), generator=generator)
     ids = (FIRST_WORD + categories * WORDS_PER_CATEGORY + words).reshape(batch, n_chains, 2)
-    labels = FIRST_LABEL + torch.rand(batch, n_labels, generator=generator).argsort(-1)[:, :n_chains]
+    labels = FIRST_LABEL + torch.rand(batch, len(LABELS), generator=generator).argsort(-1)[:, :n_chains]
     return torch.cat([ids, labels[..., None]], dim=-1)
 
 
@@ -151,19 +115,6 @@ def _write(left: Tensor, right: Tensor) -> Tensor:
     return torch.stack([left, torch.full_like(left, IS), right, torch.full_like(left, FULL_STOP)], dim=-1).flatten(1)
 
 
-def _check(
-    n_chains: int,
-    n_categories: int = len(CATEGORIES),
-    n_words: int = WORDS_PER_CATEGORY,
-    n_labels: int = len(LABELS),
-) -> None:
-    if not (n_categories <= len(CATEGORIES) and 1 <= n_words <= WORDS_PER_CATEGORY and n_labels <= len(LABELS)):
-        raise UserError(
-            f"n_categories={n_categories}, n_words={n_words} and n_labels={n_labels} reach beyond the {len(CATEGORIES)} "
-            f"categories of {WORDS_PER_CATEGORY} words and the {len(LABELS)} labels."
-        )
-    most = min(n_categories // 2, n_labels)
-    if not 2 <= n_chains <= most:
-        raise UserError(
-            f"n_chains={n_chains} must lie between 2 and {most}: every chain takes two categories and a label."
-        )
+def _check(n_chains: int) -> None:
+    if not 2 <= n_chains <= MOST_CHAINS:
+        raise UserError(f"n_chains={n_chains} must lie between 2 and {MOST_CHAINS}: every chain takes two categories.")
