@@ -30,7 +30,7 @@ class BenchAttribution:
     kept in --out. Exit status 1 if a claim does not hold in the study "bundled".
 
     Attributes:
-        study: which prompts and which learner; "limits" runs all but "bundled".
+        study: which prompts and which learner; "limits" runs all but "bundled" and "two-hops-trained".
         prompts: number of prompts.
         demonstrations: demonstrations a prompt, in the studies whose number is free.
         model: the learner of word prompts, "bundled" or a folder with the same vocabulary.
@@ -70,7 +70,9 @@ class BenchAttribution:
             # An unknown name is refused before a learner is trained.
             _ = ATTRIBUTIONS[method]
 
-        names = [name for name in STUDIES if name != "bundled"] if self.study == "limits" else [self.study]
+        # The chains have no recipe yet that learns them: that study must not end the others.
+        outside = ("bundled", "two-hops-trained")
+        names = [name for name in STUDIES if name not in outside] if self.study == "limits" else [self.study]
         documents = []
         status = 0
         for name in names:
