@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from iclens.errors import UserError
 
@@ -22,13 +25,16 @@ class Registry(Generic[T]):
     Args:
         kind: the singular noun used in messages, e.g. `"kernel"`.
         group: the entry-point group, e.g. `"iclens.kernels"`.
+        package: a package of ours whose modules register here; they too are imported on the first look-up that needs
+            them. None when they are imported anyway.
     """
 
-    def __init__(self, kind: str, group: str) -> None:
+    def __init__(self, kind: str, group: str, *, package: str | None = None) -> None:
         self.kind = kind
         self.group = group
+        self.package = package
         self._entries: dict[str, T] = {}
-        self._loaded_entry_points = False
+        self._loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that registers what it decorates under `name`.
@@ -47,24 +53,48 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
-            self._load_entry_points()
+            self._load()
         if name not in self._entries:
             close = difflib.get_close_matches(name, self._entries, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise UserError(f"unknown {self.kind} {name!r}.{hint} Known: {', '.join(sorted(self._entries))}.")
         return self._entries[name]
 
+    def checked(self, name: str, options: Iterable[str], *, given: int = 0) -> T:
+        """The callable `name`, once every one of `options` is known to be a parameter of it.
+
+        Args:
+            name: the registered name.
+            options: names of options.
+            given: how many first parameters are not options, because the caller fills them.
+
+        Raises:
+            UserError: an unknown name or option, with the nearest known one.
+        """
+        entry: Any = self[name]
+        known = list(inspect.signature(entry).parameters)[given:]
+        for option in options:
+            if option not in known:
+                close = difflib.get_close_matches(option, known, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                listed = ", ".join(known) or "none"
+                raise UserError(f"{self.kind} {name!r} has no option {option!r}.{hint} Its options: {listed}.")
+        return entry
+
     def __contains__(self, name: object) -> bool:
         if name not in self._entries:
-            self._load_entry_points()
+            self._load()
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
-        self._load_entry_points()
+        self._load()
         return iter(list(self._entries))
 
-    def _load_entry_points(self) -> None:
-        if not self._loaded_entry_points:
-            self._loaded_entry_points = True
+    def _load(self) -> None:
+        if not self._loaded:
+            self._loaded = True
+            if self.package is not None:
+                for module in pkgutil.iter_modules(import_module(self.package).__path__):
+                    import_module(f"{self.package}.{module.name}")
             for point in entry_points(group=self.group):
                 point.load()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import abc
-import difflib
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -252,14 +250,7 @@ def build(
     Raises:
         UserError: an unknown name or option, or an option out of its range.
     """
-    cls = ATTENTIONS[name]
-    known = [parameter for parameter in inspect.signature(cls).parameters if parameter != "shape"]
-    for option in options:
-        if option not in known:
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            listed = ", ".join(known) or "none"
-            raise UserError(f"attention variant {name!r} has no option {option!r}.{hint} Its options: {listed}.")
+    cls = ATTENTIONS.checked(name, options, given=1)
     return cls(HeadShape(n_heads, d, d_v, n_heads if n_kv_heads is None else n_kv_heads), **options)
 
 

@@ -1,0 +1,1 @@
+"""Transformers for prompts; every parameter has a leading axis of runs."""

@@ -1,0 +1,1 @@
+"""Many runs: grouped by shape, trained together, kept in a store."""
