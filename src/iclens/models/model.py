@@ -47,6 +47,13 @@ class PromptModel(nn.Module, abc.ABC):
         Prediction i depends on the points before i and on x_i; the label of point i has no influence on it.
         """
 
+    def check_points(self, n_points: int) -> None:
+        """Refuse prompts of `n_points` points (demonstrations and query) that the model cannot read.
+
+        Raises:
+            UserError: too many points for its positions.
+        """
+
 
 MODELS: Registry[type[PromptModel]] = Registry("model", "iclens.models", package="iclens.models")
 

@@ -1,0 +1,92 @@
+"""`iclens sweep`: train many runs, those of one shape together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from iclens.cli.command import command
+from iclens.cli.output import note, say
+from iclens.errors import UserError
+
+
+@command("sweep")
+@dataclass(frozen=True)
+class Sweep:
+    """Train every combination of the values in a configuration's [sweep] table.
+
+    Runs that differ in their seed, rates or strengths only are trained together as an ensemble, each as it would be
+    alone; how many at once is measured first. Finished runs go to the store one by one, and those that are there are
+    not trained again, so that the same command goes on where it was interrupted. `iclens runs list` shows them.
+
+    Attributes:
+        config: a file or the name of a preset, and then overrides path=value.
+        store: folder of finished runs.
+        workers: processes that train at once; the number of cores when left out.
+        threads: torch threads of each.
+        memory: cap of the memory of all workers, in GiB.
+        chunk: runs trained at once, instead of a measured number.
+        device: cpu or cuda.
+        dry_run: only say what would be trained and what it would cost.
+    """
+
+    config: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    store: Path = Path("iclens-runs")
+    workers: int | None = None
+    threads: int = 1
+    memory: float = 4.0
+    chunk: int | None = None
+    device: str = "cpu"
+    dry_run: bool = False
+
+    def run(self) -> int:
+        """Train what is missing; 0, or 1 when a run diverged or a chunk failed."""
+        import os
+
+        from iclens.cli.training_progress import bar, duration
+        from iclens.sweeps.grid import expand
+        from iclens.sweeps.store import Store
+        from iclens.sweeps.sweep import GIB, prepare, run
+        from iclens.training.config_file import read_config
+
+        if not self.config:
+            raise UserError("name a configuration file with a [sweep] table.")
+        for name, value in (("threads", self.threads), ("workers", self.workers), ("chunk", self.chunk)):
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value}: it must be at least 1.")
+        if not 0 < self.memory < float("inf"):
+            raise UserError(f"--memory {self.memory}: it must be a positive number of GiB.")
+        data = read_config(self.config[0], self.config[1:])
+        if "sweep" not in data:
+            raise UserError(f"{self.config[0]} has no [sweep] table: train one run with `iclens train`.")
+        configs = expand(data)
+        store = Store(self.store)
+        for text in store.notes:
+            note(text)
+        workers = self.workers or (1 if self.device != "cpu" else len(os.sched_getaffinity(0)))
+        note(f"{len(configs)} runs; measuring how many to train at once")
+        prepared = prepare(
+            configs,
+            store,
+            memory=int(self.memory * GIB),
+            workers=workers,
+            chunk=self.chunk,
+            device=self.device,
+        )
+        sizes = sorted({len(part) for part in prepared.chunks}, reverse=True)
+        note(
+            f"{prepared.n_present} in {self.store} already; {prepared.n_runs} to train in {len(prepared.chunks)} chunks"
+            f" of {' or '.join(map(str, sizes)) or 'no'} runs, about"
+            f" {duration(sum(prepared.seconds) / min(workers, max(1, len(prepared.chunks))))}"
+        )
+        if self.dry_run:
+            return 0
+        with bar(prepared.steps) as report:
+            result = run(prepared, store, workers=workers, threads=self.threads, device=self.device, report=report)
+        for text in result.failed:
+            note(f"not trained: {text}")
+        say(f"{result.finished} runs finished, {result.diverged} diverged, in {self.store}")
+        return 1 if result.failed or result.diverged else 0

@@ -1,0 +1,33 @@
+"""Prompts as tokens: an input and its label beside each other, or one after the other."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+def interleaved(
+    inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
+) -> Float[Tensor, "*batch n_tokens width"]:
+    """x_1, y_1, x_2, …, y_n, x_{n+1}, each padded with zeros to max(d, d_y); n_tokens = 2 n_points − 1.
+
+    The last label is left out: nothing may depend on it. Points are answered at the tokens 0, 2, 4, …
+
+    Source: Garg et al. 2022.
+    """
+    width = max(inputs.shape[-1], labels.shape[-1])
+    pairs = torch.stack([pad(inputs, (0, width - inputs.shape[-1])), pad(labels, (0, width - labels.shape[-1]))], -2)
+    return pairs.flatten(-3, -2)[..., :-1, :]
+
+
+def joint(
+    inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
+) -> Float[Tensor, "*batch n_points width"]:
+    """(x_1, y_1) … (x_n, y_n), (x_{n+1}, 0), of width d + d_y; the last point is the query.
+
+    Source: von Oswald et al. 2023; Ahn et al. 2023.
+    """
+    shown = torch.cat([labels[..., :-1, :], torch.zeros_like(labels[..., -1:, :])], -2)
+    return torch.cat([inputs, shown], -1)

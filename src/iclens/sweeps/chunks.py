@@ -1,0 +1,101 @@
+"""How many runs to train at once: measured, under a cap of memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from iclens.training.config import RunConfig
+from iclens.training.ensemble import Ensemble
+from iclens.training.shapes import shape_key
+
+_WORSE = 1.15
+"""Stop trying larger chunks once one costs so much more a run than the best."""
+
+_BESIDE_SAVED = 1.5
+"""Memory of a step over what the backward pass saves: gradients of activations and scratch space of operations."""
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """How a group of runs of one shape is cut.
+
+    Attributes:
+        size: runs trained at once.
+        seconds: measured time of a step of one chunk.
+        bytes_per_run: estimated memory that one more run takes.
+        measured: seconds a run and step for every size that was tried.
+    """
+
+    size: int
+    seconds: float
+    bytes_per_run: int
+    measured: dict[int, float]
+
+
+def groups(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
+    """Runs that can train together, in the order in which their shapes first appear."""
+    found: dict[str, list[RunConfig]] = {}
+    for one in configs:
+        found.setdefault(shape_key(one), []).append(one)
+    return list(found.values())
+
+
+def plan(group: Sequence[RunConfig], memory: int, *, device: str = "cpu", steps: int = 3) -> ChunkPlan:
+    """Measure chunks of 1, 2, 4, … runs and choose the one with the least time a run.
+
+    Stacking pays as long as a run's own operations are too small to keep the machine busy, and stops paying when a
+    chunk's activations leave the caches; where that is depends on the machine, so it is measured. What is measured is
+    thrown away.
+
+    Args:
+        group: runs of one shape.
+        memory: the cap in bytes.
+        device: where they will train.
+        steps: steps timed for each size, after one to warm up.
+    """
+    each = bytes_per_run(group[0], device)
+    most = max(1, min(len(group), memory // max(each, 1)))
+    measured: dict[int, float] = {}
+    size = 1
+    while True:
+        measured[size] = _seconds(group[:size], device, steps) / size
+        if size >= most or measured[size] > _WORSE * min(measured.values()):
+            break
+        size = min(2 * size, most)
+    best = min(measured, key=lambda one: measured[one])
+    return ChunkPlan(best, best * measured[best], each, measured)
+
+
+def bytes_per_run(config: RunConfig, device: str = "cpu") -> int:
+    """Memory of one run: what its backward pass saves, with scratch space, its parameters and the optimiser's state."""
+    ensemble = Ensemble([config], device)
+    saved = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with saved_tensors_hooks(count, lambda tensor: tensor):
+        ensemble.step()
+    state = ensemble.optimizer.values.numel() * ensemble.optimizer.values.element_size()
+    return int(_BESIDE_SAVED * saved) + 5 * state
+
+
+def _seconds(configs: Sequence[RunConfig], device: str, steps: int) -> float:
+    ensemble = Ensemble(configs, device)
+    ensemble.step()
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        ensemble.step()
+        if ensemble.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]

@@ -1,0 +1,159 @@
+"""Train an ensemble to the end: metrics, checkpoints, resumption."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from iclens.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from iclens.training.config import RunConfig
+from iclens.training.ensemble import Ensemble
+
+Advance = Callable[[int, int, float], None]
+"""(steps done, steps in all, mean training loss of the runs that are alive) after every few steps."""
+
+_LOSS_POINTS = 100
+"""Points of a training curve: each is the mean loss of the steps since the last."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """One finished run.
+
+    Attributes:
+        config: what it was.
+        tensors: its final parameters, without the axis of runs; the last finite ones if it diverged.
+        metrics: rows (step, name, prefix, value); the name is `loss`, the mean training loss since the row before, or
+            `error`, on evaluation prompts, and the prefix a number of demonstrations, None for the mean of all answers.
+        status: `finished` or `diverged`.
+        diverged_at: the step at which it diverged, or None.
+        seconds: its share of the time.
+    """
+
+    config: RunConfig
+    tensors: dict[str, Tensor]
+    metrics: list[tuple[int, str, int | None, float]]
+    status: Literal["finished", "diverged"]
+    diverged_at: int | None
+    seconds: float
+
+
+@dataclass
+class _Curves:
+    """Training losses since the last row, and all rows."""
+
+    rows: list[list[tuple[int, str, int | None, float]]]
+    total: Tensor
+    count: int = 0
+
+
+def train(
+    configs: Sequence[RunConfig],
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    advance: Advance | None = None,
+) -> list[TrainedRun]:
+    """Train runs of one shape together.
+
+    With `checkpoint`, the state is written there every `checkpoint_seconds` and on an interruption, and a file that is
+    there is taken up: on one machine and with one number of threads the result is bit for bit that of an uninterrupted
+    training. The file is removed by the caller once results are safe.
+
+    Args:
+        configs: the runs.
+        device: where to train.
+        checkpoint: file for the unfinished state.
+        checkpoint_seconds: time between two checkpoints.
+        advance: called after about every hundredth of the steps.
+
+    Raises:
+        UserError: runs that cannot train together, an impossible configuration, or a checkpoint that cannot be used.
+    """
+    ensemble = Ensemble(configs, device)
+    keys = [one.key() for one in configs]
+    curves = _Curves([[] for _ in configs], torch.zeros(len(configs), dtype=torch.float64, device=ensemble.device))
+    spent = 0.0
+    found = None if checkpoint is None else read_checkpoint(checkpoint, keys)
+    if found is not None:
+        state = dict(found.state)
+        curves.total, curves.count = state.pop("loss_total").to(ensemble.device), int(state.pop("loss_count"))
+        ensemble.restore(state)
+        curves.rows = [[tuple(row) for row in rows] for rows in found.metrics]
+        spent = found.seconds
+
+    started = saved = time.perf_counter()
+
+    def save() -> None:
+        if checkpoint is not None:
+            state = {
+                **ensemble.state(),
+                "loss_total": curves.total,
+                "loss_count": torch.tensor(curves.count),
+            }
+            seconds = spent + time.perf_counter() - started
+            write_checkpoint(checkpoint, keys, Checkpoint(state, curves.rows, seconds))
+
+    settings = ensemble.first
+    every = max(1, settings.steps // _LOSS_POINTS)
+    try:
+        while ensemble.step_count < settings.steps:
+            curves.total += ensemble.step()
+            curves.count += 1
+            step = ensemble.step_count
+            if step % every == 0 or step == settings.steps:
+                mean = _losses(curves, step)
+                if advance is not None:
+                    advance(step, settings.steps, mean)
+                if not bool(ensemble.alive.any()):
+                    break
+            if settings.evaluate_every and step % settings.evaluate_every == 0 and step < settings.steps:
+                _errors(curves, ensemble, step)
+            if checkpoint is not None and time.perf_counter() - saved > checkpoint_seconds:
+                save()
+                saved = time.perf_counter()
+    except KeyboardInterrupt:
+        save()
+        raise
+    _errors(curves, ensemble, ensemble.step_count)
+    seconds = (spent + time.perf_counter() - started) / len(configs)
+    diverged = ensemble.diverged_at.tolist()
+    return [
+        TrainedRun(
+            config,
+            ensemble.tensors(run),
+            curves.rows[run],
+            "finished" if diverged[run] < 0 else "diverged",
+            None if diverged[run] < 0 else diverged[run],
+            seconds,
+        )
+        for run, config in enumerate(configs)
+    ]
+
+
+def _losses(curves: _Curves, step: int) -> float:
+    """Write the mean losses since the last row; their mean over the runs that are alive."""
+    means = (curves.total / curves.count).tolist()
+    for run, value in enumerate(means):
+        if value == value:
+            curves.rows[run].append((step, "loss", None, value))
+    curves.total.zero_()
+    curves.count = 0
+    known = [value for value in means if value == value]
+    return sum(known) / len(known) if known else float("nan")
+
+
+def _errors(curves: _Curves, ensemble: Ensemble, step: int) -> None:
+    for run, errors in enumerate(ensemble.evaluate()):
+        values = errors.tolist()
+        n_context = ensemble.settings[run].n_context
+        for place, value in enumerate(values):
+            curves.rows[run].append((step, "error", n_context - len(values) + 1 + place, value))
+        curves.rows[run].append((step, "error", None, sum(values) / len(values)))
