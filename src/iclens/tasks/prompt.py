@@ -16,8 +16,8 @@ from iclens.errors import UserError
 class Prompt:
     """Demonstrations (x_1, y_1) … (x_n, y_n) and a query x_{n+1} with its target.
 
-    All n + 1 points are kept together, because a model or an estimator answers every prefix: point i is the query of the
-    i − 1 points before it. Leading axes are free: batch, or runs and batch.
+    All n + 1 points are kept together, because a model or an estimator answers every prefix: point i is the query of
+    the i − 1 points before it. Leading axes are free: batch, or runs and batch.
 
     Attributes:
         inputs: x_1 … x_{n+1}, (..., n_context + 1, d).
