@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear
+from torch.nn.functional import layer_norm
+
+from iclens.models.products import affine
 
 
 class Draws:
@@ -59,13 +61,7 @@ class RunsLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "runs *batch width_in"]) -> Float[Tensor, "runs *batch width_out"]:
         """Apply every run's weights to its own rows."""
-        if x.shape[0] == 1:
-            return linear(x, self.weight[0].mT, None if self.bias is None else self.bias[0])
-        rows = x.flatten(1, -2)
-        if self.bias is None:
-            out = torch.bmm(rows, self.weight)
-        else:
-            out = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight)
+        out = affine(x.flatten(1, -2), self.weight, self.bias)
         return out.view(*x.shape[:-1], out.shape[-1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,6 +78,8 @@ class RunsAttention(nn.Module):
     def _spread(self, key: str, singles: Sequence[AttentionVariant]) -> None:
         """A fixed strength as a buffer of all runs, where it is not the same plain number in all of them."""
         values = [torch.as_tensor(_at(single, key)) for single in singles]
+        if any(value.ndim > 1 for value in values):
+            raise UserError(f"{key}={_at(singles[0], key)} must be one number, or one for each head.")
         if all(value.ndim == 0 and bool(value == values[0]) for value in values):
             return
         owner, name = _owner(self.variant, key)
@@ -118,6 +121,17 @@ class RunsAttention(nn.Module):
             ]
             out = torch.stack(outs)
         return out if self.head_mask is None else out * self.head_mask.to(out.dtype)[:, None, :, None, None]
+
+    def variant_of(self, run: int) -> AttentionVariant:
+        """A copy of the variant with the parameters and strengths of one run."""
+        variant = copy.deepcopy(self.variant)
+        for key, value in self._values().items():
+            owner, name = _owner(variant, key)
+            if name in owner._parameters:
+                owner._parameters[name] = nn.Parameter(value[run].detach().clone())
+            else:
+                owner._buffers[name] = value[run].clone()
+        return variant
 
     def _values(self) -> dict[str, Tensor]:
         learned = {self._key_of[stored]: value for stored, value in self.of_runs.items()}

@@ -80,7 +80,7 @@ class PromptTransformer(PromptModel):
         positions: Literal["learned", "none"] = "none",
         max_points: int = 0,
         attention: str = "softmax",
-        attention_options: Mapping[str, Any] | PerRun[Mapping[str, Any]] | None = None,
+        attention_options: Mapping[str, Any] | PerRun[Mapping[str, Any] | None] | None = None,
         embed: bool = True,
         query_in_keys: bool = True,
         residual: bool = True,
@@ -93,13 +93,14 @@ class PromptTransformer(PromptModel):
         draws = Draws(self.seeds)
         self.tokens, self.norm, self.residual, self.query_in_keys = tokens, norm, residual, query_in_keys
         self.every_prefix = tokens == "interleaved"
+        self.width = width
         self.max_points = max_points if positions == "learned" else 0
         token_width = max(d, d_y) if self.every_prefix else d + d_y
         std = init_std or None
         self.read_in = RunsLinear(draws, token_width, width, std=std, bias=bias) if embed else None
         n_positions = 2 * max_points - 1 if self.every_prefix else max_points
         self.positions = draws.normal(n_positions, width, std=init_std or 0.02) if positions == "learned" else None
-        options = for_runs("attention_options", attention_options or {}, self.n_runs)
+        options = [given or {} for given in for_runs("attention_options", attention_options, self.n_runs)]
         self.blocks = nn.ModuleList(
             _Block(
                 draws,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from iclens.errors import UserError
@@ -41,9 +44,9 @@ def write_checkpoint(path: Path, keys: list[str], checkpoint: Checkpoint) -> Non
     """
     from safetensors.torch import save_file
 
-    meta = {"keys": keys, "metrics": checkpoint.metrics, "seconds": checkpoint.seconds}
     temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
     tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.state.items()}
+    meta = {"keys": keys, "metrics": checkpoint.metrics, "seconds": checkpoint.seconds, "sha256": _digest(tensors)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, temporary, {"iclens": json.dumps(meta)})
@@ -69,8 +72,36 @@ def read_checkpoint(path: Path, keys: list[str]) -> Checkpoint | None:
         with safe_open(path, "pt") as file:
             meta = json.loads((file.metadata() or {})["iclens"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
-        raise UserError(f"{path} is no checkpoint of iclens, or is damaged; remove it to start again.") from error
+        found = Checkpoint(state, meta["metrics"], meta["seconds"])
+        sound = meta["sha256"] == _digest(state)
+    except (SafetensorError, KeyError, TypeError, OSError, ValueError) as error:
+        raise _damaged(path) from error
+    if not sound:
+        raise _damaged(path)
     if meta.get("keys") != keys:
         raise UserError(f"{path} is the checkpoint of other runs; remove it or use another folder.")
-    return Checkpoint(state, meta["metrics"], meta["seconds"])
+    return found
+
+
+def checkpoint_keys(path: Path) -> list[str]:
+    """The keys of the runs of a checkpoint, in their order; empty if the file is none, or is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return [str(key) for key in json.loads((file.metadata() or {})["iclens"])["keys"]]
+    except (SafetensorError, KeyError, TypeError, OSError, ValueError):
+        return []
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} is no checkpoint of iclens, or is damaged; remove it to start again.")
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    # safetensors would take up a flipped bit as it is.
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

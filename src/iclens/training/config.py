@@ -8,16 +8,16 @@ import hashlib
 import inspect
 import json
 import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from iclens.attention.variant import ATTENTIONS
 from iclens.errors import UserError
 from iclens.models.model import MODELS, PromptModel
-from iclens.tasks.shifts import shifted
+from iclens.tasks.shifts import SHIFTS, shifted
 from iclens.tasks.task import TASKS, Task
+from iclens.training.typed_values import check_types, converted, hints_of
 
 SCHEMA = 1
 """Part of every key: raised when the same configuration would train to something else."""
@@ -44,7 +44,8 @@ class Curriculum:
 
     At step t the inputs have min(d, d_start + d_step · ⌊t/every⌋) coordinates that are not zero, and the prompts
     min(n_context, n_start + n_step · ⌊t/every⌋) demonstrations. Garg et al. 2022: 5 by 1 and, with the query counted,
-    11 by 2, every 2,000 steps.
+    11 by 2, every 2,000 steps. Prompts are drawn for eight steps at a time, so that a stage begins with the first eight
+    that lie in it as a whole.
 
     Attributes:
         every: steps between two stages; 0 for no curriculum.
@@ -52,6 +53,9 @@ class Curriculum:
         d_step: how many are added at each stage.
         n_start: demonstrations at the start.
         n_step: how many are added at each stage.
+
+    Raises:
+        UserError: a negative number, or no coordinate at the start.
     """
 
     every: int = 0
@@ -59,6 +63,14 @@ class Curriculum:
     d_step: int = 1
     n_start: int = 10
     n_step: int = 2
+
+    def __post_init__(self) -> None:
+        check_types("curriculum", self)
+        for name in ("every", "d_step", "n_start", "n_step"):
+            if getattr(self, name) < 0:
+                raise UserError(f"curriculum.{name}={getattr(self, name)} must not be negative.")
+        if self.d_start < 1:
+            raise UserError(f"curriculum.d_start={self.d_start} must be at least 1.")
 
     def stage(self, step: int, d: int, n_context: int) -> tuple[int, int]:
         """Coordinates and demonstrations at a step."""
@@ -91,6 +103,9 @@ class Training:
         compile: compile the step with torch.compile; the first step then takes up to a minute.
         evaluate_every: steps between two evaluations; 0 for only one, at the end.
         evaluation_prompts: prompts of an evaluation.
+
+    Raises:
+        UserError: a value of another type, not finite, unknown or out of its range.
     """
 
     steps: int = 2000
@@ -113,6 +128,7 @@ class Training:
     evaluation_prompts: int = 512
 
     def __post_init__(self) -> None:
+        check_types("training", self)
         for name in ("steps", "batch", "evaluation_prompts"):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name}={getattr(self, name)} must be at least 1.")
@@ -139,6 +155,9 @@ class RunConfig:
         curriculum: how prompts grow.
         shift: a shift of the task under which the run trains; None for the task itself.
         seed: of the parameters and of the prompts.
+
+    Raises:
+        UserError: a curriculum for full-batch gradient descent, whose prompts are drawn once.
     """
 
     task: Chosen = Chosen("linear")
@@ -147,6 +166,13 @@ class RunConfig:
     curriculum: Curriculum = Curriculum()
     shift: Chosen | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.curriculum.every and self.training.optimizer == "gd":
+            raise UserError(
+                "training.optimizer='gd' trains on one fixed sample, which no curriculum can change: set "
+                "curriculum.every=0, or another optimizer."
+            )
 
     def make_task(self) -> Task:
         """The task, shifted if a shift is given.
@@ -161,15 +187,39 @@ class RunConfig:
         """Refuse what could not be trained, before anything is.
 
         Raises:
-            UserError: impossible options of the task, the model or the curriculum.
+            UserError: impossible options of the task or the model, or what `check_model` refuses.
         """
         task = self.make_task()
-        model = self.model_class()(task.d, task.d_y, [self.seed], **self.model.options)
+        try:
+            model = self.model_class()(task.d, task.d_y, [self.seed], **self.model.options)
+        except UserError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:
+            # Options inside options, such as those of an attention's parts, have no types that could be checked before.
+            raise UserError(f"model {self.model.name!r} cannot be made with these options: {error}.") from error
+        self.check_model(model)
+
+    def check_model(self, model: PromptModel) -> None:
+        """Refuse a model that cannot be trained as this configuration says.
+
+        Args:
+            model: of this configuration, or an ensemble that this run is in.
+
+        Raises:
+            UserError: a loss at every prefix for a model that answers the query only, prompts that it cannot read, or
+                a factor of the learning rate that no parameter has.
+        """
         if self.training.loss == "every-prefix" and not model.every_prefix:
             raise UserError(
                 f"model {self.model.name!r} with these options answers the query only: set training.loss='query'."
             )
         model.check_points(self.training.n_context + 1)
+        names = [name for name, _ in model.named_parameters()]
+        for part in self.training.rates:
+            if not any(part in name for name in names):
+                raise UserError(
+                    f"training.rates.{part}: no parameter has {part!r} in its name. Parameters: {', '.join(names)}."
+                )
 
     def model_class(self) -> type[PromptModel]:
         """The class of the model, once its options are known to exist."""
@@ -205,10 +255,13 @@ class RunConfig:
         seed = data.get("seed", 0)
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
             raise UserError(f"seed={seed!r} must be a whole number from 0 to 2³¹ − 1.")
-        config = RunConfig(seed=seed, **parts)
-        _option_types("task", TASKS.checked(config.task.name, config.task.options), config.task.options)
-        _option_types("model", config.model_class(), config.model.options)
-        return config
+        for name, registry, given in (("task", TASKS, 0), ("model", MODELS, 3), ("shift", SHIFTS, 1)):
+            if name in parts:
+                chosen = parts[name]
+                entry = registry.checked(chosen.name, chosen.options, given=given)
+                parts[name] = Chosen(chosen.name, _options(name, entry, chosen.options))
+        parts["model"] = _with_attention(parts["model"])
+        return RunConfig(seed=seed, **parts)
 
     def key(self) -> str:
         """The run's name in a store: a hash of everything that determines the result."""
@@ -222,7 +275,9 @@ def _plain(value: Any) -> Any:
 
 def _filled(entry: Any, options: Mapping[str, Any], given: int) -> dict[str, Any]:
     parameters = list(inspect.signature(entry).parameters.values())[given:]
-    return {item.name: options.get(item.name, item.default) for item in parameters}
+    # An empty table says no more than its absence.
+    said = {name: value for name, value in options.items() if not isinstance(value, Mapping) or value}
+    return {item.name: said.get(item.name, item.default) for item in parameters}
 
 
 def _known(where: str, data: Any, known: list[str]) -> None:
@@ -246,64 +301,30 @@ def _chosen(where: str, data: Any, default: str | None) -> Chosen:
 
 
 def _typed(where: str, cls: type[C], data: Any) -> C:
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     _known(where, data, list(hints))
     return cls(**{key: converted(f"{where}.{key}", hints[key], value) for key, value in data.items()})
 
 
-def _option_types(where: str, entry: Any, options: Mapping[str, Any]) -> None:
+def _options(where: str, entry: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as the constructor of `entry` wants them, so that 1 and 1.0 are one configuration."""
     try:
-        hints = typing.get_type_hints(entry.__init__)
+        hints = hints_of(entry.__init__)
     except NameError:  # annotations that only a type checker can read are left to the constructor
-        return
-    for key, value in options.items():
-        if key in hints:
-            converted(f"{where}.{key}", hints[key], value)
+        return dict(options)
+    return {
+        key: converted(f"{where}.{key}", hints[key], value) if key in hints else value for key, value in options.items()
+    }
 
 
-def converted(where: str, annotation: Any, value: Any) -> Any:
-    """`value` as `annotation` wants it: whole numbers serve as floats and lists as tuples; nothing else is converted.
-
-    Annotations that are neither plain types, `Literal`, unions, mappings nor sequences accept everything.
-
-    Raises:
-        UserError: a value of another type.
-    """
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Literal:
-        if value not in arguments:
-            close = difflib.get_close_matches(str(value), [str(known) for known in arguments], n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"{where}={value!r} is not known.{hint} Known: {', '.join(map(str, arguments))}.")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        for argument in arguments:
-            try:
-                return converted(where, argument, value)
-            except UserError:
-                continue
-        wanted = " or ".join(getattr(argument, "__name__", str(argument)) for argument in arguments)
-        raise UserError(f"{where}={value!r} must be of type {wanted}.")
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if annotation is float and isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where}={value} must be finite.")
-    if origin is tuple and isinstance(value, list | tuple):
-        if len(arguments) != 2 or arguments[1] is not Ellipsis:
-            if len(arguments) != len(value):
-                raise UserError(f"{where}={value!r} must have {len(arguments)} entries.")
-            return tuple(converted(where, argument, item) for argument, item in zip(arguments, value, strict=True))
-        return tuple(converted(where, arguments[0], item) for item in value)
-    plain = {int: int, float: float, str: str, bool: bool, type(None): type(None)}
-    if annotation in plain and (not isinstance(value, annotation) or (annotation is int and isinstance(value, bool))):
-        raise UserError(f"{where}={value!r} must be of type {annotation.__name__}.")
-    if origin in (Mapping, dict) and not isinstance(value, Mapping):
-        raise UserError(f"{where}={value!r} must be a table of keys and values.")
-    if (
-        origin is not None
-        and isinstance(origin, type)
-        and issubclass(origin, Mapping)
-        and not isinstance(value, Mapping)
-    ):
-        raise UserError(f"{where}={value!r} must be a table of keys and values.")
-    return value
+def _with_attention(model: Chosen) -> Chosen:
+    """The model, the options of its attention variant as that wants them."""
+    options = model.options.get("attention_options")
+    parameters = inspect.signature(MODELS[model.name]).parameters
+    if not options or "attention" not in parameters:
+        return model
+    name = model.options.get("attention", parameters["attention"].default)
+    entry = ATTENTIONS.checked(name, options, given=1)
+    return Chosen(
+        model.name, {**model.options, "attention_options": _options("model.attention_options", entry, options)}
+    )

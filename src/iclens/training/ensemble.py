@@ -12,7 +12,6 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.models.model import PromptModel
-from iclens.tasks.prompt import Prompt
 from iclens.training.config import RunConfig, Training
 from iclens.training.default_dtype import default_dtype
 from iclens.training.losses import point_losses
@@ -39,7 +38,7 @@ class Ensemble:
         device: where to train.
 
     Raises:
-        UserError: no run, runs of different shapes, or an impossible configuration.
+        UserError: no run, runs of different shapes, an impossible configuration, or a device that this machine lacks.
 
     Attributes:
         step_count: steps done.
@@ -53,13 +52,15 @@ class Ensemble:
         if len({shape_key(one) for one in configs}) > 1:
             raise UserError("the runs of an ensemble must have one shape; group them first.")
         self.configs = list(configs)
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         self.settings = [one.training for one in configs]
         self.first = self.settings[0]
         self.dtype = prompt_dtype(self.first)
         with self._precision():
             self.tasks = [one.make_task() for one in configs]
             self.model: PromptModel = ensemble_model(configs, self.tasks[0]).to(self.device)
+        for one in configs:
+            one.check_model(self.model)
         self.optimizer = RunsOptimizer(self.model, self.settings)
         self.stream = PromptStream(configs, self.tasks, self.device)
         self.step_count = 0
@@ -104,20 +105,20 @@ class Ensemble:
         return (each.mean(-2) * known).sum(-1) / counted
 
     @torch.no_grad()
-    def evaluate(self) -> list[Float[Tensor, " n_answers"]]:
+    def evaluate(self, runs: Sequence[int] | None = None) -> list[Float[Tensor, " n_answers"]]:
         """For every run the mean loss of each answer on its evaluation prompts, which are always the same.
 
         The prompts have the run's full `n_context` and no curriculum.
+
+        Args:
+            runs: only these; all when None.
         """
         with self._precision():
-            prompts = [evaluation_prompts(one, task) for one, task in zip(self.configs, self.tasks, strict=True)]
-            errors: list[Tensor] = []
-            for run, prompt in enumerate(prompts):
-                # One run at a time keeps memory at that of one run.
-                errors.append(self._errors_of(run, prompt))
-        return errors
+            # One run at a time keeps memory at that of one run.
+            return [self._errors_of(run) for run in (range(len(self.configs)) if runs is None else runs)]
 
-    def _errors_of(self, run: int, prompt: Prompt) -> Tensor:
+    def _errors_of(self, run: int) -> Tensor:
+        prompt = evaluation_prompts(self.configs[run], self.tasks[run])
         inputs, labels = prompt.inputs.to(self.device), prompt.labels.to(self.device)
         predictions = self.alone(run)(inputs.unsqueeze(0), labels.unsqueeze(0))[0]
         return point_losses(predictions, labels, self.first.loss_kind).mean(0)
@@ -130,7 +131,7 @@ class Ensemble:
         """Parameters of one run as the run alone has them, without the axis of runs, on the CPU."""
         return tensors_of_run(self.model, self.configs, run)
 
-    def _column(self, values: Sequence[float]) -> Tensor:
+    def _column(self, values: Sequence[float] | Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=self.dtype, device=self.device)
 
     def _precision(self) -> AbstractContextManager[None]:
@@ -141,7 +142,7 @@ class Ensemble:
         return {
             "values": self.optimizer.values,
             **{f"optimizer.{name}": value for name, value in self.optimizer.state.items()},
-            "generators": self.stream.state(),
+            "generators": self.stream.state(self.step_count),
             "step": torch.tensor(self.step_count),
             "alive": self.alive,
             "diverged_at": self.diverged_at,
@@ -162,6 +163,29 @@ class Ensemble:
                 value.copy_(state[name])
         self.step_count = int(state["step"])
         self.stream.restore(state["generators"])
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        UserError: no such kind of device, or none on this machine.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise _unknown(name) from None
+    if device.type not in ("cpu", "cuda"):
+        raise _unknown(name)
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        gpus = "no GPU that torch can use" if not found else f"{found} GPUs" if found > 1 else "1 GPU"
+        raise UserError(f"there is no device {str(name)!r}: this machine has {gpus}.")
+    return device
+
+
+def _unknown(device: str | torch.device) -> UserError:
+    return UserError(f"unknown device {str(device)!r}: use cpu, cuda, or cuda:1 for the second GPU.")
 
 
 def run_model(config: RunConfig, tensors: dict[str, Tensor]) -> PromptModel:

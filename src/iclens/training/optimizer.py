@@ -60,7 +60,7 @@ class RunsOptimizer:
             names = ["velocity"]
         self.state = {name: torch.zeros_like(self.values) for name in names}
 
-    def _column(self, values: Sequence[float]) -> Tensor:
+    def _column(self, values: Sequence[float] | Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=self._like.dtype, device=self._like.device).unsqueeze(1)
 
     def zero_grad(self) -> None:

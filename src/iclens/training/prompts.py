@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from iclens.errors import UserError
 from iclens.tasks.prompt import Prompt
 from iclens.tasks.task import Optimal, Task
 from iclens.training.config import RunConfig, Training
@@ -43,10 +44,15 @@ class PromptStream:
         configs: one for each run.
         tasks: their tasks.
         device: where the prompts go.
+
+    Raises:
+        UserError: a curriculum that narrows the inputs of a task whose inputs cannot be.
     """
 
     def __init__(self, configs: Sequence[RunConfig], tasks: Sequence[Task], device: torch.device) -> None:
         self.configs, self.tasks, self.device = list(configs), list(tasks), device
+        for one, task in zip(configs, tasks, strict=True):
+            narrowed(task, one.curriculum.stage(0, task.d, one.training.n_context)[0])
         self.generators = [torch.Generator().manual_seed(derived_seed(one.seed, "prompts")) for one in configs]
         self._block: tuple[int, Tensor, Tensor] | None = None
         self._before = self._states()
@@ -56,7 +62,7 @@ class PromptStream:
 
         Runs with fewer points are padded with zeros at the end, which a causal model's earlier answers do not see.
         """
-        block = 0 if self.configs[0].training.optimizer == "gd" else step // BLOCK
+        block = self._block_of(step)
         if self._block is None or self._block[0] != block:
             self._before = self._states()
             self._block = (block, *self._drawn(block * BLOCK))
@@ -87,12 +93,16 @@ class PromptStream:
     def _states(self) -> list[Tensor]:
         return [generator.get_state() for generator in self.generators]
 
-    def state(self) -> Tensor:
-        """State of the generators before the present block, (runs, bytes)."""
-        return torch.stack(self._before)
+    def _block_of(self, step: int) -> int:
+        return 0 if self.configs[0].training.optimizer == "gd" else step // BLOCK
+
+    def state(self, step: int) -> Tensor:
+        """State of the generators before the block of the step that is asked for next, (runs, bytes)."""
+        drawn = self._block is not None and self._block[0] == self._block_of(step)
+        return torch.stack(self._before if drawn else self._states())
 
     def restore(self, state: Tensor) -> None:
-        """Go on from a state; the next step asked for must be in the same block."""
+        """Go on from a state; the next step asked for must be the one that the state is for."""
         for generator, row in zip(self.generators, state, strict=True):
             generator.set_state(row.clone())
         self._block = None
@@ -100,8 +110,19 @@ class PromptStream:
 
 
 def narrowed(task: Task, d: int) -> Task:
-    """The task with all coordinates of the inputs after the first `d` set to zero; the task itself for all of them."""
-    return task if d >= task.d else _Narrowed(task, d)
+    """The task with all coordinates of the inputs after the first `d` set to zero; the task itself for all of them.
+
+    Raises:
+        UserError: a task that draws inputs and functions together, such as classification.
+    """
+    if d >= task.d:
+        return task
+    if type(task).sample is not Task.sample:
+        raise UserError(
+            f"{type(task).__name__} draws inputs and functions together, so that its inputs cannot be narrowed: set "
+            f"curriculum.d_start={task.d} or more, the width of its inputs."
+        )
+    return _Narrowed(task, d)
 
 
 class _Narrowed(Task):

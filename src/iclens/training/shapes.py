@@ -36,7 +36,9 @@ def shape_key(config: RunConfig) -> str:
     if "attention_options" in model:
         heads = model["n_heads"]
         variant = build(model["attention"], n_heads=heads, d=2, d_v=2, **(model["attention_options"] or {}))
-        model["attention_options"] = fixed_options(variant)
+        # A learned strength of every head does not stack with one of all heads.
+        sizes = {name: tuple(parameter.shape) for name, parameter in variant.named_parameters()}
+        model["attention_options"] = [fixed_options(variant), sizes]
         of_heads = any(
             isinstance(value, list | tuple) for value in (config.model.options.get("attention_options") or {}).values()
         )
@@ -56,9 +58,9 @@ def ensemble_model(configs: Sequence[RunConfig], task: Task) -> PromptModel:
         task: the task of any of them.
     """
     merged: dict[str, Any] = {}
-    for name in {name for one in configs for name in one.model.options}:
-        default = configs[0].to_dict()["model"][name]
-        values = [one.model.options.get(name, default) for one in configs]
+    for name in sorted({name for one in configs for name in one.model.options}):
+        # A run that does not name an option has its default, whatever the others say.
+        values = [one.to_dict()["model"][name] for one in configs]
         merged[name] = values[0] if all(value == values[0] for value in values) else PerRun(values)
     cls, seeds = configs[0].model_class(), [one.seed for one in configs]
     model = cls(task.d, task.d_y, seeds, **merged)
@@ -81,10 +83,10 @@ def tensors_of_run(model: PromptModel, configs: Sequence[RunConfig], run: int) -
     """Parameters of one run of an ensemble as the run alone has them, without the axis of runs, on the CPU."""
     config = configs[run]
     tensors = {name: value.detach()[run].cpu().clone() for name, value in model.named_parameters()}
-    if "n_heads" not in config.model.options or not config.model.options.get("head_width"):
+    width = config.model.options.get("head_width")
+    if not width:
         return tensors
     widest = max(_heads(one) for one in configs)
-    width = config.model.options["head_width"]
     return {
         name: with_heads(name, value.unsqueeze(0), widest, _heads(config), width)[0].clone().contiguous()
         for name, value in tensors.items()

@@ -14,6 +14,7 @@ from torch import Tensor
 from iclens.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from iclens.training.config import RunConfig
 from iclens.training.ensemble import Ensemble
+from iclens.training.interruption import held_interrupts
 
 Advance = Callable[[int, int, float], None]
 """(steps done, steps in all, mean training loss of the runs that are alive) after every few steps."""
@@ -65,14 +66,16 @@ def train(
 
     With `checkpoint`, the state is written there every `checkpoint_seconds` and on an interruption, and a file that is
     there is taken up: on one machine and with one number of threads the result is bit for bit that of an uninterrupted
-    training. The file is removed by the caller once results are safe.
+    training. It is written once more after the last step, and removed by the caller once results are safe. Ctrl-C takes
+    effect at the end of a step; pressed twice it takes effect at once, and the checkpoint stays as it was.
 
     Args:
         configs: the runs.
         device: where to train.
         checkpoint: file for the unfinished state.
         checkpoint_seconds: time between two checkpoints.
-        advance: called after about every hundredth of the steps.
+        advance: called after about every hundredth of the steps; a `KeyboardInterrupt` that it raises is an
+            interruption as well.
 
     Raises:
         UserError: runs that cannot train together, an impossible configuration, or a checkpoint that cannot be used.
@@ -103,26 +106,29 @@ def train(
 
     settings = ensemble.first
     every = max(1, settings.steps // _LOSS_POINTS)
-    try:
+    with held_interrupts() as interruption:
         while ensemble.step_count < settings.steps:
             curves.total += ensemble.step()
             curves.count += 1
             step = ensemble.step_count
-            if step % every == 0 or step == settings.steps:
-                mean = _losses(curves, step)
-                if advance is not None:
-                    advance(step, settings.steps, mean)
-                if not bool(ensemble.alive.any()):
-                    break
+            mean = _losses(curves, step) if step % every == 0 or step == settings.steps else None
             if settings.evaluate_every and step % settings.evaluate_every == 0 and step < settings.steps:
-                _errors(curves, ensemble, step)
+                _errors(curves, ensemble)
+            try:
+                # All of this step is done here, and nothing of the next one.
+                if advance is not None and mean is not None:
+                    advance(step, settings.steps, mean)
+                interruption()
+            except KeyboardInterrupt:
+                save()
+                raise
+            if mean is not None and not bool(ensemble.alive.any()):
+                break
             if checkpoint is not None and time.perf_counter() - saved > checkpoint_seconds:
                 save()
                 saved = time.perf_counter()
-    except KeyboardInterrupt:
         save()
-        raise
-    _errors(curves, ensemble, ensemble.step_count)
+        _errors(curves, ensemble, at_the_end=True)
     seconds = (spent + time.perf_counter() - started) / len(configs)
     diverged = ensemble.diverged_at.tolist()
     return [
@@ -150,9 +156,13 @@ def _losses(curves: _Curves, step: int) -> float:
     return sum(known) / len(known) if known else float("nan")
 
 
-def _errors(curves: _Curves, ensemble: Ensemble, step: int) -> None:
-    for run, errors in enumerate(ensemble.evaluate()):
+def _errors(curves: _Curves, ensemble: Ensemble, *, at_the_end: bool = False) -> None:
+    """Write the errors on evaluation prompts; those of a run that diverged only at the end, as of that step."""
+    diverged = ensemble.diverged_at.tolist()
+    runs = [run for run, at in enumerate(diverged) if at < 0 or at_the_end]
+    for run, errors in zip(runs, ensemble.evaluate(runs), strict=True):
         values = errors.tolist()
+        step = ensemble.step_count if diverged[run] < 0 else diverged[run]
         n_context = ensemble.settings[run].n_context
         for place, value in enumerate(values):
             curves.rows[run].append((step, "error", n_context - len(values) + 1 + place, value))
