@@ -6,9 +6,9 @@ import multiprocessing
 import queue
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,10 +20,14 @@ from iclens.errors import UserError
 from iclens.sweeps.chunks import ChunkPlan, groups, plan
 from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
+from iclens.training.checkpoint import checkpoint_keys
 from iclens.training.config import RunConfig
 from iclens.training.train import TrainedRun, train
 
 GIB = 2**30
+
+_UNFINISHED = "unfinished"
+"""Folder of a store for checkpoints."""
 
 _SECONDS_PER_WORKER = 20.0
 """Work that one more process is worth."""
@@ -61,7 +65,8 @@ class SweepResult:
     Attributes:
         finished: number of runs that finished.
         diverged: number that diverged.
-        failed: error messages of chunks that could not be trained; their runs are not in the store.
+        failed: error messages of chunks that could not be trained; of their runs those that are not in the store are
+            missing.
     """
 
     finished: int
@@ -71,7 +76,7 @@ class SweepResult:
 
 def prepare(
     configs: Sequence[RunConfig],
-    store: Store,
+    store: Store | None,
     *,
     memory: int = 4 * GIB,
     workers: int = 1,
@@ -80,9 +85,11 @@ def prepare(
 ) -> SweepPlan:
     """Group the runs that the store does not have, and measure how to cut the groups.
 
+    Runs of which the store has a checkpoint are a chunk as they were then, so that they go on from it.
+
     Args:
         configs: the runs.
-        store: where results are.
+        store: where results are; None for nowhere yet.
         memory: cap of the memory of all workers together, in bytes.
         workers: number of processes that will train at once; each gets its share of the cap.
         chunk: runs trained at once, instead of a measured number.
@@ -93,18 +100,33 @@ def prepare(
     """
     for one in configs:
         one.check()
-    missing = store.missing(configs)
+    missing = list({one.key(): one for one in (configs if store is None else store.missing(configs))}.values())
     chunks: list[list[RunConfig]] = []
     seconds: list[float] = []
     for group in groups(missing):
         measured = plan(group, memory // workers, device=device)
-        size = chunk or _shared(len(group), measured, workers)
+        most = chunk or max(1, memory // workers // max(1, measured.bytes_per_run))
+        parts, rest = _interrupted(group, store, most)
+        size = chunk or _shared(len(rest), measured, workers)
         per_run = measured.measured.get(size, measured.seconds / measured.size)
-        for start in range(0, len(group), size):
-            part = group[start : start + size]
+        for part in [*parts, *(rest[start : start + size] for start in range(0, len(rest), size))]:
             chunks.append(part)
             seconds.append(per_run * len(part) * part[0].training.steps)
-    return SweepPlan(chunks, [part[0].training.steps for part in chunks], seconds, len(configs) - len(missing))
+    n_present = len({one.key() for one in configs}) - len(missing)
+    return SweepPlan(chunks, [part[0].training.steps for part in chunks], seconds, n_present)
+
+
+def _interrupted(
+    group: list[RunConfig], store: Store | None, most: int
+) -> tuple[list[list[RunConfig]], list[RunConfig]]:
+    """The runs of every checkpoint of at most so many, and the other ones."""
+    rest = {one.key(): one for one in group}
+    parts = []
+    for path in [] if store is None else sorted((store.path / _UNFINISHED).glob("*.safetensors")):
+        keys = checkpoint_keys(path)
+        if 0 < len(keys) <= most and all(key in rest for key in keys):
+            parts.append([rest.pop(key) for key in keys])
+    return parts, list(rest.values())
 
 
 def _shared(n_runs: int, measured: ChunkPlan, workers: int) -> int:
@@ -123,7 +145,8 @@ def run(
 ) -> SweepResult:
     """Train what was prepared; every chunk's results are in the store as soon as it is done.
 
-    Interrupted, it leaves checkpoints in the store's folder, from which the same sweep goes on.
+    Interrupted, it leaves checkpoints in the store's folder, from which the same sweep goes on. A chunk that fails does
+    not keep the others from being trained.
 
     Args:
         prepared: what `prepare` gave.
@@ -134,31 +157,34 @@ def run(
         report: called as training goes on.
 
     Raises:
-        UserError: with one worker: what stopped a chunk.
+        UserError: the store cannot be written.
     """
+    if store.read_only:
+        raise UserError(f"the store {store.path} is read-only: no permission to write there.")
     counts = {"finished": 0, "diverged": 0}
     failed: list[str] = []
     # A process takes seconds to start.
     workers = min(workers, 1 + int(sum(prepared.seconds) / _SECONDS_PER_WORKER))
     if workers == 1 or len(prepared.chunks) <= 1:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
+        with torch_threads(threads):
             for place, part in enumerate(prepared.chunks):
-                for status in train_into(store, part, device=device, report=_of(report, place)):
-                    counts[status] += 1
-        finally:
-            torch.set_num_threads(before)
+                try:
+                    for status in train_into(store, part, device=device, report=_of(report, place)):
+                        counts[status] += 1
+                except Exception as error:
+                    if len(prepared.chunks) == 1 and not isinstance(error, UserError):
+                        raise
+                    failed.append(_said(error))
         return SweepResult(counts["finished"], counts["diverged"], failed)
     with multiprocessing.Manager() as manager:
-        messages = manager.Queue()
+        messages, stop = manager.Queue(), manager.Event()
         done = threading.Event()
         listener = threading.Thread(target=_listen, args=(messages, report, done), daemon=True)
         listener.start()
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, _in_worker, (threads,)) as pool:
             waiting: set[Future[list[str]]] = {
-                pool.submit(_chunk, str(store.path), [one.to_dict() for one in part], device, messages, place)
+                pool.submit(_chunk, str(store.path), [one.to_dict() for one in part], device, messages, stop, place)
                 for place, part in enumerate(prepared.chunks)
             }
             try:
@@ -168,10 +194,11 @@ def run(
                         try:
                             for status in future.result():
                                 counts[status] += 1
-                        except (UserError, BrokenProcessPool) as error:
-                            failed.append(str(error))
+                        except Exception as error:
+                            failed.append(_said(error))
             except KeyboardInterrupt:
-                # The workers get the signal too, and write their checkpoints.
+                # The workers write their checkpoints, and take up no chunk that waits for them already.
+                stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
             finally:
@@ -209,7 +236,22 @@ def keep(store: Store, one: TrainedRun, device: str) -> bool:
 def checkpoint_path(store: Store, configs: Sequence[RunConfig]) -> Path:
     """Where the unfinished state of a chunk lies."""
     digest = sha256(" ".join(one.key() for one in configs).encode()).hexdigest()[:16]
-    return store.path / "unfinished" / f"{digest}.safetensors"
+    return store.path / _UNFINISHED / f"{digest}.safetensors"
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """So many torch threads inside, as before outside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _of(report: Report | None, place: int) -> Callable[[int], None] | None:
@@ -218,16 +260,18 @@ def _of(report: Report | None, place: int) -> Callable[[int], None] | None:
 
 def _in_worker(threads: int) -> None:
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Between chunks: `train` minds the signal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _chunk(path: str, configs: list[dict[str, Any]], device: str, messages: Any, place: int) -> list[str]:
-    return train_into(
-        Store(path),
-        [RunConfig.from_dict(one) for one in configs],
-        device=device,
-        report=lambda step: messages.put((place, step)),
-    )
+def _chunk(path: str, configs: list[dict[str, Any]], device: str, messages: Any, stop: Any, place: int) -> list[str]:
+    def report(step: int) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        messages.put((place, step))
+
+    report(0)
+    return train_into(Store(path), [RunConfig.from_dict(one) for one in configs], device=device, report=report)
 
 
 def _listen(messages: Any, report: Report | None, done: threading.Event) -> None:

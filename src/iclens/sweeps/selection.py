@@ -1,0 +1,142 @@
+"""Runs as a flat table: columns with dotted names, filters over them, and what differs between runs."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from iclens.errors import UserError
+from iclens.sweeps.index import Row
+from iclens.training.config_file import parse_value
+from iclens.training.dotted_paths import flatten
+
+_CONDITION = re.compile(r"\s*(?P<column>.+?)\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>.*?)\s*")
+_ORDERS: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def record(row: Row) -> dict[str, Any]:
+    """A run as one flat row.
+
+    `key`, `status`, `seconds`, `last_finite_step`; the paths of its configuration, e.g. `training.steps`; and the last
+    value of each metric, e.g. `final.loss`.
+    """
+    result = row.result
+    flat = {
+        "key": row.key,
+        "status": result.status,
+        "seconds": result.seconds,
+        "last_finite_step": result.last_finite_step,
+    }
+    return flat | flatten(row.config) | {f"final.{name}": value for name, value in result.final.items()}
+
+
+def columns_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of all columns, in order of their first occurrence."""
+    names: dict[str, None] = {}
+    for one in records:
+        names.update(dict.fromkeys(one))
+    return list(names)
+
+
+def differing(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns in which the rows differ from each other, in order; one that a row lacks differs."""
+    first = records[0] if records else {}
+    found: set[str] = set()
+    for one in records[1:]:
+        if one.keys() != first.keys():
+            found |= one.keys() ^ first.keys()
+        for name, value in one.items():
+            # NaN differs from itself, but not in a table.
+            if value != (other := first.get(name)) and not (value != value and other != other):
+                found.add(name)
+    return [name for name in columns_of(records) if name in found]
+
+
+def where(records: Sequence[dict[str, Any]], conditions: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows that meet every condition.
+
+    Args:
+        records: flat rows.
+        conditions: `column=value`, also with `!=`, `<`, `<=`, `>`, `>=`. Numbers are compared as numbers; `none` is
+            no value. A row without the column meets `!=` alone.
+
+    Raises:
+        UserError: not a condition, or a column that no row has.
+    """
+    chosen = list(records)
+    for condition in conditions:
+        match = _CONDITION.fullmatch(condition)
+        if match is None:
+            raise UserError(f"{condition!r} is not a condition: write column=value, e.g. training.steps=500 or seed<4.")
+        name, sign, text = match["column"], match["sign"], match["value"]
+        if records:
+            known_column(records, name)
+        value = parse_value(text)
+        chosen = [one for one in chosen if _meets(one, name, sign, value)]
+    return chosen
+
+
+def known_column(records: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Refuse a column that no row has.
+
+    Raises:
+        UserError: with the nearest known one.
+    """
+    known = columns_of(records)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1) or [one for one in known if one.endswith(f".{name}")][:1]
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"no run has a column {name!r}.{hint}")
+
+
+def ordered(records: Sequence[dict[str, Any]], column: str, *, reverse: bool = False) -> list[dict[str, Any]]:
+    """The rows sorted by a column; those without it, or with NaN there, come last either way.
+
+    Raises:
+        UserError: no row has that column.
+    """
+    if not records:
+        return []
+    known_column(records, column)
+
+    def absent(one: Mapping[str, Any]) -> bool:
+        value = one.get(column)
+        return value is None or (isinstance(value, float) and math.isnan(value))
+
+    def rank(one: Mapping[str, Any]) -> tuple[bool, Any]:
+        value = one[column]
+        number = isinstance(value, int | float)
+        return (not number, value if number else str(value))
+
+    present = sorted((one for one in records if not absent(one)), key=rank, reverse=reverse)
+    return present + [one for one in records if absent(one)]
+
+
+def _meets(one: Mapping[str, Any], name: str, sign: str, value: Any) -> bool:
+    if sign in ("=", "!="):
+        present = name in one
+        own = one.get(name)
+        equal = present and (own is None if value == "none" and own is None else _same(own, value))
+        return equal if sign == "=" else not equal
+    own = one.get(name)
+    alike = all(isinstance(item, int | float) for item in (own, value)) or all(
+        isinstance(item, str) for item in (own, value)
+    )
+    return alike and _ORDERS[sign](own, value)
+
+
+def _same(own: Any, value: Any) -> bool:
+    if isinstance(own, bool) or isinstance(value, bool):
+        return own is value
+    if isinstance(own, str):
+        return own == value or own == str(value)
+    return own == value
