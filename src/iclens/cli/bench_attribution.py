@@ -15,7 +15,7 @@ from iclens.errors import UserError
 if TYPE_CHECKING:
     from iclens.recipes.attribution import Results
     from iclens.recipes.attribution_studies import Study
-    from iclens.recipes.intervals import Estimate
+    from iclens.intervals import Estimate
     from iclens.recipes.verdict import Verdict
 
 

@@ -14,7 +14,7 @@ from iclens.errors import UserError
 
 if TYPE_CHECKING:
     from iclens.recipes.finetune import Plan, Results
-    from iclens.recipes.intervals import Estimate
+    from iclens.intervals import Estimate
     from iclens.tasks.glue import TaskData
 
 

@@ -27,7 +27,7 @@ from iclens.lens.attribution import ATTRIBUTIONS, Problem, Scores
 from iclens.lens.faithfulness import auc, lds, random_subsets, top
 from iclens.lens.loading import LensModel
 from iclens.lens.prompt import Prompt
-from iclens.recipes.intervals import Estimate, estimate
+from iclens.intervals import Estimate, estimate
 from iclens.recipes.verdict import Verdict
 
 METHODS = (

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
-from iclens.recipes.intervals import Estimate
+from iclens.intervals import Estimate
 from iclens.recipes.selection import Nested, halves, max_statistic, nested, over_seeds
 from iclens.recipes.verdict import Verdict
 from iclens.tasks.glue import TASKS, TaskData, headline, load_task

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclens.errors import UserError
-from iclens.recipes.intervals import LEVEL, Estimate
+from iclens.intervals import LEVEL, Estimate
 
 MOST_FLIPS = 2**12
 """Up to so many sign patterns all are counted; beyond, so many are drawn."""

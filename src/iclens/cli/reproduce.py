@@ -1,0 +1,226 @@
+"""`iclens reproduce`: papers, claim by claim, as a gallery."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import Positional
+
+from iclens.cli.command import command
+from iclens.cli.output import make_folder, note, say, show, write_atomically
+from iclens.errors import UserError
+
+if TYPE_CHECKING:
+    from iclens.recipes.recipe import Recipe
+    from iclens.recipes.reproduction import Reproduction
+    from iclens.report.gallery import Entry
+
+
+@command("reproduce")
+@dataclass(frozen=True)
+class Reproduce:
+    """Reproduce figures and theorems of papers: measure, compare with the claims, draw, and write a gallery.
+
+    Writes OUT/index.html and, for every recipe, OUT/ID/ with its page, table, picture and verdicts. Exit status 0 when
+    all of them ran, whatever their verdicts: a claim that does not hold is a result.
+
+    Attributes:
+        ids: which recipes; --list shows them.
+        all: every recipe.
+        preset: quick takes up to 2 minutes a recipe, paper uses the settings of the paper.
+        out: the folder of the gallery; what other recipes left there stays.
+        resume: go on where an interrupted run of the same settings stopped, and skip what is finished.
+        redraw: compute nothing; judge and draw once more from the tables in the folder.
+        list: show the recipes with their times and stop.
+    """
+
+    ids: Positional[tuple[str, ...]] = ()
+    all: bool = False
+    preset: Literal["quick", "paper"] = "quick"
+    out: Path = Path("iclens-out/gallery")
+    resume: bool = False
+    redraw: bool = False
+    list: bool = False
+
+    def run(self) -> int:
+        """Run the recipes, write the pages, and return the exit status."""
+        from iclens.recipes.recipe import RECIPES
+
+        if self.list:
+            show(_recipes())
+            return 0
+        if self.ids and self.all:
+            raise UserError("give the ids of recipes or --all, not both.")
+        if self.resume and self.redraw:
+            raise UserError("--redraw computes nothing, so there is nothing to --resume.")
+        names = sorted(RECIPES) if self.all else list(dict.fromkeys(self.ids))
+        if not names and not self.redraw:
+            raise UserError("say which recipes to run, or --all; `iclens reproduce --list` shows them.")
+        # An unknown name is refused before minutes of work.
+        chosen = [RECIPES[name] for name in names]
+        if self.redraw:
+            return self._redraw(names)
+        make_folder(self.out)
+        self._announce(chosen)
+        failed = 0
+        for recipe in chosen:
+            try:
+                self._write(self._reproduce(recipe))
+            except UserError as error:
+                if len(chosen) == 1:
+                    raise
+                note(f"error: {recipe.id}: {error}")
+                failed += 1
+        self._index()
+        return 1 if failed else 0
+
+    def _announce(self, chosen: Sequence[Recipe[Any]]) -> None:
+        from iclens.report.gallery import duration
+
+        total = sum(recipe.presets[self.preset].seconds for recipe in chosen)
+        for recipe in chosen:
+            preset = recipe.presets[self.preset]
+            gpu = f", on a GPU: {preset.needs_gpu}" if preset.needs_gpu else ""
+            note(f"{recipe.id}: about {duration(preset.seconds)}{gpu}")
+        if len(chosen) > 1:
+            note(f"in all about {duration(total)}")
+
+    def _reproduce(self, recipe: Recipe[Any]) -> Reproduction:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        from iclens.recipes.reproduction import reproduce
+
+        folder = self.out / recipe.id
+        make_folder(folder)
+        arguments = ["iclens", "reproduce", recipe.id, "--preset", self.preset, "--out", str(self.out)]
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.fields[name]}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("", total=1.0, name=recipe.id)
+            try:
+                return reproduce(
+                    recipe,
+                    self.preset,
+                    folder,
+                    write_atomically,
+                    resume=self.resume,
+                    progress=lambda done, total, message: bar.update(
+                        task, completed=done / max(total, 1), description=message
+                    ),
+                    command=shlex.join(arguments),
+                )
+            except KeyboardInterrupt:
+                note(f"{recipe.id} is not finished; its finished parts are kept: add --resume to go on.")
+                raise
+
+    def _redraw(self, names: Sequence[str]) -> int:
+        from iclens.recipes.reproduction import TABLE, stored
+
+        found = names or sorted(file.parent.name for file in self.out.glob(f"*/{TABLE}"))
+        if not found:
+            raise UserError(f"nothing to draw: {self.out} holds no finished recipe.")
+        for name in found:
+            kept = stored(self.out / name)
+            if kept is None:
+                raise UserError(f"{self.out / name} holds no finished recipe: run it first.")
+            self._write(kept)
+        self._index()
+        return 0
+
+    def _write(self, made: Reproduction) -> None:
+        """Everything of one recipe but `table.json`, which is written already."""
+        from iclens.recipes.reproduction import verdict_documents
+        from iclens.report.gallery import duration, render_entry
+
+        folder = self.out / made.recipe.id
+        verdicts = made.verdicts()
+        write_atomically(folder / "table.csv", made.table.to_csv())
+        write_atomically(
+            folder / "verdicts.json", json.dumps(verdict_documents(verdicts), indent=1, ensure_ascii=False) + "\n"
+        )
+        if not made.not_run:
+            write_atomically(folder / "figure.png", made.picture("png"))
+            write_atomically(folder / "figure.svg", made.picture("svg"))
+            write_atomically(folder / "figure-dark.svg", made.picture("svg", "dark"))
+        write_atomically(folder / "index.html", render_entry(_entry(made)))
+        say(f"{made.recipe.id} ({made.preset}, {duration(made.seconds)}): {made.recipe.title}")
+        for verdict in verdicts:
+            outcome = verdict.outcome + (f" {verdict.condition}" if verdict.condition else "")
+            say(f"  {outcome}: {verdict.claim} ({verdict.untested or verdict.numbers})")
+
+    def _index(self) -> None:
+        """The gallery of all that lies in the folder."""
+        from importlib.metadata import version
+
+        from iclens.recipes.recipe import RECIPES
+        from iclens.recipes.reproduction import TABLE, stored
+        from iclens.report.gallery import render_index
+
+        entries = []
+        for name in sorted(file.parent.name for file in self.out.glob(f"*/{TABLE}")):
+            if name not in RECIPES:
+                note(f"{self.out / name} is left out of the index: no recipe has that name.")
+                continue
+            try:
+                kept = stored(self.out / name)
+            except UserError as error:
+                note(f"{self.out / name} is left out of the index: {error}")
+                continue
+            if kept is not None:
+                entries.append(_entry(kept))
+        page = self.out / "index.html"
+        write_atomically(page, render_index(entries, version("iclens")))
+        say(f"Gallery: {page.resolve()}")
+
+
+def _entry(made: Reproduction) -> Entry:
+    from iclens.recipes.reproduction import verdict_documents
+    from iclens.recipes.settings import setting_rows
+    from iclens.report.gallery import Entry, SettingLine
+
+    return Entry(
+        id=made.recipe.id,
+        title=made.recipe.title,
+        reference=made.recipe.reference,
+        description=made.recipe.description,
+        preset=made.preset,
+        verdicts=verdict_documents(made.verdicts()),
+        settings=[SettingLine(**asdict(row)) for row in setting_rows(made.settings)],
+        command=made.command,
+        seconds=made.seconds,
+        finished=made.finished,
+        machine=made.machine,
+        n_rows=len(made.table),
+        picture=not made.not_run,
+    )
+
+
+def _recipes() -> Any:
+    from rich.table import Table
+
+    from iclens.recipes.recipe import RECIPES
+    from iclens.report.gallery import duration
+
+    table = Table(title="Recipes", title_justify="left")
+    for heading in ("id", "what", "reference"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("quick", "paper"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name in sorted(RECIPES):
+        recipe = RECIPES[name]
+        times = [
+            duration(preset.seconds) + (" (GPU)" if preset.needs_gpu else "") for preset in recipe.presets.values()
+        ]
+        table.add_row(name, recipe.title, recipe.reference, *times)
+    return table

@@ -1,0 +1,189 @@
+"""What a recipe is: a paper's claims, how to measure them, when they hold, and the picture.
+
+A recipe is one file in this folder with one class:
+
+```python
+@dataclass(frozen=True)
+class StepSettings:
+    n_context: int = stated(10, "section 4")        # the paper says so
+    n_seeds: int = chosen(5)                        # we chose it
+
+STEP = Claim("One linear head takes one gradient step.", "von Oswald et al. 2023, Proposition 1", "stated")
+
+@recipe("linear-attention-step")                    # what `iclens reproduce` is given
+class LinearAttentionStep(Recipe[StepSettings]):
+    '''One paragraph for the page: what is measured and how.'''
+    title = "One linear attention head takes one step of gradient descent"
+    reference = "von Oswald et al. 2023, Proposition 1"
+    claims = (STEP,)
+    quick = Preset(StepSettings(n_seeds=3), seconds=2)
+    paper = Preset(StepSettings(), seconds=10)
+
+    def parts(self, settings):                      # optional: what --resume can skip
+        return [{"seed": seed} for seed in range(settings.n_seeds)]
+
+    def measure(self, part, settings, progress):    # rows of one part; the part's keys become columns of their own
+        ...
+        return Table([{"n": 10, "residual": 1e-16}])
+
+    def check(self, table, settings):               # from the table alone
+        worst = table.column("residual").max()
+        return [STEP.judged(worst <= 1e-12, f"largest residual {worst:.1e}", "residual ≤ 1e-12")]
+
+    def plot(self, table, settings):                # from the table alone
+        figure = new_figure()
+        ...
+        return figure
+```
+"""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from iclens.recipes.settings import setting_rows
+from iclens.recipes.table import Cell, Table
+from iclens.recipes.verdict import Claim, Verdict
+from iclens.registry import Registry
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+S = TypeVar("S")
+
+Part = Mapping[str, Cell]
+"""A piece of a recipe's work that is finished whole or not at all, e.g. `{"seed": 3, "normalised": True}`."""
+
+Progress = Callable[[int, int, str], None]
+"""Called as work proceeds with what is done, the total, and a few words."""
+
+
+def silent(done: int, total: int, message: str) -> None:
+    """A `Progress` that tells nobody."""
+
+
+@dataclass(frozen=True)
+class Preset(Generic[S]):
+    """Settings to run a recipe with, and what that costs.
+
+    Attributes:
+        settings: an instance of the recipe's settings dataclass.
+        seconds: measured time on one thread of a CPU that does nothing else, or on the GPU where it needs one.
+        needs_gpu: why it needs a CUDA device, in a few words; empty when a CPU will do.
+    """
+
+    settings: S
+    seconds: float | int
+    needs_gpu: str = ""
+
+
+class Recipe(abc.ABC, Generic[S]):
+    """A figure, theorem or question of a paper, ending in verdicts with numbers.
+
+    Same settings, same machine, same numbers: every random number comes from a seed in the settings or the part, and
+    every tensor's dtype is said (float64 unless the claim is about another).
+
+    Class attributes, all required:
+        title: what is shown, in one line.
+        reference: the paper, and the figure, theorem or section of it.
+        claims: what the paper says; every one of them must get at least one verdict from `check`.
+        quick: the preset of seconds to 2 minutes.
+        paper: the preset with the stated settings.
+        revision: raise it when `measure` changes what it measures: finished parts of older ones are not resumed.
+
+    `id` is set by the decorator `recipe`. The class docstring is the page's description.
+    """
+
+    id: ClassVar[str]
+    title: ClassVar[str]
+    reference: ClassVar[str]
+    claims: ClassVar[tuple[Claim, ...]]
+    quick: ClassVar[Preset[Any]]
+    paper: ClassVar[Preset[Any]]
+    revision: ClassVar[int] = 1
+
+    def parts(self, settings: S) -> Sequence[Part]:
+        """The work in pieces, each saved when it is finished; one piece unless overridden."""
+        return [{}]
+
+    @abc.abstractmethod
+    def measure(self, part: Part, settings: S, progress: Progress) -> Table:
+        """The rows of one part, without the part's own keys, which are added.
+
+        Args:
+            part: one of `parts(settings)`.
+            settings: of the preset.
+            progress: to be called now and then with (done, total, message) of this part.
+        """
+
+    @abc.abstractmethod
+    def check(self, table: Table, settings: S) -> list[Verdict]:
+        """The verdicts on `claims`, from the table alone: with numbers, and tests that could fail."""
+
+    @abc.abstractmethod
+    def plot(self, table: Table, settings: S) -> Figure:
+        """The picture, from the table alone, on a figure of `iclens.recipes.figures.new_figure`."""
+
+    def run(self, settings: S, progress: Progress = silent) -> Table:
+        """All parts, one after another, in one table."""
+        parts = self.parts(settings)
+        table = Table()
+        for index, part in enumerate(parts):
+            table = table + self.measure_part(part, settings, within(progress, index, len(parts)))
+        return table
+
+    def measure_part(self, part: Part, settings: S, progress: Progress = silent) -> Table:
+        """One part's rows with its keys as first columns."""
+        return self.measure(part, settings, progress).with_cells(**part)
+
+    @property
+    def presets(self) -> dict[str, Preset[S]]:
+        """Both presets by name."""
+        return {"quick": self.quick, "paper": self.paper}
+
+    @property
+    def description(self) -> str:
+        """The class docstring."""
+        return inspect.cleandoc(type(self).__doc__ or "")
+
+
+RECIPES: Registry[Recipe[Any]] = Registry("recipe", "iclens.recipes", package="iclens.recipes")
+
+R = TypeVar("R", bound=type[Recipe[Any]])
+
+
+def recipe(name: str) -> Callable[[R], R]:
+    """Class decorator that names a recipe and registers an instance of it.
+
+    Args:
+        name: its id: lower-case words joined by hyphens, the paper first, e.g. `"yang-fig-2a"`.
+
+    Raises:
+        TypeError: a class attribute is missing, a preset is, or a settings field is neither stated nor chosen.
+    """
+
+    def add(made: R) -> R:
+        required = ("title", "reference", "claims", "quick", "paper")
+        missing = [attribute for attribute in required if not hasattr(made, attribute)]
+        if missing or not made.__doc__:
+            raise TypeError(f"recipe {name!r} has no {(missing or ['docstring'])[0]}")
+        for preset in (made.quick, made.paper):
+            setting_rows(preset.settings)
+        made.id = name
+        RECIPES.register(name)(made())
+        return made
+
+    return add
+
+
+def within(progress: Progress, index: int, n_parts: int) -> Progress:
+    """A part's progress as progress of the whole, in thousandths of a part."""
+
+    def report(done: int, total: int, message: str) -> None:
+        progress(index * 1000 + 1000 * done // max(total, 1), n_parts * 1000, message)
+
+    return report

@@ -1,0 +1,239 @@
+"""A recipe, run: its table with everything a page about it needs, on disk and back."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from iclens.errors import UserError
+from iclens.recipes.figures import Mode, style
+from iclens.recipes.machine import machine
+from iclens.recipes.parts import PartStore, Write, work_key
+from iclens.recipes.recipe import RECIPES, Progress, Recipe, silent, within
+from iclens.recipes.table import Table
+from iclens.recipes.verdict import Verdict
+
+SCHEMA_VERSION = 1
+
+TABLE = "table.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Reproduction:
+    """The outcome of one recipe.
+
+    Attributes:
+        recipe: which.
+        preset: the name of the preset.
+        settings: what it was run with.
+        table: all rows; empty when it could not be run here.
+        seconds: time spent on the rows, over all runs that it took.
+        machine: where the last of them ran.
+        finished: when, in UTC.
+        command: the command line that made it.
+        version: of iclens.
+        not_run: why it could not be run here; empty when it was.
+    """
+
+    recipe: Recipe[Any]
+    preset: str
+    settings: Any
+    table: Table
+    seconds: float
+    machine: dict[str, str]
+    finished: str
+    command: str
+    version: str
+    not_run: str = ""
+
+    @property
+    def key(self) -> str:
+        """What its rows belong to."""
+        return work_key(self.recipe, self.settings, self.version)
+
+    def verdicts(self) -> list[Verdict]:
+        """The recipe's verdicts, in the order of its claims.
+
+        Raises:
+            ValueError: the recipe leaves a claim without a verdict, or judges one that it does not make.
+        """
+        if self.not_run:
+            return [claim.untested(self.not_run) for claim in self.recipe.claims]
+        found = self.recipe.check(self.table, self.settings)
+        order = [claim.statement for claim in self.recipe.claims]
+        for statement in order:
+            if not any(verdict.claim == statement for verdict in found):
+                raise ValueError(f"recipe {self.recipe.id!r} has no verdict on {statement!r}")
+        for verdict in found:
+            if verdict.claim not in order:
+                raise ValueError(f"recipe {self.recipe.id!r} does not make the claim {verdict.claim!r}")
+        return sorted(found, key=lambda verdict: order.index(verdict.claim))
+
+    def picture(self, kind: str, mode: Mode = "light") -> bytes:
+        """The picture as a file's content.
+
+        Args:
+            kind: `"png"` or `"svg"`.
+            mode: for a light or a dark page.
+        """
+        import matplotlib
+
+        with matplotlib.rc_context(style(mode)):
+            figure = self.recipe.plot(self.table, self.settings)
+            content = io.BytesIO()
+            # Without a date the same table gives the same bytes.
+            figure.savefig(content, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+        return content.getvalue()
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON, the content of `table.json`."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "recipe": self.recipe.id,
+            "title": self.recipe.title,
+            "reference": self.recipe.reference,
+            "preset": self.preset,
+            "key": self.key,
+            "settings": asdict(self.settings),
+            "command": self.command,
+            "seconds": self.seconds,
+            "finished": self.finished,
+            "iclens": self.version,
+            "machine": self.machine,
+            "not_run": self.not_run,
+            "columns": self.table.to_columns(),
+        }
+
+
+def verdict_documents(verdicts: list[Verdict]) -> list[dict[str, Any]]:
+    """The verdicts as JSON, each with its outcome."""
+    return [{"outcome": verdict.outcome, **asdict(verdict)} for verdict in verdicts]
+
+
+def reproduce(
+    recipe: Recipe[Any],
+    preset: str,
+    folder: Path,
+    write: Write,
+    *,
+    resume: bool = False,
+    progress: Progress = silent,
+    command: str = "",
+) -> Reproduction:
+    """Run a recipe, keeping each part as soon as it is finished, and write `table.json`.
+
+    Args:
+        recipe: which.
+        preset: `"quick"` or `"paper"`.
+        folder: its own output folder, which must exist.
+        write: how files are written.
+        resume: take finished parts, or the finished table, of the same settings and version from the folder instead of
+            computing them again.
+        progress: called as work proceeds.
+        command: the command line, for the record.
+
+    Raises:
+        UserError: the folder cannot be written to, or the recipe cannot do its work.
+    """
+    import torch
+
+    chosen = recipe.presets[preset]
+    release = version("iclens")
+    key = work_key(recipe, chosen.settings, release)
+    needs = chosen.needs_gpu and not torch.cuda.is_available()
+    if resume or needs:
+        # A table that a GPU made elsewhere is not thrown away for want of one here.
+        kept = _finished(folder, key)
+        if kept is not None:
+            return kept
+    store = PartStore(folder / "parts", key, write)
+    table, seconds, not_run = Table(), 0.0, ""
+    if needs:
+        not_run = f"This preset needs a GPU ({chosen.needs_gpu}), and there is none here."
+    else:
+        if not resume:
+            store.discard()
+        parts = recipe.parts(chosen.settings)
+        for index, part in enumerate(parts):
+            finished = store.load(part)
+            if finished is None:
+                start = time.perf_counter()
+                rows = recipe.measure_part(part, chosen.settings, within(progress, index, len(parts)))
+                finished = rows, time.perf_counter() - start
+                store.save(part, *finished)
+            table, seconds = table + finished[0], seconds + finished[1]
+            progress(index + 1, len(parts), f"{index + 1} of {len(parts)} parts")
+    made = Reproduction(
+        recipe,
+        preset,
+        chosen.settings,
+        table,
+        round(seconds, 3),
+        machine(),
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        command,
+        release,
+        not_run,
+    )
+    write(folder / TABLE, json.dumps(made.document(), indent=1, allow_nan=False))
+    store.discard()
+    return made
+
+
+def stored(folder: Path) -> Reproduction | None:
+    """The outcome in a recipe's output folder, or None when there is none.
+
+    Raises:
+        UserError: the file is broken, or was made by a version with other settings.
+    """
+    file = folder / TABLE
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}. Delete it and run the recipe again.") from error
+    try:
+        recipe = RECIPES[document["recipe"]]
+        return Reproduction(
+            recipe,
+            document["preset"],
+            _settings(type(recipe.presets[document["preset"]].settings), document["settings"]),
+            Table.from_json_columns(document["columns"]),
+            document["seconds"],
+            document["machine"],
+            document["finished"],
+            document["command"],
+            document["iclens"],
+            document["not_run"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} was not made by this version of the recipe: {error}. Run the recipe again.") from error
+
+
+def _finished(folder: Path, key: str) -> Reproduction | None:
+    """The outcome of this very work, if it lies there and was run."""
+    try:
+        kept = stored(folder)
+    except UserError:
+        # Broken or of other settings: it is as good as not there.
+        return None
+    return kept if kept is not None and kept.key == key and not kept.not_run else None
+
+
+def _settings(kind: Any, values: dict[str, Any]) -> Any:
+    known = {entry.name for entry in fields(kind)}
+    if set(values) != known:
+        raise ValueError(f"its settings are {', '.join(sorted(values))} and not {', '.join(sorted(known))}")
+    return kind(**{name: _tuples(value) for name, value in values.items()})
+
+
+def _tuples(value: Any) -> Any:
+    # JSON has lists only; frozen settings hold tuples.
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,191 @@
+"""The gallery of reproductions: an index and a page a recipe, formatted from their documents, nothing computed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from iclens.report import display_text
+
+_TEMPLATES = files("iclens.report") / "templates"
+
+MARKS = {
+    "holds": ("✓", "holds"),
+    "holds under": ("✓", "conditional"),
+    "does not hold": ("✗", "fails"),
+    "cannot be tested here": ("–", "untested"),
+}
+"""The sign and the style of each outcome; the words stand beside them."""
+
+TRUSTS = {"stated": "stated by the paper", "derived": "derived by us", "asked": "our question"}
+"""Whose words a claim is."""
+
+_TOTALS = {"stated": "Stated by a paper", "derived": "Derived by us from a paper", "asked": "Our questions"}
+
+_COUNTED = {
+    "holds": ("holds", "hold"),
+    "holds under": ("holds under a condition", "hold under a condition"),
+    "does not hold": ("does not hold", "do not hold"),
+    "cannot be tested here": ("cannot be tested here", "cannot be tested here"),
+}
+
+
+@dataclass(frozen=True)
+class SettingLine:
+    """One line of the table of settings.
+
+    Attributes:
+        name: the setting.
+        value: its value, as Python has it.
+        origin: `"stated"` by the paper or `"chosen"` by us.
+        note: where or why.
+    """
+
+    name: str
+    value: Any
+    origin: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the page of one recipe shows.
+
+    Attributes:
+        id: the recipe, and the name of its folder beside the index.
+        title: one line.
+        reference: the paper and its figure or theorem.
+        description: what was done; empty lines part paragraphs.
+        preset: which preset.
+        verdicts: mappings with `claim`, `source`, `trust`, `outcome`, `condition`, `numbers`, `test`, `untested`.
+        settings: all of them.
+        command: the command line.
+        seconds: how long the measurements took.
+        finished: when.
+        machine: where, as names and values.
+        n_rows: rows of the table.
+        picture: whether there is one.
+    """
+
+    id: str
+    title: str
+    reference: str
+    description: str
+    preset: str
+    verdicts: Sequence[Mapping[str, Any]]
+    settings: Sequence[SettingLine]
+    command: str
+    seconds: float
+    finished: str
+    machine: Mapping[str, str]
+    n_rows: int
+    picture: bool
+
+    @property
+    def tally(self) -> tuple[tuple[str, int], ...]:
+        """How many claims have each outcome, in the order of `MARKS`."""
+        return _tally(self.verdicts)
+
+
+def render_entry(entry: Entry) -> str:
+    """The page of one recipe, for `<id>/index.html`; its pictures and tables lie beside it."""
+    return _render("gallery_entry.html", entry=entry)
+
+
+def render_index(entries: Sequence[Entry], version: str) -> str:
+    """The page that leads to all of them, for `index.html`.
+
+    Args:
+        entries: what to show, in this order.
+        version: of iclens.
+    """
+    verdicts = [verdict for entry in entries for verdict in entry.verdicts]
+    totals = [
+        (words, _tally([verdict for verdict in verdicts if verdict["trust"] == trust]))
+        for trust, words in _TOTALS.items()
+    ]
+    return _render(
+        "gallery_index.html",
+        entries=entries,
+        totals=[(words, counts) for words, counts in totals if counts],
+        version=version,
+    )
+
+
+def duration(seconds: float | int) -> str:
+    """A time to read, e.g. `0.4 s`, `12 s`, `3 min`, `2 h 5 min`."""
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _tally(verdicts: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, int], ...]:
+    outcomes = [verdict["outcome"] for verdict in verdicts]
+    return tuple((outcome, outcomes.count(outcome)) for outcome in MARKS if outcome in outcomes)
+
+
+def _render(template: str, **values: Any) -> str:
+    style = _style()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return (
+        _environment()
+        .get_template(template)
+        .render(style=Markup(style), style_digest=digest, marks=MARKS, counted=_COUNTED, trusts=TRUSTS, **values)
+    )
+
+
+@cache
+def _style() -> str:
+    # The base of every page of ours is the explanation's.
+    return "\n".join(_read(name).strip() for name in ("explain.css", "gallery.css"))
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(_read),
+    )
+    environment.filters.update(
+        visible=display_text.visible,
+        one_line=display_text.one_line,
+        duration=duration,
+        value=_value,
+        paragraphs=lambda text: [part for part in text.split("\n\n") if part.strip()],
+    )
+    return environment
+
+
+def _read(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(item) for item in value)
+    return str(value)

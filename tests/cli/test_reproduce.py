@@ -1,0 +1,185 @@
+"""`iclens reproduce`: what it writes, refuses, resumes and redraws."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from iclens.cli.main import main
+from iclens.errors import UserError
+from iclens.recipes.figures import new_figure
+from iclens.recipes.recipe import RECIPES, Preset, Recipe
+from iclens.recipes.settings import chosen
+from iclens.recipes.table import Table
+from iclens.recipes.verdict import Claim
+
+SMALL = Claim("Squares are small.", "a paper", "stated")
+FILES = {
+    "index.html", "table.csv", "table.json", "figure.png", "figure.svg", "figure-dark.svg", "verdicts.json",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    n: int = chosen(3)
+
+
+class Squares(Recipe[Settings]):
+    """Squares of small numbers."""
+
+    id = "squares"
+    title = "Squares"
+    reference = "a paper, Fig. 1"
+    claims = (SMALL,)
+    quick = Preset(Settings(), seconds=0.1)
+    paper = Preset(Settings(n=5), seconds=100)
+    measured = 0
+    stop_at = None
+
+    def parts(self, settings):
+        return [{"x": x} for x in range(settings.n)]
+
+    def measure(self, part, settings, progress):
+        if type(self).measured == type(self).stop_at:
+            raise KeyboardInterrupt
+        type(self).measured += 1
+        return Table([{"square": part["x"] ** 2}])
+
+    def check(self, table, settings):
+        largest = table.column("square").max()
+        return [SMALL.judged(largest <= 3, f"largest {largest:g}", "largest ≤ 3")]
+
+    def plot(self, table, settings):
+        figure = new_figure(3, 2)
+        figure.subplots().plot(table.column("x"), table.column("square"))
+        return figure
+
+
+class Broken(Squares):
+    """Cannot do its work."""
+
+    id = "broken"
+
+    def measure(self, part, settings, progress):
+        raise UserError("there is no data.")
+
+
+@pytest.fixture(autouse=True)
+def recipes(monkeypatch):
+    monkeypatch.setattr(RECIPES, "_loaded", True)
+    monkeypatch.setattr(RECIPES, "_entries", {"squares": Squares(), "broken": Broken()})
+    monkeypatch.setattr(Squares, "measured", 0)
+    monkeypatch.setattr(Squares, "stop_at", None)
+
+
+def reproduce(tmp_path, *arguments):
+    return main(["reproduce", *arguments, "--out", str(tmp_path / "out")])
+
+
+def test_a_claim_that_fails_is_a_result(tmp_path, capsys):
+    assert reproduce(tmp_path, "squares") == 0
+    folder = tmp_path / "out" / "squares"
+    assert {file.name for file in folder.iterdir()} == FILES
+    assert (tmp_path / "out" / "index.html").exists()
+    out = capsys.readouterr()
+    assert "does not hold: Squares are small. (largest 4)" in out.out
+    assert "squares: about 0.1 s" in out.err
+    (verdict,) = json.loads((folder / "verdicts.json").read_text())
+    assert verdict["outcome"] == "does not hold"
+    assert list(csv.DictReader((folder / "table.csv").read_text().splitlines()))[2] == {"x": "2", "square": "4"}
+    document = json.loads((folder / "table.json").read_text())
+    assert document["command"] == f"iclens reproduce squares --preset quick --out {tmp_path / 'out'}"
+    assert document["columns"] == {"x": [0, 1, 2], "square": [0, 1, 4]}
+    assert document["machine"]["cores"].isdigit()
+    page = (folder / "index.html").read_text()
+    assert document["machine"]["CPU"].split()[0] in page
+
+
+def test_interrupted_then_resumed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Squares, "stop_at", 2)
+    assert reproduce(tmp_path, "squares") == 130
+    assert "add --resume to go on" in capsys.readouterr().err
+    monkeypatch.setattr(Squares, "stop_at", None)
+    assert reproduce(tmp_path, "squares", "--resume") == 0
+    assert Squares.measured == 3
+    assert reproduce(tmp_path, "squares", "--resume") == 0
+    assert Squares.measured == 3
+    assert reproduce(tmp_path, "squares") == 0
+    assert Squares.measured == 6
+
+
+def test_redraw_computes_nothing(tmp_path, monkeypatch):
+    assert reproduce(tmp_path, "squares") == 0
+    folder = tmp_path / "out" / "squares"
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    for file in folder.iterdir():
+        if file.name != "table.json":
+            file.unlink()
+    assert reproduce(tmp_path, "--redraw") == 0
+    assert Squares.measured == 3
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    # Judged anew: a recipe whose tolerance changed says so without measuring.
+    monkeypatch.setattr(Squares, "check", lambda self, table, settings: [SMALL.judged(True, "4", "largest ≤ 5")])
+    assert reproduce(tmp_path, "squares", "--redraw") == 0
+    assert json.loads((folder / "verdicts.json").read_text())[0]["outcome"] == "holds"
+
+
+def test_all_goes_on_after_one_that_cannot_run(tmp_path, capsys):
+    assert reproduce(tmp_path, "--all") == 1
+    err = capsys.readouterr().err
+    assert "error: broken: there is no data." in err
+    assert "in all about 0.2 s" in err
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert "squares/index.html" in index
+    assert "broken/index.html" not in index
+    assert reproduce(tmp_path, "broken") == 2
+
+
+def test_index_shows_what_earlier_runs_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Broken, "measure", Squares.measure)
+    assert reproduce(tmp_path, "squares", "--preset", "paper") == 0
+    assert reproduce(tmp_path, "broken") == 0
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert "squares · paper" in index
+    assert "broken · quick" in index
+    table = tmp_path / "out" / "squares" / "table.json"
+    table.write_text("{")
+    assert reproduce(tmp_path, "broken") == 0
+    assert "left out of the index" in capsys.readouterr().err
+    (tmp_path / "out" / "squares").rename(tmp_path / "out" / "cubes")
+    assert reproduce(tmp_path, "broken") == 0
+    assert "no recipe has that name" in capsys.readouterr().err
+
+
+def test_list_names_every_recipe(tmp_path, capsys):
+    assert reproduce(tmp_path, "--list") == 0
+    out = capsys.readouterr().out
+    assert "squares" in out
+    assert "2 min" in out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sqares",), "unknown recipe 'sqares'. Did you mean 'squares'?"),
+        ((), "say which recipes to run, or --all"),
+        (("squares", "--all"), "not both"),
+        (("squares", "--resume", "--redraw"), "nothing to --resume"),
+        (("--redraw",), "holds no finished recipe"),
+        (("squares", "--redraw"), "holds no finished recipe: run it first"),
+    ],
+)
+def test_bad_input_is_refused_before_work(tmp_path, capsys, arguments, message):
+    assert reproduce(tmp_path, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert Squares.measured == 0
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert reproduce(tmp_path, "squares") == 2
+    assert "a file has that name" in capsys.readouterr().err
