@@ -1,0 +1,79 @@
+"""Verdicts of the variant studies follow the numbers: planted differences are found, and their absence too."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from iclens.recipes.recipe import RECIPES, silent
+from iclens.recipes.table import Table
+
+STUDIES = ("ren-liu-fig-3-right", "ren-liu-negatives")
+
+
+def planted(study, settings, factors: dict[str, float]) -> Table:
+    """Errors of every row: normal's with noise of each row's own, times the row's factor."""
+    draws = np.random.default_rng(0)
+    common = 1 + 0.1 * draws.standard_normal(settings.n_seeds)
+    return Table(
+        {
+            "task": task,
+            "row": row,
+            "seed": seed,
+            "error": factors.get(row, 1.0) * common[seed] * (1 + 0.02 * draws.standard_normal()),
+        }
+        for task in settings.tasks
+        for row in study.rows
+        for seed in range(settings.n_seeds)
+    )
+
+
+def outcomes(study, factors):
+    settings = study.quick.settings
+    return {verdict.claim: verdict for verdict in study.check(planted(study, settings, factors), settings)}
+
+
+def test_a_row_that_is_better_wins_and_no_other_kind_does():
+    study = RECIPES["ren-liu-fig-3-right"]
+    found = outcomes(study, {"k = 3, β = 0.5": 0.8})
+    by_kind = {kind: next(v for c, v in found.items() if kind in c) for kind in study.kinds()}
+    assert [by_kind[kind].outcome for kind in ("regularised", "augmented", "negative")] == [
+        "does not hold",
+        "does not hold",
+        "holds",
+    ]
+    assert next(v for c, v in found.items() if "beyond" in c).holds
+
+
+def test_without_differences_nothing_wins_and_the_control_question_is_void():
+    found = list(outcomes(RECIPES["ren-liu-fig-3-right"], {}).values())
+    assert [verdict.outcome for verdict in found] == ["does not hold"] * 3 + ["cannot be tested here"]
+
+
+def test_a_gain_that_a_control_has_too_is_not_beyond_it():
+    found = outcomes(RECIPES["ren-liu-fig-3-right"], {"α = −0.5": 0.8, "scale 1.5": 0.75})
+    assert next(v for c, v in found.items() if "regularised" in c).holds
+    assert not next(v for c, v in found.items() if "beyond" in c).holds
+
+
+def test_constructions_that_differ_are_told_apart():
+    study = RECIPES["ren-liu-negatives"]
+    matters, lowest, _ = outcomes(study, {"lowest": 0.7}).values()
+    assert matters.outcome == lowest.outcome == "holds"
+    matters, lowest, _ = outcomes(study, {}).values()
+    assert matters.outcome == lowest.outcome == "does not hold"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_tiny_run_gives_a_table_that_is_checked_and_drawn(name):
+    study = RECIPES[name]
+    settings = dataclasses.replace(
+        study.quick.settings, tasks=("classes",), epochs=2, steps_per_epoch=1, batch=4, n_seeds=3, d=3
+    )
+    table = study.run(settings, silent)
+    assert len(table.only("error")) == 3 * len(study.rows)
+    assert np.isfinite(table.only("error").column("error")).all()
+    assert {verdict.claim for verdict in study.check(table, settings)} == {claim.statement for claim in study.claims}
+    assert study.plot(table, settings).get_axes()
