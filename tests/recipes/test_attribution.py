@@ -12,11 +12,11 @@ from tests.lens.word_learner import learner, tokenizer
 
 from iclens.cli.main import main
 from iclens.errors import UserError
+from iclens.intervals import estimate
 from iclens.lens.attribution import ATTRIBUTIONS, Problem, Scores
 from iclens.lens.rerun import Outcome
 from iclens.recipes import attribution
 from iclens.recipes.attribution import MEASURES, METHODS, TRUTH, Measured, Results, check, run
-from iclens.intervals import estimate
 from iclens.recipes.word_cases import conflicting_cases, margin, word_cases
 from iclens.tasks.words import CATEGORY_OF, LABELS
 

@@ -17,7 +17,8 @@ from iclens.tasks.prompt import Prompt
 class Estimator(abc.ABC):
     """An algorithm that sees demonstrations and answers a query, for all prefixes of many prompts at once.
 
-    Constructor options are keywords named as in scikit-learn where it has them, and kept as attributes of the same name.
+    Constructor options are keywords named as in scikit-learn where it has them, and kept as attributes of the same
+    name.
     """
 
     @abc.abstractmethod
