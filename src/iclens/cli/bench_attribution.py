@@ -13,9 +13,9 @@ from iclens.cli.output import check_writable, say, show, write_atomically
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
+    from iclens.intervals import Estimate
     from iclens.recipes.attribution import Results
     from iclens.recipes.attribution_studies import Study
-    from iclens.intervals import Estimate
     from iclens.recipes.verdict import Verdict
 
 

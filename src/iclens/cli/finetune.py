@@ -13,8 +13,8 @@ from iclens.cli.output import check_writable, note, say, show, write_atomically
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
-    from iclens.recipes.finetune import Plan, Results
     from iclens.intervals import Estimate
+    from iclens.recipes.finetune import Plan, Results
     from iclens.tasks.glue import TaskData
 
 

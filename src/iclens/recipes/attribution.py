@@ -22,12 +22,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
+from iclens.intervals import Estimate, estimate
 from iclens.lens.answers import Margin
 from iclens.lens.attribution import ATTRIBUTIONS, Problem, Scores
 from iclens.lens.faithfulness import auc, lds, random_subsets, top
 from iclens.lens.loading import LensModel
 from iclens.lens.prompt import Prompt
-from iclens.intervals import Estimate, estimate
 from iclens.recipes.verdict import Verdict
 
 METHODS = (
