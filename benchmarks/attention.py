@@ -8,7 +8,7 @@ On a GPU the numbers are bfloat16, the fused attention is the flash kernel on bo
 
 Outputs are compared with the naive reference before anything is timed (up to 1,024 tokens: the reference keeps whole
 matrices). `augmented` is timed against fused attention plus its own maps. The peak of memory is that of one forward and
-backward pass in a fresh process, above that of the inputs.
+backward pass in a fresh process, above that of the inputs; without a GPU it needs Linux, and is null elsewhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -68,7 +67,7 @@ def main() -> int:
 def run(options: argparse.Namespace) -> int:
     device = options.device
     if options.memory_of:
-        print(memory(options.memory_of, options.tokens[0], options.causal, device))
+        print(json.dumps(memory(options.memory_of, options.tokens[0], options.causal, device)))
         return 0
     rows = []
     for n in options.tokens:
@@ -84,10 +83,10 @@ def run(options: argparse.Namespace) -> int:
             )
     peaks = {
         name: {n: peak(name, n, options) for n in (options.tokens[0], options.tokens[-1])}
-        for name in ("fused", "negative")
+        for name in ("fused", *options.variants)
     }
     where = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    print(f"peak MiB above the inputs: {peaks}")
+    print("peak MiB above the inputs:", "not measured" if None in peaks["fused"].values() else peaks)
     if options.json:
         result = {"machine": machine(), "device": where, "causal": options.causal, "rows": rows, "peak_mib": peaks}
         options.json.write_text(json.dumps(result, indent=2))
@@ -166,25 +165,40 @@ def with_backward(call: Callable[[], Tensor], cotangent: Tensor) -> Callable[[],
     return both
 
 
-def peak(name: str, n: int, options: argparse.Namespace) -> float:
+def peak(name: str, n: int, options: argparse.Namespace) -> float | None:
     command = [sys.executable, __file__, "--memory-of", name, "--tokens", str(n), "--threads", str(options.threads)]
     command += ["--device", options.device, *(["--causal"] * options.causal)]
-    return float(subprocess.run(command, capture_output=True, check=True).stdout)
+    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
-def memory(name: str, n: int, is_causal: bool, device: str) -> float:
+def memory(name: str, n: int, is_causal: bool, device: str) -> float | None:
+    if device == "cpu" and not _CLEAR_REFS.exists():
+        return None
     call = scaled_dot_product_attention if name == "fused" else made(name, device)
     call(*inputs(16, device), is_causal=is_causal).sum().backward()
     leaves = inputs(n, device)
+    reset_peak(device)
     before = peak_so_far(device)
     call(*leaves, is_causal=is_causal).sum().backward()
     return round((peak_so_far(device) - before) / 2**20, 1)
 
 
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def reset_peak(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        # The import of torch has a peak of its own, which would hide a smaller one; "5" sets it back (man 5 proc).
+        _CLEAR_REFS.write_text("5")
+
+
 def peak_so_far(device: str) -> int:
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) * 1024
 
 
 if __name__ == "__main__":

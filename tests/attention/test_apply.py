@@ -345,7 +345,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mamba": ({"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2}, "attention interface"),
     "t5": (
         {"vocab_size": 61, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
-        "is_encoder_decoder",
+        "position bias",
+    ),
+    "bigbird_pegasus": (
+        {"vocab_size": 61, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "decoder_attention_heads": 4},
+        "cannot be told",
     ),
     "gpt_oss": (
         SMALL | {"num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1},
@@ -425,12 +429,65 @@ def test_too_many_negatives_for_the_prompt_is_said_at_the_forward() -> None:
         logits(model, tokens(12, 2))
 
 
-def test_a_static_cache_is_refused() -> None:
-    model, ids = zoo_model("llama"), tokens(5, 1)
+def test_too_many_negatives_for_one_padded_prompt_is_said_too() -> None:
+    model, ids = zoo_model("bert"), tokens(12, 2)
+    apply(model, "negative", k=8, beta=0.1)
+    assert logits(model, ids).isfinite().all()
+    with pytest.raises(UserError, match="prompt 0 of the batch with at most 8 keys"):
+        logits(model, ids, left_padded)
+
+
+@pytest.mark.parametrize(
+    ("family", "variant"),
+    [
+        *((family, "regularized") for family in ("gpt2", "llama", "mistral-window", "gemma3_text")),
+        *(("llama", variant) for variant in ("negative", "weight-decay", "augmented")),
+        ("llama", "negative of keys"),
+    ],
+)
+def test_generation_with_a_static_cache_is_generation_with_one_that_grows(family: str, variant: str) -> None:
+    model, ids = zoo_model(family, torch.float64), tokens(9, 2)
+    options = {"selection": "key", "beta": 0.2} if variant == "negative of keys" else VARIANTS[variant]
+    strengthen(apply(model, variant.split(" ")[0], **options))
+    given = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
+    given |= {"output_logits": True, "return_dict_in_generate": True}
+    for mask in (torch.ones_like(ids), left_padded(ids)):
+        given["attention_mask"] = mask
+        static, growing = (model.generate(ids, cache_implementation=kind, **given) for kind in ("static", "dynamic"))
+        assert isinstance(static.past_key_values, StaticCache)
+        assert torch.equal(static.sequences, growing.sequences)
+        torch.testing.assert_close(torch.stack(static.logits), torch.stack(growing.logits), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("split", [1, 5, 11])
+def test_a_prompt_in_two_parts_fills_a_static_cache_as_a_whole(split: int) -> None:
+    model, ids = zoo_model("mistral-window", torch.float64), tokens(12, 2)
+    apply(model, "regularized", alpha=0.3)
+    cache = StaticCache(config=model.config, max_cache_len=16)
+    with torch.no_grad():
+        parts = [model(part, past_key_values=cache).logits for part in (ids[:, :split], ids[:, split:])]
+    torch.testing.assert_close(torch.cat(parts, 1), logits(model, ids), rtol=1e-10, atol=1e-10)
+
+
+def test_a_static_cache_is_refused_where_nobody_can_ask_how_full_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = zoo_model("llama"), tokens(12, 1)
     apply(model, "softmax")
     cache = StaticCache(config=model.config, max_cache_len=16)
-    with pytest.raises(UserError, match="cache that grows"):
-        model(ids, past_key_values=cache)
+    model(ids[:, :5], past_key_values=cache)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with pytest.raises(UserError, match="disable_compile=True"):
+        model(ids[:, 5:], past_key_values=cache)
+    layer = model.model.layers[0].self_attn
+    q, k = torch.randn(1, 4, 1, 8), torch.randn(1, 2, 16, 8)
+    with pytest.raises(UserError, match="disable_compile=True"):
+        interface.attend(layer, q, k, k, torch.ones(1, 1, 1, 6, dtype=torch.bool))
+
+
+def test_a_mask_that_is_too_short_is_no_static_cache() -> None:
+    model, ids = zoo_model("llama"), tokens(6, 1)
+    apply(model, "softmax")
+    with pytest.raises(Exception, match="mask"):
+        model(ids, attention_mask=torch.ones(1, 1, 6, 4, dtype=torch.bool))
 
 
 def test_a_mask_that_adds_to_the_scores_is_refused() -> None:

@@ -72,6 +72,21 @@ def test_the_folder_holds_a_note_and_the_parameters(tmp_path: Path) -> None:
     assert stored == [f"model.layers.{layer}.self_attn.iclens_attention.alpha" for layer in range(3)]
 
 
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("alpha", [0.1, [0.1, 0.2, -0.3, 0.0]])
+def test_the_config_holds_the_users_own_numbers_in_single_precision_too(
+    alpha: Any, learned: bool, tmp_path: Path
+) -> None:
+    torch.set_default_dtype(torch.float32)
+    model = zoo_model("llama")
+    apply(model, "regularized", alpha=alpha, learned=learned)
+    model.save_pretrained(tmp_path)
+    note = json.loads((tmp_path / "config.json").read_text())["iclens_attention"]
+    assert note["options"] == {"alpha": alpha, "learned": learned}
+    again = from_pretrained(tmp_path, options={"alpha": alpha, "learned": learned})
+    assert torch.equal(logits(again), logits(model))
+
+
 def test_fixed_strengths_of_heads_return_from_the_config(tmp_path: Path) -> None:
     model = trained("llama", alpha=[0.1, 0.2, -0.3, 0.0])
     model.save_pretrained(tmp_path)

@@ -152,7 +152,9 @@ for given in ({}, {"attention_mask": mask}):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "bert"])
-@pytest.mark.parametrize(("variant", "strength"), [("regularized", "alpha"), ("negative", "beta")])
+@pytest.mark.parametrize(
+    ("variant", "strength"), [("regularized", "alpha"), ("weight-decay", "alpha"), ("negative", "beta")]
+)
 def test_a_compiled_model_agrees(family: str, variant: str, strength: str) -> None:
     # In a process of its own: the checks of types that the tests run with cannot be compiled.
     done = subprocess.run([sys.executable, "-c", COMPILED, family, variant, strength], capture_output=True, text=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -175,3 +179,92 @@ def test_no_tensor_of_all_scores_is_made(monkeypatch):
 def test_mistakes_are_answered(options, message):
     with pytest.raises(UserError, match=message):
         negative_attention(*tensors(), **options)
+
+
+def padding(*lengths, n_key=6):
+    """(batch, 1, 1, n_key), True for the first tokens of every prompt."""
+    return (torch.arange(n_key) < torch.tensor(lengths).unsqueeze(-1))[:, None, None]
+
+
+@pytest.mark.parametrize("selection", ["query", "key"])
+@pytest.mark.parametrize("construction", ["lowest", "hardest", "dissimilar", "random"])
+def test_a_prompt_that_padding_leaves_too_short_is_refused(construction, selection):
+    q, k, v = tensors(6, 6, 3)
+    settings = dict(n_negatives=3, construction=construction, selection=selection)
+    message = "n_negatives=3, but the mask leaves prompt 1 of the batch with at most 3 keys"
+    for mask in (padding(6, 3, 5), padding(6, 3, 5).expand(3, 2, 6, 6)):
+        for function in (negative_attention, negative_attention_naive):
+            with pytest.raises(UserError, match=message):
+                function(q, k, v, mask, **settings)
+    # What a prompt may do in a batch, it may do alone.
+    with pytest.raises(UserError, match="the mask leaves the prompt with at most 3 keys"):
+        negative_attention(q[1], k[1], v[1], padding(3)[0], **settings)
+    with pytest.raises(UserError, match="at most 3 keys"):
+        negative_attention(q[1], k[1, :, :3], v[1, :, :3], **{**settings, "construction": "lowest"})
+    negative_attention(q, k, v, padding(6, 4, 5), **settings)
+
+
+def test_short_rows_beside_long_ones_and_hidden_prompts_are_no_mistake():
+    q, k, v = tensors(6, 6, 3)
+    negative_attention(q, k, v, padding(6, 0, 5), n_negatives=3)
+    negative_attention(q, k, v, padding(6, 1, 5), n_negatives=3, is_causal=True)
+    growing = torch.ones(6, 6, dtype=torch.bool).tril()
+    out = negative_attention(q, k, v, growing, n_negatives=5)
+    torch.testing.assert_close(out, negative_attention(q, k, v, n_negatives=5, is_causal=True))
+    with pytest.raises(UserError, match="at most 2 keys"):
+        negative_attention(q, k, v, growing.triu(-1), n_negatives=2)
+
+
+def test_a_mask_that_is_changed_is_looked_at_again():
+    q, k, v = tensors(6, 6, 3)
+    mask = padding(6, 4, 5).clone()
+    negative_attention(q, k, v, mask, n_negatives=3)
+    mask[2, ..., 2:] = False
+    with pytest.raises(UserError, match=r"prompt 2 .* at most 2 keys"):
+        negative_attention(q, k, v, mask, n_negatives=3)
+    with torch.inference_mode(), pytest.raises(UserError, match="prompt 2"):
+        negative_attention(q, k, v, mask.clone(), n_negatives=3)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_of_masked_prompts_is_their_batch():
+    q, k, v = tensors(6, 6, 3)
+    mask = padding(6, 4, 5)
+    mapped = torch.vmap(lambda *given: negative_attention(*given, n_negatives=3))(q, k, v, mask)
+    torch.testing.assert_close(mapped, negative_attention(q, k, v, mask, n_negatives=3))
+
+
+PEAK = """
+from pathlib import Path
+import torch
+from iclens.attention import build
+torch.set_num_threads(2)
+options = [{}, {"construction": "hardest", "k": 3}, {"selection": "key"}]
+parts = [{"name": "weight-decay", "alpha": 0.3}, {"name": "negative"}]
+n = 4096
+variants = [build("negative", n_heads=8, d=32, d_v=32, **own) for own in options]
+variants += [build(name, n_heads=8, d=32, d_v=32, **own) for name, own in
+             (("weight-decay", {"alpha": 0.3}), ("composed", {"parts": parts}))]
+padded = torch.arange(n).view(1, 1, 1, n) > 2
+def high():
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in status if line.startswith("VmHWM:"))) / 1024
+for variant in variants:
+    for how in ({}, {"is_causal": True}, {"mask": padded})[: 3 if variant is variants[0] else 1]:
+        leaves = [torch.randn(1, 8, n, 32, requires_grad=True) for _ in range(3)]
+        Path("/proc/self/clear_refs").write_text("5")
+        before = high()
+        variant(*leaves, **how).sum().backward()
+        print(high() - before)
+        del leaves
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from Linux' /proc")
+def test_peak_memory_is_far_below_a_matrix_of_scores():
+    """That would be 512 MiB. What is kept between two blocks of scores must not keep their memory from being reused."""
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    peaks = [float(line) for line in done.stdout.split()]
+    assert len(peaks) == 7
+    assert all(0 < peak < 128 for peak in peaks), peaks

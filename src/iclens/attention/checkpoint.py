@@ -11,7 +11,7 @@ import torch
 
 from iclens.attention.huggingface import NOTE_VERSION, apply
 from iclens.attention.interface import SUBMODULE
-from iclens.attention.variant import build
+from iclens.attention.variant import build, name_of
 from iclens.errors import UserError
 
 
@@ -50,7 +50,7 @@ def from_pretrained(
 
     shared = {key: loading[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in loading}
     config = loading.pop("config", None) or AutoConfig.from_pretrained(folder, **shared)
-    name, own = _read_note(getattr(config, SUBMODULE, None), folder)
+    name, own, layers = _read_note(getattr(config, SUBMODULE, None), folder)
     if variant is not None and variant != name:
         raise UserError(f"{folder} was saved with the attention variant {name!r}, not with {variant!r}.")
     if own is None:
@@ -64,7 +64,7 @@ def from_pretrained(
     delattr(config, SUBMODULE)
 
     unsaved: dict[str, torch.Tensor] = {}
-    loaded = _with_variant(model_class, name, own, unsaved)
+    loaded = _with_variant(model_class, name, {"layers": layers, **own}, unsaved)
     model, report = loaded.from_pretrained(folder, config=config, output_loading_info=True, **loading)
     model.__class__ = model_class
     _check_report(report, model, folder, name, strict)
@@ -100,7 +100,7 @@ def _with_variant(model_class: Any, name: str, options: Mapping[str, Any], unsav
     return type(model_class.__name__, (model_class,), {"__init__": build_model, **same})
 
 
-def _read_note(note: Any, folder: str | Path) -> tuple[str, dict[str, Any] | None]:
+def _read_note(note: Any, folder: str | Path) -> tuple[str, dict[str, Any] | None, str]:
     if note is None:
         raise UserError(
             f"{folder} was saved without an attention variant: load it with transformers and call "
@@ -115,7 +115,7 @@ def _read_note(note: Any, folder: str | Path) -> tuple[str, dict[str, Any] | Non
             f"{folder} was saved by a newer iclens (its {SUBMODULE} entry has version {version}, this one reads up to "
             f"{NOTE_VERSION}): upgrade iclens."
         )
-    return name, options
+    return name, options, fields.get("layers", "all")
 
 
 def _model_class(config: Any, auto_class: Any, folder: str | Path) -> Any:
@@ -153,10 +153,11 @@ def _some(keys: list[str]) -> str:
 
 
 def _check_options(model: torch.nn.Module, name: str, options: Mapping[str, Any], folder: str | Path) -> None:
-    variant: Any = next(m._modules[SUBMODULE] for m in model.modules() if SUBMODULE in m._modules)
+    held: Any = (m._modules[SUBMODULE] for m in model.modules() if SUBMODULE in m._modules)
+    variant = next(variant for variant in held if name_of(variant) == name)
     own, shape = variant.options(), variant.shape
     sizes = {"n_heads": shape.n_heads, "d": shape.d, "d_v": shape.d_v, "n_kv_heads": shape.n_kv_heads}
-    # Built, so that wrong names are refused and numbers are rounded as they were when the model was saved.
+    # Built, so that wrong names are refused and options have the form in which the model's were saved.
     expected = build(name, **sizes, **(own | options)).options()
     for key in options:
         if own[key] != expected[key]:

@@ -7,8 +7,10 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from iclens.attention.attendable import fewest_attendable
 from iclens.attention.attending import Attending, repeat_heads
 from iclens.attention.extreme_keys import Block, Chosen, has_kernel, lowest
+from iclens.attention.product_blocks import ProductBlocks
 from iclens.errors import UserError
 
 Construction: TypeAlias = Literal["lowest", "hardest", "dissimilar", "random", "noise", "learned"]
@@ -46,12 +48,25 @@ def check_names(construction: str, selection: str) -> None:
 def check_count(n_negatives: int, attending: Attending) -> None:
     """Refuse more negatives than a query can have; under causality early queries have fewer, which is no mistake.
 
+    Nor is a query that may attend to few keys beside others of its prompt that may attend to more, or a prompt that is
+    hidden whole. The mask is not looked at where a program is compiled, captured or transformed.
+
     Raises:
-        UserError: `n_negatives` is not less than the number of keys.
+        UserError: `n_negatives` is not less than the number of keys, or than the number that any query of some prompt
+            may attend to.
     """
-    if n_negatives >= attending.n_key and not attending.is_causal:
+    if attending.is_causal:
+        return
+    if n_negatives >= attending.n_key:
         raise UserError(
             f"n_negatives={n_negatives}, but a query may attend to at most {attending.n_key} keys: it must be less."
+        )
+    fewest = None if attending.mask is None else fewest_attendable(attending.mask)
+    if fewest is not None and n_negatives >= fewest.n_key:
+        which = f"prompt {', '.join(map(str, fewest.prompt))} of the batch" if fewest.prompt else "the prompt"
+        raise UserError(
+            f"n_negatives={n_negatives}, but the mask leaves {which} with at most {fewest.n_key} keys for any of its "
+            "queries: it must be less."
         )
 
 
@@ -71,6 +86,7 @@ def tokens_of_queries(
             return extreme_keys_triton.lowest_of_products(
                 q, k, attending, count=count, skip=skip, spare=spare, highest=hardest
             )
+    scores: Block
     n_batch = 1
     if construction == "random":
         scores = _drawn(seed, attending.first_position, k.device)
@@ -80,7 +96,8 @@ def tokens_of_queries(
             q = attending.own(repeat_heads(keys, attending.n_heads))
         else:
             keys = -precise(k) if hardest else precise(k)
-        scores, n_batch = _products(precise(q), repeat_heads(keys, attending.n_heads))
+        scores = ProductBlocks(precise(q), repeat_heads(keys, attending.n_heads))
+        n_batch = scores.n_batch
 
     def mask(start: int, stop: int, n_key: int) -> Tensor:
         assert attending.mask is not None
@@ -106,13 +123,15 @@ def tokens_of_keys(k: Tensor, attending: Attending, *, n_negatives: int, constru
     Candidates of key i are the other keys j that every query which may attend to i may attend to as well: a modified
     value then holds nothing that a query must not see. With `is_causal` these are among j < i.
     """
+    products: Block
     n_batch = 1
     if construction == "random":
         products = _drawn(seed, 0, k.device)
     else:
         keys = precise(k)
         keys = torch.nn.functional.normalize(keys, dim=-1) if construction == "dissimilar" else keys
-        products, n_batch = _products(keys, -keys if construction == "hardest" else keys)
+        products = ProductBlocks(keys, -keys if construction == "hardest" else keys)
+        n_batch = products.n_batch
 
     def scores(start: int, stop: int, n_key: int) -> Tensor:
         block = products(start, stop, n_key)
@@ -190,13 +209,6 @@ def noise(seed: int, first_position: int, n_row: int, n_negatives: int, like: Te
 def precise(x: Tensor) -> Tensor:
     """At least float32: in half precision many scores would tie. No gradient: a choice has none."""
     return x.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
-
-
-def _products(rows: Tensor, keys: Tensor) -> tuple[Block, int]:
-    def block(start: int, stop: int, n_key: int) -> Tensor:
-        return rows[..., start:stop, :] @ keys[..., :n_key, :].mT
-
-    return block, torch.broadcast_shapes(rows.shape[:-2], keys.shape[:-2]).numel()
 
 
 def _drawn(seed: int, first_position: int, device: torch.device) -> Block:

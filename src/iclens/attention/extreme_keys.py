@@ -39,7 +39,8 @@ class Chosen(NamedTuple):
 
 
 Block = Callable[[int, int, int], Tensor]
-"""(start, stop, n_key) -> scores of rows start…stop on the first n_key keys, which `lowest` may overwrite."""
+"""(start, stop, n_key) -> scores of rows start…stop on the first n_key keys, which `lowest` may overwrite, and of which
+it needs only the latest."""
 
 
 @torch.no_grad()
@@ -72,7 +73,8 @@ def lowest(
     """
     step = min(256, max(16, _CHUNK_SCORES // (n_batch * n_key)))
     wanted = min(count + skip, n_key)
-    chosen = []
+    # Filled block by block: what stays between two blocks would keep their place in memory from being used again.
+    index = share = None
     for start in range(0, n_row, step):
         stop = min(start + step, n_row)
         reach = n_key if causal_from is None else min(max(stop + causal_from, wanted), n_key)
@@ -85,17 +87,21 @@ def lowest(
             block[..., seen_by_all:].masked_fill_(late, torch.inf)
             n_candidates = limits
         if mask is not None:
-            allowed = mask(start, stop, reach)
-            block = block.masked_fill(~allowed, torch.inf)
+            forbidden = ~mask(start, stop, reach)
+            wider = torch.broadcast_shapes(forbidden.shape, block.shape) != block.shape
+            block = block.masked_fill(forbidden, torch.inf) if wider else block.masked_fill_(forbidden, torch.inf)
             n_candidates = (block < torch.inf).sum(-1, keepdim=True)
-        index = _lowest_of_rows(block, wanted)[..., skip:]
-        chosen.append(Chosen(index, shares_of(n_candidates, index, count, skip + spare)))
-    index = torch.cat([block.key for block in chosen], -2)
-    if all(block.share is None for block in chosen):
-        return Chosen(index, None)
-    full = torch.full((1, index.shape[-1]), 1 / count, device=index.device)
-    shares = [(full if block.share is None else block.share).expand(block.key.shape) for block in chosen]
-    return Chosen(index, torch.cat(shares, -2))
+        found = _lowest_of_rows(block, wanted)[..., skip:]
+        if index is None:
+            index = found.new_empty(*found.shape[:-2], n_row, found.shape[-1])
+        index[..., start:stop, :] = found
+        found_share = shares_of(n_candidates, found, count, skip + spare)
+        if found_share is not None:
+            if share is None:
+                share = torch.full_like(index, 1 / count, dtype=found_share.dtype)
+            share[..., start:stop, :] = found_share
+    assert index is not None
+    return Chosen(index, share)
 
 
 def shares_of(n_candidates: int | Tensor, index: Tensor, count: int, unavailable: int) -> Tensor | None:

@@ -16,6 +16,8 @@ from iclens.attention.patchable import AttentionLayer, attention_layers
 from iclens.attention.variant import AttentionVariant, build
 from iclens.errors import UserError
 
+_LAYERS = ("all", "self", "cross")
+
 NOTE_VERSION = 1
 _BEFORE = "_iclens_before"
 
@@ -35,7 +37,7 @@ class Applied:
 
     @property
     def variants(self) -> dict[str, nn.Module]:
-        """The variant in each attention layer, by the layer's name in the model."""
+        """The variant in each attention layer, by the layer's name; plain `softmax` in those that were not chosen."""
         return {
             name: module._modules[SUBMODULE]
             for name, module in _base(self.model).named_modules()
@@ -61,8 +63,8 @@ class Applied:
             self.remove()
 
 
-def apply(model: Any, name: str, **options: Any) -> Applied:
-    """Replace the softmax attention of every layer of a Hugging Face model by a variant.
+def apply(model: Any, name: str, *, layers: str = "all", **options: Any) -> Applied:
+    """Replace the softmax attention of a Hugging Face model's layers by a variant.
 
     A variant with the layer's dimensions becomes the submodule `iclens_attention` of each attention layer: its
     parameters are trained, moved and saved with the model's, in the layer's dtype and on its device. The model's own
@@ -71,31 +73,39 @@ def apply(model: Any, name: str, **options: Any) -> Applied:
     (`config.iclens_attention`), from which `from_pretrained` rebuilds a saved model.
 
     Args:
-        model: an encoder or a decoder of transformers, with or without a head, also inside a PEFT model.
+        model: an encoder, a decoder or both of transformers, with or without a head, also inside a PEFT model.
         name: a name in `iclens.attention.ATTENTIONS`.
+        layers: `"all"`, or of an encoder-decoder only `"self"`, the attention within the input and within the output,
+            or only `"cross"`, that of the output to the input; the other layers keep softmax attention. Across two
+            sequences a query has no key of its own, which some variants (`regularized`, `weight-decay`) need.
         **options: the variant's own; each layer gets its own copy of them.
 
     Returns:
         A handle. `handle.remove()`, `remove(model)` or leaving `with apply(...) as model:` puts everything back.
 
     Raises:
-        UserError: the family cannot be patched, the variant or an option is wrong, or the model has a variant
-            already. The model is then as it was.
+        UserError: the family cannot be patched, the variant or an option is wrong, it needs a query's own key in a
+            layer without one, or the model has a variant already. The model is then as it was.
     """
     base = _base(model)
-    layers = attention_layers(base)
+    found = attention_layers(base)
+    chosen = _chosen(found, layers, base)
     _check_unpatched(base)
-    variants = [_build(layer, name, copy.deepcopy(options), base) for layer in layers]
-    note = {"name": name, "options": _written(variants[0]), "version": NOTE_VERSION}
-    before = [(config, config._attn_implementation) for config in _configs(base, layers)]
+    variants = {layer: _build(layer, name, copy.deepcopy(options), base) for layer in chosen}
+    _check_own_keys(variants, name)
+    note: dict[str, Any] = {"name": name, "options": _written(variants[chosen[0]]), "version": NOTE_VERSION}
+    if layers != "all":
+        note["layers"] = layers
+        variants = {layer: variants.get(layer) or _build(layer, "softmax", {}, base) for layer in found}
+    before = [(config, config._attn_implementation) for config in _configs(base, found)]
     interface.register()
     base.__dict__[_BEFORE] = before
-    for layer, variant in zip(layers, variants, strict=True):
+    for layer, variant in variants.items():
         layer.module.add_module(SUBMODULE, variant)
     base.config.iclens_attention = note
     try:
         base.set_attn_implementation(interface.NAME)
-        for layer in layers:
+        for layer in found:
             if getattr(layer.module, "config", base.config)._attn_implementation != interface.NAME:
                 raise UserError(f"{type(base).__name__} did not let its layer {layer.name} change its attention.")
     except BaseException:
@@ -136,6 +146,24 @@ def _base(model: Any) -> Any:
             model = model._orig_mod
         else:
             return model
+
+
+def _chosen(found: list[AttentionLayer], layers: str, model: Any) -> list[AttentionLayer]:
+    if layers not in _LAYERS:
+        raise UserError(f"unknown layers {layers!r}. Known: {', '.join(_LAYERS)}.")
+    chosen = [layer for layer in found if layers == "all" or layer.crosses == (layers == "cross")]
+    if not chosen:
+        raise UserError(f"{type(model).__name__} has no layer that attends across two sequences: leave out layers=.")
+    return chosen
+
+
+def _check_own_keys(variants: dict[AttentionLayer, AttentionVariant], name: str) -> None:
+    for layer, variant in variants.items():
+        if layer.crosses and variant.self_aligned:
+            raise UserError(
+                f"{name!r} needs a key of its own for every query, and {layer.name} attends to another sequence: put "
+                "it into the other layers only, layers='self'."
+            )
 
 
 def _check_unpatched(model: Any) -> None:

@@ -23,6 +23,10 @@ SUBMODULE = "iclens_attention"
 
 # Tensors that attention layers pass along and that say nothing beyond the mask, q and k.
 _HARMLESS = ("position_ids", "cache_position", "input_ids", "attention_mask")
+_COMPILED_STATIC_CACHE = (
+    "in a compiled model, attention variants need a cache that grows with the tokens, and this one is static: generate "
+    "with cache_implementation='dynamic', or with disable_compile=True."
+)
 _TERMS = ("softcap", "s_aux", "sinks", "position_bias", "cache")
 
 
@@ -41,22 +45,34 @@ def mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     None stands for a plain causal batch (or, in an encoder, for one without padding): no n_query x n_key tensor is
     formed. Padding, sliding windows and packed sequences give a mask.
 
+    A static cache holds more keys than tokens were seen. The mask is then that of the keys seen, and `attend` leaves
+    the others out, so that the last key is the last query's own.
+
     Raises:
-        UserError: the cache is static: it holds more keys than tokens seen, so that the last key is not the last
-            query's own.
+        UserError: the cache is static in a program that is compiled or captured, which cannot ask how far it is filled.
     """
     from transformers.masking_utils import sdpa_mask
 
-    offset = kwargs.get("q_offset", 0)
-    if not kwargs.get("allow_is_bidirectional_skip") and (
-        isinstance(offset, torch.Tensor)
-        or kwargs.get("kv_offset", 0) + kwargs.get("kv_length", 0) > offset + kwargs.get("q_length", 0)
-    ):
-        raise UserError(
-            "attention variants need a cache that grows with the tokens, and this one is static: generate with "
-            "cache_implementation='dynamic'."
-        )
-    return sdpa_mask(*args, **kwargs)
+    if kwargs.get("allow_is_bidirectional_skip"):
+        return sdpa_mask(*args, **kwargs)
+    offset, first = kwargs.get("q_offset", 0), kwargs.get("kv_offset", 0)
+    if isinstance(offset, torch.Tensor):
+        if torch.compiler.is_compiling() or (offset.is_cuda and torch.cuda.is_current_stream_capturing()):
+            raise UserError(_COMPILED_STATIC_CACHE)
+        offset = kwargs["q_offset"] = int(offset)
+    n_seen = offset + kwargs.get("q_length", 0) - first
+    if kwargs.get("kv_length", 0) <= n_seen:
+        return sdpa_mask(*args, **kwargs)
+    if torch.compiler.is_compiling():
+        raise UserError(_COMPILED_STATIC_CACHE)
+    # Contiguous here, since generation would make a copy so, and the copy would not be known.
+    made = sdpa_mask(*args, **(kwargs | {"kv_length": n_seen, "allow_is_causal_skip": False})).contiguous()
+    _OF_SEEN_KEYS[made] = True
+    return made
+
+
+# Masks of static caches: shorter than the keys on purpose, and not by a mistake of the caller's.
+_OF_SEEN_KEYS: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def attend(
@@ -97,6 +113,8 @@ def attend(
     for extra, thing in kwargs.items():
         if thing is not None and (extra in _TERMS or (extra not in _HARMLESS and _is_a_term(thing))):
             raise UserError(f"{layer} passes {extra!r} to its attention, which attention variants do not have.")
+    if attention_mask is not None and attention_mask.shape[-1] < key.shape[2]:
+        key, value = _seen(key, value, attention_mask)
     shape, found = variant.shape, (query.shape[1], key.shape[1], query.shape[3], value.shape[3])
     if found != (shape.n_heads, shape.n_kv_heads, shape.d, shape.d_v):
         raise UserError(
@@ -117,6 +135,16 @@ def attend(
     else:
         output = variant(*given, scale=scaling, is_causal=is_causal)
     return output.to(value.dtype).transpose(1, 2).contiguous(), None
+
+
+def _seen(key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of a static cache up to where it is filled; other short masks are refused by the variant."""
+    if torch.compiler.is_compiling():
+        raise UserError(_COMPILED_STATIC_CACHE)
+    if mask not in _OF_SEEN_KEYS:
+        return key, value
+    n_seen = mask.shape[-1]
+    return key[:, :, :n_seen], value[:, :, :n_seen]
 
 
 def _is_a_term(thing: Any) -> bool:

@@ -48,7 +48,8 @@ def negative_attention(
     are formed a block of rows at a time.
 
     A query that may attend to m tokens has min(n_negatives, m − 1) negatives, so under causality the first query has
-    none.
+    none. Without causality, a prompt none of whose queries may attend to more than n_negatives tokens is refused, but
+    for one that is hidden whole; `torch.compile`, CUDA graphs and `torch.func` do not look at the mask.
 
     Source: Ren & Liu 2024, the loss with negative samples, N(i) the k tokens with the lowest attention scores; which
     attention is meant, and all other constructions, are ours (docs/theory/negative.md).
@@ -58,7 +59,7 @@ def negative_attention(
         k: keys, (..., n_kv_heads, n_key, d).
         v: values, (..., n_kv_heads, n_key, d_v).
         mask: True where a query may attend.
-        n_negatives: |N|, the paper's k; at least 1 and less than n_key.
+        n_negatives: |N|, the paper's k; at least 1 and, without causality, less than the attendable keys.
         beta: β; a number or a tensor that broadcasts over (..., n_heads), over (..., n_kv_heads) for negatives of keys.
         construction: where negatives come from, see `iclens.attention.constructions.Construction`.
         selection: `"query"` or `"key"`: whose negatives.
@@ -203,7 +204,7 @@ class NegativeAttention(AttentionVariant):
 
     Args:
         shape: sizes of the heads.
-        k: |N|, the number of negatives.
+        k: |N|, the number of negatives; a call refuses it if some prompt has no more keys than that to attend to.
         beta: β, one number or one for each head (each key head for negatives of keys).
         learned: make β a parameter that starts there.
         construction: `lowest`, `hardest`, `dissimilar`, `random`, `noise` or `learned`.

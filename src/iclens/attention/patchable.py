@@ -30,6 +30,7 @@ class AttentionLayer:
         n_kv_heads: key and value heads.
         d: width of a query and of a key.
         d_v: width of a value.
+        crosses: whether its keys are those of another sequence.
     """
 
     name: str
@@ -38,6 +39,7 @@ class AttentionLayer:
     n_kv_heads: int
     d: int
     d_v: int
+    crosses: bool
 
 
 def attention_layers(model: Any) -> list[AttentionLayer]:
@@ -47,7 +49,7 @@ def attention_layers(model: Any) -> list[AttentionLayer]:
 
     Raises:
         UserError: the model is none of transformers', its family bypasses the interface or has terms in its
-            attention that no variant has, or it attends across two sequences.
+            attention that no variant has, or it attends across two sequences in a way that is not recognised.
     """
     from transformers import PreTrainedModel
 
@@ -63,21 +65,41 @@ def attention_layers(model: Any) -> list[AttentionLayer]:
     ]
     if not layers:
         raise UserError(_refusal(model, "none of its layers calls transformers' attention interface"))
+    if getattr(model.config, "is_encoder_decoder", False):
+        _check_two_sequences(model, layers)
     return layers
 
 
 def _check_part(model: Any) -> None:
     if not model._can_set_attn_implementation():
         raise UserError(_refusal(model, "it does not call transformers' attention interface"))
-    for key in ("is_encoder_decoder", "add_cross_attention"):
-        if getattr(model.config, key, False):
-            raise UserError(_refusal(model, f"it attends across two sequences ({key})"))
+    if getattr(model.config, "add_cross_attention", False):
+        raise UserError(_refusal(model, "it is a decoder that attends to the states of another model"))
+
+
+def _check_two_sequences(model: Any, layers: list[AttentionLayer]) -> None:
+    """Refuse an encoder-decoder unless all of its three kinds of layers are there and say whether they are causal."""
+    found = {("encoder", False): 0, ("decoder", False): 0, ("decoder", True): 0}
+    for layer in layers:
+        side = next((part for part in layer.name.split(".") if part in ("encoder", "decoder")), None)
+        causal = side == "decoder" and not layer.crosses
+        if side is None or getattr(layer.module, "is_causal", None) is not causal:
+            raise UserError(_refusal(model, f"what {layer.name} attends to cannot be told from its attributes"))
+        found[side, layer.crosses] = found.get((side, layer.crosses), 0) + 1
+    if not all(found.values()):
+        raise UserError(
+            _refusal(
+                model,
+                "of an encoder-decoder the encoder, the decoder and what connects them must all call transformers' "
+                "attention interface",
+            )
+        )
 
 
 def _refusal(model: Any, reason: str) -> str:
     return (
         f"{type(model).__name__} (family {model.config.model_type!r}) cannot take an attention variant: {reason}. "
-        "Encoders and decoders with plain softmax attention can, for instance bert, gpt2, llama, qwen3."
+        "Encoders, decoders and both together with plain softmax attention can, for instance bert, llama, bart."
     )
 
 
@@ -110,7 +132,8 @@ def _layer(name: str, module: Any, model: Any) -> AttentionLayer:
     n_kv_heads = n_heads // groups if groups else _first((module,), "num_key_value_heads") or n_heads
     d = _first((module,), "qk_head_dim", "head_dim", "attention_head_size") or width // n_heads
     d_v = _first((module,), "v_head_dim") or d
-    return AttentionLayer(name, module, int(n_heads), int(n_kv_heads), int(d), int(d_v))
+    crosses = any("cross" in part.lower() or part == "encoder_attn" for part in name.split("."))
+    return AttentionLayer(name, module, int(n_heads), int(n_kv_heads), int(d), int(d_v), crosses)
 
 
 def _first(owners: tuple[Any, ...], *keys: str) -> Any:

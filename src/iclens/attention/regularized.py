@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from iclens.attention.attending import Attending, repeat_heads
+from iclens.attention.penalized import PenalizedAttention
 from iclens.attention.scaled_dot_product import scaled_dot_product, scaled_dot_product_naive
-from iclens.attention.strength import Strength, StrengthOption, finite, is_zero, times
-from iclens.attention.variant import ATTENTIONS, AttentionVariant, HeadShape
+from iclens.attention.strength import Strength, finite, is_zero, times
+from iclens.attention.variant import ATTENTIONS
 
 
 def regularized_attention(
@@ -80,7 +78,7 @@ def _naive(q: Tensor, k: Tensor, v: Tensor, attending: Attending, alpha: Strengt
 
 
 @ATTENTIONS.register("regularized")
-class RegularizedAttention(AttentionVariant):
+class RegularizedAttention(PenalizedAttention):
     """`regularized_attention` as a module.
 
     Args:
@@ -92,31 +90,11 @@ class RegularizedAttention(AttentionVariant):
         UserError: α not finite, or a list of the wrong length.
     """
 
-    permutes = False
-    self_aligned = True
-    alpha: Strength
-
-    def __init__(
-        self, shape: HeadShape, *, alpha: float | Sequence[float] | Tensor = 0.0, learned: bool = False
-    ) -> None:
-        super().__init__(shape)
-        self._alpha = StrengthOption("alpha", alpha, learned=learned, n_heads=shape.n_heads)
-        self._alpha.attach(self)
-
-    def options(self) -> dict[str, Any]:  # noqa: D102
-        return {"alpha": self._alpha.start, "learned": self._alpha.learned}
-
-    def neutral_options(self) -> dict[str, Any] | None:  # noqa: D102
-        return {**self.options(), "alpha": 0.0}
-
     def offset(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor | None:  # noqa: D102
         return own_value_offset(v, attending, self.alpha)
 
     def naive(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor:  # noqa: D102
         return _naive(q, k, v, attending, self.alpha)
-
-    def decay(self) -> float | Tensor:  # noqa: D102
-        return self.alpha
 
     def residual(  # noqa: D102
         self, q: Tensor, k: Tensor, v: Tensor, attending: Attending, initial: Tensor, weights: Tensor

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from iclens.attention.attending import Attending, repeat_heads
+from iclens.attention.product_blocks import ProductBlocks
+from iclens.attention.scaled_dot_product import weights_naive
+from iclens.attention.transformed import is_transformed
 
 _CHUNK_SCORES = 2**20
 
 
 def self_weights(q: Tensor, k: Tensor, attending: Attending) -> Tensor:
-    """a_jj of every query's own key (the last n_query), (..., n_heads, n_query); 0 where it may not attend to it."""
+    """a_jj of every query's own key (the last n_query), (..., n_heads, n_query); 0 where it may not attend to it.
+
+    Under `torch.func`'s transformations it is read off the whole matrix of weights.
+    """
+    if is_transformed(q, k):
+        return weights_naive(q, k, attending).diagonal(attending.first_position, -2, -1)
     scale = attending.scale_for(q.shape[-1])
     own = repeat_heads(attending.own(k), attending.n_heads)
     exponents = (q * own).sum(-1) * scale - _LogSumExp.apply(q, k, attending)
@@ -28,11 +37,12 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, attending: Attending) -> Tensor:
-        logs = [
-            scores.logsumexp(-1).clamp_min(torch.finfo(scores.dtype).min / 2)
-            for _, scores in _score_blocks(q, repeat_heads(k, attending.n_heads), attending)
-        ]
-        result = torch.cat(logs, -1)
+        masked = () if attending.mask is None else attending.mask.shape[:-2]
+        leading = torch.broadcast_shapes(q.shape[:-2], (*k.shape[:-3], attending.n_heads), masked)
+        # Filled block by block: what stays between two blocks would keep their place from being used again.
+        result = q.new_empty(*leading, attending.n_query)
+        for rows, scores in _score_blocks(q, repeat_heads(k, attending.n_heads), attending):
+            result[..., rows] = scores.logsumexp(-1).clamp_min(torch.finfo(scores.dtype).min / 2)
         ctx.attending = attending
         ctx.save_for_backward(q, k, result)
         return result
@@ -44,23 +54,23 @@ class _LogSumExp(torch.autograd.Function):
         attending: Attending = ctx.attending
         keys = repeat_heads(k, attending.n_heads)
         scale = attending.scale_for(q.shape[-1])
-        grad_q = []
-        grad_k = torch.zeros(*result.shape[:-1], attending.n_key, k.shape[-1], dtype=k.dtype, device=k.device)
+        grad_q = q.new_empty(*result.shape, q.shape[-1])
+        grad_k = k.new_zeros(*result.shape[:-1], attending.n_key, k.shape[-1])
         for rows, scores in _score_blocks(q, keys, attending):
             n = scores.shape[-1]
-            weights = (scores - result[..., rows, None]).exp() * (gradient[..., rows, None] * scale)
-            grad_q.append(weights @ keys[..., :n, :])
+            weights = scores.sub_(result[..., rows, None]).exp_().mul_(gradient[..., rows, None] * scale)
+            grad_q[..., rows, :] = weights @ keys[..., :n, :]
             grad_k[..., :n, :] += weights.mT @ q[..., rows, :]
         grouped = grad_k.unflatten(-3, (k.shape[-3], -1)).sum(-3)
-        return torch.cat(grad_q, -2).sum_to_size(q.shape), grouped.sum_to_size(k.shape), None
+        return grad_q.sum_to_size(q.shape), grouped.sum_to_size(k.shape), None
 
 
-def _score_blocks(q: Tensor, keys: Tensor, attending: Attending) -> Any:
-    leading = torch.broadcast_shapes(q.shape[:-2], keys.shape[:-2]).numel()
-    step = min(256, max(16, _CHUNK_SCORES // (leading * attending.n_key)))
+def _score_blocks(q: Tensor, keys: Tensor, attending: Attending) -> Iterator[tuple[slice, Tensor]]:
+    products = ProductBlocks(q, keys)
+    step = min(256, max(16, _CHUNK_SCORES // (products.n_batch * attending.n_key)))
     for start in range(0, attending.n_query, step):
         stop = min(start + step, attending.n_query)
         n = stop + attending.first_position if attending.is_causal else attending.n_key
-        scores = q[..., start:stop, :] @ keys[..., :n, :].mT * attending.scale_for(q.shape[-1])
+        scores = products(start, stop, n).mul_(attending.scale_for(q.shape[-1]))
         mask = attending.rows(start, stop, n, q.device)
         yield slice(start, stop), scores if mask is None else scores.masked_fill(~mask, -torch.inf)

@@ -60,7 +60,7 @@ class StrengthOption:
                 f"{name} has {tensor.shape[-1]} entries; give one number, or one for each of {n_heads} heads."
             )
         self.name, self.learned = name, learned
-        self.start: Any = tensor.tolist()
+        self.start = _numbers(value)
         self.tensor = tensor.clone()
 
     def attach(self, module: nn.Module) -> None:
@@ -70,4 +70,11 @@ class StrengthOption:
         elif self.tensor.ndim:
             module.register_buffer(self.name, self.tensor, persistent=False)
         else:
-            setattr(module, self.name, float(self.start))
+            setattr(module, self.name, self.start)
+
+
+def _numbers(value: Any) -> Any:
+    """The numbers as they were given: a tensor in single precision would turn 0.1 into 0.10000000149."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return [_numbers(entry) for entry in value] if isinstance(value, Sequence) else float(value)

@@ -109,10 +109,7 @@ class AttentionVariant(nn.Module, abc.ABC):
 
     def run(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor:
         """`forward`, once shapes are checked."""
-        k, v = self.modified(k, v, attending)
-        out = self.attend(q, k, v, attending)
-        offset = self.offset(q, k, v, attending)
-        return self.after(out if offset is None else out - offset)
+        return self.after(self.attend_less_offset(q, *self.modified(k, v, attending), attending))
 
     def modified(self, k: Tensor, v: Tensor, attending: Attending) -> tuple[Tensor, Tensor]:
         """The keys and values that are attended to."""
@@ -130,6 +127,12 @@ class AttentionVariant(nn.Module, abc.ABC):
     def offset(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor | None:
         """What is subtracted from the attention output, (..., n_heads, n_query, d_v); None for nothing."""
         return None
+
+    def attend_less_offset(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor:
+        """`attend` minus `offset`, for a variant that gets both more cheaply at once."""
+        out = self.attend(q, k, v, attending)
+        offset = self.offset(q, k, v, attending)
+        return out if offset is None else out - offset
 
     def after(self, out: Tensor) -> Tensor:
         """What happens to the head's output."""

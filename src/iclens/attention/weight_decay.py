@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from iclens.attention import weight_decay_fused
 from iclens.attention.attending import Attending, repeat_heads
+from iclens.attention.penalized import PenalizedAttention
 from iclens.attention.scaled_dot_product import scaled_dot_product, weights_naive
 from iclens.attention.self_weights import self_weights
-from iclens.attention.strength import Strength, StrengthOption, finite, is_zero, times
-from iclens.attention.variant import ATTENTIONS, AttentionVariant, HeadShape
+from iclens.attention.strength import Strength, finite, is_zero, times
+from iclens.attention.variant import ATTENTIONS
 
 
 def weight_decay_attention(
@@ -49,13 +48,10 @@ def weight_decay_attention(
     """
     finite("alpha", alpha)
     attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=demonstrations is None)
-    out = scaled_dot_product(q, k, v, attending)
-    if is_zero(alpha):
-        return out
-    if demonstrations is None:
-        return out - _own_offset(q, k, v, attending, alpha)
-    others = scaled_dot_product(q, k, v * ~demonstrations.unsqueeze(-1), attending)
-    return out - times(alpha, others)
+    if demonstrations is None or is_zero(alpha):
+        return _fast(q, k, v, attending, alpha)
+    values = repeat_heads(v, attending.n_heads)
+    return scaled_dot_product(q, k, values - times(alpha, values * ~demonstrations.unsqueeze(-1)), attending)
 
 
 def weight_decay_attention_naive(
@@ -72,6 +68,14 @@ def weight_decay_attention_naive(
     """`weight_decay_attention` with the whole matrix of weights, entries that are no demonstration's scaled."""
     attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=demonstrations is None)
     return _naive(q, k, v, attending, alpha, demonstrations)
+
+
+def _fast(q: Tensor, k: Tensor, v: Tensor, attending: Attending, alpha: Strength) -> Tensor:
+    if is_zero(alpha):
+        return scaled_dot_product(q, k, v, attending)
+    if weight_decay_fused.fits(q, k, v, alpha):
+        return weight_decay_fused.weight_decay_fused(q, k, v, attending, alpha)
+    return scaled_dot_product(q, k, v, attending) - _own_offset(q, k, v, attending, alpha)
 
 
 def _own_offset(q: Tensor, k: Tensor, v: Tensor, attending: Attending, alpha: Strength) -> Tensor:
@@ -91,7 +95,7 @@ def _naive(
 
 
 @ATTENTIONS.register("weight-decay")
-class WeightDecayAttention(AttentionVariant):
+class WeightDecayAttention(PenalizedAttention):
     """`weight_decay_attention` as a module; every query's own token is what is not a demonstration.
 
     Args:
@@ -103,31 +107,14 @@ class WeightDecayAttention(AttentionVariant):
         UserError: α not finite, or a list of the wrong length.
     """
 
-    permutes = False
-    self_aligned = True
-    alpha: Strength
-
-    def __init__(
-        self, shape: HeadShape, *, alpha: float | Sequence[float] | Tensor = 0.0, learned: bool = False
-    ) -> None:
-        super().__init__(shape)
-        self._alpha = StrengthOption("alpha", alpha, learned=learned, n_heads=shape.n_heads)
-        self._alpha.attach(self)
-
-    def options(self) -> dict[str, Any]:  # noqa: D102
-        return {"alpha": self._alpha.start, "learned": self._alpha.learned}
-
-    def neutral_options(self) -> dict[str, Any] | None:  # noqa: D102
-        return {**self.options(), "alpha": 0.0}
-
     def offset(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor | None:  # noqa: D102
         return None if is_zero(self.alpha) else _own_offset(q, k, v, attending, self.alpha)
 
+    def attend_less_offset(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor:  # noqa: D102
+        return _fast(q, k, v, attending, self.alpha)
+
     def naive(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor:  # noqa: D102
         return _naive(q, k, v, attending, self.alpha, None)
-
-    def decay(self) -> float | Tensor:  # noqa: D102
-        return self.alpha
 
     def residual(  # noqa: D102
         self, q: Tensor, k: Tensor, v: Tensor, attending: Attending, initial: Tensor, weights: Tensor

