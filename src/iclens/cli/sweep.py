@@ -45,12 +45,14 @@ class Sweep:
     def run(self) -> int:
         """Train what is missing; 0, or 1 when a run diverged or a chunk failed."""
         import os
+        from collections import Counter
 
-        from iclens.cli.training_progress import bar, duration
+        from iclens.cli.training_progress import bar, duration, resumable
         from iclens.sweeps.grid import expand
         from iclens.sweeps.store import Store
-        from iclens.sweeps.sweep import GIB, prepare, run
+        from iclens.sweeps.sweep import GIB, prepare, run, torch_threads
         from iclens.training.config_file import read_config
+        from iclens.training.ensemble import usable_device
 
         if not self.config:
             raise UserError("name a configuration file with a [sweep] table.")
@@ -59,34 +61,44 @@ class Sweep:
                 raise UserError(f"--{name} {value}: it must be at least 1.")
         if not 0 < self.memory < float("inf"):
             raise UserError(f"--memory {self.memory}: it must be a positive number of GiB.")
+        usable_device(self.device)
         data = read_config(self.config[0], self.config[1:])
         if "sweep" not in data:
             raise UserError(f"{self.config[0]} has no [sweep] table: train one run with `iclens train`.")
         configs = expand(data)
-        store = Store(self.store)
-        for text in store.notes:
-            note(text)
-        workers = self.workers or (1 if self.device != "cpu" else len(os.sched_getaffinity(0)))
+        # A plan leaves no folder behind.
+        store = None if self.dry_run and not self.store.exists() else Store(self.store)
+        if store is not None:
+            for text in store.notes:
+                note(text)
+            if store.read_only and not self.dry_run:
+                raise UserError(f"the store {self.store} is read-only: no permission to write there.")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = self.workers or (cores if self.device == "cpu" else 1)
         note(f"{len(configs)} runs; measuring how many to train at once")
-        prepared = prepare(
-            configs,
-            store,
-            memory=int(self.memory * GIB),
-            workers=workers,
-            chunk=self.chunk,
-            device=self.device,
-        )
+        with torch_threads(self.threads):
+            prepared = prepare(
+                configs,
+                store,
+                memory=int(self.memory * GIB),
+                workers=workers,
+                chunk=self.chunk,
+                device=self.device,
+            )
+        if not prepared.chunks:
+            say(f"all {len(configs)} runs are in {self.store} already")
+            return 0
         sizes = sorted({len(part) for part in prepared.chunks}, reverse=True)
         note(
             f"{prepared.n_present} in {self.store} already; {prepared.n_runs} to train in {len(prepared.chunks)} chunks"
-            f" of {' or '.join(map(str, sizes)) or 'no'} runs, about"
+            f" of {' or '.join(map(str, sizes))} runs, about"
             f" {duration(sum(prepared.seconds) / min(workers, max(1, len(prepared.chunks))))}"
         )
-        if self.dry_run:
+        if store is None or self.dry_run:
             return 0
-        with bar(prepared.steps) as report:
+        with resumable(), bar(prepared.steps) as report:
             result = run(prepared, store, workers=workers, threads=self.threads, device=self.device, report=report)
-        for text in result.failed:
-            note(f"not trained: {text}")
+        for text, count in Counter(result.failed).items():
+            note(f"not trained: {text}" + (f" ({count} chunks)" if count > 1 else ""))
         say(f"{result.finished} runs finished, {result.diverged} diverged, in {self.store}")
         return 1 if result.failed or result.diverged else 0

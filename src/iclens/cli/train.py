@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,24 +46,24 @@ class Train:
 
     def run(self) -> int:
         """Train, keep, print the result; 0, or 1 for a run that diverged."""
-        from iclens.training.config_file import presets, read_config
+        from iclens.training.config_file import PRESETS, presets, read_config
 
         if self.list:
             for name in presets():
-                say(name)
+                say(f"{name:<20} {_purpose(PRESETS / f'{name}.toml')}")
             return 0
         if not self.config:
             raise UserError(f"name a configuration file or a preset: {', '.join(presets())}.")
         if self.threads < 1:
             raise UserError(f"--threads {self.threads}: it must be at least 1.")
-        import torch
-
-        from iclens.cli.training_progress import bar, duration
+        from iclens.cli.training_progress import bar, duration, resumable
         from iclens.sweeps.chunks import plan
         from iclens.sweeps.store import Store
-        from iclens.sweeps.sweep import SweepPlan, run
+        from iclens.sweeps.sweep import SweepPlan, run, torch_threads
         from iclens.training.config import RunConfig
+        from iclens.training.ensemble import usable_device
 
+        usable_device(self.device)
         data = read_config(self.config[0], self.config[1:])
         if "sweep" in data:
             raise UserError("the configuration has a [sweep] table: train it with `iclens sweep`.")
@@ -74,8 +75,10 @@ class Train:
             if store.has(key):
                 note(f"run {key} is in {self.store} already; it is not trained again.")
                 return self._shown(store.load(key))
-        torch.set_num_threads(self.threads)
-        measured = plan([config], 2**62, device=self.device)
+            if store.read_only and not self.dry_run:
+                raise UserError(f"the store {self.store} is read-only: no permission to write there.")
+        with torch_threads(self.threads):
+            measured = plan([config], 2**62, device=self.device)
         seconds = measured.seconds * config.training.steps
         note(
             f"run {key}: {config.training.steps} steps of {measured.seconds * 1e3:.1f} ms, about {duration(seconds)};"
@@ -84,19 +87,28 @@ class Train:
         if self.dry_run:
             return 0
         prepared = SweepPlan([[config]], [config.training.steps], [seconds], 0)
-        with bar([config.training.steps]) as report:
-            run(prepared, store, threads=self.threads, device=self.device, report=report)
+        with resumable(), bar([config.training.steps]) as report:
+            result = run(prepared, store, threads=self.threads, device=self.device, report=report)
+        if result.failed:
+            raise UserError(result.failed[0])
         return self._shown(store.load(key))
 
     def _shown(self, run: Run) -> int:
         show(error_table(run))
         result = run.result
-        say(f"run {run.key} in {self.store}: {result.status}, {result.seconds:.1f} s")
+        status = "finished" if result.status == "finished" else f"diverged after {result.last_finite_step} steps"
+        say(f"run {run.key} in {self.store}: {status}, {result.seconds:.1f} s")
         return 0 if result.status == "finished" else 1
 
 
+def _purpose(preset: Path) -> str:
+    """The first sentence of the comment that a preset begins with."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), preset.read_text(encoding="utf-8").splitlines())
+    return " ".join(line.strip("# ") for line in lines).split(". ")[0].rstrip(".")
+
+
 def error_table(run: Run) -> Table:
-    """The last errors of a run on its evaluation prompts, beside those of the task's best known estimator."""
+    """The last errors of a run on its evaluation prompts; squared ones beside those of the best known estimator."""
     from rich.table import Table
 
     from iclens.training.baseline import optimal_errors
@@ -105,16 +117,25 @@ def error_table(run: Run) -> Table:
     config = RunConfig.from_dict(run.config)
     last = max(row.step for row in run.metrics() if row.name == "error")
     errors = {row.prefix: row.value for row in run.metrics() if row.name == "error" and row.step == last}
-    name, best = optimal_errors(config)
-    table = Table(title=f"error on {config.training.evaluation_prompts} evaluation prompts after {last} steps")
-    for column in ("demonstrations", "model", name):
-        table.add_column(column, justify="right")
+    settings = config.training
+    squared = settings.loss_kind == "squared"
+    kind = "squared error" if squared else "cross-entropy (nats)"
+    table = Table(title=f"{kind} on {settings.evaluation_prompts} evaluation prompts after {last} steps")
+    table.add_column("demonstrations", justify="right")
+    table.add_column("model", justify="right")
+    columns: list[dict[int | None, float]] = [errors]
     prefixes = sorted(prefix for prefix in errors if prefix is not None)
+    if squared:
+        name, best, n_prompts = optimal_errors(config)
+        some = "" if n_prompts == settings.evaluation_prompts else f" ({n_prompts} prompts)"
+        table.add_column(name + some, justify="right")
+        mean = sum(best[prefix] for prefix in prefixes) / len(prefixes)
+        columns.append({None: mean, **{prefix: best[prefix] for prefix in prefixes}})
     for prefix in _spread(prefixes):
-        table.add_row(str(prefix), f"{errors[prefix]:.4g}", f"{best[prefix]:.4g}")
+        table.add_row(str(prefix), *(f"{column[prefix]:.4g}" for column in columns))
     if len(prefixes) > 1:
         table.add_section()
-        table.add_row("all", f"{errors[None]:.4g}", f"{sum(best[prefix] for prefix in prefixes) / len(prefixes):.4g}")
+        table.add_row("all", *(f"{column[None]:.4g}" for column in columns))
     return table
 
 

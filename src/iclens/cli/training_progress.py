@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from iclens.cli.output import note
+
 
 @contextmanager
 def bar(steps: Sequence[int]) -> Iterator[Callable[[int, int], None]]:
@@ -43,6 +45,16 @@ def bar(steps: Sequence[int]) -> Iterator[Callable[[int, int], None]]:
             progress.update(task, completed=sum(done))
 
         yield report
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say after Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("stopped; the same command goes on from here")
+        raise
 
 
 def duration(seconds: float) -> str:

@@ -150,7 +150,8 @@ def _leading(value: Tensor) -> Tensor:
 
 def _drawn(seed: int, name: str, options: dict[str, Any], n_heads: int, width: int) -> AttentionVariant:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Variants are made on the CPU; `torch.manual_seed` would take milliseconds for the other devices.
+        torch.default_generator.manual_seed(seed)
         return build(name, n_heads=n_heads, d=width, d_v=width, **options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,7 +75,9 @@ def plan(group: Sequence[RunConfig], memory: int, *, device: str = "cpu", steps:
 
 def bytes_per_run(config: RunConfig, device: str = "cpu") -> int:
     """Memory of one run: what its backward pass saves, with scratch space, its parameters and the optimiser's state."""
-    ensemble = Ensemble([config], device)
+    # Compiling takes long and keeps no more than this.
+    plain = dataclasses.replace(config, training=dataclasses.replace(config.training, compile=False))
+    ensemble = Ensemble([plain], device)
     saved = 0
 
     def count(tensor: Tensor) -> Tensor:

@@ -98,9 +98,9 @@ def prepare(
     Raises:
         UserError: an impossible configuration.
     """
-    for one in configs:
-        one.check()
     missing = list({one.key(): one for one in (configs if store is None else store.missing(configs))}.values())
+    for one in missing:
+        one.check()
     chunks: list[list[RunConfig]] = []
     seconds: list[float] = []
     for group in groups(missing):
@@ -122,7 +122,7 @@ def _interrupted(
     """The runs of every checkpoint of at most so many, and the other ones."""
     rest = {one.key(): one for one in group}
     parts = []
-    for path in [] if store is None else sorted((store.path / _UNFINISHED).glob("*.safetensors")):
+    for path in [] if store is None else _checkpoints(store):
         keys = checkpoint_keys(path)
         if 0 < len(keys) <= most and all(key in rest for key in keys):
             parts.append([rest.pop(key) for key in keys])
@@ -175,6 +175,7 @@ def run(
                     if len(prepared.chunks) == 1 and not isinstance(error, UserError):
                         raise
                     failed.append(_said(error))
+        _forget_finished(store)
         return SweepResult(counts["finished"], counts["diverged"], failed)
     with multiprocessing.Manager() as manager:
         messages, stop = manager.Queue(), manager.Event()
@@ -204,6 +205,7 @@ def run(
             finally:
                 done.set()
         listener.join()
+    _forget_finished(store)
     return SweepResult(counts["finished"], counts["diverged"], failed)
 
 
@@ -237,6 +239,18 @@ def checkpoint_path(store: Store, configs: Sequence[RunConfig]) -> Path:
     """Where the unfinished state of a chunk lies."""
     digest = sha256(" ".join(one.key() for one in configs).encode()).hexdigest()[:16]
     return store.path / _UNFINISHED / f"{digest}.safetensors"
+
+
+def _checkpoints(store: Store) -> list[Path]:
+    return sorted((store.path / _UNFINISHED).glob("*.safetensors"))
+
+
+def _forget_finished(store: Store) -> None:
+    """Remove checkpoints of chunks whose runs were trained in other chunks."""
+    for path in _checkpoints(store):
+        keys = checkpoint_keys(path)
+        if keys and all(store.has(key) for key in keys):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+import torch
+
 from iclens.attention.variant import ATTENTIONS
 from iclens.errors import UserError
 from iclens.models.model import MODELS, PromptModel
@@ -44,8 +46,7 @@ class Curriculum:
 
     At step t the inputs have min(d, d_start + d_step · ⌊t/every⌋) coordinates that are not zero, and the prompts
     min(n_context, n_start + n_step · ⌊t/every⌋) demonstrations. Garg et al. 2022: 5 by 1 and, with the query counted,
-    11 by 2, every 2,000 steps. Prompts are drawn for eight steps at a time, so that a stage begins with the first eight
-    that lie in it as a whole.
+    11 by 2, every 2,000 steps. Prompts are drawn for eight steps at a time: all eight have the stage of the first.
 
     Attributes:
         every: steps between two stages; 0 for no curriculum.
@@ -153,7 +154,7 @@ class RunConfig:
         model: what learns it.
         training: how.
         curriculum: how prompts grow.
-        shift: a shift of the task under which the run trains; None for the task itself.
+        shift: a shift of the task under which the run trains; none for the task itself.
         seed: of the parameters and of the prompts.
 
     Raises:
@@ -187,7 +188,8 @@ class RunConfig:
         """Refuse what could not be trained, before anything is.
 
         Raises:
-            UserError: impossible options of the task or the model, or what `check_model` refuses.
+            UserError: impossible options of the task or the model, prompts that cannot be drawn, or what `check_model`
+                refuses.
         """
         task = self.make_task()
         try:
@@ -196,8 +198,11 @@ class RunConfig:
             raise
         except (TypeError, ValueError, RuntimeError) as error:
             # Options inside options, such as those of an attention's parts, have no types that could be checked before.
-            raise UserError(f"model {self.model.name!r} cannot be made with these options: {error}.") from error
+            said = " ".join(str(error).split()).rstrip(".")
+            raise UserError(f"model {self.model.name!r} cannot be made with these options: {said}.") from error
         self.check_model(model)
+        # Some prompts cannot be drawn: more tokens than a dictionary has, a query orthogonal to too many inputs.
+        task.sample(torch.Generator().manual_seed(0), 1, self.training.n_context)
 
     def check_model(self, model: PromptModel) -> None:
         """Refuse a model that cannot be trained as this configuration says.

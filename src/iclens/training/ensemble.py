@@ -120,8 +120,11 @@ class Ensemble:
     def _errors_of(self, run: int) -> Tensor:
         prompt = evaluation_prompts(self.configs[run], self.tasks[run])
         inputs, labels = prompt.inputs.to(self.device), prompt.labels.to(self.device)
-        predictions = self.alone(run)(inputs.unsqueeze(0), labels.unsqueeze(0))[0]
-        return point_losses(predictions, labels, self.first.loss_kind).mean(0)
+        model, errors = self.alone(run), []
+        # No more memory than a step takes, however many prompts there are.
+        for x, y in zip(*(tensor.split(max(64, self.first.batch)) for tensor in (inputs, labels)), strict=True):
+            errors.append(point_losses(model(x.unsqueeze(0), y.unsqueeze(0))[0], y, self.first.loss_kind))
+        return torch.cat(errors).mean(0)
 
     def alone(self, run: int) -> PromptModel:
         """A copy of one run's model."""

@@ -13,6 +13,10 @@ from typing import Any, Literal, TypeVar
 from iclens.errors import UserError
 
 
+class _NotFinite(UserError):
+    """The type is right, the number is not."""
+
+
 def hints_of(entry: Any) -> dict[str, Any]:
     """The annotations of a class's fields or of a function's parameters, resolved.
 
@@ -92,6 +96,9 @@ def _as_one_of(where: str, annotations: tuple[Any, ...], value: Any) -> Any:
             return converted(where, annotation, value)
         except UserError as error:
             problems.append(error)
+    for problem in problems:
+        if isinstance(problem, _NotFinite):
+            raise problem
     # Of optional values and the like, the one type that can be written in a file has the better message.
     plain = [one for one, annotation in zip(problems, annotations, strict=True) if _is_written(annotation)]
     if len(plain) == 1:
@@ -112,7 +119,7 @@ def _finite(where: str, value: float | int) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise UserError(f"{where}={'inf' if number == math.inf else number} must be finite.")
+        raise _NotFinite(f"{where}={number} must be finite.")
     return number
 
 
