@@ -1,0 +1,86 @@
+"""The ridge parameter of trained models: planted parameters turn each verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from iclens.recipes.recipe import RECIPES
+from iclens.recipes.table import Table
+
+ENTRY = RECIPES["akyurek-ridge-parameter"]
+SETTINGS = ENTRY.quick.settings
+
+
+def planted(alpha=lambda sigma, tau: (sigma / tau) ** 2, unexplained=0.01, at_edge=False) -> Table:
+    """Runs with these parameters, up to a spread of a few per cent with which the excess error grows."""
+    draws = np.random.default_rng(0)
+    rows = []
+    for sigma, tau in SETTINGS.levels:
+        for seed in range(SETTINGS.n_seeds):
+            off = abs(0.05 * draws.standard_normal())
+            row = {"sigma": sigma, "tau": tau, "seed": seed, "alpha": alpha(sigma, tau) * (1 + off)}
+            row |= {"at_edge": at_edge, "unexplained": unexplained, "error": 1 + off, "bayes_error": 1.0}
+            rows.append(row)
+    return Table(rows)
+
+
+def outcomes(table: Table, settings=SETTINGS) -> list[str]:
+    return [verdict.outcome for verdict in ENTRY.check(table, settings)]
+
+
+def test_bayes_parameter_holds():
+    assert outcomes(planted()) == ["holds"] * 4
+
+
+def test_a_parameter_that_follows_the_noise_alone_is_not_the_ratio():
+    parameter, ratio, fit, _ = ENTRY.check(planted(lambda sigma, tau: sigma**2), SETTINGS)
+    assert parameter.outcome == "holds under"
+    assert "(2, 2)" not in parameter.condition
+    assert not ratio.holds
+    assert fit.holds
+
+
+def test_a_parameter_that_stays_where_it_is_holds_where_it_happens_to_fit():
+    parameter, ratio, *_ = ENTRY.check(planted(lambda sigma, tau: 0.25), SETTINGS)
+    assert parameter.condition == "(σ, τ) is (0.5, 1)"
+    assert not ratio.holds
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.7])
+def test_a_parameter_that_is_off_everywhere_does_not_hold(factor):
+    assert outcomes(planted(lambda sigma, tau: factor * (sigma / tau) ** 2))[0] == "does not hold"
+
+
+def test_no_finite_parameter_does_not_hold():
+    assert outcomes(planted(at_edge=True))[0] == "does not hold"
+
+
+def test_answers_that_ridge_does_not_explain():
+    assert outcomes(planted(unexplained=0.2)) == ["holds", "holds", "does not hold", "holds"]
+
+
+def test_a_parameter_that_does_not_come_near_with_the_error():
+    """The same parameters; the excess errors belong to other runs."""
+    rows = list(planted())
+    errors = [row["error"] for row in rows]
+    mixed = Table(row | {"error": errors[place * 7 % len(rows)]} for place, row in enumerate(rows))
+    assert outcomes(mixed) == ["holds", "holds", "holds", "does not hold"]
+
+
+def test_levels_without_a_pair_of_equal_ratios_cannot_tell():
+    settings = dataclasses.replace(SETTINGS, levels=((1.0, 1.0), (2.0, 1.0)))
+    assert outcomes(planted(), settings)[1] == "cannot be tested here"
+
+
+def test_a_tiny_run_is_checked_and_drawn():
+    settings = dataclasses.replace(SETTINGS, steps=2, batch=4, n_prompts=40, n_seeds=2, n_layers=1)
+    table = ENTRY.run(settings)
+    assert len(table) == 2 * len(settings.levels)
+    assert (table.column("error") > table.column("bayes_error")).all()
+    verdicts = ENTRY.check(table, settings)
+    assert {verdict.claim for verdict in verdicts} == {claim.statement for claim in ENTRY.claims}
+    assert not verdicts[1].holds
+    assert len(ENTRY.plot(table, settings).get_axes()) == 2

@@ -1,0 +1,92 @@
+"""Learning curves: planted errors turn each verdict; a tiny run is measured, checked and drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from iclens.recipes.recipe import RECIPES
+from iclens.recipes.related_garg import BASELINES, counts
+from iclens.recipes.table import Table
+
+ENTRY = RECIPES["garg-curves"]
+SETTINGS = ENTRY.quick.settings
+
+ERRORS = {
+    "least squares": 1.0,
+    "3 nearest neighbours": 1.0,
+    "averaging": 1.5,
+    "greedy tree": 0.8,
+    "gradient boosting": 0.6,
+    "two-layer network, Adam": 0.5,
+}
+
+
+def planted(model: dict[str, float]) -> Table:
+    """The model's error on each task, with baselines' errors beside it."""
+    draws = np.random.default_rng(0)
+    rows = []
+    for task, baselines in BASELINES.items():
+        squares = 0.0 if task == "linear" else 1.0
+        for seed in range(SETTINGS.n_seeds):
+            error = model[task] * (1 + 0.02 * draws.standard_normal())
+            for k in counts(SETTINGS, 8):
+                rows.append({"task": task, "learner": "model", "seed": seed, "k": k, "error": error})
+                for label in baselines:
+                    theirs = squares if label == "least squares" else ERRORS.get(label, 0.5)
+                    row = {"task": task, "learner": label, "seed": seed, "k": k}
+                    rows.append(row | {"error": theirs * (1 + 0.02 * draws.standard_normal()), "model_error": error})
+    return Table(rows)
+
+
+GOOD = {"linear": 0.03, "sparse-linear": 0.55, "decision-tree": 0.4, "relu-network": 0.55}
+
+
+def outcomes(model: dict[str, float]) -> list[bool]:
+    return [verdict.holds for verdict in ENTRY.check(planted(model), SETTINGS)]
+
+
+def test_a_model_that_learned_all_four():
+    assert outcomes(GOOD) == [True] * 4
+    assert len(ENTRY.plot(planted(GOOD), SETTINGS).get_axes()) == 4
+
+
+@pytest.mark.parametrize(
+    ("task", "error", "place"),
+    [
+        ("linear", 0.2, 0),
+        ("linear", 2.0, 0),
+        ("sparse-linear", 0.8, 1),
+        ("sparse-linear", 1.1, 1),
+        ("decision-tree", 0.7, 2),
+        ("decision-tree", 0.9, 2),
+        ("relu-network", 0.8, 3),
+    ],
+)
+def test_each_verdict_turns(task, error, place):
+    assert outcomes(GOOD | {task: error}) == [at != place for at in range(4)]
+
+
+def test_baselines_are_asked_within_the_prompt():
+    assert counts(ENTRY.paper.settings, 40) == [5, 10, 20, 30, 40]
+    assert counts(ENTRY.paper.settings, 100) == [5, 10, 20, 30, 40, 50, 100]
+    assert min(counts(SETTINGS, 8)) == 1
+
+
+def test_a_tiny_run_is_checked_and_drawn():
+    settings = dataclasses.replace(
+        SETTINGS, steps=2, batch=4, n_prompts=20, n_slow=1, n_seeds=2, n_context=4, n_context_nonlinear=4, width=8
+    )
+    table = ENTRY.run(settings)
+    models = table.where(learner="model")
+    assert len(models) == 4 * 2 * 5
+    assert np.isfinite(models.column("error")).all()
+    # Without noise least squares is exact from d demonstrations on.
+    exact = table.where(task="linear", learner="least squares", k=4).column("error")
+    assert exact.max() < 1e-12
+    verdicts = ENTRY.check(table, settings)
+    assert {verdict.claim for verdict in verdicts} == {claim.statement for claim in ENTRY.claims}
+    assert not verdicts[0].holds
+    assert len(ENTRY.plot(table, settings).get_axes()) == 4

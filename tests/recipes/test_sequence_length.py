@@ -1,0 +1,91 @@
+"""Softmax against linear attention: planted effects are found, their absence turns the verdict."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from iclens.recipes.recipe import silent
+from iclens.recipes.sequence_length import (
+    ELU,
+    FUSED,
+    LINEAR,
+    MATRIX,
+    SOFTMAX,
+    LengthSettings,
+    SequenceLength,
+    attend_once,
+)
+from iclens.recipes.table import Table
+
+LENGTHS = (8, 64, 512)
+RECIPE = SequenceLength()
+
+
+def planted(advantage=lambda layers, n: 1.0, time_power=0.0, memory_power=0.0, level=1.0):
+    """Errors of linear attention `advantage` times softmax's; costs of whole-matrix softmax as a power of n."""
+    draws = np.random.default_rng(0)
+    rows = []
+    for n_layers, n, seed in itertools.product((1, 2), LENGTHS, range(5)):
+        for name in (SOFTMAX, LINEAR, ELU):
+            error = (0.1 if name == SOFTMAX else 0.1 * advantage(n_layers, n)) * (1 + 0.05 * draws.standard_normal())
+            row = {"what": "error", "n_layers": n_layers, "length": n, "attention": name, "seed": seed}
+            rows.append(row | {"error": error, "relative": error / 5})
+    for n, kernel in itertools.product(LENGTHS, (FUSED, MATRIX, LINEAR)):
+        for pair in range(5):
+            slower = level * n**time_power if kernel == MATRIX else 1.0
+            milliseconds = slower * (1 + 0.02 * draws.standard_normal())
+            row = {"what": "cost", "length": n, "kernel": kernel, "pair": pair}
+            rows.append(row | {"milliseconds": milliseconds})
+        larger = n**memory_power if kernel == MATRIX else 1.0
+        rows.append({"what": "memory", "length": n, "kernel": kernel, "mebibytes": larger})
+    return Table(rows)
+
+
+def outcomes(**effects):
+    return [verdict.outcome for verdict in RECIPE.check(planted(**effects), LengthSettings())]
+
+
+def test_without_effects_nothing_holds():
+    assert outcomes() == ["does not hold"] * 4
+
+
+def test_an_advantage_that_grows_is_found():
+    assert outcomes(advantage=lambda layers, n: n**0.5)[:2] == ["holds", "holds"]
+    assert outcomes(advantage=lambda layers, n: 2.0)[:2] == ["holds", "does not hold"]
+    assert outcomes(advantage=lambda layers, n: n**0.5 if layers == 2 else 1.0)[:2] == ["holds under"] * 2
+    assert outcomes(advantage=lambda layers, n: n**-0.5)[:2] == ["does not hold"] * 2
+
+
+def test_costs_that_grow_are_found_where_they_do():
+    found = RECIPE.check(planted(time_power=1.0, memory_power=1.0), LengthSettings())[2:]
+    assert [verdict.condition for verdict in found] == [f"it is computed as {MATRIX}"] * 2
+    assert outcomes(level=10.0)[2] == "does not hold"
+
+
+def test_memory_that_cannot_be_read_is_not_judged():
+    rows = Table(row for row in planted() if row.get("mebibytes") is None)
+    assert RECIPE.check(rows, LengthSettings())[3].outcome == "cannot be tested here"
+
+
+@pytest.mark.parametrize("name", [FUSED, MATRIX, LINEAR])
+def test_every_attention_is_timed_forward_and_backward(name):
+    before = torch.get_rng_state()
+    assert attend_once(name, 16, 1, 4) > 0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_tiny_run_is_checked_and_drawn_from_its_table_alone(monkeypatch):
+    monkeypatch.setattr("iclens.recipes.sequence_length._peaks", lambda name, settings: [1.0, 2.0])
+    settings = LengthSettings(
+        lengths=(4, 8), lengths_two=(4, 8), d=2, steps=2, batch=2, n_seeds=2, cost_lengths=(16, 32), n_pairs=2
+    )
+    table = RECIPE.run(settings, silent)
+    assert len(RECIPE.check(table, settings)) == 4
+    figure = RECIPE.plot(Table.from_json_columns(table.to_columns()), settings)
+    assert all(ax.get_xlabel() for ax in figure.axes)
+    again = RECIPE.run(settings, silent)
+    assert table.where(what="error") == again.where(what="error")

@@ -1,0 +1,109 @@
+"""Trained models as stacks of duals: the weights are read right, and the verdicts turn when the effect is absent."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import pytest
+import torch
+
+from iclens.errors import UserError
+from iclens.models.model import build_model
+from iclens.recipes.layers_as_duals import gpt2_pass, lab_pass
+from iclens.recipes.stack_as_duals import BUNDLED, LAB, StackAsDuals, StackSettings
+from iclens.recipes.table import Table
+from iclens.tasks.task import build_task
+
+
+def model_and_prompt(**options):
+    model = build_model("transformer", d=2, d_y=1, seeds=[3], **{"width": 8, "n_heads": 2, "n_layers": 3, **options})
+    prompt = build_task("linear", d=2).sample(torch.Generator().manual_seed(0), 4, 5)
+    return model, prompt
+
+
+@pytest.mark.parametrize("tokens", ["joint", "interleaved"])
+@pytest.mark.parametrize("norm", ["pre", "post", "none"])
+@pytest.mark.parametrize(("ffn_width", "activation"), [(0, "gelu"), (12, "relu"), (12, "gelu-tanh")])
+def test_the_lab_s_transformer_is_its_stack_of_duals(tokens, norm, ffn_width, activation):
+    model, prompt = model_and_prompt(tokens=tokens, norm=norm, ffn_width=ffn_width, activation=activation)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        found = lab_pass(model, prompt)
+        answers = model(prompt.inputs.unsqueeze(0), prompt.labels.unsqueeze(0))[0, :, -1]
+        read = model.read_out(found.stack().predict()[:, -1:].unsqueeze(0))[0, :, -1]
+    for dual, own in zip(found.stack().states(), found.states, strict=True):
+        torch.testing.assert_close(dual, own, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(read, answers, rtol=1e-12, atol=1e-12)
+
+
+def test_demonstrations_are_pairs_of_interleaved_tokens():
+    model, prompt = model_and_prompt(tokens="interleaved")
+    assert lab_pass(model, prompt).demonstrations.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, -1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attention": "linear"},
+        {"attention": "augmented", "attention_options": {"g1": "adapter"}},
+        {"residual": False},
+        {"tokens": "joint", "query_in_keys": False},
+    ],
+)
+def test_other_models_are_refused(options):
+    with pytest.raises(UserError, match="read as a stack"):
+        lab_pass(*model_and_prompt(**options))
+
+
+def test_a_gpt2_is_its_stack_of_duals():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=20, n_positions=16, n_embd=8, n_layer=3, n_head=2, initializer_range=0.3)
+    ).eval()
+    found = gpt2_pass(model.double(), torch.randint(20, (2, 9)))
+    for dual, own in zip(found.stack().states(), found.states, strict=True):
+        torch.testing.assert_close(dual, own, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.stack().predict(), found.output, rtol=1e-12, atol=1e-12)
+
+
+SMALL = StackSettings(steps=3, n_seeds=2, n_prompts=3, n_layers=2, width=8, ffn_width=8, n_context=5)
+
+
+@cache
+def table_of():
+    return StackAsDuals().run(SMALL)
+
+
+def test_a_tiny_run_is_exact_and_is_drawn_from_the_table_alone():
+    table = table_of()
+    assert [verdict.holds for verdict in StackAsDuals().check(table, SMALL)][:3] == [True, True, True]
+    assert table.only("gain").unique("model") == [LAB, BUNDLED]
+    figure = StackAsDuals().plot(Table.from_json_columns(table.to_columns()), SMALL)
+    assert all(ax.get_xlabel() for ax in figure.axes)
+
+
+@pytest.mark.parametrize("name", ["layer_residual", "stack_residual", "autograd_residual"])
+def test_each_residual_turns_its_verdict(name):
+    broken = Table(row | {name: 1e-6} if row.get("layer") == 2 else row for row in table_of())
+    held = [verdict.holds for verdict in StackAsDuals().check(broken, SMALL)]
+    assert held[:3] == [name != other for other in ("layer_residual", "stack_residual", "autograd_residual")]
+
+
+@pytest.mark.parametrize(
+    ("gain", "outcome"),
+    [
+        (lambda layer, seed: 0.5 + 0.01 * seed, "holds"),
+        (lambda layer, seed: 0.5 + 0.01 * seed if layer == 1 else 0.0 + seed - 0.5, "holds under"),
+        (lambda layer, seed: seed - 0.5, "does not hold"),
+    ],
+)
+def test_the_moving_verdict_follows_the_gains(gain, outcome):
+    planted = Table(
+        row | {"gain": gain(row["layer"], row["seed"])} if row.get("gain") is not None else row for row in table_of()
+    )
+    settings = dataclasses.replace(SMALL, n_seeds=2)
+    assert StackAsDuals().check(planted, settings)[3].outcome == outcome
