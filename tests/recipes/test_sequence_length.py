@@ -62,7 +62,7 @@ def test_an_advantage_that_grows_is_found():
 
 def test_costs_that_grow_are_found_where_they_do():
     found = RECIPE.check(planted(time_power=1.0, memory_power=1.0), LengthSettings())[2:]
-    assert [verdict.condition for verdict in found] == [f"it is computed as {MATRIX}"] * 2
+    assert [verdict.condition for verdict in found] == [f"softmax is computed as {MATRIX}"] * 2
     assert outcomes(level=10.0)[2] == "does not hold"
 
 

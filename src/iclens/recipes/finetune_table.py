@@ -90,9 +90,9 @@ class FinetuneTable(Recipe[TableSettings]):
             steps=20,
             n_seeds=5,
         ),
-        seconds=60,
+        seconds=90,
     )
-    paper = RecipePreset(TableSettings(), seconds=40_000)
+    paper = RecipePreset(TableSettings(), seconds=180_000)
 
     def parts(self, settings: TableSettings) -> list[Part]:
         """One a task and row, with all its seeds."""
