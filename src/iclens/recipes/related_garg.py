@@ -145,7 +145,7 @@ class LearningCurves(Recipe[CurveSettings]):
             n_prompts=500,
             n_slow=30,
         ),
-        seconds=120,
+        seconds=110,
     )
     paper = Preset(CurveSettings(), seconds=504000, needs_gpu="7 hours a model, of which there are 20")
 
@@ -204,7 +204,7 @@ class LearningCurves(Recipe[CurveSettings]):
         _, averaging, over_averaging = compared("linear", "averaging", many)
         alpha = min(_LASSO, key=lambda label: compared("sparse-linear", label, few)[1].mean)
         sparse, lasso, _ = compared("sparse-linear", alpha, few)
-        _, sparse_squares, over_squares = compared("sparse-linear", "least squares", few)
+        sparse_all, sparse_squares, over_squares = compared("sparse-linear", "least squares", few)
         tree, greedy, over_greedy = compared("decision-tree", "greedy tree", last)
         _, boosted, over_boosted = compared("decision-tree", "gradient boosting", last)
         network, adam, _ = compared("relu-network", "two-layer network, Adam", last)
@@ -218,8 +218,8 @@ class LearningCurves(Recipe[CurveSettings]):
             ),
             SPARSE.judged(
                 over_squares.low > 0 and sparse.mean <= CLOSE * lasso.mean,
-                f"error after {few} demonstrations: model {sparse:.3f}, least squares {sparse_squares:.3f}, {alpha} "
-                f"{lasso:.3f}",
+                f"error with k = {few}: model {sparse_all:.3f}, least squares {sparse_squares:.3f}; on the "
+                f"{settings.n_slow} prompts of the Lasso, model {sparse:.3f}, {alpha} {lasso:.3f}",
                 "the interval of least squares' error minus the model's, paired by seed, lies above 0, and the model's "
                 f"is at most {CLOSE:g} times the Lasso's",
             ),
