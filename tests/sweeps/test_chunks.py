@@ -87,6 +87,27 @@ def test_the_estimate_holds_what_a_step_allocates():
     assert at_least + 4 * 8 * parameters < bytes_per_run(config) < 20 * (at_least + 5 * 8 * parameters)
 
 
+def test_a_group_is_as_large_as_its_largest_run():
+    """Shorter prompts are padded and missing heads are zero, but both take their memory."""
+    group = [
+        tiny(training={"n_context": n_context}, model={"head_width": 4, "n_heads": n_heads})
+        for n_context, n_heads in ((2, 1), (9, 1), (2, 5))
+    ]
+    assert len(groups(group)) == 1
+    largest = tiny(training={"n_context": 9}, model={"head_width": 4, "n_heads": 5})
+    assert plan(group, 2**40, steps=1).bytes_per_run == bytes_per_run(largest) > 2 * bytes_per_run(group[0])
+
+
+def test_prompts_are_counted():
+    wide = tiny(task={"d": 400})
+    assert bytes_per_run(wide) - bytes_per_run(tiny()) > 8 * 4 * 6 * 400 * 8
+
+
+def test_a_curriculum_is_measured_at_its_end():
+    """Its first prompts are short, and would hide what the last ones need."""
+    assert bytes_per_run(tiny(curriculum={"every": 10, "n_start": 0, "d_start": 1})) == bytes_per_run(tiny())
+
+
 def test_measuring_leaves_no_trace():
     """What is measured is thrown away: a run that trains afterwards is what it would have been."""
     config = tiny()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,8 +50,9 @@ class Train:
         from iclens.training.config_file import PRESETS, presets, read_config
 
         if self.list:
-            for name in presets():
-                say(f"{name:<20} {_purpose(PRESETS / f'{name}.toml')}")
+            names = presets()
+            for name in names:
+                say(f"{name:<{max(map(len, names))}}  {_purpose(PRESETS / f'{name}.toml')}")
             return 0
         if not self.config:
             raise UserError(f"name a configuration file or a preset: {', '.join(presets())}.")
@@ -104,7 +106,8 @@ class Train:
 def _purpose(preset: Path) -> str:
     """The first sentence of the comment that a preset begins with."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), preset.read_text(encoding="utf-8").splitlines())
-    return " ".join(line.strip("# ") for line in lines).split(". ")[0].rstrip(".")
+    text = " ".join(line.strip("# ") for line in lines)
+    return re.split(r"\.(?: (?=[A-Z])|$)", text)[0]
 
 
 def error_table(run: Run) -> Table:

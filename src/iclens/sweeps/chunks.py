@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from iclens.training.config import RunConfig
+from iclens.training.config import Chosen, Curriculum, RunConfig
 from iclens.training.ensemble import Ensemble
 from iclens.training.shapes import shape_key
 
 _WORSE = 1.15
 """Stop trying larger chunks once one costs so much more a run than the best."""
 
-_BESIDE_SAVED = 1.5
+_BESIDE_SAVED = 1.75
 """Memory of a step over what the backward pass saves: gradients of activations and scratch space of operations."""
 
 
@@ -60,7 +60,7 @@ def plan(group: Sequence[RunConfig], memory: int, *, device: str = "cpu", steps:
         device: where they will train.
         steps: steps timed for each size, after one to warm up.
     """
-    each = bytes_per_run(group[0], device)
+    each = bytes_per_run(_largest(group), device)
     most = max(1, min(len(group), memory // max(each, 1)))
     measured: dict[int, float] = {}
     size = 1
@@ -74,9 +74,9 @@ def plan(group: Sequence[RunConfig], memory: int, *, device: str = "cpu", steps:
 
 
 def bytes_per_run(config: RunConfig, device: str = "cpu") -> int:
-    """Memory of one run: what its backward pass saves, with scratch space, its parameters and the optimiser's state."""
+    """Memory of one run: what its backward pass saves, scratch space, parameters, the optimiser's state, prompts."""
     # Compiling takes long and keeps no more than this.
-    plain = dataclasses.replace(config, training=dataclasses.replace(config.training, compile=False))
+    plain = dataclasses.replace(_full(config), training=dataclasses.replace(config.training, compile=False))
     ensemble = Ensemble([plain], device)
     saved = 0
 
@@ -88,11 +88,27 @@ def bytes_per_run(config: RunConfig, device: str = "cpu") -> int:
     with saved_tensors_hooks(count, lambda tensor: tensor):
         ensemble.step()
     state = ensemble.optimizer.values.numel() * ensemble.optimizer.values.element_size()
-    return int(_BESIDE_SAVED * saved) + 5 * state
+    return int(_BESIDE_SAVED * saved) + 5 * state + ensemble.stream.n_bytes
+
+
+def _largest(group: Sequence[RunConfig]) -> RunConfig:
+    """A run as large as any of the group is made in an ensemble: as many demonstrations and heads as the largest."""
+    first = group[0]
+    longest = max(one.training.n_context for one in group)
+    config = dataclasses.replace(first, training=dataclasses.replace(first.training, n_context=longest))
+    if not first.model.options.get("head_width"):
+        return config
+    heads = max(one.to_dict()["model"]["n_heads"] for one in group)
+    return dataclasses.replace(config, model=Chosen(first.model.name, {**first.model.options, "n_heads": heads}))
+
+
+def _full(config: RunConfig) -> RunConfig:
+    """The run with prompts of full length from the start: the costliest, and most of its steps."""
+    return dataclasses.replace(config, curriculum=Curriculum())
 
 
 def _seconds(configs: Sequence[RunConfig], device: str, steps: int) -> float:
-    ensemble = Ensemble(configs, device)
+    ensemble = Ensemble([_full(one) for one in configs], device)
     ensemble.step()
     times = []
     for _ in range(steps):

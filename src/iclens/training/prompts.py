@@ -69,6 +69,11 @@ class PromptStream:
         place = 0 if self.configs[0].training.optimizer == "gd" else step % BLOCK
         return self._block[1][:, place], self._block[2][:, place]
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the prompts that are drawn at present."""
+        return 0 if self._block is None else sum(part.numel() * part.element_size() for part in self._block[1:])
+
     def n_points(self, step: int) -> list[int]:
         """Points of every run's prompts at a step, the query counted."""
         first = step - step % BLOCK
