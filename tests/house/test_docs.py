@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+import iclens
 from iclens.cli.command import discover
 from iclens.cli.main import main
+from iclens.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 INDEX = ROOT / "docs" / "index.md"
@@ -79,14 +84,25 @@ def run_page(text, name):
     return ran
 
 
+def registries():
+    """Every registry of the package, found in the modules that hold them."""
+    for module in pkgutil.walk_packages(iclens.__path__, "iclens."):
+        importlib.import_module(module.name)
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "iclens"]
+    found = {id(value): value for module in modules for value in vars(module).values() if isinstance(value, Registry)}
+    return found.values()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # The reader of a page has torch as it comes; the tests' own default is float64.
     torch.set_default_dtype(torch.float32)
-    # A page may show how to register a command of one's own; it must not stay.
-    commands = discover()
-    monkeypatch.setattr(commands, "_entries", dict(commands._entries))
+    # A page may show how to register a thing of one's own; it must not stay.
+    discover()
+    for registry in registries():
+        list(registry)
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     run_page(page.read_text(encoding="utf-8"), str(page.relative_to(ROOT)))
 
 
