@@ -24,3 +24,5 @@ def double_precision_and_seed():
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(before)
+    # Sums change in the last bit with the number of threads: whoever changes it has to put it back.
+    assert torch.get_num_threads() == 1

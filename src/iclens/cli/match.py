@@ -12,6 +12,7 @@ import tyro
 
 from iclens.cli.command import command
 from iclens.cli.output import check_writable, note, say, show, write_atomically
+from iclens.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,26 +53,27 @@ class MatchRun:
 
     def run(self) -> int:
         """Print the tables; 0, or 1 when a head's dual does not give the head's output."""
-        import torch
-
         from iclens.matching.match import match
         from iclens.sweeps.store import Store
+        from iclens.sweeps.sweep import torch_threads
         from iclens.training.config import RunConfig
 
         if self.json is not None:
             check_writable(self.json)
-        torch.set_num_threads(max(1, self.threads))
+        if self.threads < 1:
+            raise UserError(f"--threads {self.threads}: it must be at least 1.")
         store = Store(self.store, create=False)
         stored = store.load(store.find(self.key))
         note(f"run {stored.key} of {self.store}")
-        result = match(
-            RunConfig.from_dict(stored.config),
-            stored.tensors(),
-            n_prompts=self.prompts,
-            n_context=self.context,
-            seed=self.seed,
-            estimators=self.estimators,
-        )
+        with torch_threads(self.threads):
+            result = match(
+                RunConfig.from_dict(stored.config),
+                stored.tensors(),
+                n_prompts=self.prompts,
+                n_context=self.context,
+                seed=self.seed,
+                estimators=self.estimators,
+            )
         show(_algorithms(result))
         say(
             f"model: error {result.error:.4g} on {result.n_prompts} prompts of {result.n_context} demonstrations;"
