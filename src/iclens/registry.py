@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from iclens.errors import UserError
+from iclens.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 
@@ -55,8 +54,7 @@ class Registry(Generic[T]):
         if name not in self._entries:
             self._load()
         if name not in self._entries:
-            close = difflib.get_close_matches(name, self._entries, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, self._entries)
             raise UserError(f"unknown {self.kind} {name!r}.{hint} Known: {', '.join(sorted(self._entries))}.")
         return self._entries[name]
 
@@ -75,8 +73,7 @@ class Registry(Generic[T]):
         known = list(inspect.signature(entry).parameters)[given:]
         for option in options:
             if option not in known:
-                close = difflib.get_close_matches(option, known, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
+                hint = did_you_mean(option, known)
                 listed = ", ".join(known) or "none"
                 raise UserError(f"{self.kind} {name!r} has no option {option!r}.{hint} Its options: {listed}.")
         return entry

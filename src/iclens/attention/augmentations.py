@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -44,16 +42,7 @@ def augmentation(given: Augmentation, *, n_heads: int, width: int) -> nn.Module:
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise UserError("an augmentation is a name, a mapping with a 'name', an nn.Module, or None.")
-    cls = AUGMENTATIONS[name]
-    known = list(inspect.signature(cls).parameters)[2:]
-    for option in options:
-        if option not in known:
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise UserError(
-                f"augmentation {name!r} has no option {option!r}.{hint} Its options: {', '.join(known) or 'none'}."
-            )
-    return cls(width, n_heads, **options)
+    return AUGMENTATIONS.checked(name, options, given=2)(width, n_heads, **options)
 
 
 def described(given: Augmentation) -> str | dict[str, Any] | None:

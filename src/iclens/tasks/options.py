@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Collection
 
-from iclens.errors import UserError
+from iclens.errors import UserError, did_you_mean
 
 
 def require_counts(**values: int) -> None:
@@ -49,6 +48,5 @@ def require_one_of(name: str, value: str, known: Collection[str]) -> None:
         UserError: it is not, with the nearest one that is.
     """
     if value not in known:
-        close = difflib.get_close_matches(value, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(value, known)
         raise UserError(f"unknown {name} {value!r}.{hint} Known: {', '.join(sorted(known))}.")

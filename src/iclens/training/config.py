@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import inspect
 import json
@@ -15,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from iclens.attention.variant import ATTENTIONS
-from iclens.errors import UserError
+from iclens.errors import UserError, did_you_mean
 from iclens.models.model import MODELS, PromptModel
 from iclens.tasks.shifts import SHIFTS, shifted
 from iclens.tasks.task import TASKS, Task
@@ -290,9 +289,7 @@ def _known(where: str, data: Any, known: list[str]) -> None:
         raise UserError(f"{where} must be a table of keys and values, not {data!r}.")
     for key in data:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"{where} has no key {key!r}.{hint} Known: {', '.join(known)}.")
+            raise UserError(f"{where} has no key {key!r}.{did_you_mean(key, known)} Known: {', '.join(known)}.")
 
 
 def _chosen(where: str, data: Any, default: str | None) -> Chosen:

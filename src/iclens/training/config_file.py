@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import tomllib
@@ -10,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from iclens.errors import UserError
+from iclens.errors import UserError, did_you_mean
 from iclens.training.dotted_paths import assign, join_path, quoted, remove
 
 PRESETS = Path(__file__).parent / "presets"
@@ -110,8 +109,7 @@ def _located(source: str | Path) -> Path:
         return PRESETS / f"{name}.toml"
     if path.exists():
         raise UserError(f"{path}: a configuration is a file that ends in .toml or .json.")
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, known)
     raise UserError(f"there is no preset {name!r}.{hint} Presets: {', '.join(known)}; or give a .toml or .json file.")
 
 

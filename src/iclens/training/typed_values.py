@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import types
 import typing
@@ -10,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from iclens.errors import UserError
+from iclens.errors import UserError, did_you_mean
 
 
 class _NotFinite(UserError):
@@ -58,8 +57,7 @@ def converted(where: str, annotation: Any, value: Any) -> Any:
         return value
     if origin is Literal:
         if value not in arguments:
-            close = difflib.get_close_matches(str(value), [str(known) for known in arguments], n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(value, arguments)
             raise UserError(f"{where}={value!r} is not known.{hint} Known: {', '.join(map(str, arguments))}.")
         return value
     if origin in (typing.Union, types.UnionType):
