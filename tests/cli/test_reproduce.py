@@ -131,7 +131,7 @@ def test_all_goes_on_after_one_that_cannot_run(tmp_path, capsys):
     assert reproduce(tmp_path, "--all") == 1
     err = capsys.readouterr().err
     assert "error: broken: there is no data." in err
-    assert "in all about 0.2 s" in err
+    assert "in all about 0.2 s of one core" in err
     index = (tmp_path / "out" / "index.html").read_text()
     assert "squares/index.html" in index
     assert "broken/index.html" not in index
@@ -169,6 +169,7 @@ def test_list_names_every_recipe(tmp_path, capsys):
         ((), "say which recipes to run, or --all"),
         (("squares", "--all"), "not both"),
         (("squares", "--resume", "--redraw"), "nothing to --resume"),
+        (("squares", "--jobs", "0"), "1 or more, not 0"),
         (("--redraw",), "holds no finished recipe"),
         (("squares", "--redraw"), "holds no finished recipe: run it first"),
     ],

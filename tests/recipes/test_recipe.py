@@ -21,7 +21,8 @@ from iclens.recipes.figures import COLOURS, new_figure, style
 from iclens.recipes.linear_attention import LinearAttentionStep, StepSettings, best_step
 from iclens.recipes.parts import PartStore, work_key
 from iclens.recipes.recipe import RECIPES, Preset, Recipe, recipe
-from iclens.recipes.reproduction import TABLE, reproduce, stored, verdict_documents
+from iclens.recipes.reproduce import Order, reproduce, reproduce_all
+from iclens.recipes.reproduction import TABLE, stored, verdict_documents
 from iclens.recipes.seed_curves import seed_curve, seed_estimate
 from iclens.recipes.settings import chosen, setting_rows, stated
 from iclens.recipes.table import Table
@@ -308,6 +309,39 @@ def test_a_part_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(UserError, match="no space left"):
         store.save({"seed": 0}, Table([{"a": 1}]), 1.0)
     assert store.load({"seed": 0}) is None
+
+
+def test_numbers_do_not_depend_on_the_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("iclens.recipes.reproduce.worth_starting", lambda workers, seconds: workers)
+    tables = []
+    for jobs in (1, 2):
+        orders = []
+        for name in ("ren-liu-figs-6-8", "ren-liu-fig-3-left"):
+            small = dataclasses.replace(RECIPES[name].quick.settings, n_seeds=2)
+            monkeypatch.setattr(type(RECIPES[name]), "quick", Preset(small, seconds=1))
+            orders.append(Order(RECIPES[name], "quick", tmp_path / f"{name}-{jobs}"))
+            orders[-1].folder.mkdir()
+        shares = []
+        outcomes = list(
+            reproduce_all(orders, write_atomically, jobs=jobs, watch=lambda share, _, to=shares: to.append(share))
+        )
+        assert shares == sorted(shares)
+        assert shares[-1] == pytest.approx(1)
+        tables.append({outcome.order.recipe.id: outcome.made.table for outcome in outcomes})
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 2
+
+
+def test_what_watches_the_clock_runs_last_and_in_this_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("iclens.recipes.reproduce.worth_starting", lambda workers, seconds: workers)
+    monkeypatch.setattr(Coin, "alone", lambda self, part, settings: True)
+    clocked = planted()
+    orders = [Order(clocked, "quick", tmp_path / "clocked"), Order(RECIPES["ren-liu-fig-3-left"], "quick", tmp_path)]
+    orders[0].folder.mkdir()
+    outcomes = list(reproduce_all(orders, write_atomically, jobs=2))
+    assert [outcome.order for outcome in outcomes] == orders[::-1]
+    # Counted in this process.
+    assert len(clocked.measured) == 6
 
 
 def test_progress_rises_to_the_end():

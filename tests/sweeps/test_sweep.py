@@ -16,7 +16,7 @@ from tests.training.tiny_runs import tiny
 from iclens.errors import UserError
 from iclens.sweeps import sweep
 from iclens.sweeps.store import Store
-from iclens.sweeps.sweep import SweepPlan, checkpoint_path, prepare, run, torch_threads
+from iclens.sweeps.sweep import SweepPlan, checkpoint_path, prepare, run
 from iclens.training import train as training
 from iclens.training.config import RunConfig
 from iclens.training.train import train
@@ -224,18 +224,9 @@ def test_results_that_cannot_be_stored_are_not_lost(tmp_path, monkeypatch):
     assert_holds(store, configs, [configs])
 
 
-def test_threads_are_those_asked_for_and_then_those_of_before():
-    before = torch.get_num_threads()
-    with torch_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    with pytest.raises(RuntimeError), torch_threads(before + 2):
-        raise RuntimeError
-    assert torch.get_num_threads() == before
-
-
 @pytest.mark.slow
 def test_two_workers_do_what_one_does(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "_SECONDS_PER_WORKER", 0.01)
+    monkeypatch.setattr("iclens.workers._SECONDS_PER_WORKER", 0.01)
     configs = configs_of(4, widths=(8, 16), training={"steps": 150})
     wild = tiny(seed=9, training={"steps": 150, "learning_rate": 1e9})
     plan = chunks_of([*configs, wild], 2)
@@ -258,7 +249,7 @@ def test_two_workers_do_what_one_does(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_chunk_that_fails_in_a_worker_keeps_no_other_from_being_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "_SECONDS_PER_WORKER", 0.01)
+    monkeypatch.setattr("iclens.workers._SECONDS_PER_WORKER", 0.01)
     configs = configs_of(3)
     store = Store(tmp_path)
     path = checkpoint_path(store, configs[1:2])
@@ -272,12 +263,13 @@ def test_a_chunk_that_fails_in_a_worker_keeps_no_other_from_being_trained(tmp_pa
 SCRIPT = """
 import json, sys
 from pathlib import Path
+from iclens import workers
 from iclens.sweeps import sweep
 from iclens.sweeps.store import Store
 from iclens.training.config import RunConfig
 
 if __name__ == "__main__":
-    sweep._SECONDS_PER_WORKER = 0.01
+    workers._SECONDS_PER_WORKER = 0.01
     data = json.loads(sys.argv[2])
     chunks = [[RunConfig.from_dict(one) for one in chunk] for chunk in data]
     steps = [chunk[0].training.steps for chunk in chunks]

@@ -55,8 +55,8 @@ class MatchRun:
         """Print the tables; 0, or 1 when a head's dual does not give the head's output."""
         from iclens.matching.match import match
         from iclens.sweeps.store import Store
-        from iclens.sweeps.sweep import torch_threads
         from iclens.training.config import RunConfig
+        from iclens.workers import torch_threads
 
         if self.json is not None:
             check_writable(self.json)

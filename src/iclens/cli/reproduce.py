@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +19,7 @@ from iclens.errors import UserError
 
 if TYPE_CHECKING:
     from iclens.recipes.recipe import Recipe
+    from iclens.recipes.reproduce import Outcome
     from iclens.recipes.reproduction import Reproduction
     from iclens.report.gallery import Entry
 
@@ -36,6 +39,8 @@ class Reproduce:
         out: the folder of the gallery; what other recipes left there stays.
         resume: go on where an interrupted run of the same settings stopped, and skip what is finished.
         redraw: compute nothing; judge and draw once more from the tables in the folder.
+        jobs: processes that measure side by side, each with one thread; the number of cores when left out. The numbers
+            do not depend on it.
         list: show the recipes with their times and stop.
     """
 
@@ -45,11 +50,13 @@ class Reproduce:
     out: Path = Path("iclens-out/gallery")
     resume: bool = False
     redraw: bool = False
+    jobs: int | None = None
     list: bool = False
 
     def run(self) -> int:
         """Run the recipes, write the pages, and return the exit status."""
         from iclens.recipes.recipe import RECIPES
+        from iclens.workers import usable_cores
 
         if self.list:
             show(_recipes())
@@ -65,63 +72,71 @@ class Reproduce:
         chosen = [RECIPES[name] for name in names]
         if self.redraw:
             return self._redraw(names)
+        if self.jobs is not None and self.jobs < 1:
+            raise UserError(f"--jobs is a number of processes, 1 or more, not {self.jobs}.")
         make_folder(self.out)
-        self._announce(chosen)
+        jobs = self.jobs or usable_cores()
+        self._announce(chosen, jobs)
         failed = 0
-        for recipe in chosen:
-            try:
-                self._write(self._reproduce(recipe))
-            except UserError as error:
-                if len(chosen) == 1:
-                    raise
-                note(f"error: {recipe.id}: {error}")
-                failed += 1
+        # Closed at once on Ctrl-C or an error, so that no process is left behind.
+        with closing(self._outcomes(chosen, jobs)) as outcomes:
+            for outcome in outcomes:
+                if outcome.made is not None:
+                    self._write(outcome.made)
+                elif len(chosen) == 1 and outcome.error is not None:
+                    raise outcome.error
+                else:
+                    note(f"error: {outcome.order.recipe.id}: {outcome.error}")
+                    failed += 1
         self._index()
         return 1 if failed else 0
 
-    def _announce(self, chosen: Sequence[Recipe[Any]]) -> None:
+    def _announce(self, chosen: Sequence[Recipe[Any]], jobs: int) -> None:
         from iclens.report.gallery import duration
 
-        total = sum(recipe.presets[self.preset].seconds for recipe in chosen)
-        for recipe in chosen:
-            preset = recipe.presets[self.preset]
+        presets = [recipe.presets[self.preset] for recipe in chosen]
+        for recipe, preset in zip(chosen, presets, strict=True):
             gpu = f", on a GPU: {preset.needs_gpu}" if preset.needs_gpu else ""
             note(f"{recipe.id}: about {duration(preset.seconds)}{gpu}")
         if len(chosen) > 1:
-            note(f"in all about {duration(total)}")
+            here = sum(preset.seconds for preset in presets if not preset.needs_gpu)
+            rest = "; what needs a GPU comes on top" if any(preset.needs_gpu for preset in presets) else ""
+            note(f"in all about {duration(here)} of one core, in up to {jobs} processes{rest}")
 
-    def _reproduce(self, recipe: Recipe[Any]) -> Reproduction:
+    def _outcomes(self, chosen: Sequence[Recipe[Any]], jobs: int) -> Generator[Outcome, None, None]:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        from iclens.recipes.reproduction import reproduce
+        from iclens.recipes.reproduce import Order, reproduce_all
 
-        folder = self.out / recipe.id
-        make_folder(folder)
-        arguments = ["iclens", "reproduce", recipe.id, "--preset", self.preset, "--out", str(self.out)]
+        orders = []
+        for recipe in chosen:
+            arguments = ["iclens", "reproduce", recipe.id, "--preset", self.preset, "--out", str(self.out)]
+            orders.append(Order(recipe, self.preset, self.out / recipe.id, shlex.join(arguments)))
+            make_folder(orders[-1].folder)
         console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.fields[name]}"),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
+        columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
+        # What is printed meanwhile may be on its way to a file.
+        shown = Progress(
+            *columns,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            redirect_stdout=sys.stdout.isatty(),
         )
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("", total=1.0, name=recipe.id)
+        with shown as bar:
+            task = bar.add_task("", total=1.0)
+
+            def watch(share: float, message: str) -> None:
+                bar.update(task, completed=share, description=message)
+
             try:
-                return reproduce(
-                    recipe,
-                    self.preset,
-                    folder,
-                    write_atomically,
-                    resume=self.resume,
-                    progress=lambda done, total, message: bar.update(
-                        task, completed=done / max(total, 1), description=message
-                    ),
-                    command=shlex.join(arguments),
-                )
+                with closing(
+                    reproduce_all(orders, write_atomically, resume=self.resume, jobs=jobs, watch=watch)
+                ) as outcomes:
+                    yield from outcomes
             except KeyboardInterrupt:
-                note(f"{recipe.id} is not finished; its finished parts are kept: add --resume to go on.")
+                note("not finished; the finished parts are kept: add --resume to go on.")
                 raise
 
     def _redraw(self, names: Sequence[str]) -> int:

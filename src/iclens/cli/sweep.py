@@ -44,15 +44,15 @@ class Sweep:
 
     def run(self) -> int:
         """Train what is missing; 0, or 1 when a run diverged or a chunk failed."""
-        import os
         from collections import Counter
 
         from iclens.cli.training_progress import bar, duration, resumable
         from iclens.sweeps.grid import expand
         from iclens.sweeps.store import Store
-        from iclens.sweeps.sweep import GIB, prepare, run, torch_threads
+        from iclens.sweeps.sweep import GIB, prepare, run
         from iclens.training.config_file import read_config
         from iclens.training.ensemble import usable_device
+        from iclens.workers import torch_threads, usable_cores
 
         if not self.config:
             raise UserError("name a configuration file with a [sweep] table.")
@@ -73,8 +73,7 @@ class Sweep:
                 note(text)
             if store.read_only and not self.dry_run:
                 raise UserError(f"the store {self.store} is read-only: no permission to write there.")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = self.workers or (cores if self.device == "cpu" else 1)
+        workers = self.workers or (usable_cores() if self.device == "cpu" else 1)
         note(f"{len(configs)} runs; measuring how many to train at once")
         with torch_threads(self.threads):
             prepared = prepare(

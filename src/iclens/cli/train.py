@@ -61,9 +61,10 @@ class Train:
         from iclens.cli.training_progress import bar, duration, resumable
         from iclens.sweeps.chunks import plan
         from iclens.sweeps.store import Store
-        from iclens.sweeps.sweep import SweepPlan, run, torch_threads
+        from iclens.sweeps.sweep import SweepPlan, run
         from iclens.training.config import RunConfig
         from iclens.training.ensemble import usable_device
+        from iclens.workers import torch_threads
 
         usable_device(self.device)
         data = read_config(self.config[0], self.config[1:])

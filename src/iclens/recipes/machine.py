@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from iclens.workers import usable_cores
 
-def machine() -> dict[str, str]:
-    """CPU model, usable cores, GPU if there is one, and the versions of Python, torch and iclens."""
+
+def machine(threads: int) -> dict[str, str]:
+    """CPU model, usable cores, threads of each process, GPU if there is one, versions of Python, torch and iclens."""
     found = {
         "CPU": _cpu(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        "torch threads": str(torch.get_num_threads()),
+        "cores": str(usable_cores()),
+        "torch threads": str(threads),
     }
     if torch.cuda.is_available():
         found["GPU"] = torch.cuda.get_device_name()

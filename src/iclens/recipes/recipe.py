@@ -110,6 +110,10 @@ class Recipe(abc.ABC, Generic[S]):
         """The work in pieces, each saved when it is finished; one piece unless overridden."""
         return [{}]
 
+    def alone(self, part: Part, settings: S) -> bool:
+        """Whether the part watches the clock, so that no other may run beside it; no unless overridden."""
+        return False
+
     @abc.abstractmethod
     def measure(self, part: Part, settings: S, progress: Progress) -> Table:
         """The rows of one part, without the part's own keys, which are added.

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from iclens.errors import UserError
 from iclens.recipes.figures import Mode, style
-from iclens.recipes.machine import machine
-from iclens.recipes.parts import PartStore, Write, work_key
-from iclens.recipes.recipe import RECIPES, Progress, Recipe, silent, within
+from iclens.recipes.parts import work_key
+from iclens.recipes.recipe import RECIPES, Recipe
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Verdict
 
@@ -116,76 +112,6 @@ def verdict_documents(verdicts: list[Verdict]) -> list[dict[str, Any]]:
     return [{"outcome": verdict.outcome, **asdict(verdict)} for verdict in verdicts]
 
 
-def reproduce(
-    recipe: Recipe[Any],
-    preset: str,
-    folder: Path,
-    write: Write,
-    *,
-    resume: bool = False,
-    progress: Progress = silent,
-    command: str = "",
-) -> Reproduction:
-    """Run a recipe, keeping each part as soon as it is finished, and write `table.json`.
-
-    Args:
-        recipe: which.
-        preset: `"quick"` or `"paper"`.
-        folder: its own output folder, which must exist.
-        write: how files are written.
-        resume: take finished parts, or the finished table, of the same settings and version from the folder instead of
-            computing them again.
-        progress: called as work proceeds.
-        command: the command line, for the record.
-
-    Raises:
-        UserError: the folder cannot be written to, or the recipe cannot do its work.
-    """
-    import torch
-
-    chosen = recipe.presets[preset]
-    release = version("iclens")
-    key = work_key(recipe, chosen.settings, release)
-    needs = chosen.needs_gpu and not torch.cuda.is_available()
-    if resume or needs:
-        # A table that a GPU made elsewhere is not thrown away for want of one here.
-        kept = _finished(folder, key)
-        if kept is not None:
-            return kept
-    store = PartStore(folder / "parts", key, write)
-    table, seconds, not_run = Table(), 0.0, ""
-    if needs:
-        not_run = f"This preset needs a GPU ({chosen.needs_gpu}), and there is none here."
-    else:
-        if not resume:
-            store.discard()
-        parts = recipe.parts(chosen.settings)
-        for index, part in enumerate(parts):
-            finished = store.load(part)
-            if finished is None:
-                start = time.perf_counter()
-                rows = recipe.measure_part(part, chosen.settings, within(progress, index, len(parts)))
-                finished = rows, time.perf_counter() - start
-                store.save(part, *finished)
-            table, seconds = table + finished[0], seconds + finished[1]
-            progress(index + 1, len(parts), f"{index + 1} of {len(parts)} parts")
-    made = Reproduction(
-        recipe,
-        preset,
-        chosen.settings,
-        table,
-        round(seconds, 3),
-        machine(),
-        datetime.now(UTC).isoformat(timespec="seconds"),
-        command,
-        release,
-        not_run,
-    )
-    write(folder / TABLE, json.dumps(made.document(), indent=1, allow_nan=False))
-    store.discard()
-    return made
-
-
 def stored(folder: Path) -> Reproduction | None:
     """The outcome in a recipe's output folder, or None when there is none.
 
@@ -217,8 +143,8 @@ def stored(folder: Path) -> Reproduction | None:
         raise UserError(f"{file} was not made by this version of the recipe: {error}. Run the recipe again.") from error
 
 
-def _finished(folder: Path, key: str) -> Reproduction | None:
-    """The outcome of this very work, if it lies there and was run."""
+def finished(folder: Path, key: str) -> Reproduction | None:
+    """The outcome of the very work that the key names, if it lies in the folder and was run."""
     try:
         kept = stored(folder)
     except UserError:

@@ -81,6 +81,10 @@ class YangFig5(Recipe[ClockSettings]):
             for heads in settings.n_heads
         ]
 
+    def alone(self, part: Part, settings: ClockSettings) -> bool:
+        """Training is stopped by the clock."""
+        return True
+
     def measure(self, part: Part, settings: ClockSettings, progress: Progress) -> Table:
         """The curve of one run."""
         seed, heads, normalised = part["seed"], part["n_heads"], bool(part["normalised"])

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import queue
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from iclens.errors import UserError
 from iclens.sweeps.chunks import ChunkPlan, groups, plan
@@ -23,14 +16,12 @@ from iclens.sweeps.store import Store
 from iclens.training.checkpoint import checkpoint_keys
 from iclens.training.config import RunConfig
 from iclens.training.train import TrainedRun, train
+from iclens.workers import Tell, each, worth_starting
 
 GIB = 2**30
 
 _UNFINISHED = "unfinished"
 """Folder of a store for checkpoints."""
-
-_SECONDS_PER_WORKER = 20.0
-"""Work that one more process is worth."""
 
 Report = Callable[[int, int], None]
 """(index of the chunk, steps done in it)."""
@@ -163,48 +154,18 @@ def run(
         raise UserError(f"the store {store.path} is read-only: no permission to write there.")
     counts = {"finished": 0, "diverged": 0}
     failed: list[str] = []
-    # A process takes seconds to start.
-    workers = min(workers, 1 + int(sum(prepared.seconds) / _SECONDS_PER_WORKER))
-    if workers == 1 or len(prepared.chunks) <= 1:
-        with torch_threads(threads):
-            for place, part in enumerate(prepared.chunks):
-                try:
-                    for status in train_into(store, part, device=device, report=_of(report, place)):
-                        counts[status] += 1
-                except Exception as error:
-                    if len(prepared.chunks) == 1 and not isinstance(error, UserError):
-                        raise
-                    failed.append(_said(error))
-        _forget_finished(store)
-        return SweepResult(counts["finished"], counts["diverged"], failed)
-    with multiprocessing.Manager() as manager:
-        messages, stop = manager.Queue(), manager.Event()
-        done = threading.Event()
-        listener = threading.Thread(target=_listen, args=(messages, report, done), daemon=True)
-        listener.start()
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, _in_worker, (threads,)) as pool:
-            waiting: set[Future[list[str]]] = {
-                pool.submit(_chunk, str(store.path), [one.to_dict() for one in part], device, messages, stop, place)
-                for place, part in enumerate(prepared.chunks)
-            }
+    calls = [(str(store.path), [one.to_dict() for one in part], device) for part in prepared.chunks]
+    workers = worth_starting(workers, sum(prepared.seconds, 0.0))
+    # Closed at once when this is left by an exception, so that the workers write their checkpoints.
+    with closing(each(_chunk, calls, workers=workers, threads=threads, report=report)) as ends:
+        for ended in ends:
             try:
-                while waiting:
-                    ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in ended:
-                        try:
-                            for status in future.result():
-                                counts[status] += 1
-                        except Exception as error:
-                            failed.append(_said(error))
-            except KeyboardInterrupt:
-                # The workers write their checkpoints, and take up no chunk that waits for them already.
-                stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-            finally:
-                done.set()
-        listener.join()
+                for status in ended.result():
+                    counts[status] += 1
+            except Exception as error:
+                if len(calls) == 1 and not isinstance(error, UserError):
+                    raise
+                failed.append(_said(error))
     _forget_finished(store)
     return SweepResult(counts["finished"], counts["diverged"], failed)
 
@@ -253,48 +214,9 @@ def _forget_finished(store: Store) -> None:
             path.unlink(missing_ok=True)
 
 
-@contextmanager
-def torch_threads(number: int) -> Iterator[None]:
-    """So many torch threads inside, as before outside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _said(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-def _of(report: Report | None, place: int) -> Callable[[int], None] | None:
-    return None if report is None else (lambda step: report(place, step))
-
-
-def _in_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    # Between chunks: `train` minds the signal.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _chunk(path: str, configs: list[dict[str, Any]], device: str, messages: Any, stop: Any, place: int) -> list[str]:
-    def report(step: int) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        messages.put((place, step))
-
-    report(0)
-    return train_into(Store(path), [RunConfig.from_dict(one) for one in configs], device=device, report=report)
-
-
-def _listen(messages: Any, report: Report | None, done: threading.Event) -> None:
-    while not done.is_set():
-        try:
-            place, step = messages.get(timeout=0.2)
-        except queue.Empty:
-            continue
-        except (EOFError, OSError):
-            return
-        if report is not None:
-            report(place, step)
+def _chunk(path: str, configs: list[dict[str, Any]], device: str, tell: Tell) -> list[str]:
+    return train_into(Store(path), [RunConfig.from_dict(one) for one in configs], device=device, report=tell)

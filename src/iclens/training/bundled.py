@@ -17,8 +17,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from iclens.errors import UserError
 from iclens.tasks.word_batches import FIRST_WORD, WordBatch, sample_batch
 from iclens.tasks.word_tokenizer import MAX_LENGTH, word_tokenizer
 from iclens.tasks.words import CATEGORIES, LABELS, SPECIAL_TOKENS, VOCABULARY, WORDS_PER_CATEGORY
+from iclens.training.reproducibly import reproducibly
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def train(
     recipe = recipe or BundledRecipe()
     recipe.check()
     start = time.perf_counter()
-    with _reproducibly(recipe.seed, threads):
+    with reproducibly(recipe.seed, threads):
         model = build_model(recipe).train()
         generator = torch.Generator().manual_seed(recipe.seed + 1)
         optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
@@ -252,21 +252,6 @@ def _redraw_words(
 def _schedule(recipe: BundledRecipe, step: int, total: int | None) -> float:
     warm = min(1.0, (step + 1) / 50)
     return warm if total is None else max(0.02, (total - step) / recipe.final_steps)
-
-
-@contextmanager
-def _reproducibly(seed: int, threads: int) -> Iterator[None]:
-    """One seed, float32 and so many threads inside; the caller's state outside."""
-    before = torch.get_num_threads(), torch.get_default_dtype()
-    torch.set_num_threads(threads)
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.set_default_dtype(before[1])
 
 
 def check_target(folder: Path) -> None:

@@ -13,7 +13,6 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,6 +24,7 @@ from iclens.errors import UserError
 from iclens.tasks.glue import Example, TaskData, metrics
 from iclens.training.finetune_backbone import Backbone, load_backbone
 from iclens.training.finetune_runs import Run, load_run, run_file, save_run
+from iclens.training.reproducibly import reproducibly
 
 __all__ = [
     "Backbone",
@@ -164,7 +164,7 @@ def train(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Set
         UserError: the row's attention does not fit the backbone.
     """
     start = time.perf_counter()
-    with _reproducibly(seed, settings.threads):
+    with reproducibly(seed, settings.threads):
         model = _model(backbone, data, row, seed, settings)
         losses = list(_training(model, backbone.tokenizer, data, seed, settings))
         outputs = _outputs(model, backbone.tokenizer, data, settings)
@@ -189,7 +189,7 @@ def train(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Set
 def seconds_per_run(backbone: Backbone, data: TaskData, row: Row, settings: Settings) -> float:
     """Estimated seconds of one run, from one timed step after a first one that warms up."""
     short = Settings(**{**asdict(settings), "n_steps": 2})
-    with _reproducibly(0, settings.threads):
+    with reproducibly(0, settings.threads):
         model = _model(backbone, data, row, 0, short)
         steps = _training(model, backbone.tokenizer, data, 0, short)
         next(steps)
@@ -278,18 +278,3 @@ def _encode(tokenizer: Any, examples: Sequence[Example], settings: Settings) -> 
     columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
     encoded = tokenizer(*columns, padding=True, truncation=True, max_length=settings.max_length, return_tensors="pt")
     return dict(encoded)
-
-
-@contextmanager
-def _reproducibly(seed: int, threads: int) -> Iterator[None]:
-    """One seed and a fixed number of threads, in float32; the caller's state comes back afterwards."""
-    before, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-            torch.set_default_dtype(dtype)

@@ -1,0 +1,235 @@
+"""Run recipes: their parts in worker processes, each kept as soon as it is finished."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from iclens.errors import UserError
+from iclens.recipes.machine import machine
+from iclens.recipes.parts import PartStore, Write, work_key
+from iclens.recipes.recipe import Part, Recipe
+from iclens.recipes.reproduction import TABLE, Reproduction, finished
+from iclens.recipes.table import Table
+from iclens.workers import Tell, each, worth_starting
+
+THREADS = 1
+"""Torch threads of every part, whatever runs beside it: another number would round sums otherwise."""
+
+Watch = Callable[[float, str], None]
+"""Called as work proceeds with the share that is done, from 0 to 1, and a few words."""
+
+
+def unwatched(share: float, message: str) -> None:
+    """A `Watch` that tells nobody."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A recipe to be run.
+
+    Attributes:
+        recipe: which.
+        preset: `"quick"` or `"paper"`.
+        folder: its own output folder, which must exist.
+        command: the command line, for the record.
+    """
+
+    recipe: Recipe[Any]
+    preset: str
+    folder: Path
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an order: one of the two.
+
+    Attributes:
+        order: the order.
+        made: the reproduction, of which `table.json` is written.
+        error: why there is none.
+    """
+
+    order: Order
+    made: Reproduction | None
+    error: UserError | None = None
+
+
+def reproduce(
+    recipe: Recipe[Any],
+    preset: str,
+    folder: Path,
+    write: Write,
+    *,
+    resume: bool = False,
+    jobs: int = 1,
+    watch: Watch = unwatched,
+    command: str = "",
+) -> Reproduction:
+    """Run one recipe; see `reproduce_all`.
+
+    Raises:
+        UserError: the folder cannot be written to, or the recipe cannot do its work.
+    """
+    order = Order(recipe, preset, folder, command)
+    with closing(reproduce_all([order], write, resume=resume, jobs=jobs, watch=watch)) as outcomes:
+        (outcome,) = outcomes
+    if outcome.made is None:
+        assert outcome.error is not None
+        raise outcome.error
+    return outcome.made
+
+
+def reproduce_all(
+    orders: Sequence[Order], write: Write, *, resume: bool = False, jobs: int = 1, watch: Watch = unwatched
+) -> Generator[Outcome, None, None]:
+    """Run recipes, and give each as soon as all of its parts are finished.
+
+    The parts of all recipes share the processes, those that take long first. What must run alone comes last, in this
+    process. The numbers do not depend on `jobs`.
+
+    Args:
+        orders: what to run.
+        write: how files are written.
+        resume: take finished parts, or the finished table, of the same settings and version from the folder instead of
+            computing them again.
+        jobs: processes.
+        watch: called as work proceeds.
+    """
+    runs = []
+    for order in orders:
+        run = _Run(order, write)
+        outcome = run.begin(resume)
+        if outcome is None:
+            runs.append(run)
+        else:
+            yield outcome
+    progress = _Shares(runs, watch)
+    waiting = [(run, part) for run in runs for part in run.missing]
+    waiting.sort(key=lambda one: one[0].seconds_per_part, reverse=True)
+    together = [one for one in waiting if not one[0].alone(one[1])]
+    alone = [one for one in waiting if one[0].alone(one[1])]
+    for wave, workers in ((together, jobs), (alone, 1)):
+        seconds = sum((run.seconds_per_part for run, _ in wave), 0.0)
+        calls = [(run.order.recipe, part, run.settings) for run, part in wave]
+
+        def report(place: int, share: float, message: str, wave: list[tuple[_Run, Part]] = wave) -> None:
+            progress.tell(*wave[place], share, message)
+
+        with closing(each(_measure, calls, workers=worth_starting(workers, seconds), report=report)) as ends:
+            for ended in ends:
+                run, part = wave[ended.place]
+                progress.tell(run, part, 1.0, "")
+                outcome = run.take(part, ended.result) if not run.failed else None
+                if outcome is not None:
+                    yield outcome
+
+
+class _Run:
+    """A recipe on its way."""
+
+    def __init__(self, order: Order, write: Write) -> None:
+        preset = order.recipe.presets[order.preset]
+        self.order, self.settings, self.needs_gpu = order, preset.settings, preset.needs_gpu
+        self.failed = False
+        self._write = write
+        self._version = version("iclens")
+        self._key = work_key(order.recipe, self.settings, self._version)
+        self._store = PartStore(order.folder / "parts", self._key, write)
+        self._parts = list(order.recipe.parts(self.settings))
+        self._done: dict[int, tuple[Table, float]] = {}
+        self.seconds_per_part = preset.seconds / max(1, len(self._parts))
+
+    @property
+    def missing(self) -> list[Part]:
+        """The parts that are still to be measured."""
+        return [part for place, part in enumerate(self._parts) if place not in self._done]
+
+    def alone(self, part: Part) -> bool:
+        """Whether nothing may run beside the part: it watches the clock, or fills the GPU."""
+        return bool(self.needs_gpu) or self.order.recipe.alone(part, self.settings)
+
+    def begin(self, resume: bool) -> Outcome | None:
+        """Take up what there is; an outcome if that is all there will be."""
+        import torch
+
+        needs = self.needs_gpu and not torch.cuda.is_available()
+        if resume or needs:
+            # A table that a GPU made elsewhere is not thrown away for want of one here.
+            kept = finished(self.order.folder, self._key)
+            if kept is not None:
+                return Outcome(self.order, kept)
+        if needs:
+            return self._finish(f"This preset needs a GPU ({self.needs_gpu}), and there is none here.")
+        if not resume:
+            self._store.discard()
+        for place, part in enumerate(self._parts):
+            found = self._store.load(part)
+            if found is not None:
+                self._done[place] = found
+        return None if self.missing else self._finish()
+
+    def take(self, part: Part, result: Callable[[], tuple[Table, float]]) -> Outcome | None:
+        """Keep a part that has ended; the outcome when it was the last, or failed."""
+        try:
+            table, seconds = result()
+            self._store.save(part, table, seconds)
+            self._done[self._parts.index(part)] = table, seconds
+            return None if self.missing else self._finish()
+        except UserError as error:
+            self.failed = True
+            return Outcome(self.order, None, error)
+
+    def _finish(self, not_run: str = "") -> Outcome:
+        table, seconds = Table(), 0.0
+        for place in sorted(self._done):
+            table, seconds = table + self._done[place][0], seconds + self._done[place][1]
+        made = Reproduction(
+            self.order.recipe,
+            self.order.preset,
+            self.settings,
+            table,
+            round(seconds, 3),
+            machine(THREADS),
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            self.order.command,
+            self._version,
+            not_run,
+        )
+        self._write(self.order.folder / TABLE, json.dumps(made.document(), indent=1, allow_nan=False))
+        self._store.discard()
+        return Outcome(self.order, made)
+
+
+class _Shares:
+    """What share of the work is done, by the stated times of the presets."""
+
+    def __init__(self, runs: Sequence[_Run], watch: Watch) -> None:
+        self._watch = watch
+        self._done = {(id(run), _name(part)): 0.0 for run in runs for part in run.missing}
+        self._weight = {(id(run), _name(part)): run.seconds_per_part for run in runs for part in run.missing}
+
+    def tell(self, run: _Run, part: Part, share: float, message: str) -> None:
+        """So much of this part is done."""
+        self._done[id(run), _name(part)] = share
+        total = sum(self._weight[one] * done for one, done in self._done.items())
+        self._watch(total / sum(self._weight.values()), f"{run.order.recipe.id} {message}")
+
+
+def _name(part: Part) -> str:
+    return json.dumps(dict(part), sort_keys=True)
+
+
+def _measure(recipe: Recipe[Any], part: Part, settings: Any, tell: Tell) -> tuple[Table, float]:
+    """One part's rows, and the seconds they took."""
+    start = time.perf_counter()
+    table = recipe.measure_part(part, settings, lambda done, total, message: tell(done / max(total, 1), message))
+    return table, time.perf_counter() - start

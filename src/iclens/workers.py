@@ -1,0 +1,194 @@
+"""Calls in worker processes: their results as they end, word of their progress, and an end to them on Ctrl-C."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from iclens.errors import UserError
+
+T = TypeVar("T")
+
+Tell = Callable[..., None]
+"""Given to every call as its last argument, to be called now and then with word of its progress."""
+
+_SECONDS_PER_WORKER = 20.0
+"""Work that one more process is worth: each imports torch anew."""
+
+_PAUSE = 0.1
+"""Seconds between two words of progress from one process."""
+
+_channel: tuple[Any, Any] | None = None
+"""Of a worker process: the queue of its words, and the event that tells it to stop."""
+
+
+@dataclass(frozen=True)
+class Ended(Generic[T]):
+    """A call that has ended.
+
+    Attributes:
+        place: its index among the calls.
+        value: what it gave; None when it failed.
+        error: why it failed; None when it did not.
+    """
+
+    place: int
+    value: T | None
+    error: Exception | None = None
+
+    def result(self) -> T:
+        """What the call gave; raises what it raised."""
+        if self.error is not None:
+            raise self.error
+        return self.value  # type: ignore[return-value]
+
+
+def each(
+    function: Callable[..., T],
+    calls: Sequence[tuple[Any, ...]],
+    *,
+    workers: int = 1,
+    threads: int = 1,
+    report: Callable[..., None] | None = None,
+) -> Generator[Ended[T], None, None]:
+    """`function(*call, tell)` for every call, in the order in which they end.
+
+    On Ctrl-C, and when the iteration is left, `tell` raises KeyboardInterrupt in every call that runs, calls that wait
+    are not begun, and the processes end.
+
+    Args:
+        function: a function of a module, as a new process must find it.
+        calls: arguments of every call; they must pickle when there are several workers.
+        workers: processes; with 1 all calls run in this one.
+        threads: torch threads of each.
+        report: called in this process as `report(place, *said)` with what a call told; a call that tells often is heard
+            now and then.
+    """
+
+    def heard(place: int, *said: Any) -> None:
+        if report is not None:
+            report(place, *said)
+
+    if min(workers, len(calls)) > 1:
+        yield from _in_processes(function, calls, min(workers, len(calls)), threads, heard)
+        return
+    for place, call in enumerate(calls):
+        with torch_threads(threads):
+            try:
+                ended = Ended(place, function(*call, lambda *said, _place=place: heard(_place, *said)))
+            except Exception as error:
+                ended = Ended(place, None, error)
+        yield ended
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def worth_starting(workers: int, seconds: float) -> int:
+    """How many of so many processes are worth their start for so many seconds of work."""
+    return max(1, min(workers, 1 + int(seconds / _SECONDS_PER_WORKER)))
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """So many torch threads inside, as before outside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _in_processes(
+    function: Callable[..., T],
+    calls: Sequence[tuple[Any, ...]],
+    workers: int,
+    threads: int,
+    heard: Callable[..., None],
+) -> Generator[Ended[T], None, None]:
+    # Forked processes would share the state of torch's threads.
+    context = multiprocessing.get_context("spawn")
+    words, stop = context.Queue(), context.Event()
+    over = threading.Event()
+    listener = threading.Thread(target=_listen, args=(words, heard, over), daemon=True)
+    listener.start()
+    pool = ProcessPoolExecutor(workers, context, _begin, (threads, words, stop))
+    try:
+        waiting: dict[Future[T], int] = {
+            pool.submit(_call, function, call, place): place for place, call in enumerate(calls)
+        }
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                place = waiting.pop(future)
+                error = future.exception()
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                if isinstance(error, BrokenProcessPool):
+                    error = UserError(
+                        "a worker process was killed, perhaps for want of memory. What is finished is kept; go on with "
+                        "fewer processes."
+                    )
+                yield Ended(place, None if error else future.result(), error)
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        over.set()
+        listener.join()
+        words.close()
+
+
+def _begin(threads: int, words: Any, stop: Any) -> None:
+    global _channel
+    _channel = words, stop
+    torch.set_num_threads(threads)
+    # The terminal sends it to every process; the event is what ends a worker, where its call can bear it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Words that nobody hears any more must not keep the process from ending.
+    words.cancel_join_thread()
+
+
+def _call(function: Callable[..., T], call: tuple[Any, ...], place: int) -> T:
+    assert _channel is not None
+    words, stop = _channel
+    if stop.is_set():
+        raise KeyboardInterrupt
+    last = 0.0
+
+    def tell(*said: Any) -> None:
+        nonlocal last
+        if stop.is_set():
+            raise KeyboardInterrupt
+        now = time.monotonic()
+        if now - last >= _PAUSE:
+            last = now
+            words.put((place, said))
+
+    return function(*call, tell)
+
+
+def _listen(words: Any, heard: Callable[..., None], over: threading.Event) -> None:
+    while not over.is_set():
+        try:
+            place, said = words.get(timeout=0.2)
+        except queue.Empty:
+            continue
+        except (EOFError, OSError):
+            return
+        heard(place, *said)

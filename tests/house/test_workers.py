@@ -1,0 +1,107 @@
+"""Calls in worker processes: what they give, and that nothing is left of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import closing, contextmanager
+
+import pytest
+import torch
+
+from iclens import workers
+from iclens.errors import UserError
+from iclens.workers import each, torch_threads, usable_cores, worth_starting
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    # A new process imports the functions by the name of their module.
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    import worker_calls
+
+    return worker_calls
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_every_call_ends_once_with_its_value_or_its_error(calls, n_workers):
+    heard = []
+    ended = list(
+        each(calls.square, [(x,) for x in (3, -1, 5)], workers=n_workers, report=lambda *said: heard.append(said))
+    )
+    assert sorted(one.place for one in ended) == [0, 1, 2]
+    values = {one.place: one for one in ended}
+    assert values[0].result()[0] == 9
+    assert values[2].result()[0] == 25
+    with pytest.raises(UserError, match="-1 is negative"):
+        values[1].result()
+    assert (0, 3, "squaring") in heard
+    processes = {values[place].result()[1] for place in (0, 2)}
+    assert (os.getpid() in processes) == (n_workers == 1)
+    assert all(values[place].result()[2] == 1 for place in (0, 2))
+
+
+def test_leaving_ends_calls_that_run_and_their_processes(calls, tmp_path):
+    files = [tmp_path / name for name in ("a", "b")]
+    heard = []
+    running = each(calls.endless, [(file,) for file in files], workers=2, report=lambda *said: heard.append(said))
+    # Ctrl-C reaches the main thread while it waits.
+    interruption = _interrupted_when(lambda: len({place for place, _ in heard}) == 2)
+    with closing(running), interruption, pytest.raises(KeyboardInterrupt):
+        next(running)
+    for file in files:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.read_text()), 0)
+
+
+def test_a_killed_process_is_one_clear_error(calls):
+    (first, *others) = each(calls.killed, [(1,), (2,)], workers=2)
+    for ended in (first, *others):
+        with pytest.raises(UserError, match="a worker process was killed"):
+            ended.result()
+
+
+def test_in_one_process_an_interruption_passes_through(calls, tmp_path):
+    def stop(place, *said):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(each(calls.endless, [(tmp_path / "a",)], report=stop))
+
+
+def test_processes_that_are_worth_their_start():
+    assert worth_starting(8, 0.1) == 1
+    assert worth_starting(8, 1e6) == 8
+    assert worth_starting(2, workers._SECONDS_PER_WORKER) == 2
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+def test_threads_are_those_asked_for_and_then_those_of_before():
+    before = torch.get_num_threads()
+    with torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    with pytest.raises(RuntimeError), torch_threads(before + 2):
+        raise RuntimeError
+    assert torch.get_num_threads() == before
+
+
+@contextmanager
+def _interrupted_when(condition):
+    """Sends SIGINT to this process from a thread once the condition holds."""
+    over = threading.Event()
+
+    def wait():
+        while not over.is_set() and not condition():
+            time.sleep(0.02)
+        if not over.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
