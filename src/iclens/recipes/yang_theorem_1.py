@@ -68,7 +68,7 @@ class YangTheorem1(Recipe[DescentSettings]):
     reference = f"{SOURCE} (arXiv 2408.10147), Theorem 1"
     claims = (LINEAR, TO_L_STAR, FACTOR, SLOWER_WITH_K, SLOWER_WITH_H)
     quick = Preset(DescentSettings(), seconds=25)
-    paper = Preset(DescentSettings(steps=10_000, n_seeds=20), seconds=250)
+    paper = Preset(DescentSettings(steps=10_000, every=100, n_seeds=10), seconds=80)
 
     def parts(self, settings: DescentSettings) -> list[Part]:
         """K with the middle H, H with the smallest K; each with the best rates and with shared ones."""
