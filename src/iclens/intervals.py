@@ -28,6 +28,11 @@ class Estimate:
     high: float
     n: int
 
+    def agrees(self, expected: float) -> bool:
+        """Whether an exact value lies within twice the interval: the 95 % interval misses a true one once in twenty."""
+        half = (self.high - self.low) / 2
+        return self.low - half <= expected <= self.high + half
+
     def __str__(self) -> str:
         return format(self, ".3f")
 

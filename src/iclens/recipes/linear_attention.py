@@ -59,6 +59,9 @@ class LinearAttentionStep(Recipe[StepSettings]):
     Fresh noiseless prompts y = w·x are drawn for every seed. The head's prediction at the query is compared with that
     of W after k gradient steps from a random W_0; from W_0 = 0 its squared error is measured over a grid of learning
     rates. A construction: it says that such heads exist, not that training finds them.
+
+    The closed form was first asked to lie within the interval itself, which misses a true value once in twenty, and
+    did so at a = 1/2; 2,000,000 other prompts gave 0.4121 with a standard error of 0.0004.
     """
 
     title = "One linear attention head is one step of gradient descent"
@@ -113,13 +116,13 @@ class LinearAttentionStep(Recipe[StepSettings]):
             means = seed_curve(curve, "eta", "error")
             lowest = float(means.x[means.mean.argmin()])
             narrow = at_best.high - at_best.low <= 0.1 * expected
-            right &= at_best.low <= expected <= at_best.high and narrow and abs(lowest - best) <= 0.35 * best
+            right &= at_best.agrees(expected) and narrow and abs(lowest - best) <= 0.35 * best
             found.append(
                 f"a = {a:g}: {at_best:.4f} at η = {best:.3f}, expected {expected:.4f}; lowest at η = {lowest:.3f}"
             )
         test = (
-            "the 95 % interval over seeds contains the closed form and is at most 10 % of it wide, and the lowest of "
-            "the rates is within 35 % of the best"
+            "the closed form lies within twice the 95 % interval over seeds, which is at most 10 % of it wide, and the "
+            "lowest of the rates is within 35 % of the best"
         )
         return [*verdicts, OPTIMUM.judged(right, "; ".join(found), test)]
 
