@@ -74,6 +74,20 @@ def test_pixel_convolution_mixes_neighbouring_pixels_only():
     assert not changed[64:].any()
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_pixel_convolution_is_that_of_torch(shuffled):
+    torch.manual_seed(0)
+    g = PixelConvolution(shuffled=shuffled).double()
+    torch.nn.init.normal_(g.second.weight)
+    torch.nn.init.normal_(g.second.bias)
+    x = torch.randn(2, 3, 67)
+    images = x[..., g.order].reshape(-1, 1, 8, 8)
+    change = g.second(torch.relu(g.first(images))).reshape(2, 3, 64)
+    expected = x.clone()
+    expected[..., g.order] += change
+    torch.testing.assert_close(g(x), expected)
+
+
 def test_shuffled_convolution_is_the_convolution_of_shuffled_pixels():
     torch.manual_seed(0)
     plain, shuffled = PixelConvolution().double(), PixelConvolution(shuffled=True).double()

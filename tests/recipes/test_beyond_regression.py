@@ -6,7 +6,8 @@ from functools import cache
 
 import pytest
 
-from iclens.recipes.beyond_regression import CLASSES, EXACT, REGRESSION, WORDS, BeyondRegression, BeyondSettings
+from iclens.recipes.beyond_regression import EXACT, BeyondRegression
+from iclens.recipes.beyond_regression_models import CLASSES, REGRESSION, WORDS, BeyondSettings
 from iclens.recipes.table import Table
 
 SMALL = BeyondSettings(depths=(1, 3), width=8, n_context=4, steps=2, n_prompts=2, n_seeds=2)

@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from iclens.recipes.attention_cost import FUSED, LINEAR, MATRIX, attend_once
 from iclens.recipes.recipe import silent
-from iclens.recipes.sequence_length import (
-    ELU,
-    FUSED,
-    LINEAR,
-    MATRIX,
-    SOFTMAX,
-    LengthSettings,
-    SequenceLength,
-    attend_once,
-)
+from iclens.recipes.sequence_length import ELU, SOFTMAX, LengthSettings, SequenceLength
 from iclens.recipes.table import Table
 
 LENGTHS = (8, 64, 512)
@@ -79,7 +71,7 @@ def test_every_attention_is_timed_forward_and_backward(name):
 
 
 def test_a_tiny_run_is_checked_and_drawn_from_its_table_alone(monkeypatch):
-    monkeypatch.setattr("iclens.recipes.sequence_length._peaks", lambda name, settings: [1.0, 2.0])
+    monkeypatch.setattr("iclens.recipes.attention_cost._peaks", lambda *given: [1.0, 2.0])
     settings = LengthSettings(
         lengths=(4, 8), lengths_two=(4, 8), d=2, steps=2, batch=2, n_seeds=2, cost_lengths=(16, 32), n_pairs=2
     )
@@ -89,3 +81,10 @@ def test_a_tiny_run_is_checked_and_drawn_from_its_table_alone(monkeypatch):
     assert all(ax.get_xlabel() for ax in figure.axes)
     again = RECIPE.run(settings, silent)
     assert table.where(what="error") == again.where(what="error")
+
+
+def test_only_what_is_timed_runs_alone():
+    settings = LengthSettings()
+    parts = RECIPE.parts(settings)
+    alone = [part["length"] for part in parts if RECIPE.alone(part, settings)]
+    assert alone == list(settings.cost_lengths)

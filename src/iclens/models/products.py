@@ -22,7 +22,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W_r + b_r for every run r.
 
     On a CPU in float32 the three products of forward and backward go to oneDNN where that is exact: PyTorch's default,
-    MKL, runs far below the peak on processors of other makers (`benchmarks/training.py --cases garg`: a step in half
+    MKL, runs far below the peak on processors of other makers (`iclens bench training`: a step in half
     the time of a plain loop on one of them). Only these products: fused attention is slower with it. The naive
     reference is `affine_naive`.
 

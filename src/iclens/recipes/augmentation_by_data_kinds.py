@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad
 
+from iclens.models.products import affine
 from iclens.tasks.draws import normal
 from iclens.tasks.task import build_task
 from iclens.tasks.words import WORDS_PER_CATEGORY
@@ -48,10 +50,15 @@ class Kind(NamedTuple):
 class PixelConvolution(nn.Module):
     """g(x) = x + conv(ReLU(conv(x))) on the first 64 channels as an image of 8 × 8, with zeros in the last conv.
 
+    The convolutions are computed as products with their matrices over all pixels, which takes a third of the time of
+    `nn.Conv2d` on images as small as these, and is the same.
+
     Args:
         hidden: channels between the two 3 × 3 convolutions.
         shuffled: the pixels change places before and after, so that neighbours are no neighbours: the control.
     """
+
+    order: Tensor
 
     def __init__(self, hidden: int = 4, shuffled: bool = False) -> None:
         super().__init__()
@@ -61,13 +68,34 @@ class PixelConvolution(nn.Module):
         nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
         n = _SIDE * _SIDE
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0)) if shuffled else torch.arange(n)
-        self.order, self.back = order, order.argsort()
+        self.order = order
+        # Pixel order[i] of the data stands at place i of the image.
+        places = order.argsort()
+        self.shifts = _shifts()[:, places][:, :, places].flatten(1)
 
     def forward(self, x: Float[Tensor, "*batch n width"]) -> Float[Tensor, "*batch n width"]:  # noqa: D102
         n_pixels = _SIDE * _SIDE
-        images = x[..., self.order].reshape(-1, 1, _SIDE, _SIDE)
-        change = self.second(torch.relu(self.first(images))).reshape(*x.shape[:-1], n_pixels)[..., self.back]
-        return x + pad(change, (0, x.shape[-1] - n_pixels))
+        images = x[..., :n_pixels].reshape(1, -1, n_pixels)
+        change = self._convolved(self.second, torch.relu(self._convolved(self.first, images)))
+        return x + pad(change.reshape(*x.shape[:-1], n_pixels), (0, x.shape[-1] - n_pixels))
+
+    def _convolved(self, convolution: nn.Conv2d, images: Tensor) -> Tensor:
+        """The convolution of rows (1, n, channels · pixels)."""
+        weight, bias, n_pixels = convolution.weight, convolution.bias, _SIDE * _SIDE
+        assert bias is not None
+        n_out, n_in = weight.shape[:2]
+        matrix = (weight.reshape(n_out * n_in, 9) @ self.shifts.to(weight)).reshape(n_out, n_in, n_pixels, n_pixels)
+        matrix = matrix.permute(1, 2, 0, 3).reshape(1, n_in * n_pixels, n_out * n_pixels)
+        return affine(images, matrix, bias.repeat_interleave(n_pixels).unsqueeze(0))
+
+
+@cache
+def _shifts() -> Float[Tensor, "9 n_pixels n_pixels"]:
+    """For each of the nine weights of a kernel, row by row: 1 where it takes a pixel (row) to another (column)."""
+    line = torch.arange(_SIDE)
+    # One axis: 1 where the pixel is the other's neighbour at −1, 0 or +1; there is nothing beyond the edge.
+    along = torch.stack([(line.unsqueeze(1) == line + step).double() for step in (-1, 0, 1)])
+    return torch.einsum("arp,bsq->abrspq", along, along).reshape(9, _SIDE * _SIDE, _SIDE * _SIDE)
 
 
 class MessagePassing(nn.Module):

@@ -9,22 +9,25 @@ from iclens.sweeps.chunks import groups
 from iclens.training.config import RunConfig
 from iclens.training.train import TrainedRun, train
 
-_CHUNK = 64
+_MOST_RUNS = 64
 """Runs trained at once; the small models of recipes gain from every one of them."""
 
+_MOST_NUMBERS = 2**19
+"""Numbers in one residual stream of all runs at once: a step on more of them costs more a run than on fewer."""
 
-def train_all(configs: Sequence[RunConfig], progress: Progress, *, chunk: int = _CHUNK) -> list[TrainedRun]:
-    """Train runs, those of one shape together.
+
+def train_all(configs: Sequence[RunConfig], progress: Progress) -> list[TrainedRun]:
+    """Train runs, those of one shape together, as many at once as make a step on one of them cheap.
 
     Args:
         configs: the runs.
         progress: told of the steps done, over all runs.
-        chunk: most runs to train at once.
     """
     trained: dict[str, TrainedRun] = {}
     total = sum(one.training.steps for one in configs)
     done = 0
     for group in groups(configs):
+        chunk = runs_at_once(group[0])
         for start in range(0, len(group), chunk):
             part = group[start : start + chunk]
 
@@ -35,6 +38,18 @@ def train_all(configs: Sequence[RunConfig], progress: Progress, *, chunk: int = 
                 trained[one.config.key()] = one
             done += sum(one.training.steps for one in part)
     return [trained[one.key()] for one in configs]
+
+
+def runs_at_once(config: RunConfig) -> int:
+    """How many runs of one shape train together; it rests on sizes alone, so that results are the same every time.
+
+    Stacking stops paying when the activations no longer fit the caches and their memory is asked for anew at every
+    step: with 4,096 demonstrations five runs at once take twice the time of one after the other.
+    """
+    task, training = config.make_task(), config.training
+    width = int(config.model.options.get("width", task.d + task.d_y))
+    numbers = training.batch * (training.n_context + 1) * width
+    return max(1, min(_MOST_RUNS, _MOST_NUMBERS // numbers))
 
 
 def final_error(run: TrainedRun, prefix: int | None = None) -> float:

@@ -13,7 +13,7 @@ from iclens.estimators.estimator import build_estimator
 from iclens.matching.ridge_parameter import best_ridge
 from iclens.recipes.figures import log_ticks, new_figure
 from iclens.recipes.lab_runs import train_all
-from iclens.recipes.recipe import Preset, Progress, Recipe, recipe
+from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.related_runs import answers_of, double_model, fresh_prompts, squared_error
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.settings import chosen, stated
@@ -76,7 +76,7 @@ class RidgeParameter(Recipe[RidgeSettings]):
     """Models trained on noisy linear regression y = wᵀx + σz, w ~ N(0, τ² I), one for every (σ, τ) and seed.
 
     For each the α is found for which ridge regression is nearest to its answers to the queries of fresh prompts, by
-    SPD, in double precision. Bayes' α is σ²/τ². All runs are one ensemble. The paper's models are transformers with 16
+    SPD, in double precision. Bayes' α is σ²/τ². The paper's models are transformers with 16
     layers of width 512; ours are a few layers of bare linear attention, which learn in a minute, so that this is a test
     of the claim and not of the paper's models. How close a model comes to Bayes' error is reported beside it: a model
     that has not learned has no ridge parameter to speak of.
@@ -85,19 +85,19 @@ class RidgeParameter(Recipe[RidgeSettings]):
     title = "The ridge parameter of trained models"
     reference = f"{_SOURCE} (arXiv 2211.15661)"
     claims = (PARAMETER, RATIO, FIT, NEARER)
-    quick = Preset(RidgeSettings(n_layers=3, d=2, n_context=8, steps=2500, n_seeds=5), seconds=60)
-    paper = Preset(RidgeSettings(n_layers=4, d=4, n_context=16), seconds=1700)
+    quick = Preset(RidgeSettings(n_layers=3, d=2, n_context=8, steps=2500, n_seeds=5), seconds=75)
+    paper = Preset(RidgeSettings(n_layers=4, d=4, n_context=16), seconds=800)
 
-    def measure(self, part: object, settings: RidgeSettings, progress: Progress) -> Table:
+    def parts(self, settings: RidgeSettings) -> list[Part]:
+        """One a level, with all its seeds."""
+        return [{"sigma": noise, "tau": spread} for noise, spread in settings.levels]
+
+    def measure(self, part: Part, settings: RidgeSettings, progress: Progress) -> Table:
         """The nearest ridge regression of every run."""
-        configs = [
-            _config(settings, noise, spread, seed)
-            for noise, spread in settings.levels
-            for seed in range(settings.n_seeds)
-        ]
+        noise, spread = (float(part[name] or 0) for name in ("sigma", "tau"))
+        configs = [_config(settings, noise, spread, seed) for seed in range(settings.n_seeds)]
         rows: list[dict[str, Cell]] = []
         for run in train_all(configs, progress):
-            noise, spread = (float(run.config.task.options[name]) for name in ("noise_std", "weight_std"))
             # The same prompts for all seeds of a level: only the model differs.
             prompt = fresh_prompts(run.config.make_task(), 0, settings.n_prompts, settings.n_context)
             answers = answers_of(double_model(run), prompt)[:, -1:]
@@ -106,8 +106,6 @@ class RidgeParameter(Recipe[RidgeSettings]):
             bayes = build_estimator("ridge", {"alpha": (noise / spread) ** 2}).predict(prompt)
             rows.append(
                 {
-                    "sigma": noise,
-                    "tau": spread,
                     "seed": run.config.seed,
                     "status": run.status,
                     "alpha": fit.alpha,

@@ -10,7 +10,7 @@ import numpy as np
 from iclens.estimators.estimator import build_estimator
 from iclens.recipes.figures import band, log_ticks, new_figure
 from iclens.recipes.lab_runs import train_all
-from iclens.recipes.recipe import Preset, Progress, Recipe, recipe
+from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.related_runs import answers_of, double_model, fresh_prompts, squared_error
 from iclens.recipes.seed_curves import seed_curve, seed_mean
 from iclens.recipes.settings import chosen
@@ -54,7 +54,7 @@ class PoolSettings:
     n_layers: int = chosen(2)
     width: int = chosen(32)
     ffn_width: int = chosen(64)
-    steps: int = chosen(20000, "of Adam")
+    steps: int = chosen(10000, "of Adam")
     batch: int = chosen(64)
     learning_rate: float = chosen(3e-3, "cosine schedule")
     n_prompts: int = chosen(2000, "fresh prompts, on the pool and on fresh tasks")
@@ -75,11 +75,15 @@ class TaskDiversity(Recipe[PoolSettings]):
     reference = "Raventós et al. 2023"
     claims = (FEW, THRESHOLD, BEYOND)
     quick = Preset(PoolSettings(pools=(2, 4, 8, 32, 128), d=3, n_context=8, steps=1000, n_prompts=1000), seconds=80)
-    paper = Preset(PoolSettings(), seconds=5000)
+    paper = Preset(PoolSettings(), seconds=1350)
 
-    def measure(self, part: object, settings: PoolSettings, progress: Progress) -> Table:
+    def parts(self, settings: PoolSettings) -> list[Part]:
+        """One a number of tasks, with all its seeds."""
+        return [{"tasks": n_tasks} for n_tasks in settings.pools]
+
+    def measure(self, part: Part, settings: PoolSettings, progress: Progress) -> Table:
         """Errors of every run, of dMMSE and of ridge, and the distances between them."""
-        configs = [_config(settings, n_tasks, seed) for n_tasks in settings.pools for seed in range(settings.n_seeds)]
+        configs = [_config(settings, int(part["tasks"] or 0), seed) for seed in range(settings.n_seeds)]
         fresh = Linear(d=settings.d, noise_std=settings.noise_std)
         ridge = build_estimator("ridge", {"alpha": settings.noise_std**2})
         rows: list[dict[str, Cell]] = []
@@ -93,7 +97,6 @@ class TaskDiversity(Recipe[PoolSettings]):
                 by_pool, by_ridge = pool.predict(prompt), ridge.predict(prompt)
                 rows.append(
                     {
-                        "tasks": run.config.task.options["n_tasks"],
                         "seed": seed,
                         "status": run.status,
                         "prompts": kind,

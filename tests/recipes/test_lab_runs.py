@@ -1,0 +1,57 @@
+"""Runs of recipes: how many train at once is a matter of speed, never of results."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from iclens.recipes import lab_runs
+from iclens.recipes.lab_runs import final_error, runs_at_once, train_all
+from iclens.recipes.recipe import silent
+from iclens.training.config import RunConfig
+
+
+def config(seed: int = 0, n_context: int = 4, batch: int = 4) -> RunConfig:
+    return RunConfig.from_dict(
+        {
+            "seed": seed,
+            "task": {"name": "linear", "d": 2},
+            "model": {"name": "linear-attention"},
+            "training": {
+                "steps": 5,
+                "batch": batch,
+                "n_context": n_context,
+                "loss": "query",
+                "dtype": "float64",
+                "evaluate_every": 0,
+                "evaluation_prompts": 8,
+            },
+        }
+    )
+
+
+def test_longer_prompts_train_fewer_at_once_and_never_none():
+    found = [runs_at_once(config(n_context=n, batch=64)) for n in (1, 63, 511, 10**5)]
+    assert found == [64, 42, 5, 1]
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_runs_are_the_same_however_many_train_at_once_and_keep_their_order(monkeypatch, most):
+    configs = [config(seed, n_context) for n_context in (3, 4) for seed in (5, 1, 3)]
+    together = train_all(configs, silent)
+    monkeypatch.setattr(lab_runs, "_MOST_RUNS", most)
+    apart = train_all(configs, silent)
+    for one, other, asked in zip(together, apart, configs, strict=True):
+        assert one.config == other.config == asked
+        assert one.tensors.keys() == other.tensors.keys()
+        for name, value in one.tensors.items():
+            torch.testing.assert_close(value, other.tensors[name], rtol=1e-10, atol=1e-12)
+        assert final_error(one) == pytest.approx(final_error(other), rel=1e-10)
+
+
+def test_progress_ends_with_all_steps_done(monkeypatch):
+    monkeypatch.setattr(lab_runs, "_MOST_RUNS", 2)
+    told: list[tuple[int, int]] = []
+    train_all([config(seed) for seed in range(3)], lambda done, total, _: told.append((done, total)))
+    assert told[-1] == (15, 15)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
