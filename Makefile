@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 2
 
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-all doctest check check-all static fresh format bench clean
+.PHONY: help install demo docs test test-all doctest check check-all static fresh format bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -34,11 +34,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	fi; \
 	echo "creating $(VENV) with $$($$chosen --version) and installing into it"; \
 	$$chosen -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
 	@touch $@
 
 demo: $(INSTALLED)  ## verify the theorems, explain a bundled prompt, write a report
 	$(BIN)/iclens demo --out iclens-out
+
+# The variable silences an advertisement that the theme prints.
+docs: $(INSTALLED)  ## the documentation as a site, in site/index.html; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: $(INSTALLED)  ## every test but the slow ones
 	$(PYTEST) -m "not slow"
@@ -58,17 +62,17 @@ static: $(INSTALLED)  ## format, lint, types, import layers
 fresh: $(INSTALLED)  ## install the wheel in a new environment and use it from an empty folder
 	$(BIN)/python .ci/fresh_install.py
 
-check: static test doctest fresh  ## what CI runs
+check: static test doctest docs fresh  ## what CI runs
 
-check-all: static test-all doctest fresh  ## the same with the slow tests
+check-all: static test-all doctest docs fresh  ## the same with the slow tests
 
-bench: $(INSTALLED)  ## the measurements of benchmarks/
-	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file; done
+bench: $(INSTALLED)  ## every benchmark, against the peers that are installed
+	$(BIN)/iclens bench --out iclens-out/bench
 
 format: $(INSTALLED)  ## format the code and sort its imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove .venv, caches and outputs
-	rm -rf $(VENV) build dist src/*.egg-info iclens-out .*_cache .hypothesis
+	rm -rf $(VENV) build dist site src/*.egg-info iclens-out .*_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ import pkgutil
 import re
 import shlex
 import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +62,16 @@ def command_lines(block):
 
 
 def run_page(text, name):
-    """Run every block of a page in order; the Python blocks share one namespace."""
-    namespace = {"__name__": "__page__"}
+    """Run every block of a page in order; the Python blocks share one namespace, that of a module."""
+    module = types.ModuleType("__page__")
+    sys.modules["__page__"] = module
+    try:
+        return run_blocks(text, name, vars(module))
+    finally:
+        del sys.modules["__page__"]
+
+
+def run_blocks(text, name, namespace):
     ran = 0
     for block in blocks(text):
         if block.skipped:

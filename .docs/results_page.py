@@ -1,0 +1,109 @@
+"""The page of results: claims and verdicts of the gallery, read from its own files when the site is built."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.pages import Page
+
+from iclens.report.gallery import MARKS, TRUSTS, duration
+
+PLACE = "<!-- claims and verdicts of docs/gallery -->"
+FOLDER = "gallery"
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~^$>])")
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: object) -> str:
+    """Put the results where the page has the comment `PLACE`."""
+    if PLACE not in markdown:
+        return markdown
+    return markdown.replace(PLACE, results(Path(config.docs_dir) / FOLDER))
+
+
+def results(gallery: Path) -> str:
+    """Markdown: how many claims have which outcome, recipe by recipe, and then every claim with its numbers."""
+    entries = sorted((_entry(table) for table in gallery.glob("*/table.json")), key=lambda entry: entry["recipe"])
+    if not entries:
+        return (
+            '!!! note "The gallery is empty"\n\n'
+            f"    No recipe has been run into `docs/{FOLDER}`. Fill it, and build the site again:\n\n"
+            f"        iclens reproduce --all --preset paper --out docs/{FOLDER}\n"
+        )
+    verdicts = [verdict for entry in entries for verdict in entry["verdicts"]]
+    parts = [
+        f"{len(entries)} recipes, {len(verdicts)} claims. [All of them as one gallery]({FOLDER}/index.html).",
+        "## At a glance",
+        _glance(entries),
+        *(_section(entry) for entry in entries),
+    ]
+    return "\n\n".join(parts)
+
+
+def _entry(table: Path) -> dict[str, Any]:
+    document = json.loads(table.read_text(encoding="utf-8"))
+    document.pop("columns")
+    document["verdicts"] = json.loads(table.with_name("verdicts.json").read_text(encoding="utf-8"))
+    document["picture"] = table.with_name("figure.svg").exists()
+    return document
+
+
+def _glance(entries: Sequence[Mapping[str, Any]]) -> str:
+    used = [outcome for outcome in MARKS if any(_count(entry, outcome) for entry in entries)]
+    titles = [f"{MARKS[outcome][0]} {outcome.replace('under', 'under …')}" for outcome in used]
+    lines = [f"| | {' | '.join(titles)} |", "|---|" + ":-:|" * len(used)]
+    for entry in entries:
+        counts = " | ".join(str(_count(entry, outcome) or "") for outcome in used)
+        lines.append(f"| [{_text(entry['title'])}](#{entry['recipe']})<br>{_text(entry['reference'])} | {counts} |")
+    totals = " | ".join(str(sum(_count(entry, outcome) for entry in entries)) for outcome in used)
+    table = "\n".join([*lines, f"| all | {totals} |"])
+    return f'<div class="glance" markdown>\n\n{table}\n\n</div>'
+
+
+def _count(entry: Mapping[str, Any], outcome: str) -> int:
+    return sum(verdict["outcome"] == outcome for verdict in entry["verdicts"])
+
+
+def _section(entry: Mapping[str, Any]) -> str:
+    folder = f"{FOLDER}/{entry['recipe']}"
+    parts = [
+        f"## {_text(entry['title'])} {{ #{entry['recipe']} }}",
+        f"{_text(entry['reference'])}. Preset `{entry['preset']}`, {duration(entry['seconds'])}: `{entry['command']}`. "
+        f"[Settings, numbers and data]({folder}/index.html).",
+        '<div class="verdicts" markdown>',
+        "\n".join(["| verdict | claim | measured |", "|---|---|---|", *map(_row, entry["verdicts"])]),
+        "</div>",
+    ]
+    if entry["picture"]:
+        alt = _text(entry["title"])
+        parts.append(
+            f"[![{alt}]({folder}/figure.svg#only-light){{ loading=lazy }}"
+            f"![{alt}]({folder}/figure-dark.svg#only-dark){{ loading=lazy }}]({folder}/index.html)"
+        )
+    return "\n\n".join(parts)
+
+
+def _row(verdict: Mapping[str, Any]) -> str:
+    sign, style = MARKS[verdict["outcome"]]
+    outcome = _text(verdict["outcome"])
+    if verdict["condition"]:
+        outcome = f"holds under: {_text(verdict['condition'])}"
+    source = f"{_text(verdict['source'])} ({TRUSTS[verdict['trust']]})"
+    measured = _text(verdict["untested"] or verdict["numbers"])
+    if verdict["test"]:
+        measured += f'<br><span class="small">Holds if {_text(verdict["test"])}.</span>'
+    return (
+        f'| <span class="outcome {style}">{sign} {outcome}</span> '
+        f'| {_text(verdict["claim"])}<br><span class="small">{source}</span> | {measured} |'
+    )
+
+
+def _text(text: str) -> str:
+    """Text that means nothing to Markdown or HTML."""
+    one_line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return _SPECIAL.sub(r"\\\1", one_line)

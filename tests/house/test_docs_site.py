@@ -1,0 +1,245 @@
+"""The documentation site: every page has its place, what is generated is whole, and nothing comes from elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+
+FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\w$\\])\$(?=\S)([^$]+?)(?<=\S)\$", re.DOTALL)
+
+
+def hook(name):
+    """One of the hooks that mkdocs.yml names, as a module."""
+    spec = importlib.util.spec_from_file_location(f"site_{name}", ROOT / ".docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pages_of(nav):
+    for item in nav if isinstance(nav, list) else nav.values() if isinstance(nav, dict) else []:
+        yield from [item] if isinstance(item, str) else pages_of(item)
+
+
+# Pages and their places
+
+
+def test_every_page_is_in_the_navigation_once():
+    named = sorted(pages_of(CONFIG["nav"]))
+    generated = {place.removeprefix("docs/") for place in hook("repository_pages").PAGES.values()} | {"api/"}
+    assert len(set(named)) == len(named)
+    assert set(named) == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} | generated
+
+
+def test_hooks_are_those_of_the_folder():
+    assert set(CONFIG["hooks"]) == {f".docs/{file.name}" for file in (ROOT / ".docs").glob("*.py")}
+
+
+def test_pages_of_the_root_keep_their_links():
+    moved = hook("repository_pages").moved
+    text = "[a](docs/architecture.md#layers) [b](https://example.org/x) [c](CHANGELOG.md) [d](#here)"
+    there = "[a](../architecture.md#layers) [b](https://example.org/x) [c](../changelog.md) [d](#here)"
+    assert moved(text, "CONTRIBUTING.md", "docs/contributing/index.md") == there
+    assert moved("[x](../CONTRIBUTING.md)", "docs/index.md", "docs/index.md") == "[x](contributing/index.md)"
+
+
+def test_the_api_reference_has_a_page_for_every_package_and_a_place_for_every_module():
+    api = hook("api_pages")
+    tops = {path.stem for path in (ROOT / "src" / "iclens").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert set(api.names()) == {name for name in tops if not name.startswith("_")}
+    shown = {line.split()[1] for name in api.names() for line in api.page(name).splitlines() if line.startswith(":::")}
+    modules = {
+        ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
+        for path in (ROOT / "src" / "iclens").rglob("*.py")
+        if not path.name.startswith("_")
+    }
+    assert shown >= modules
+    assert "iclens" not in shown
+
+
+def test_fences_have_no_backticks_beside_their_language():
+    broken = [
+        f"{page.relative_to(ROOT)}: {line}"
+        for page in [ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
+        for line in re.findall(r"^ *```\w.*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        if "`" in line.strip().lstrip("`")
+    ]
+    assert broken == []
+
+
+# Formulas
+
+
+def test_every_formula_of_the_pages_can_be_written_as_mathml():
+    mathml = hook("formulas").mathml
+    found = [
+        match[1] or match[2]
+        for page in sorted(DOCS.rglob("*.md"))
+        for match in FORMULA.finditer(re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text(encoding="utf-8"))))
+    ]
+    assert len(found) > 500
+    for latex in found:
+        assert mathml(latex.replace(r"\|", "|") if r"\|" in latex and "|" not in latex else latex).startswith("<math")
+
+
+def test_formulas_have_their_letters_and_words():
+    mathml = hook("formulas").mathml
+    assert "\N{DOUBLE-STRUCK CAPITAL R}" in mathml(r"\mathbb R")
+    assert "\N{MATHEMATICAL DOUBLE-STRUCK CAPITAL E}" in mathml(r"\mathbb E")
+    assert "\N{SCRIPT CAPITAL L}" in mathml(r"\mathcal L")
+    assert "\N{BLACK-LETTER CAPITAL R}" in mathml(r"\mathfrak R")
+    assert "\N{MATHEMATICAL BOLD DIGIT ONE}" in mathml(r"\mathbf 1")
+    assert ">softmax<" in mathml(r"\mathrm{softmax}(x)")
+    assert mathml("x", block=True).startswith('<div class="formula"><math')
+
+
+def test_a_formula_that_cannot_be_written_is_named():
+    formulas = hook("formulas")
+    with pytest.raises(Exception, match="cannot write the formula"):
+        formulas.on_page_content(r'<span class="arithmatex">\(x_\)</span>')
+
+
+# Results
+
+
+def planted(folder, outcome="holds", **changes):
+    verdict = {
+        "outcome": outcome,
+        "claim": "W_0 < *W* | [x](y)",
+        "numbers": "1.5 [1, 2]",
+        "test": "above 1",
+        "condition": "",
+        "untested": "",
+        "source": "a book",
+        "trust": "stated",
+    }
+    document = {
+        "recipe": folder.name,
+        "title": f"Title of {folder.name}",
+        "reference": "A book, chapter 1",
+        "preset": "paper",
+        "command": f"iclens reproduce {folder.name}",
+        "seconds": 12.0,
+        "columns": {"seed": [0]},
+    }
+    folder.mkdir(parents=True)
+    (folder / "table.json").write_text(json.dumps(document))
+    (folder / "verdicts.json").write_text(json.dumps([verdict | changes]))
+    (folder / "index.html").write_text("<title>entry</title>")
+    for name in ("figure.svg", "figure-dark.svg"):
+        (folder / name).write_text('<svg xmlns="http://www.w3.org/2000/svg"></svg>')
+
+
+def test_results_show_every_verdict_of_the_gallery(tmp_path):
+    planted(tmp_path / "dice")
+    planted(tmp_path / "coin", "holds under", condition="it is fair")
+    planted(tmp_path / "card", "cannot be tested here", untested="no cards", test="", numbers="")
+    (tmp_path / "card" / "figure.svg").unlink()
+    (tmp_path / "unfinished" / "parts").mkdir(parents=True)
+    text = hook("results_page").results(tmp_path)
+    assert "3 recipes, 3 claims" in text
+    assert "| all | 1 | 1 | 1 |" in text
+    assert "holds under: it is fair" in text
+    assert "no cards" in text
+    assert r"W\_0 &lt; \*W\* \| \[x\]\(y\)" in text
+    assert "a book (stated by the paper)" in text
+    for name in ("card", "coin", "dice"):
+        assert f"(gallery/{name}/index.html)" in text
+    assert "(gallery/dice/figure.svg#only-light)" in text
+    assert "(gallery/dice/figure-dark.svg#only-dark)" in text
+    assert "gallery/card/figure" not in text
+
+
+def test_results_of_an_empty_gallery_say_how_to_fill_it(tmp_path):
+    text = hook("results_page").results(tmp_path)
+    assert "The gallery is empty" in text
+    assert "iclens reproduce --all --preset paper --out docs/gallery" in text
+
+
+def test_the_page_of_results_has_their_place():
+    assert (DOCS / "results.md").read_text(encoding="utf-8").count(hook("results_page").PLACE) == 1
+
+
+# Nothing from elsewhere
+
+
+def test_what_the_browser_would_load_from_elsewhere_is_found():
+    loads = hook("outside").loads
+    for page in (
+        '<script src="https://cdn.example/x.js">',
+        "<img alt='a' src=//cdn.example/x.png>",
+        '<link rel="stylesheet"\n href="http://cdn.example/x.css">',
+        "@import 'https://cdn.example/x.css'",
+        "body { background: url(https://cdn.example/x.png) }",
+    ):
+        assert len(loads(page)) == 1, page
+    assert loads('<a href="https://example.org">a paper</a> <svg xmlns="http://www.w3.org/2000/svg">') == []
+    assert loads('<img src="figure.svg"> <link href="assets/x.css"> url(data:image/svg+xml,x)') == []
+
+
+def test_the_theme_loads_no_font_and_no_repository_data():
+    assert CONFIG["theme"]["font"] is False
+    assert "repo_url" not in CONFIG
+    assert "pymdownx.emoji" not in str(CONFIG["markdown_extensions"])
+
+
+class Addresses(HTMLParser):
+    """What a page refers to, and what can be referred to in it."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.targets, self.ids = [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name in {"href", "src"} and value:
+                self.targets.append(value)
+            if name in {"id", "name"} and value:
+                self.ids.add(value)
+
+
+@pytest.mark.slow
+def test_the_built_site_is_whole(tmp_path):
+    """Strictly built: pages, pictures and places within pages that are referred to are there."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout + done.stderr
+    site = tmp_path / "site"
+    pages = {page: Addresses(page.read_text(encoding="utf-8")) for page in site.rglob("*.html")}
+    assert len(pages) > 60
+    broken = []
+    for page, addresses in pages.items():
+        if page.name == "404.html":
+            continue
+        for target in addresses.targets:
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc:
+                continue
+            path = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            there = path.exists() and (path not in pages or not parts.fragment or parts.fragment in pages[path].ids)
+            if not there and not parts.fragment.startswith("__"):
+                broken.append(f"{page.relative_to(site)}: {target}")
+    assert broken == []
