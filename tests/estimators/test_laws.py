@@ -10,7 +10,7 @@ from tests.estimators.prompts_of import points
 
 from iclens.errors import UserError
 from iclens.estimators.decision_tree import DecisionTree
-from iclens.estimators.estimator import build_estimator
+from iclens.estimators.estimator import ESTIMATORS, build_estimator
 from iclens.estimators.gradient_boosting import GradientBoosting
 from iclens.tasks.prompt import Prompt
 
@@ -52,6 +52,8 @@ OTHERS = {
     "two-layer-network": ("two-layer-network", {"n_steps": 5, "hidden_size": 6}),
 }
 ALL = {**CLOSED_FORMS, **OTHERS}
+# One that is not named above is held to the same as it is built without options.
+ALL |= {name: (name, {}) for name in ESTIMATORS if name not in {listed for listed, _ in ALL.values()}}
 
 every_estimator = pytest.mark.parametrize("estimator", [build_estimator(*ALL[name]) for name in ALL], ids=list(ALL))
 

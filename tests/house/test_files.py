@@ -84,7 +84,7 @@ def test_make_targets_that_the_documents_name_exist():
 def test_the_architecture_page_names_every_extension_point_and_every_layer():
     page = (ROOT / "docs" / "architecture.md").read_text()
     sources = [file.read_text() for file in (ROOT / "src" / "iclens").rglob("*.py")]
-    groups = {group for text in sources for group in re.findall(r"= Registry\(\"[^\"]+\", \"([^\"]+)\"", text)}
+    groups = {group for text in sources for group in re.findall(r"= Registry\(\s*\"[^\"]+\", \"([^\"]+)\"", text)}
     assert groups
     assert set(re.findall(r"^\| `(iclens\.\w+)`", page, re.MULTILINE)) == groups
 

@@ -80,10 +80,10 @@ def tokens_of_queries(
     hardest = construction == "hardest"
     count, skip, spare = min(n_negatives, attending.n_key - 1), int(hardest), int(not hardest)
     if construction in ("lowest", "hardest") and has_kernel(k):
-        from iclens.attention import extreme_keys_triton
+        from iclens.attention.gpu import extreme_keys
 
-        if extreme_keys_triton.supports(q, k, attending, count + skip):
-            return extreme_keys_triton.lowest_of_products(
+        if extreme_keys.supports(q, k, attending, count + skip):
+            return extreme_keys.lowest_of_products(
                 q, k, attending, count=count, skip=skip, spare=spare, highest=hardest
             )
     scores: Block

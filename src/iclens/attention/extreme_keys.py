@@ -21,7 +21,7 @@ _HAS_TRITON = find_spec("triton") is not None
 
 
 def has_kernel(x: Tensor) -> bool:
-    """Whether `extreme_keys_triton` can run where `x` lies: on a GPU, or anywhere in Triton's interpreter."""
+    """Whether `gpu.extreme_keys` can run where `x` lies: on a GPU, or anywhere in Triton's interpreter."""
     return _HAS_TRITON and (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
 
 

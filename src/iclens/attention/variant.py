@@ -234,7 +234,9 @@ class AttentionVariant(nn.Module, abc.ABC):
         return ", ".join(f"{name}={value!r}" for name, value in self.options().items())
 
 
-ATTENTIONS: Registry[type[AttentionVariant]] = Registry("attention variant", "iclens.attentions")
+ATTENTIONS: Registry[type[AttentionVariant]] = Registry(
+    "attention variant", "iclens.attentions", package="iclens.attention"
+)
 
 
 def build(

@@ -52,7 +52,7 @@ def keys_mask(n_key):
 
 
 def check_chosen(q, k, attending, n_negatives, hardest):
-    from iclens.attention.extreme_keys_triton import lowest_of_products
+    from iclens.attention.gpu.extreme_keys import lowest_of_products
 
     count, skip = min(n_negatives, attending.n_key - 1), int(hardest)
     chosen = lowest_of_products(q, k, attending, count=count, skip=skip, spare=1 - skip, highest=hardest)
@@ -89,7 +89,7 @@ def test_compiles_for_a_gpu_to_tensor_core_products(architecture, n_query, tmp_p
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from iclens.attention.extreme_keys_triton import _lowest_kernel
+    from iclens.attention.gpu.extreme_keys import _lowest_kernel
 
     constants = dict(WANTED=1, SIGN=1.0, CAUSAL=True, HAS_MASK=False, WIDEN=False, WIDTH=64, BLOCK_Q=128, BLOCK_K=64)
     constants |= dict(q_feature=1, k_feature=1) | (dict(n_query=1) if n_query == 1 else {})
@@ -141,7 +141,7 @@ class TestKernel:
         check_chosen(q, k, Attending.of(q, k, k, keys_mask(70), is_causal=is_causal), 3, hardest)
 
     def test_nothing_but_ties_gives_the_first_keys(self):
-        from iclens.attention.extreme_keys_triton import lowest_of_products
+        from iclens.attention.gpu.extreme_keys import lowest_of_products
 
         q, k = (torch.zeros_like(x) for x in whole_numbers(130, 130, torch.float32))
         chosen = lowest_of_products(q, k, Attending.of(q, k, k), count=4, skip=0, spare=0)
@@ -164,13 +164,11 @@ class TestKernel:
 
     @pytest.mark.parametrize("construction", ["lowest", "hardest"])
     def test_negative_attention_takes_it_with_its_gradients(self, construction, monkeypatch):
-        from iclens.attention import extreme_keys_triton
+        from iclens.attention.gpu import extreme_keys
 
         calls = []
-        kernel = extreme_keys_triton.lowest_of_products
-        monkeypatch.setattr(
-            extreme_keys_triton, "lowest_of_products", lambda *a, **b: calls.append(1) or kernel(*a, **b)
-        )
+        kernel = extreme_keys.lowest_of_products
+        monkeypatch.setattr(extreme_keys, "lowest_of_products", lambda *a, **b: calls.append(1) or kernel(*a, **b))
         tensors = [torch.randn(2, heads, 63, 8, dtype=torch.float32).to(DEVICE) for heads in (4, 2, 2)]
         settings = dict(n_negatives=2, beta=0.3, construction=construction, is_causal=True)
         results = []
@@ -200,9 +198,9 @@ class TestKernel:
         ids=lambda change: next(iter(change)),
     )
     def test_other_cases_take_the_torch_path(self, change, monkeypatch):
-        from iclens.attention import extreme_keys_triton
+        from iclens.attention.gpu import extreme_keys
 
-        monkeypatch.delattr(extreme_keys_triton, "lowest_of_products")
+        monkeypatch.delattr(extreme_keys, "lowest_of_products")
         width = change.get("width", 4)
         q, k, v = (torch.randn(1, 2, 9, width, dtype=change.get("dtype", torch.float32)).to(DEVICE) for _ in range(3))
         mask = change["mask"].to(DEVICE) if "mask" in change else None

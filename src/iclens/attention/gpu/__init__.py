@@ -1,0 +1,1 @@
+"""Kernels for a GPU; nothing here is imported where it cannot run."""
