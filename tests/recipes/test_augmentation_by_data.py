@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from tests.recipes.planting import Planted
 
 from iclens.recipes.augmentation_by_data import NORMAL, AugmentationByData, AugmentationSettings, rows_of
 from iclens.recipes.augmentation_by_data_kinds import KINDS, MessagePassing, PixelConvolution, graph
@@ -155,3 +158,16 @@ def test_a_tiny_run_is_checked_and_drawn_from_its_table_alone():
     assert table.where(row=NORMAL).unique("kind") == list(KINDS)
     figure = RECIPE.plot(Table.from_json_columns(table.to_columns()), settings)
     assert all(ax.get_xlabel() for ax in figure.axes)
+
+
+_WINS = partial(planted, {("graphs", "message passing"): 0.7})
+_NOTHING = partial(planted, {})
+_SHUFFLED_TOO = partial(planted, {("graphs", "message passing"): 0.7, ("graphs", "shuffled"): 0.7})
+_ADAPTER = partial(planted, {(kind, "adapter"): 0.7 for kind in KINDS})
+PLANTED = {
+    "augmentation-by-data": [
+        *(Planted(claim, _WINS, _NOTHING, SETTINGS) for claim in RECIPE.claims),
+        Planted(RECIPE.claims[1], _WINS, _ADAPTER, SETTINGS),
+        Planted(RECIPE.claims[2], _WINS, _SHUFFLED_TOO, SETTINGS),
+    ]
+}

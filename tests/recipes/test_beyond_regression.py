@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
+from tests.recipes.planting import Planted
 
 from iclens.recipes.beyond_regression import EXACT, BeyondRegression
 from iclens.recipes.beyond_regression_models import CLASSES, REGRESSION, WORDS, BeyondSettings
@@ -52,3 +53,40 @@ def test_rounding_that_grows_with_the_depth_turns_the_verdict(power, holds):
 @pytest.mark.parametrize(("distance", "holds"), [(0.1, True), (1e-12, False)])
 def test_the_control_turns(distance, holds):
     assert held(lambda row: row | {"held_before": distance})[5] == holds
+
+
+def changed(change):
+    return Table(change(dict(row)) for row in table_of())
+
+
+def _not_reproduced(kind, row):
+    here = row["kind"] == kind and row["weights"] == "trained" and row["depth"] == 3 and row["seed"] == 1
+    return row | {"residual": 1e-8} if here else row
+
+
+def _grows(power, row):
+    return row | {"residual": 1e-7 * row["depth"] ** power}
+
+
+def _held_before(distance, row):
+    return row | {"held_before": distance}
+
+
+PLANTED = {
+    "beyond-regression": [
+        *(
+            Planted(claim, table_of, partial(changed, partial(_not_reproduced, kind)), SMALL)
+            for kind, claim in EXACT.items()
+        ),
+        Planted(RECIPE.claims[3], table_of, partial(changed, lambda row: row | {"residual": 1e-7}), SMALL),
+        Planted(
+            RECIPE.claims[4], partial(changed, partial(_grows, 0.5)), partial(changed, partial(_grows, 2.0)), SMALL
+        ),
+        Planted(
+            RECIPE.claims[5],
+            partial(changed, partial(_held_before, 0.1)),
+            partial(changed, partial(_held_before, 1e-12)),
+            SMALL,
+        ),
+    ]
+}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+from tests.recipes.planting import Planted
 
 from iclens.recipes import finetune_table
 from iclens.recipes.finetune import ROWS
@@ -91,3 +94,11 @@ def test_a_tiny_run_trains_every_row_from_the_same_data(monkeypatch):
     assert len(RECIPE.check(table, SETTINGS)) == 3
     figure = RECIPE.plot(Table.from_json_columns(table.to_columns()), SETTINGS)
     assert "GENERATED" in figure.axes[0].get_title()
+
+
+PLANTED = {
+    "ren-liu-table-1": [
+        Planted(claim, partial(planted, {"augmented g1&g2": 0.2}), partial(planted, {}), SETTINGS)
+        for claim in RECIPE.claims
+    ]
+}

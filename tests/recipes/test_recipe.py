@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from tests.recipes.planting import Planted
 
 from iclens.cli.output import write_atomically
 from iclens.errors import UserError
@@ -438,26 +440,40 @@ def test_one_linear_head_is_one_step():
     entry.plot(table, SMALL)
 
 
-@pytest.mark.parametrize("broken", [0, 1, 2])
-def test_each_verdict_on_the_head_turns(broken):
-    """A head that is slightly wrong, a stack that drifts, a loss that is 8 % off."""
-    entry = LinearAttentionStep()
-    settings = dataclasses.replace(SMALL, half_widths=(1.0,))
+HEAD = dataclasses.replace(SMALL, half_widths=(1.0,))
+
+
+def head_table(broken=None):
+    """A perfect head, but for one of: slightly wrong, a stack that drifts, a loss that is 8 % off."""
     best, expected = best_step(10, 10, 1.0)
     rows = []
     for seed in range(4):
         rows += [{"seed": seed, "a": 1.0, "steps": s, "residual": 1e-16} for s in (1, 2, 3)]
         for rate, factor in ((0.0, 2.0), (best, 1.0), (2 * best, 2.0)):
             rows.append({"seed": seed, "a": 1.0, "eta": rate, "error": factor * expected * (1 + 0.01 * (seed - 1.5))})
-    assert [verdict.holds for verdict in entry.check(Table(rows), settings)] == [True, True, True]
     if broken == 0:
         rows[0]["residual"] = 1e-9
     elif broken == 1:
         rows[2]["residual"] = 1e-9
-    else:
+    elif broken == 2:
         for row in rows:
             if "error" in row:
                 row["error"] *= 1.08
-    verdicts = entry.check(Table(rows), settings)
+    return Table(rows)
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_each_verdict_on_the_head_turns(broken):
+    entry = LinearAttentionStep()
+    assert [verdict.holds for verdict in entry.check(head_table(), HEAD)] == [True, True, True]
+    verdicts = entry.check(head_table(broken), HEAD)
     assert not verdicts[broken].holds
     assert verdicts[2].holds == (broken != 2)
+
+
+PLANTED = {
+    "von-oswald-step": [
+        Planted(claim, head_table, partial(head_table, broken), HEAD)
+        for broken, claim in enumerate(LinearAttentionStep.claims)
+    ]
+}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
+from tests.recipes.planting import Planted
 
 from iclens.recipes.recipe import RECIPES
 from iclens.recipes.table import Table
@@ -84,3 +86,27 @@ def test_a_tiny_run_is_checked_and_drawn():
     assert {verdict.claim for verdict in verdicts} == {claim.statement for claim in ENTRY.claims}
     assert not verdicts[1].holds
     assert len(ENTRY.plot(table, settings).get_axes()) == 2
+
+
+def other_excess():
+    """The same parameters; the excess errors belong to other runs."""
+    rows = list(planted())
+    errors = [row["error"] for row in rows]
+    return Table(row | {"error": errors[place * 7 % len(rows)]} for place, row in enumerate(rows))
+
+
+PLANTED = {
+    "akyurek-ridge-parameter": [
+        Planted(claim, planted, absent)
+        for claim, absent in zip(
+            ENTRY.claims,
+            (
+                partial(planted, lambda sigma, tau: 1.7 * (sigma / tau) ** 2),
+                partial(planted, lambda sigma, tau: sigma**2),
+                partial(planted, unexplained=0.2),
+                other_excess,
+            ),
+            strict=True,
+        )
+    ]
+}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
+from tests.recipes.planting import Planted
 
 from iclens.recipes.recipe import RECIPES
 from iclens.recipes.related_garg import BASELINES, counts
@@ -53,18 +55,18 @@ def test_a_model_that_learned_all_four():
     assert len(ENTRY.plot(planted(GOOD), SETTINGS).get_axes()) == 4
 
 
-@pytest.mark.parametrize(
-    ("task", "error", "place"),
-    [
-        ("linear", 0.2, 0),
-        ("linear", 2.0, 0),
-        ("sparse-linear", 0.8, 1),
-        ("sparse-linear", 1.1, 1),
-        ("decision-tree", 0.7, 2),
-        ("decision-tree", 0.9, 2),
-        ("relu-network", 0.8, 3),
-    ],
-)
+TURNS = [
+    ("linear", 0.2, 0),
+    ("linear", 2.0, 0),
+    ("sparse-linear", 0.8, 1),
+    ("sparse-linear", 1.1, 1),
+    ("decision-tree", 0.7, 2),
+    ("decision-tree", 0.9, 2),
+    ("relu-network", 0.8, 3),
+]
+
+
+@pytest.mark.parametrize(("task", "error", "place"), TURNS)
 def test_each_verdict_turns(task, error, place):
     assert outcomes(GOOD | {task: error}) == [at != place for at in range(4)]
 
@@ -90,3 +92,11 @@ def test_a_tiny_run_is_checked_and_drawn():
     assert {verdict.claim for verdict in verdicts} == {claim.statement for claim in ENTRY.claims}
     assert not verdicts[0].holds
     assert len(ENTRY.plot(table, settings).get_axes()) == 4
+
+
+PLANTED = {
+    "garg-curves": [
+        Planted(ENTRY.claims[place], partial(planted, GOOD), partial(planted, GOOD | {task: error}))
+        for task, error, place in TURNS
+    ]
+}

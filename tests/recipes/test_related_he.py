@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
+from tests.recipes.planting import Planted
 
 from iclens.models.bare_attention import SoftmaxHeads
 from iclens.models.constructions import debiased_gradient_step
@@ -67,17 +69,17 @@ def test_equal_signs_in_most_or_all_runs():
     assert outcomes(planted(n_same=5)) == ["does not hold", "cannot be tested here", "cannot be tested here"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "place"),
-    [
-        ({"omega_1": -0.35}, 0),
-        ({"mu_1": -3.0}, 0),
-        ({"from_debiased": 0.1, "from_plain": 0.2}, 1),
-        ({"from_plain": 0.004}, 1),
-        ({"weight_rate": 1.1}, 1),
-        ({"error": 0.26}, 2),
-    ],
-)
+TURNS = [
+    ({"omega_1": -0.35}, 0),
+    ({"mu_1": -3.0}, 0),
+    ({"from_debiased": 0.1, "from_plain": 0.2}, 1),
+    ({"from_plain": 0.004}, 1),
+    ({"weight_rate": 1.1}, 1),
+    ({"error": 0.26}, 2),
+]
+
+
+@pytest.mark.parametrize(("changes", "place"), TURNS)
 def test_each_verdict_turns(changes, place):
     assert [outcome == "holds" for outcome in outcomes(planted(**changes))] == [at != place for at in range(3)]
 
@@ -110,3 +112,8 @@ def test_a_tiny_run_is_checked_and_drawn():
     assert not verdicts[2].holds
     assert len(table.only("reference")) == 3
     assert len(ENTRY.plot(table, settings).get_axes()) == 2
+
+
+PLANTED = {
+    "he-debiased": [Planted(ENTRY.claims[place], planted, partial(planted, **changes)) for changes, place in TURNS]
+}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
+from tests.recipes.planting import Planted
 
 from iclens.models.constructions import gradient_step
 from iclens.models.model import build_model
@@ -41,19 +43,19 @@ def test_layers_that_reach_the_step_pass():
     assert outcomes(planted()) == ["holds"] * 4
 
 
-@pytest.mark.parametrize(
-    ("changes", "places"),
-    [
-        ({"step": 1.1, "trained": 1.1, "smaller": 1.1, "larger": 1.1}, [0]),
-        ({"larger": 0.9}, [0]),
-        ({"trained": 1.1}, [1]),
-        ({"trained": 0.9}, [1]),
-        ({"off": 5.0}, [2]),
-        ({"off_isotropic": 0.2}, [2]),
-        ({"cosine": 0.9}, [2]),
-        ({"ridge": 10.0}, [3]),
-    ],
-)
+TURNS = [
+    ({"step": 1.1, "trained": 1.1, "smaller": 1.1, "larger": 1.1}, [0]),
+    ({"larger": 0.9}, [0]),
+    ({"trained": 1.1}, [1]),
+    ({"trained": 0.9}, [1]),
+    ({"off": 5.0}, [2]),
+    ({"off_isotropic": 0.2}, [2]),
+    ({"cosine": 0.9}, [2]),
+    ({"ridge": 10.0}, [3]),
+]
+
+
+@pytest.mark.parametrize(("changes", "places"), TURNS)
 def test_each_verdict_turns(changes, places):
     holds = [outcome == "holds" for outcome in outcomes(planted(**changes))]
     assert holds == [place not in places for place in range(4)]
@@ -92,3 +94,12 @@ def test_a_tiny_run_is_checked_and_drawn():
     assert {verdict.claim for verdict in verdicts} == {claim.statement for claim in ENTRY.claims}
     assert not verdicts[1].holds
     assert len(ENTRY.plot(table, settings).get_axes()) == 2
+
+
+PLANTED = {
+    "mahankali-ahn-risk": [
+        Planted(ENTRY.claims[place], planted, partial(planted, **changes))
+        for changes, places in TURNS
+        for place in places
+    ]
+}

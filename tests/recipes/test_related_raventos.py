@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
+from tests.recipes.planting import Planted
 
 from iclens.recipes.recipe import RECIPES
 from iclens.recipes.table import Table
@@ -67,3 +69,23 @@ def test_a_tiny_run_is_checked_and_drawn():
     verdicts = ENTRY.check(table, settings)
     assert {verdict.claim for verdict in verdicts} == {claim.statement for claim in ENTRY.claims}
     assert len(ENTRY.plot(table, settings).get_axes()) == 3
+
+
+def _leaves(n):
+    return 0.1 if n <= 8 else 0.8
+
+
+PLANTED = {
+    "raventos-threshold": [
+        Planted(claim, partial(planted, _leaves), absent)
+        for claim, absent in zip(
+            ENTRY.claims,
+            (
+                partial(planted, lambda n: 0.9),
+                partial(planted, lambda n: 0.1),
+                partial(planted, _leaves, lambda n: -0.1),
+            ),
+            strict=True,
+        )
+    ]
+}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from tests.recipes.planting import Planted
 
 from iclens.models.constructions import gradient_step
 from iclens.models.model import build_model
@@ -38,17 +40,17 @@ def test_layers_that_are_the_step_pass():
     assert [verdict.outcome for verdict in ENTRY.check(planted(), SETTINGS)] == ["holds"] * 4
 
 
-@pytest.mark.parametrize(
-    ("changes", "place"),
-    [
-        ({"risk": 1.75}, 0),
-        ({"risk": 1.55}, 0),
-        ({"spd": 0.1}, 1),
-        ({"alignment": 0.9}, 2),
-        ({"weight_cosine": 0.9}, 3),
-        ({"weight_eta": 1.7}, 3),
-    ],
-)
+TURNS = [
+    ({"risk": 1.75}, 0),
+    ({"risk": 1.55}, 0),
+    ({"spd": 0.1}, 1),
+    ({"alignment": 0.9}, 2),
+    ({"weight_cosine": 0.9}, 3),
+    ({"weight_eta": 1.7}, 3),
+]
+
+
+@pytest.mark.parametrize(("changes", "place"), TURNS)
 def test_each_verdict_turns(changes, place):
     outcomes = [verdict.holds for verdict in ENTRY.check(planted(**changes), SETTINGS)]
     assert outcomes == [at != place for at in range(4)]
@@ -99,3 +101,10 @@ def test_a_tiny_run_is_checked_and_drawn_and_has_not_found_the_step():
     assert {verdict.claim for verdict in verdicts} == {claim.statement for claim in ENTRY.claims}
     assert not any(verdict.holds for verdict in verdicts)
     assert len(ENTRY.plot(table, settings).get_axes()) == 2
+
+
+PLANTED = {
+    "von-oswald-trained": [
+        Planted(ENTRY.claims[place], planted, partial(planted, **changes)) for changes, place in TURNS
+    ]
+}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
+from tests.recipes.planting import Planted
 
 from iclens.recipes.contrastive_view import (
     DUAL,
@@ -74,17 +75,17 @@ def test_descent_ends_at_the_attention_output():
     assert end.where(features="50 positive random").column("distance").min() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("index", "change"),
-    [
-        (0, lambda row: row | {"distance": 1e-6} if row["order"] == "in one step" and row["step"] == 15 else row),
-        (1, lambda row: row | {"distance": 1e-6} if row["order"] == "order 2" and row["step"] == 15 else row),
-        (2, lambda row: row | {"distance": 1 - row["step"] / 15} if row["order"].startswith("order") else row),
-        (2, lambda row: row | {"distance": row["distance"] ** 2} if row["order"] == FULL_BATCH else row),
-        (3, lambda row: row | {"distance_same_features": 1e-6} if row["features"] != MERCER else row),
-        (3, lambda row: row | {"distance": 0.0} if row["features"] != MERCER else row),
-    ],
-)
+DESCENT_TURNS = [
+    (0, lambda row: row | {"distance": 1e-6} if row["order"] == "in one step" and row["step"] == 15 else row),
+    (1, lambda row: row | {"distance": 1e-6} if row["order"] == "order 2" and row["step"] == 15 else row),
+    (2, lambda row: row | {"distance": 1 - row["step"] / 15} if row["order"].startswith("order") else row),
+    (2, lambda row: row | {"distance": row["distance"] ** 2} if row["order"] == FULL_BATCH else row),
+    (3, lambda row: row | {"distance_same_features": 1e-6} if row["features"] != MERCER else row),
+    (3, lambda row: row | {"distance": 0.0} if row["features"] != MERCER else row),
+]
+
+
+@pytest.mark.parametrize(("index", "change"), DESCENT_TURNS)
 def test_each_verdict_on_descent_turns(index, change):
     assert not verdicts(DualDescent, change)[index]
 
@@ -144,16 +145,16 @@ def test_the_bound_holds_on_random_and_trained_layers():
     assert (random.column("frobenius_first_term") <= random.column("printed_first_term")).all()
 
 
-@pytest.mark.parametrize(
-    ("index", "change", "holds"),
-    [
-        (0, lambda row: row | {"coverage_printed": 0.9}, False),
-        (1, lambda row: row | {"coverage_spectral": 0.9}, False),
-        (2, lambda row: row | {"spectral": row["spectral"] / 20}, True),
-        (3, lambda row: row | {"gap": row["gap"] * row["N"] ** 0.6}, False),
-        (4, lambda row: row | {"printed_over_gap": 2.0 + 0.01 * row["seed"]}, False),
-    ],
-)
+BOUND_TURNS = [
+    (0, lambda row: row | {"coverage_printed": 0.9}, False),
+    (1, lambda row: row | {"coverage_spectral": 0.9}, False),
+    (2, lambda row: row | {"spectral": row["spectral"] / 20}, True),
+    (3, lambda row: row | {"gap": row["gap"] * row["N"] ** 0.6}, False),
+    (4, lambda row: row | {"printed_over_gap": 2.0 + 0.01 * row["seed"]}, False),
+]
+
+
+@pytest.mark.parametrize(("index", "change", "holds"), BOUND_TURNS)
 def test_each_verdict_on_the_bound_turns(index, change, holds):
     assert verdicts(GeneralizationBound, change)[index] == holds
 
@@ -223,3 +224,83 @@ def test_each_verdict_on_the_contrastive_view_turns():
     assert verdicts(ContrastiveView, spread)[1]
     assert verdicts(ContrastiveView, weak)[2]
     assert not verdicts(ContrastiveView, even)[3]
+
+
+def changed(kind, change=lambda row: row):
+    return Table(change(dict(row)) for row in table_of(kind))
+
+
+def listed(kind, *entries):
+    """Claims by their place, with what plants the effect and what takes it away."""
+    return [
+        Planted(kind.claims[place], partial(changed, kind, with_it), partial(changed, kind, without), SMALL[kind])
+        for place, with_it, without in entries
+    ]
+
+
+def at_end(row):
+    return row.get("method") == DUAL and row["share"] == 1
+
+
+def as_it_is(row):
+    return row
+
+
+def no_rise(row):
+    """The prediction is as near to its positive before the step as after it."""
+    return row | {"alignment": 0.5 + 0.01 * row["seed"]} if row["method"] == DUAL else row
+
+
+def collapsed(row):
+    return row | {"collapse": 0.9 + 0.01 * row["seed"]} if at_end(row) else row
+
+
+def spread_out(row):
+    return row | {"collapse": 0.01 * row["seed"]} if row["method"] in (DUAL, TARGETS) else row
+
+
+def weak_simsiam(row):
+    return row | {"alignment": 0.1 + 0.01 * row["seed"]} if row["method"] == SIMSIAM else row
+
+
+def strong_simsiam(row):
+    return row | {"alignment": 0.99 + 0.001 * row["seed"]} if row["method"] == SIMSIAM else row
+
+
+def even_dual(row):
+    return row | {"uniformity": 3.0 + 0.01 * row["seed"]} if row["method"] == DUAL else row
+
+
+def errors_of(condition, name, factor):
+    def change(row):
+        return row | {name: row[name] * factor(row)} if "output_relative" in row and condition(row) else row
+
+    return change
+
+
+PLANTED = {
+    "ren-liu-fig-3-left": listed(DualDescent, *((place, as_it_is, change) for place, change in DESCENT_TURNS)),
+    "ren-liu-figs-6-8": listed(
+        RandomFeatures,
+        (0, as_it_is, errors_of(lambda row: True, "attention_relative", lambda row: row["n_features"] ** 0.4)),
+        (1, as_it_is, errors_of(lambda row: row["logit_scale"] == 16, "output_relative", lambda row: 1e-3)),
+        (1, as_it_is, errors_of(lambda row: row["logit_scale"] == 0.03, "output_relative", lambda row: 1e3)),
+        (
+            2,
+            errors_of(lambda row: row["orthogonal"], "output_relative", lambda row: 0.1),
+            errors_of(lambda row: row["orthogonal"], "output_relative", lambda row: 10),
+        ),
+    ),
+    "ren-liu-theorem-3-2": listed(
+        GeneralizationBound,
+        *((place, as_it_is, change) for place, change, holds in BOUND_TURNS if not holds),
+        *((place, change, as_it_is) for place, change, holds in BOUND_TURNS if holds),
+    ),
+    "ren-liu-fig-2": listed(
+        ContrastiveView,
+        (0, as_it_is, no_rise),
+        (1, spread_out, collapsed),
+        (2, weak_simsiam, strong_simsiam),
+        (3, as_it_is, even_dual),
+    ),
+}

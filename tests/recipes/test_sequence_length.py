@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from tests.recipes.planting import Planted
 
 from iclens.recipes.attention_cost import FUSED, LINEAR, MATRIX, attend_once
 from iclens.recipes.recipe import silent
@@ -88,3 +90,13 @@ def test_only_what_is_timed_runs_alone():
     parts = RECIPE.parts(settings)
     alone = [part["length"] for part in parts if RECIPE.alone(part, settings)]
     assert alone == list(settings.cost_lengths)
+
+
+_GROWS = partial(planted, advantage=lambda layers, n: n**0.5, time_power=1.0, memory_power=1.0)
+PLANTED = {
+    "softmax-against-linear": [
+        *(Planted(claim, _GROWS, planted, LengthSettings()) for claim in RECIPE.claims),
+        Planted(RECIPE.claims[1], _GROWS, partial(planted, advantage=lambda layers, n: 2.0), LengthSettings()),
+        Planted(RECIPE.claims[2], _GROWS, partial(planted, level=10.0), LengthSettings()),
+    ]
+}

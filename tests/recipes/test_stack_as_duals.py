@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
+from tests.recipes.planting import Planted
 
 from iclens.errors import UserError
 from iclens.models.model import build_model
@@ -86,10 +86,19 @@ def test_a_tiny_run_is_exact_and_is_drawn_from_the_table_alone():
     assert all(ax.get_xlabel() for ax in figure.axes)
 
 
+def broken(name):
+    return Table(row | {name: 1e-6} if row.get("layer") == 2 else row for row in table_of())
+
+
+def moving(gain):
+    return Table(
+        row | {"gain": gain(row["layer"], row["seed"])} if row.get("gain") is not None else row for row in table_of()
+    )
+
+
 @pytest.mark.parametrize("name", ["layer_residual", "stack_residual", "autograd_residual"])
 def test_each_residual_turns_its_verdict(name):
-    broken = Table(row | {name: 1e-6} if row.get("layer") == 2 else row for row in table_of())
-    held = [verdict.holds for verdict in StackAsDuals().check(broken, SMALL)]
+    held = [verdict.holds for verdict in StackAsDuals().check(broken(name), SMALL)]
     assert held[:3] == [name != other for other in ("layer_residual", "stack_residual", "autograd_residual")]
 
 
@@ -102,8 +111,21 @@ def test_each_residual_turns_its_verdict(name):
     ],
 )
 def test_the_moving_verdict_follows_the_gains(gain, outcome):
-    planted = Table(
-        row | {"gain": gain(row["layer"], row["seed"])} if row.get("gain") is not None else row for row in table_of()
-    )
-    settings = dataclasses.replace(SMALL, n_seeds=2)
-    assert StackAsDuals().check(planted, settings)[3].outcome == outcome
+    assert StackAsDuals().check(moving(gain), SMALL)[3].outcome == outcome
+
+
+_RESIDUALS = ("layer_residual", "stack_residual", "autograd_residual")
+PLANTED = {
+    "ren-liu-figs-4-5": [
+        *(
+            Planted(claim, table_of, partial(broken, name), SMALL)
+            for claim, name in zip(StackAsDuals.claims, _RESIDUALS, strict=False)
+        ),
+        Planted(
+            StackAsDuals.claims[3],
+            partial(moving, lambda layer, seed: 0.5 + 0.01 * seed),
+            partial(moving, lambda layer, seed: seed - 0.5),
+            SMALL,
+        ),
+    ]
+}

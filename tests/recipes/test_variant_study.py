@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
+from tests.recipes.planting import Planted
 
 from iclens.recipes.recipe import RECIPES, silent
+from iclens.recipes.ren_liu_negatives import BEYOND as NEGATIVES_BEYOND
+from iclens.recipes.ren_liu_negatives import LOWEST, MATTERS
+from iclens.recipes.ren_liu_variants import BEYOND as CURVES_BEYOND
+from iclens.recipes.ren_liu_variants import HELPS
 from iclens.recipes.table import Table
 
 STUDIES = ("ren-liu-fig-3-right", "ren-liu-negatives")
@@ -47,6 +53,12 @@ def test_a_row_that_is_better_wins_and_no_other_kind_does():
     assert next(v for c, v in found.items() if "beyond" in c).holds
 
 
+def test_a_row_that_is_far_worse_does_not_hide_one_that_is_better():
+    study = RECIPES["ren-liu-fig-3-right"]
+    found = outcomes(study, {"k = 3, β = 0.5": 0.9, "α = −0.5": 20.0})
+    assert next(v for c, v in found.items() if "negative" in c).holds
+
+
 def test_without_differences_nothing_wins_and_the_control_question_is_void():
     found = list(outcomes(RECIPES["ren-liu-fig-3-right"], {}).values())
     assert [verdict.outcome for verdict in found] == ["does not hold"] * 3 + ["cannot be tested here"]
@@ -77,3 +89,31 @@ def test_a_tiny_run_gives_a_table_that_is_checked_and_drawn(name):
     assert np.isfinite(table.only("error").column("error")).all()
     assert {verdict.claim for verdict in study.check(table, settings)} == {claim.statement for claim in study.claims}
     assert study.plot(table, settings).get_axes()
+
+
+_CURVES, _NEGATIVES = (RECIPES[name] for name in STUDIES)
+_BEST = {"regularised": "α = −0.5", "augmented": "g1 & g2", "negative": "k = 3, β = 0.5"}
+
+
+def _table(study, factors=None):
+    return partial(planted, study, study.quick.settings, factors or {})
+
+
+PLANTED = {
+    "ren-liu-fig-3-right": [
+        *(Planted(claim, _table(_CURVES, {_BEST[kind]: 0.8}), _table(_CURVES)) for kind, claim in HELPS.items()),
+        Planted(
+            CURVES_BEYOND,
+            _table(_CURVES, {"α = −0.5": 0.8}),
+            _table(_CURVES, {"α = −0.5": 0.8, "scale 1.5": 0.75}),
+        ),
+    ],
+    "ren-liu-negatives": [
+        *(Planted(claim, _table(_NEGATIVES, {"lowest": 0.7}), _table(_NEGATIVES)) for claim in (MATTERS, LOWEST)),
+        Planted(
+            NEGATIVES_BEYOND,
+            _table(_NEGATIVES, {"lowest": 0.7}),
+            _table(_NEGATIVES, {"lowest": 0.7, "scale 0.5": 0.65}),
+        ),
+    ],
+}

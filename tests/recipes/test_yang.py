@@ -1,9 +1,11 @@
 """The recipes of Yang et al. 2024: that they run, and that each verdict can go either way."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
+from tests.recipes.planting import Planted
 
 from iclens.recipes.recipe import RECIPES
 from iclens.recipes.table import Table
@@ -13,7 +15,7 @@ from iclens.recipes.yang_fig_3 import FIVE, HUMPS, NEAR, ZERO
 from iclens.recipes.yang_fig_4 import ABOVE_FLOOR, ONE_HEAD, SLOW, STOPS, UNSTABLE
 from iclens.recipes.yang_fig_5 import BEST, BY_STEPS, NO_NEED, SLOWER
 from iclens.recipes.yang_runs import judged_by_tokens
-from iclens.recipes.yang_theorem_1 import FACTOR, LINEAR, TO_L_STAR
+from iclens.recipes.yang_theorem_1 import FACTOR, LINEAR, SLOWER_WITH_H, SLOWER_WITH_K, TO_L_STAR
 
 TINY = dict(n_prompt=3, n_tokens=6, d=4, n_features=2, batch=8, n_draws=16, n_test=5, steps=4, every=2, n_seeds=2)
 DEEP = dict(n_layers=2, width=8, inner_width=8)
@@ -50,6 +52,10 @@ def verdict(name, table, claim, **changes):
     return found.outcome
 
 
+def settings_of(name, changes):
+    return dataclasses.replace(RECIPES[name].quick.settings, **changes)
+
+
 def by_tokens(rows):
     return Table({"normalised": normalised, **row} for normalised in (True, False) for row in rows)
 
@@ -63,27 +69,32 @@ def curves(loss, in_domain, shifted, smallest=1.0):
     return by_tokens(rows)
 
 
-@pytest.mark.parametrize(
-    ("claim", "good", "bad"),
-    [
-        (TOGETHER, ([9, 4, 1], [9, 4, 1], [20, 9, 3]), ([9, 4, 1], [9, 4, 1], [20, 15, 11])),
-        (TOGETHER, ([9, 4, 1], [9, 4, 1], [20, 9, 3]), ([9, 4, 1], [9, 1, 2], [20, 9, 3])),
-        (ABOVE, ([9, 4, 1], [9, 4, 1], [20, 9, 3]), ([9, 4, 1], [9, 4, 1], [20, 3, 3])),
-        (LIMIT, ([9, 4, 1.2], [9, 4, 1], [20, 9, 3]), ([9, 4, 0.1], [9, 4, 1], [20, 9, 3])),
-        (LIMIT, ([9, 4, 1.2], [9, 4, 1], [20, 9, 3]), ([9, 4, 2.0], [9, 4, 1], [20, 9, 3])),
-    ],
-)
+FIG_2 = [
+    (TOGETHER, ([9, 4, 1], [9, 4, 1], [20, 9, 3]), ([9, 4, 1], [9, 4, 1], [20, 15, 6])),
+    (TOGETHER, ([9, 4, 1], [9, 4, 1], [20, 9, 3]), ([9, 4, 1], [9, 1, 2], [20, 9, 3])),
+    (
+        TOGETHER,
+        ([9, 8, 7, 4, 1], [9, 8, 7, 4, 1], [20, 16, 12, 9, 3]),
+        ([9, 8, 7, 4, 1], [9, 7, 8, 1, 2], [20, 16, 12, 9, 3]),
+    ),
+    (ABOVE, ([9, 4, 1], [9, 4, 1], [20, 9, 3]), ([9, 4, 1], [9, 4, 1], [20, 3, 3])),
+    (LIMIT, ([9, 4, 1.2], [9, 4, 1], [20, 9, 3]), ([9, 4, 0.1], [9, 4, 1], [20, 9, 3])),
+    (LIMIT, ([9, 4, 1.2], [9, 4, 1], [20, 9, 3]), ([9, 4, 2.0], [9, 4, 1], [20, 9, 3])),
+]
+
+
+@pytest.mark.parametrize(("claim", "good", "bad"), FIG_2)
 def test_fig_2_can_fail(claim, good, bad):
     assert verdict("yang-fig-2a", curves(*good), claim) == "holds"
     assert verdict("yang-fig-2a", curves(*bad), claim) == "does not hold"
 
 
-def gaps(values, m=6, ratio=5.0, at_m=0.0):
+def gaps(values, m=6, ratio=5.0, at_m=0.0, spread=0.05):
     rows = []
     for seed in range(3):
         for n, value in values.items():
             for shifted in (False, True):
-                size = (at_m if n == m else value) * (ratio + 0.1 * (seed - 1) if shifted else 1.0)
+                size = (at_m if n == m else value) * (ratio + spread * (seed - 1) if shifted else 1.0)
                 rows.append({"seed": seed, "n_prompt": n, "shifted": shifted, "gap": size, "expected": size})
     return Table(rows)
 
@@ -91,15 +102,18 @@ def gaps(values, m=6, ratio=5.0, at_m=0.0):
 M_SHAPE = {1: 2.0, 2: 3.0, 4: 2.5, 6: 0.0, 8: 1.0, 10: 3.0, 12: 2.0}
 
 
-@pytest.mark.parametrize(
-    ("claim", "bad"),
-    [
-        (NEAR, gaps(M_SHAPE | {12: -1.0} | {6: 0.0}, m=6)),
-        (ZERO, gaps(M_SHAPE, at_m=1e-3)),
-        (HUMPS, gaps(M_SHAPE | {1: 4.0})),
-        (FIVE, gaps(M_SHAPE, ratio=4.0)),
-    ],
-)
+FIG_3 = [
+    (NEAR, gaps(M_SHAPE | {12: -1.0} | {6: 0.0}, m=6)),
+    (ZERO, gaps(M_SHAPE, at_m=1e-3)),
+    (HUMPS, gaps(M_SHAPE | {1: 4.0})),
+    (HUMPS, gaps(M_SHAPE | {12: 2.9})),
+    (FIVE, gaps(M_SHAPE, ratio=4.0)),
+    (FIVE, gaps(M_SHAPE, ratio=5.2)),
+    (FIVE, gaps(M_SHAPE, ratio=5.0, spread=0.5)),
+]
+
+
+@pytest.mark.parametrize(("claim", "bad"), FIG_3)
 def test_fig_3_can_fail(claim, bad):
     assert verdict("yang-fig-3", gaps(M_SHAPE), claim, n_features=6) == "holds"
     assert verdict("yang-fig-3", bad, claim, n_features=6) == "does not hold"
@@ -124,18 +138,18 @@ GOOD_BEFORE = {1: 8.1, 2: 4.1, 3: 2.0, 5: 0.2, 40: 0.1}
 GOOD_FLOORS = {1: 7.0, 2: 3.0, 3: 0.0, 5: 0.0, 40: 0.0}
 
 
-@pytest.mark.parametrize(
-    ("claim", "changes", "rise"),
-    [
-        (STOPS, ({2: 0.3}, {2: 0.31}, {}), 0.0),
-        (STOPS, ({}, {2: 6.0}, {}), 0.0),
-        (SLOW, ({3: 0.1}, {3: 0.2}, {}), 0.0),
-        (SLOW, ({}, {3: 1.01}, {}), 0.0),
-        (UNSTABLE, ({}, {}, {}), 0.0),
-        (ABOVE_FLOOR, ({}, {}, {2: 5.0}), 0.0),
-        (ONE_HEAD, ({1: 4.0}, {1: 4.1}, {}), 0.0),
-    ],
-)
+FIG_4 = [
+    (STOPS, ({2: 0.3}, {2: 0.31}, {}), 0.0),
+    (STOPS, ({}, {2: 6.0}, {}), 0.0),
+    (SLOW, ({3: 0.1}, {3: 0.2}, {}), 0.0),
+    (SLOW, ({}, {3: 1.01}, {}), 0.0),
+    (UNSTABLE, ({}, {}, {}), 0.0),
+    (ABOVE_FLOOR, ({}, {}, {2: 5.0}), 0.0),
+    (ONE_HEAD, ({1: 4.0}, {1: 4.1}, {}), 0.0),
+]
+
+
+@pytest.mark.parametrize(("claim", "changes", "rise"), FIG_4)
 def test_fig_4_can_fail(claim, changes, rise):
     sizes = dict(n_prompt=3, n_heads=(1, 2, 3, 5, 40), reference_heads=5, steps=8)
     good = heads_table(GOOD_ENDS, GOOD_BEFORE, GOOD_FLOORS, rise=1.0)
@@ -162,28 +176,30 @@ def clock_table(ends, at_common=None):
     return by_tokens(rows)
 
 
-@pytest.mark.parametrize(
-    ("claim", "bad"),
-    [
-        (BEST, clock_table({1: 0.9, 4: 1.0, 32: 3.0})),
-        (SLOWER, clock_table({1: 2.0, 4: 1.0, 32: 0.9})),
-        (NO_NEED, clock_table({1: 2.0, 4: 1.0, 32: 0.5})),
-        (BY_STEPS, clock_table({1: 2.0, 4: 1.0, 32: 3.0}, {1: 2.0, 4: 1.0, 32: 0.5})),
-    ],
-)
+GOOD_CLOCK = {1: 2.0, 4: 1.0, 32: 3.0}
+FIG_5 = [
+    (BEST, clock_table({1: 0.9, 4: 1.0, 32: 3.0})),
+    (SLOWER, clock_table({1: 2.0, 4: 1.0, 32: 0.9})),
+    (NO_NEED, clock_table({1: 2.0, 4: 1.0, 32: 0.5})),
+    (BY_STEPS, clock_table(GOOD_CLOCK, {1: 2.0, 4: 1.0, 32: 0.5})),
+]
+
+
+@pytest.mark.parametrize(("claim", "bad"), FIG_5)
 def test_fig_5_can_fail(claim, bad):
-    good = clock_table({1: 2.0, 4: 1.0, 32: 3.0})
+    good = clock_table(GOOD_CLOCK)
     assert verdict("yang-fig-5", good, claim, n_heads=(1, 4, 32)) == "holds"
     assert verdict("yang-fig-5", bad, claim, n_heads=(1, 4, 32)) == "does not hold"
 
 
-def descent_table(slope=-0.1, end_loss=1.0, bend=0.0, factor=0.95):
+def descent_table(slope=-0.1, end_loss=1.0, bend=0.0, factor=0.95, slower=0.98):
+    """Every larger size takes the slope times `slower`."""
     rows = []
     for same in (False, True):
         for k, h in ((5, 16), (6, 16), (5, 32)):
             for seed in range(2):
                 for step in range(0, 210, 10):
-                    excess = float(np.exp(slope * step + bend * step**2))
+                    excess = float(np.exp(slope * (slower if (k, h) != (5, 16) else 1) * step + bend * step**2))
                     cells = {"n_tokens": k, "n_heads": h, "same_rates": same, "seed": seed, "step": step}
                     row = cells | {"excess": excess, "loss": excess + end_loss, "smallest_loss": 1.0}
                     extra = {"factor": factor, "lazy": 0.9, "share": 0.5, "gamma": 1.0, "zeta": 1.0}
@@ -191,14 +207,18 @@ def descent_table(slope=-0.1, end_loss=1.0, bend=0.0, factor=0.95):
     return Table(rows)
 
 
-@pytest.mark.parametrize(
-    ("claim", "bad"),
-    [
-        (LINEAR, descent_table(bend=4e-4)),
-        (TO_L_STAR, descent_table(end_loss=0.5)),
-        (FACTOR, descent_table(factor=0.8)),
-    ],
-)
+THEOREM_1 = [
+    (LINEAR, descent_table(bend=4e-4)),
+    (TO_L_STAR, descent_table(end_loss=0.5)),
+    (FACTOR, descent_table(factor=0.8)),
+    (SLOWER_WITH_K, descent_table(slower=1.0)),
+    (SLOWER_WITH_K, descent_table(slower=1.05)),
+    (SLOWER_WITH_H, descent_table(slower=1.0)),
+    (SLOWER_WITH_H, descent_table(slower=1.05)),
+]
+
+
+@pytest.mark.parametrize(("claim", "bad"), THEOREM_1)
 def test_theorem_1_can_fail(claim, bad):
     sizes = dict(n_tokens=(5, 6), n_heads=(16, 32), middle_heads=16, steps=200, every=10, n_seeds=2)
     assert verdict("yang-theorem-1", descent_table(), claim, **sizes) == "holds"
@@ -216,3 +236,43 @@ def test_a_claim_on_one_kind_of_tokens_names_it():
     assert found.outcome == "holds under"
     assert found.condition == "unit-norm tokens"
     assert "raw tokens: seen" in found.numbers
+
+
+_M_TABLE, _GOOD_CLOCK_TABLE = partial(gaps, M_SHAPE), partial(clock_table, GOOD_CLOCK)
+_HEADS = {"n_prompt": 3, "n_heads": (1, 2, 3, 5, 40), "reference_heads": 5, "steps": 8}
+_CLOCK = {"n_heads": (1, 4, 32)}
+_SIZES = {"n_tokens": (5, 6), "n_heads": (16, 32), "middle_heads": 16, "steps": 200, "every": 10, "n_seeds": 2}
+_FIG_4 = [
+    Planted(
+        claim,
+        partial(heads_table, GOOD_ENDS, GOOD_BEFORE, GOOD_FLOORS, rise=1.0),
+        partial(
+            heads_table,
+            *(whole | part for whole, part in zip((GOOD_ENDS, GOOD_BEFORE, GOOD_FLOORS), changes, strict=True)),
+            rise=rise,
+        ),
+        settings_of("yang-fig-4", _HEADS),
+    )
+    for claim, changes, rise in FIG_4
+]
+PLANTED = {
+    "yang-fig-2a": [Planted(claim, partial(curves, *good), partial(curves, *bad)) for claim, good, bad in FIG_2],
+    "yang-fig-2b": [
+        Planted(claim, partial(curves, *good), partial(curves, *bad))
+        for claim, good, bad in FIG_2
+        if claim is not LIMIT
+    ],
+    "yang-fig-3": [
+        Planted(claim, _M_TABLE, lambda bad=bad: bad, settings_of("yang-fig-3", {"n_features": 6}))
+        for claim, bad in FIG_3
+    ],
+    "yang-fig-4": _FIG_4,
+    "yang-fig-5": [
+        Planted(claim, _GOOD_CLOCK_TABLE, lambda bad=bad: bad, settings_of("yang-fig-5", _CLOCK))
+        for claim, bad in FIG_5
+    ],
+    "yang-theorem-1": [
+        Planted(claim, descent_table, lambda bad=bad: bad, settings_of("yang-theorem-1", _SIZES))
+        for claim, bad in THEOREM_1
+    ],
+}

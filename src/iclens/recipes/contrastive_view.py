@@ -136,17 +136,17 @@ class ContrastiveView(Recipe[ContrastiveSettings]):
                 "the interval of the difference, paired by layer, lies above 0",
             ),
             COLLAPSE.judged(
-                alike.low <= 0.02,
+                alike.high <= 0.02,
                 f"collapse {seed_estimate(dual, 'collapse'):.2f}, the positives' own "
                 f"{seed_estimate(targets, 'collapse'):.2f}, difference {alike:.2f}; SimSiam "
                 f"{seed_estimate(simsiam, 'collapse'):.2f}, without stop-gradient {no_stop:.2f}",
-                "the interval of the difference to the positives, paired by layer, does not lie above 0.02",
+                "the interval of the difference to the positives, paired by layer, lies below 0.02",
             ),
             OTHERS.judged(
-                behind.high >= 0,
+                behind.low >= -0.05,
                 f"alignment {seed_estimate(dual, 'alignment'):.2f} against {seed_estimate(simsiam, 'alignment'):.2f}, "
                 f"difference {behind:.2f}",
-                "the interval of the difference, paired by layer, does not lie below 0",
+                "the interval of the difference, paired by layer, lies above −0.05",
             ),
             UNIFORM.judged(
                 spread.low > 0,

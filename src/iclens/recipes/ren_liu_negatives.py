@@ -74,7 +74,7 @@ class NegativeConstructions(VariantStudy):
             spreads.append(f"{task}: {best} is {spread:.1f} % of normal's error below {worst}")
             gain = seed_mean(100 * (made["random"] - made["lowest"]) / base)
             wins.append(f"{task}: {gain:.1f} % of normal's error below random")
-            # Of so many pairs one would differ by chance: Bonferroni over the pairs, by the width of the interval.
+            # Of so many pairs one would differ by chance; this width is above what Bonferroni would ask.
             pairs = len(made) * (len(made) - 1) / 2
             if spread.mean - (spread.mean - spread.low) * pairs**0.5 > 0:
                 tasks.append(task)

@@ -166,9 +166,11 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
             errors = self.errors(table, task)
             base = errors["normal"].mean()
             gains = np.stack([errors["normal"] - errors[row] for row in labels]) / base
-            # In units of its own spread, so that a row that is far worse does not drown the others.
-            spread = gains.std(1, keepdims=True)
-            p_values = max_statistic(torch.from_numpy(gains / np.maximum(spread, 1e-300))).numpy()
+            # In units of its own root mean square, which no flip of signs changes: the mean then orders the patterns as
+            # Student's t of each does. By the spread instead, a row that is far worse at every seed would drown the
+            # others, since its spread grows when its signs differ.
+            size = np.sqrt((gains**2).mean(1, keepdims=True))
+            p_values = max_statistic(torch.from_numpy(gains / np.maximum(size, 1e-300))).numpy()
             places = [place for place, row in enumerate(labels) if self.rows[row].kind == kind]
             place = places[int(gains[places].mean(1).argmax())]
             controls = [errors[row] for row in self.rows if self.rows[row].kind in ("control", "normal")]

@@ -32,10 +32,10 @@ LIMIT = Claim(
     "stated",
 )
 _TOGETHER_TEST = (
-    "for every seed, each of the three ends below half of its start, and the rank correlation of any two over the "
-    "measurements is at least 0.8"
+    "for every seed, each of the three ends at or below a quarter of its start, and the rank correlation of any two "
+    "over the measurements is at least 0.9"
 )
-_ABOVE_TEST = "at every measurement of every seed"
+_ABOVE_TEST = "the ratio of the two is above 1 at every measurement of every seed"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ class YangFig2b(Recipe[DeepFigureSettings]):
 
     How tokens and labels enter and how answers are read off is not stated; here token k enters as a linear map of
     (v_k, y_k, 1) or, where its label is asked for, (v_k, 0, 0), without positions, and every layer's keys are the
-    prompt's tokens. The training loss is that of the first 512 training prompts. Float32.
+    prompt's tokens. The training loss is that of the first 512 training prompts. Float32. The tests are those of
+    Fig. 2a.
     """
 
     title = "A 4-layer transformer learns ridge regression over the features, in domain and out of it"
@@ -150,7 +151,7 @@ def together(table: Table) -> tuple[bool, str]:
         values = values[:, ~np.isnan(values).any(0)]
         shares.append(float((values[:, -1] / values[:, 0]).max()))
         correlations += [float(spearmanr(values[i], values[j]).statistic) for i, j in ((0, 1), (0, 2), (1, 2))]
-    holds = max(shares) <= 0.5 and min(correlations) >= 0.8
+    holds = max(shares) <= 0.25 and min(correlations) >= 0.9
     return (
         holds,
         f"at the end at most {max(shares):.3f} of the start, rank correlation at least {min(correlations):.2f}",

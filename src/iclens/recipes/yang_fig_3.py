@@ -52,6 +52,11 @@ class YangFig3(Recipe[GapSettings]):
     ŷ* is ridge regression over the features with strength mτ, ŷ^best with Nτ. Tokens play no part, only their features
     do, so that raw and unit-norm tokens give the same figure. Measured on test prompts, and in expectation over all
     prompts. Float64.
+
+    The factor of 5 is exact in expectation over dictionaries. A test that the interval contains 5 was tried first: it
+    would fail for 1 run in 20 by chance, ever more so for any bias however small, and it did, with 4.94 [4.89, 4.99]
+    over the 50 seeds; 400 other dictionaries, at N = 70 and 130, gave 5.02 [4.99, 5.05]. The test is therefore one of
+    equivalence: the whole interval must lie near 5.
     """
 
     title = "The trained model's ridge strength is the best possible one only where N = m"
@@ -95,7 +100,7 @@ class YangFig3(Recipe[GapSettings]):
         zero = float(table.where(n_prompt=m).column("expected").max())
         left = [value for n, value in zip(at, values, strict=True) if n < m]
         right = [value for n, value in zip(at, values, strict=True) if n > m]
-        humps = all(side[0] < max(side) > side[-1] for side in (left, right))
+        humps = all(max(side) >= 1.1 * max(side[0], side[-1]) for side in (left, right))
         numbers = ", ".join(f"{1000 * v:.1f} at {n:.0f}" for n, v in zip(at, values, strict=True) if n % 10 == 0)
         rest = Table(row for row in table if row["n_prompt"] != m)
         gaps = [rest.where(shifted=shifted).column("expected") for shifted in (False, True)]
@@ -114,12 +119,12 @@ class YangFig3(Recipe[GapSettings]):
                 humps,
                 f"{1000 * left[0]:.1f} to {1000 * max(left):.1f} to {1000 * left[-1]:.1f} left of m, "
                 f"{1000 * right[0]:.1f} to {1000 * max(right):.1f} to {1000 * right[-1]:.1f} right of it (× 1000)",
-                "the largest mean gap on each side is neither at the first nor at the last N of that side",
+                "the largest mean gap on each side is at least 10 % above those at the first and last N of that side",
             ),
             FIVE.judged(
-                abs(ratio.mean - 5) <= 0.25 and ratio.high - ratio.low <= 0.5,
+                ratio.low >= 4.75 and ratio.high <= 5.25,
                 f"{ratio:.2f}",
-                "the mean over seeds is within 5 % of 5, and its 95 % interval is at most 0.5 wide",
+                "the whole 95 % interval of the mean over seeds lies within 5 % of 5",
             ),
         ]
 
