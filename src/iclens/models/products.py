@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -31,10 +31,18 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight: (runs, width_in, width_out).
         bias: (runs, width_out), or None.
     """
-    plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    if plain or torch.compiler.is_compiling() or not _is_exact():
+    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or not _is_gain(x):
         return affine_naive(x, weight, bias)
     return _Affine.apply(x, weight, bias)
+
+
+def fast_products(like: Tensor) -> AbstractContextManager[None]:
+    """Inside, products of matrices such as this one go to the faster library where it is as exact.
+
+    Args:
+        like: one of them; only its device and dtype count.
+    """
+    return _by_onednn() if _is_gain(like) else nullcontext()
 
 
 def affine_naive(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -71,6 +79,10 @@ class _Affine(torch.autograd.Function):
 def _product(one: Tensor, other: Tensor) -> Tensor:
     # A batch of one would be copied where it is transposed.
     return (one[0] @ other[0]).unsqueeze(0) if len(one) == 1 else one @ other
+
+
+def _is_gain(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and _is_exact()
 
 
 @contextmanager

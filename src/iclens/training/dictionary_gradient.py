@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.models.dictionary import DictionaryModel
+from iclens.models.products import fast_products
 from iclens.tasks.dictionary import Dictionary
 from iclens.tasks.dictionary_optimum import optimum, shown_moment
 
@@ -96,7 +97,8 @@ class Gradient:
     def __call__(self, moments: Moments) -> Float[Tensor, "runs n_prompt n_tokens"]:
         """Fill `w` and `Q`; returns Â."""
         runs = self.model.n_runs
-        parts = [self._part(moments, start, min(start + self.chunk, runs)) for start in range(0, runs, self.chunk)]
+        with fast_products(self._scores):
+            parts = [self._part(moments, start, min(start + self.chunk, runs)) for start in range(0, runs, self.chunk)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _part(self, moments: Moments, start: int, stop: int) -> Tensor:
