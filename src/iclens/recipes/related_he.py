@@ -70,7 +70,7 @@ class HeadsSettings:
     d: int = stated(5)
     n_context: int = stated(40, "L")
     noise_variance: float = stated(0.1, "σ²")
-    steps: int = chosen(5000, "of Adam")
+    steps: int = chosen(3000, "of Adam")
     batch: int = chosen(256)
     learning_rate: float = chosen(0.01, "cosine schedule")
     init_std: float = chosen(0.1)
@@ -92,7 +92,7 @@ class DebiasedHeads(Recipe[HeadsSettings]):
     reference = f"{_SOURCE} (arXiv 2503.12734)"
     claims = (SIGNS, ALGORITHM, ERRORS)
     quick = Preset(HeadsSettings(steps=1500, batch=128, n_prompts=10000, n_seeds=5), seconds=35)
-    paper = Preset(HeadsSettings(), seconds=860)
+    paper = Preset(HeadsSettings(), seconds=500)
 
     def parts(self, settings: HeadsSettings) -> list[Part]:
         """One a number of heads, with all its seeds."""

@@ -68,7 +68,7 @@ class RiskSettings:
         ((5, 20, 0.0, 0.0), (5, 40, 0.1, 0.0), (20, 20, 0.0, 0.0), (20, 40, 1.0, 0.0), (5, 20, 0.0, 1.0)),
         "(d, n, σ², decay): the eigenvalues of Σ fall as i^(−decay) and have mean 1",
     )
-    steps: int = chosen(5000, "of Adam")
+    steps: int = chosen(3000, "of Adam")
     batch: int = chosen(256)
     learning_rate: float = chosen(0.01, "cosine schedule")
     init_std: float = chosen(0.1)
@@ -92,7 +92,7 @@ class OneStepRisk(Recipe[RiskSettings]):
         RiskSettings(cases=((5, 20, 0.0, 0.0), (5, 40, 0.1, 0.0), (5, 20, 0.0, 1.0)), steps=1500, batch=128, n_seeds=5),
         seconds=50,
     )
-    paper = Preset(RiskSettings(), seconds=1200)
+    paper = Preset(RiskSettings(), seconds=720)
 
     def parts(self, settings: RiskSettings) -> list[Part]:
         """One a case, with all its seeds."""
