@@ -62,7 +62,7 @@ def _parse(arguments: list[str]) -> Command:
 
     commands = discover()
     tree: dict[str, Any] = {}
-    for name in commands:
+    for name in _reachable(list(commands), arguments):
         *groups, last = name.split()
         branch = tree
         for group in groups:
@@ -76,6 +76,19 @@ def _parse(arguments: list[str]) -> Command:
         args=arguments or ["--help"],
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def _reachable(names: list[str], arguments: list[str]) -> list[str]:
+    """Without the ones that another hides: `bench` is a command, and `bench attribution` another.
+
+    The longer name counts when the user typed it, the shorter one otherwise.
+    """
+    groups = {name for name in names if any(other.startswith(f"{name} ") for other in names)}
+    typed = " ".join(arguments[:2])
+    hidden = {group for group in groups if typed in names and typed.startswith(f"{group} ")}
+    return [
+        name for name in names if name not in hidden and not any(name.startswith(f"{one} ") for one in groups - hidden)
+    ]
 
 
 def _union(tree: Mapping[str, Any], arguments: list[str]) -> Any:

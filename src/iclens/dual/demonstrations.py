@@ -75,13 +75,22 @@ class Groups:
         self, weights: Float[Tensor, "*batch n_query n_key"], v: Float[Tensor, "*batch_v n_key d_v"]
     ) -> Float[Tensor, "*out n_query n_demonstrations d_v"]:
         """Σ_{i in demonstration g} weights[t, i] · v[i], for every query t and demonstration g."""
-        if self.ids.ndim == 1:
-            members = [(self.ids == g).nonzero().squeeze(-1) for g in range(self.n_demonstrations)]
-            if all(len(index) == 1 for index in members):
-                index = torch.cat(members)
-                return weights[..., index].unsqueeze(-1) * v[..., index, :].unsqueeze(-3)
+        if self.ids.ndim > 1:
+            return self._scatter(weights, v)
+        # Keys sorted by demonstration, those of none cut off: one pass, however many demonstrations there are.
+        sizes = self.ids[self.ids >= 0].bincount(minlength=self.n_demonstrations)
+        order = self.ids.argsort(stable=True)[len(self.ids) - int(sizes.sum()) :]
+        longest = int(sizes.max())
+        if longest == 1:
+            return weights[..., order].unsqueeze(-1) * v[..., order, :].unsqueeze(-3)
+        if longest * self.n_demonstrations > 2 * len(order):
+            members = order.split(sizes.tolist())
             return torch.stack([weights[..., index] @ v[..., index, :] for index in members], -2)
-        return self._scatter(weights, v)
+        # Demonstrations of nearly one length: one product, the shorter ones filled up with weights of zero.
+        offsets = torch.arange(longest, device=order.device)
+        padded = order[(sizes.cumsum(0) - sizes).unsqueeze(-1) + offsets.clamp(max=sizes.unsqueeze(-1) - 1)]
+        own = weights[..., padded] * (offsets < sizes.unsqueeze(-1))
+        return (own.transpose(-3, -2) @ v[..., padded, :]).transpose(-3, -2)
 
     def sum_weights(
         self, weights: Float[Tensor, "*batch n_query n_key"]

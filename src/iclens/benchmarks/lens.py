@@ -1,0 +1,282 @@
+"""Reading a language model: contributions, knock-out and the capture of all heads, beside other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iclens.benchmarks.case import CASES, Absent, Agreement, Comparison, Context, Entry, Probe, Side, Target
+from iclens.benchmarks.ceilings import Floor
+from iclens.benchmarks.gpt2_shaped import SMALL, TINY, ShapedPrompt, language_model, lens_model
+from iclens.benchmarks.peers import missing
+from iclens.lens.capture import capture
+from iclens.lens.gradient_step import gradient_step
+from iclens.lens.knock_out import knock_out
+from iclens.lens.trace import trace
+
+N_DEMONSTRATIONS = 16
+
+
+@CASES.register("lens")
+def lens(context: Context) -> Iterator[Entry]:
+    """Contributions, knock-out and capture of all heads: plain forward, TransformerLens, nnsight."""
+    n = context.pick(96, 512)
+    yield from _beside_forward(context, n)
+    yield from _captures(context, n)
+    yield _one_head(context.pick(2048, 32768))
+
+
+def _beside_forward(context: Context, n: int) -> Iterator[Entry]:
+    shape = context.pick(TINY, SMALL)
+    wrapped, prompt = lens_model(shape), ShapedPrompt.draw(shape, n, N_DEMONSTRATIONS)
+    model, sets = wrapped.model, [(i,) for i in range(N_DEMONSTRATIONS)]
+
+    @torch.no_grad()
+    def all_logits() -> Tensor:
+        return model(input_ids=prompt.ids[None], use_cache=False).logits[0, -1]
+
+    @torch.no_grad()
+    def last_logits() -> Tensor:
+        return model(input_ids=prompt.ids[None], use_cache=False, logits_to_keep=1).logits[0, -1]
+
+    def contributions() -> Any:
+        return gradient_step(trace(wrapped, prompt.ids, prompt.readout, prompt.query_start))
+
+    def with_knock_out() -> Any:
+        traced = trace(wrapped, prompt.ids, prompt.readout, prompt.query_start)
+        gradient_step(traced)
+        return knock_out(traced, prompt.groups, sets)
+
+    def check() -> Sequence[Agreement]:
+        traced = trace(wrapped, prompt.ids, prompt.readout, prompt.query_start)
+        step = gradient_step(traced)
+        return [
+            Agreement.of("logits of the traced pass", traced.logits[-1], all_logits()),
+            Agreement("contributions and the rest against the margin", step.residual, 1e-5),
+            Agreement("layers against their attention output", step.attention_residual, 1e-5),
+        ]
+
+    def check_knock_out() -> Sequence[Agreement]:
+        return [*check(), Agreement("knock-out of nothing against the plain pass", with_knock_out().residual, 1e-5)]
+
+    floor = Floor(
+        shape.forward_operations(n, 1) + 2.0 * shape.width * n * shape.layers * 2,
+        shape.weight_bytes(),
+        "2 · weights · tokens + causal attention + one row of logits + the shares of every token in every head",
+    )
+    rerun = 2.0 * shape.block_parameters * 8 + 4.0 * n * 8 * shape.width * shape.layers
+    floor_with_knock_out = Floor(
+        floor.operations + (N_DEMONSTRATIONS + 1) * (rerun + 2.0 * shape.vocabulary * shape.width),
+        shape.weight_bytes(),
+        f"the same + {N_DEMONSTRATIONS + 1} passes over 8 query tokens",
+    )
+    at = f"{n} tokens"
+    for name, call in (("all logits", all_logits), ("last logits only", last_logits)):
+        yield Comparison(
+            f"contributions of every token, {at}",
+            Side("contributions", contributions),
+            Side(f"plain forward, {name}", call),
+            check,
+            floor,
+            () if context.quick else (Target("speed-up", 1 / 1.3, "at most 1.3 forward passes"),),
+        )
+    yield Comparison(
+        f"contributions and exact knock-out of {N_DEMONSTRATIONS}, {at}",
+        Side("contributions and knock-out", with_knock_out),
+        Side("plain forward, all logits", all_logits),
+        check_knock_out,
+        floor_with_knock_out,
+        () if context.quick else (Target("speed-up", 1 / 2.5, "at most 2.5 forward passes"),),
+    )
+
+
+def _captures(context: Context, n: int) -> Iterator[Entry]:
+    """Queries, keys, values and outputs of all heads at all tokens."""
+    shape = context.pick(TINY, SMALL)
+    size: dict[str, Any] = {"tokens": n, "quick": context.quick}
+    ours = capture_call("iclens", **size)
+    kept = 4.0 * 4 * n * shape.width * shape.layers
+    floor = Floor(
+        shape.forward_operations(n, n),
+        shape.weight_bytes() + kept + 4.0 * n * shape.vocabulary,
+        "2 · weights · tokens + causal attention + all logits; weights read, q, k, v, outputs and logits written",
+    )
+    for module, name, targeted in (
+        (None, "plain forward, all logits", False),
+        ("transformer_lens", "TransformerLens run_with_cache", True),
+        ("transformer_lens", "TransformerLens run_with_cache, q, k, v and z only", False),
+        ("nnsight", "nnsight trace", False),
+    ):
+        absent = None if module is None else missing(module)
+        if absent is not None:
+            yield Absent(name, absent.reason)
+            continue
+        theirs = capture_call(name, **size)
+        targets = (
+            Target("speed-up", 1.0, "faster than run_with_cache"),
+            Target("memory share", 0.25, "a quarter of its peak memory"),
+        )
+        yield Comparison(
+            f"capture of all heads, {n} tokens",
+            Side("capture", ours, _probe("iclens", size)),
+            Side(name, theirs, _probe(name, size)),
+            partial(_same_heads, ours, theirs),
+            floor,
+            targets if targeted and not context.quick else (),
+        )
+
+
+def _probe(name: str, size: dict[str, Any]) -> Probe:
+    return Probe("iclens.benchmarks.lens:capture_call", {"name": name, **size}, {"tokens": 16})
+
+
+def _same_heads(ours: Callable[[], _Captured], theirs: Callable[[], _Captured]) -> list[Agreement]:
+    mine, other = ours(), theirs()
+    return [Agreement.of(part, mine[part], other[part]) for part in other]
+
+
+def capture_call(name: str, tokens: int, quick: bool) -> Callable[[], Any]:
+    """The call that captures all heads with one of the tools; it returns logits and, stacked, what the heads did.
+
+    The stacking is done by the keys that are read, so that it costs neither time nor memory where nobody asks.
+    """
+    shape = TINY if quick else SMALL
+    ids = ShapedPrompt.draw(shape, tokens, 1).ids[None]
+    return _TOOLS[name](shape, ids)
+
+
+class _Captured(dict[str, Any]):
+    """Parts made when they are asked for: name → a function that stacks the layers."""
+
+    def __getitem__(self, part: str) -> Tensor:
+        return super().__getitem__(part)()
+
+
+def _with_iclens(shape: Any, ids: Tensor) -> Callable[[], Any]:
+    wrapped = lens_model(shape)
+
+    def call() -> Any:
+        captured = capture(wrapped, ids)
+        records = captured.records
+        return _Captured(
+            logits=lambda: captured.output,
+            q=lambda: torch.stack([record.q for record in records]),
+            k=lambda: torch.stack([record.k for record in records]),
+            v=lambda: torch.stack([record.v for record in records]),
+            output=lambda: torch.stack([record.output for record in records]),
+        )
+
+    return call
+
+
+def _plain(shape: Any, ids: Tensor) -> Callable[[], Any]:
+    model = language_model(shape)
+
+    @torch.no_grad()
+    def call() -> Any:
+        logits = model(input_ids=ids, use_cache=False).logits
+        return _Captured(logits=lambda: logits)
+
+    return call
+
+
+def _with_transformer_lens(shape: Any, ids: Tensor, only: tuple[str, ...] = ()) -> Callable[[], Any]:
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    # The bridge reads a model that it did not load itself only with eager attention set.
+    model = language_model(shape, attention="eager")
+    bridge = build_bridge_from_module(model, "GPT2LMHeadModel", hf_config=model.config)
+    names = [f"blocks.{layer}.attn.hook_{part}" for layer in range(shape.layers) for part in only]
+
+    @torch.no_grad()
+    def call() -> Any:
+        logits, cache = bridge.run_with_cache(ids, names_filter=names or None)
+
+        def part(name: str) -> Callable[[], Tensor]:
+            every = [f"blocks.{layer}.attn.hook_{name}" for layer in range(shape.layers)]
+            return lambda: torch.stack([cache[one].transpose(1, 2) for one in every])
+
+        return _Captured(logits=lambda: logits, q=part("q"), k=part("k"), v=part("v"), output=part("z"))
+
+    return call
+
+
+def _with_nnsight(shape: Any, ids: Tensor) -> Callable[[], Any]:
+    from nnsight import NNsight, save
+
+    model = language_model(shape)
+    wrapped = NNsight(model)
+
+    @torch.no_grad()
+    def call() -> Any:
+        with wrapped.trace(ids, use_cache=False):
+            projected, mixed = save([]), save([])
+            for block in wrapped.transformer.h:
+                projected.append(block.attn.c_attn.output)
+                mixed.append(block.attn.c_proj.input)
+            logits = wrapped.output.logits.save()
+
+        def heads(flat: Tensor) -> Tensor:
+            return flat.view(*flat.shape[:-1], shape.heads, -1).transpose(1, 2)
+
+        def part(place: int) -> Callable[[], Tensor]:
+            return lambda: torch.stack([heads(one.split(shape.width, -1)[place]) for one in projected])
+
+        return _Captured(
+            logits=lambda: logits,
+            q=part(0),
+            k=part(1),
+            v=part(2),
+            output=lambda: torch.stack([heads(one) for one in mixed]),
+        )
+
+    return call
+
+
+_TOOLS: dict[str, Callable[[Any, Tensor], Callable[[], Any]]] = {
+    "iclens": _with_iclens,
+    "plain forward, all logits": _plain,
+    "TransformerLens run_with_cache": _with_transformer_lens,
+    "TransformerLens run_with_cache, q, k, v and z only": (
+        lambda shape, ids: _with_transformer_lens(shape, ids, ("q", "k", "v", "z"))
+    ),
+    "nnsight trace": _with_nnsight,
+}
+
+
+def _one_head(n_keys: int) -> Comparison:
+    """Contributions of single demonstrations of one query over a long context, from one head."""
+    ours, theirs = (one_head_call(name, n_keys) for name in ("dual", "dense"))
+    probe = "iclens.benchmarks.lens:one_head_call"
+    small = {"n_keys": 64}
+    return Comparison(
+        f"one head, one query, {n_keys:,} keys in {n_keys // 8:,} demonstrations",
+        Side("dual model's contributions", ours, Probe(probe, {"name": "dual", "n_keys": n_keys}, small)),
+        Side("weights times values, summed", theirs, Probe(probe, {"name": "dense", "n_keys": n_keys}, small)),
+        lambda: [Agreement.of("contributions", ours(), theirs())],
+        # q·k, weight times value; keys and values read once.
+        Floor(4.0 * n_keys * 64, 2 * 4.0 * n_keys * 64, "4 · keys · width; keys and values read once"),
+    )
+
+
+def one_head_call(name: str, n_keys: int) -> Callable[[], Tensor]:
+    """What every demonstration of 8 tokens adds to the output of one head, `"dual"` or `"dense"`."""
+    from iclens.dual.model import DualModel
+
+    generator = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(n, 64, generator=generator, dtype=torch.float32) for n in (1, n_keys, n_keys))
+    groups = torch.arange(n_keys) // 8
+
+    def dual() -> Tensor:
+        return DualModel.from_attention(q, k, v, groups).contributions()
+
+    def dense() -> Tensor:
+        weights = torch.softmax(q @ k.mT / 8, -1)
+        out = torch.zeros(1, n_keys // 8, 64)
+        return out.index_add_(1, groups, weights[..., None] * v)
+
+    return {"dual": dual, "dense": dense}[name]
