@@ -173,7 +173,7 @@ class YangFig4(Recipe[HeadSettings]):
             axes.axhline(least, color="gray", linestyle="--", label="L*")
             axes.set(title=TOKENS[normalised], xlabel="steps", yscale="log")
         panels[0].set(ylabel="training loss")
-        panels[1].legend(ncols=2, fontsize="small")
+        figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=7)
         return figure
 
 
