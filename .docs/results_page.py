@@ -11,7 +11,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.pages import Page
 
-from iclens.report.gallery import MARKS, TRUSTS, duration
+from iclens.report.gallery import MARKS, RECORD, TRUSTS, duration
 
 PLACE = "<!-- claims and verdicts of docs/gallery -->"
 FOLDER = "gallery"
@@ -28,12 +28,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
 
 def results(gallery: Path) -> str:
     """Markdown: how many claims have which outcome, recipe by recipe, and then every claim with its numbers."""
-    entries = sorted((_entry(table) for table in gallery.glob("*/table.json")), key=lambda entry: entry["recipe"])
+    entries = sorted((_entry(record) for record in gallery.glob(f"*/{RECORD}")), key=lambda entry: entry["recipe"])
     if not entries:
         return (
             '!!! note "The gallery is empty"\n\n'
             f"    No recipe has been run into `docs/{FOLDER}`. Fill it, and build the site again:\n\n"
-            f"        iclens reproduce --all --preset paper --out docs/{FOLDER}\n"
+            f"        iclens reproduce --all --preset paper --publish docs/{FOLDER}\n"
         )
     verdicts = [verdict for entry in entries for verdict in entry["verdicts"]]
     parts = [
@@ -45,11 +45,10 @@ def results(gallery: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _entry(table: Path) -> dict[str, Any]:
-    document = json.loads(table.read_text(encoding="utf-8"))
-    document.pop("columns")
-    document["verdicts"] = json.loads(table.with_name("verdicts.json").read_text(encoding="utf-8"))
-    document["picture"] = table.with_name("figure.svg").exists()
+def _entry(record: Path) -> dict[str, Any]:
+    document = json.loads(record.read_text(encoding="utf-8"))
+    document["verdicts"] = json.loads(record.with_name("verdicts.json").read_text(encoding="utf-8"))
+    document["picture"] = record.with_name("figure.svg").exists()
     return document
 
 

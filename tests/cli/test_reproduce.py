@@ -154,6 +154,26 @@ def test_index_shows_what_earlier_runs_left(tmp_path, monkeypatch, capsys):
     assert "no recipe has that name" in capsys.readouterr().err
 
 
+def test_a_published_gallery_has_pages_and_no_tables(tmp_path, capsys):
+    site = tmp_path / "site"
+    assert reproduce(tmp_path, "squares", "--publish", str(site)) == 0
+    made = {file.name: file.read_bytes() for file in (tmp_path / "out" / "squares").iterdir()}
+    published = {file.name: file.read_bytes() for file in (site / "squares").iterdir()}
+    assert set(published) == {"index.html", "record.json", "verdicts.json", "figure.svg", "figure-dark.svg"}
+    for name in ("verdicts.json", "figure.svg", "figure-dark.svg"):
+        assert published[name] == made[name]
+    table = json.loads(made["table.json"])
+    table.pop("columns")
+    assert json.loads(published["record.json"]) == table
+    assert b"table.csv" in made["index.html"]
+    assert b"table.csv" not in published["index.html"]
+    assert "squares/index.html" in (site / "index.html").read_text()
+    # Later, from what lies there.
+    again = tmp_path / "again"
+    assert reproduce(tmp_path, "--publish", str(again)) == 0
+    assert (again / "squares" / "index.html").read_bytes() == published["index.html"]
+
+
 def test_list_names_every_recipe(tmp_path, capsys):
     assert reproduce(tmp_path, "--list") == 0
     out = capsys.readouterr().out
@@ -170,6 +190,7 @@ def test_list_names_every_recipe(tmp_path, capsys):
         (("squares", "--all"), "not both"),
         (("squares", "--resume", "--redraw"), "nothing to --resume"),
         (("squares", "--jobs", "0"), "1 or more, not 0"),
+        (("--publish", "site"), "nothing to publish"),
         (("--redraw",), "holds no finished recipe"),
         (("squares", "--redraw"), "holds no finished recipe: run it first"),
     ],

@@ -135,10 +135,9 @@ def planted(folder, outcome="holds", **changes):
         "preset": "paper",
         "command": f"iclens reproduce {folder.name}",
         "seconds": 12.0,
-        "columns": {"seed": [0]},
     }
     folder.mkdir(parents=True)
-    (folder / "table.json").write_text(json.dumps(document))
+    (folder / "record.json").write_text(json.dumps(document))
     (folder / "verdicts.json").write_text(json.dumps([verdict | changes]))
     (folder / "index.html").write_text("<title>entry</title>")
     for name in ("figure.svg", "figure-dark.svg"):
@@ -168,7 +167,7 @@ def test_results_show_every_verdict_of_the_gallery(tmp_path):
 def test_results_of_an_empty_gallery_say_how_to_fill_it(tmp_path):
     text = hook("results_page").results(tmp_path)
     assert "The gallery is empty" in text
-    assert "iclens reproduce --all --preset paper --out docs/gallery" in text
+    assert "iclens reproduce --all --preset paper --publish docs/gallery" in text
 
 
 def test_the_page_of_results_has_their_place():

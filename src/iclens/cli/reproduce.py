@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,8 @@ class Reproduce:
         out: the folder of the gallery; what other recipes left there stays.
         resume: go on where an interrupted run of the same settings stopped, and skip what is finished.
         redraw: compute nothing; judge and draw once more from the tables in the folder.
+        publish: another folder, for a site: pages, vector pictures and verdicts of all that lies in OUT go there, the
+            tables do not.
         jobs: processes that measure side by side, each with one thread; the number of cores when left out. The numbers
             do not depend on it.
         list: show the recipes with their times and stop.
@@ -50,6 +52,7 @@ class Reproduce:
     out: Path = Path("iclens-out/gallery")
     resume: bool = False
     redraw: bool = False
+    publish: Path | None = None
     jobs: int | None = None
     list: bool = False
 
@@ -66,6 +69,10 @@ class Reproduce:
         if self.resume and self.redraw:
             raise UserError("--redraw computes nothing, so there is nothing to --resume.")
         names = sorted(RECIPES) if self.all else list(dict.fromkeys(self.ids))
+        if not names and not self.redraw and self.publish is not None:
+            self._finished("publish")
+            self._index(self.publish)
+            return 0
         if not names and not self.redraw:
             raise UserError("say which recipes to run, or --all; `iclens reproduce --list` shows them.")
         # An unknown name is refused before minutes of work.
@@ -88,7 +95,7 @@ class Reproduce:
                 else:
                     note(f"error: {outcome.order.recipe.id}: {outcome.error}")
                     failed += 1
-        self._index()
+        self._index(self.publish)
         return 1 if failed else 0
 
     def _announce(self, chosen: Sequence[Recipe[Any]], jobs: int) -> None:
@@ -140,18 +147,24 @@ class Reproduce:
                 raise
 
     def _redraw(self, names: Sequence[str]) -> int:
-        from iclens.recipes.reproduction import TABLE, stored
+        from iclens.recipes.reproduction import stored
 
-        found = names or sorted(file.parent.name for file in self.out.glob(f"*/{TABLE}"))
-        if not found:
-            raise UserError(f"nothing to draw: {self.out} holds no finished recipe.")
-        for name in found:
+        for name in names or self._finished("draw"):
             kept = stored(self.out / name)
             if kept is None:
                 raise UserError(f"{self.out / name} holds no finished recipe: run it first.")
             self._write(kept)
-        self._index()
+        self._index(self.publish)
         return 0
+
+    def _finished(self, purpose: str) -> Sequence[str]:
+        """The ids of what lies in the folder; a mistake when there is none."""
+        from iclens.recipes.reproduction import TABLE
+
+        found = sorted(file.parent.name for file in self.out.glob(f"*/{TABLE}"))
+        if not found:
+            raise UserError(f"nothing to {purpose}: {self.out} holds no finished recipe.")
+        return found
 
     def _write(self, made: Reproduction) -> None:
         """Everything of one recipe but `table.json`, which is written already."""
@@ -174,16 +187,16 @@ class Reproduce:
             outcome = verdict.outcome + (f" {verdict.condition}" if verdict.condition else "")
             say(f"  {outcome}: {verdict.claim} ({verdict.untested or verdict.numbers})")
 
-    def _index(self) -> None:
-        """The gallery of all that lies in the folder."""
+    def _index(self, publish: Path | None) -> None:
+        """The gallery of all that lies in the folder, and a copy without tables if it is wanted."""
         from importlib.metadata import version
 
         from iclens.recipes.recipe import RECIPES
-        from iclens.recipes.reproduction import TABLE, stored
+        from iclens.recipes.reproduction import stored
         from iclens.report.gallery import render_index
 
         entries = []
-        for name in sorted(file.parent.name for file in self.out.glob(f"*/{TABLE}")):
+        for name in self._finished("show"):
             if name not in RECIPES:
                 note(f"{self.out / name} is left out of the index: no recipe has that name.")
                 continue
@@ -194,9 +207,22 @@ class Reproduce:
                 continue
             if kept is not None:
                 entries.append(_entry(kept))
-        page = self.out / "index.html"
-        write_atomically(page, render_index(entries, version("iclens")))
-        say(f"Gallery: {page.resolve()}")
+                if publish is not None:
+                    self._publish(kept, publish)
+        for folder in (self.out, *([publish] if publish is not None else [])):
+            page = folder / "index.html"
+            write_atomically(page, render_index(entries, version("iclens")))
+            say(f"Gallery: {page.resolve()}")
+
+    def _publish(self, made: Reproduction, publish: Path) -> None:
+        from iclens.report.gallery import RECORD, render_entry
+
+        folder = publish / made.recipe.id
+        make_folder(folder)
+        write_atomically(folder / RECORD, json.dumps(made.record(), indent=1))
+        for file in ("verdicts.json", *([] if made.not_run else ["figure.svg", "figure-dark.svg"])):
+            write_atomically(folder / file, (self.out / made.recipe.id / file).read_bytes())
+        write_atomically(folder / "index.html", render_entry(replace(_entry(made), data=False)))
 
 
 def _entry(made: Reproduction) -> Entry:

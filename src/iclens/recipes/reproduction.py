@@ -89,6 +89,10 @@ class Reproduction:
 
     def document(self) -> dict[str, Any]:
         """All of it as JSON, the content of `table.json`."""
+        return self.record() | {"columns": self.table.to_columns()}
+
+    def record(self) -> dict[str, Any]:
+        """All but the table, as JSON."""
         return {
             "schema_version": SCHEMA_VERSION,
             "recipe": self.recipe.id,
@@ -103,7 +107,6 @@ class Reproduction:
             "iclens": self.version,
             "machine": self.machine,
             "not_run": self.not_run,
-            "columns": self.table.to_columns(),
         }
 
 

@@ -16,6 +16,9 @@ from markupsafe import Markup
 
 from iclens.report import display_text
 
+RECORD = "record.json"
+"""In a published gallery, what `table.json` says but for the table."""
+
 _TEMPLATES = files("iclens.report") / "templates"
 
 MARKS = {
@@ -74,6 +77,7 @@ class Entry:
         machine: where, as names and values.
         n_rows: rows of the table.
         picture: whether there is one.
+        data: whether the tables and the picture as PNG lie beside the page.
     """
 
     id: str
@@ -89,6 +93,7 @@ class Entry:
     machine: Mapping[str, str]
     n_rows: int
     picture: bool
+    data: bool = True
 
     @property
     def tally(self) -> tuple[tuple[str, int], ...]:
