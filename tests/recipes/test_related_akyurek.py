@@ -60,6 +60,16 @@ def test_no_finite_parameter_does_not_hold():
     assert outcomes(planted(at_edge=True))[0] == "does not hold"
 
 
+def test_runs_that_blew_up_are_counted_and_left_out():
+    rows = list(planted())
+    blown = [{**row, "error": 1e12, "alpha": 1e4, "unexplained": 1e9} if row["seed"] == 1 else row for row in rows]
+    found = ENTRY.check(Table(blown), SETTINGS)
+    assert [verdict.outcome for verdict in found[:3]] == ["holds under"] * 3
+    assert "4 of 5 runs learned" in found[0].numbers
+    many = [{**row, "error": 1e12} if row["seed"] > 1 else row for row in rows]
+    assert not any(verdict.holds for verdict in ENTRY.check(Table(many), SETTINGS)[::2][:2])
+
+
 def test_answers_that_ridge_does_not_explain():
     assert outcomes(planted(unexplained=0.2)) == ["holds", "holds", "does not hold", "holds"]
 
