@@ -47,6 +47,9 @@ FACTOR = 1.5
 LEARNED = 1.5
 """Largest error over Bayes' of a model that has learned; beyond it lie the runs that blew up."""
 
+BLOWN = 300.0
+"""Per cent of error above Bayes' at which the picture shows all that lie beyond."""
+
 RANK = 0.6
 """Least rank correlation between the distance of log α from Bayes' and the relative excess error, over all runs."""
 
@@ -211,7 +214,7 @@ class RidgeParameter(Recipe[RidgeSettings]):
         return RATIO.untested("The levels have no (σ, τ), (2σ, τ) and (2σ, 2τ).")
 
     def plot(self, table: Table, settings: RidgeSettings) -> Figure:
-        """Fitted against Bayes' parameter, one point a run."""
+        """Fitted against Bayes' parameter, one point a run that learned; the errors of all."""
         figure = new_figure(9.0, 4.0)
         left, right = figure.subplots(1, 2)
         bayes = sorted({(noise / spread) ** 2 for noise, spread in settings.levels})
@@ -223,12 +226,17 @@ class RidgeParameter(Recipe[RidgeSettings]):
             at = (rows.column("sigma") / spread) ** 2
             # Side by side, so that equal ratios of different spreads do not cover each other.
             shift = 1.06 ** (2 * place - 1)
+            learned = _learned(rows)
             left.plot(
-                at * shift, rows.column("alpha"), "os^v"[place % 4], mfc="none", label=f"runs with τ = {spread:g}"
+                (learned.column("sigma") / spread) ** 2 * shift,
+                learned.column("alpha"),
+                "os^v"[place % 4],
+                mfc="none",
+                label=f"runs with τ = {spread:g}",
             )
             excess = rows.column("error") / rows.column("bayes_error") - 1
             right.plot(
-                at * shift, np.maximum(100 * excess, 1e-3), "os^v"[place % 4], mfc="none", label=f"τ = {spread:g}"
+                at * shift, np.clip(100 * excess, 1e-3, BLOWN), "os^v"[place % 4], mfc="none", label=f"τ = {spread:g}"
             )
         log_ticks(left.xaxis, bayes)
         log_ticks(left.yaxis, [bayes[0] / 2, *bayes, bayes[-1] * 2])
@@ -236,6 +244,7 @@ class RidgeParameter(Recipe[RidgeSettings]):
         log_ticks(right.xaxis, bayes)
         right.set(xlabel="σ²/τ² of the training", ylabel="squared error above Bayes' (%)")
         log_ticks(right.yaxis, [0.001, 0.01, 0.1, 1, 10, 100])
+        right.axhline(100 * (LEARNED - 1), color="0.5", linestyle=":", label="learned, below; at the top: far above")
         left.legend()
         right.legend()
         return figure
