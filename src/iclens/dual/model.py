@@ -280,6 +280,12 @@ class DualModel:
 
         return ExplicitDual.of(self, features)
 
+    def _repr_html_(self) -> str:
+        """A small table for notebooks."""
+        from iclens.dual.display import table
+
+        return table(self)
+
     def _may_attend(self, keys: Bool[Tensor, "*batch n_key"]) -> Bool[Tensor, "*out _ n_key"]:
         """`keys`, restricted for each query to those it may attend to; the axis of the queries is 1 without a mask."""
         rows = keys.unsqueeze(-2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.lens.agreement import agreements
-from iclens.lens.answers import Answers, Margin, likeliest, score_candidates, token_text
+from iclens.lens.answered import Read, answer_prompt, by_group, read_margin
+from iclens.lens.answers import likeliest, token_text
 from iclens.lens.capture import check_capture
 from iclens.lens.explanation import (
-    Candidate,
     Cost,
     DemonstrationEffect,
     Explanation,
@@ -36,9 +35,9 @@ from iclens.lens.loading import LensModel, load
 from iclens.lens.path import Path, path
 from iclens.lens.prompt import Prompt
 from iclens.lens.readout import Readout
-from iclens.lens.rerun import Outcome, reading, rerun
+from iclens.lens.rerun import Outcome, rerun
 from iclens.lens.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, tokenize
-from iclens.lens.trace import Trace, trace
+from iclens.lens.trace import Trace
 
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Largest relative residual by the weights' dtype: a few thousand roundings."""
@@ -96,34 +95,24 @@ def explain(
     clock = _Clock(progress)
 
     with clock.stage("answer"):
-        built = Answers.build(tokenized, lens_model.tokenizer, answers, answer, lens_model.context_length)
-        first = trace(
-            lens_model, tokenized.input_ids, Readout(((tokenized.n_tokens - 1, 0, 1.0),)), tokenized.query_start
-        )
-        clock.forward += 1
-        candidates, margin = _answer(lens_model, tokenized, built, first.logits[0], clock)
+        answered = answer_prompt(lens_model, tokenized, answers, answer)
+        clock.forward += answered.forward_passes
     with clock.stage("gradient step"):
-        forced, readout = reading(margin, tokenized.n_tokens - 1)
-        if forced:
-            ids = torch.cat([tokenized.input_ids, torch.tensor(forced)])
-            traced = trace(lens_model, ids, readout, tokenized.query_start)
-            clock.forward += 1
-        else:
-            traced = dataclasses.replace(first, readout=readout)
+        read = read_margin(lens_model, answered)
+        clock.forward += read.forward_passes
+        traced, groups, margin = read.traced, read.groups, answered.margin
         step = gradient_step(traced)
     with clock.stage("check against the model"):
         # Before anything is built on it: the captured attention against the model's own.
         capture = check_capture(lens_model, traced.input_ids[None])
         clock.forward += 2
     with clock.stage("path"):
-        whole = _path(lens_model, traced.input_ids, readout, clock)
-    groups = _padded(tokenized.groups, len(forced), NOT_A_DEMONSTRATION)
-    roles = tokenized.roles + ("answer",) * len(forced)
+        whole = _path(lens_model, traced.input_ids, traced.readout, clock)
     n_demonstrations = tokenized.n_demonstrations
     with clock.stage("knock-out"):
         sets = [(i,) for i in range(n_demonstrations)] + groups_asked
         knocked = knock_out_sets(traced, groups, sets)
-        clock.forward += (len(sets) + 1) * (len(roles) - tokenized.query_start) / len(roles)
+        clock.forward += (len(sets) + 1) * (len(read.roles) - tokenized.query_start) / len(read.roles)
     without: Outcome | None = None
     if rerun_text:
         with clock.stage("rerun"):
@@ -141,19 +130,19 @@ def explain(
     return Explanation(
         model=_facts(lens_model),
         prompt=parsed.text,
-        tokens=_tokens(lens_model, tokenized, forced, step, whole, roles),
-        next_tokens=likeliest(lens_model.tokenizer, first.logits[0], n_next),
-        candidates=candidates,
+        tokens=_tokens(lens_model, tokenized, read, step, whole),
+        next_tokens=likeliest(lens_model.tokenizer, answered.first.logits[0], n_next),
+        candidates=answered.candidates,
         answer=margin.answer,
         margin=traced.margin,
         margin_definition=margin.definition,
         demonstrations=effects,
-        others=_others(roles, step, whole),
+        others=_others(read.roles, step, whole),
         residuals=_residuals(lens_model, capture.worst, step, whole, knocked),
         agreement=agreements(_scores(effects)),
         group_knock_outs=tuple(_knock_out(knocked, n_demonstrations + i) for i in range(len(groups_asked))),
         faithfulness=measured,
-        notes=tokenized.notes + built.notes,
+        notes=tokenized.notes + answered.answers.notes,
         cost=Cost(round(clock.forward, 3), clock.backward, clock.seconds),
         command=command,
     )
@@ -209,23 +198,6 @@ def _checked_groups(groups: Iterable[Iterable[int]], n_demonstrations: int) -> l
     return checked
 
 
-def _answer(
-    lens_model: LensModel, tokenized: TokenizedPrompt, built: Answers, next_logits: Tensor, clock: _Clock
-) -> tuple[tuple[Candidate, ...], Margin]:
-    """The candidates' scores, and the margin of the chosen one."""
-    if not built.candidates:
-        return (), built.margin(lens_model.tokenizer, next_logits)
-    if all(len(candidate.token_ids) == 1 for candidate in built.candidates):
-        # One token each: the logits at hand hold all the scores.
-        every = torch.log_softmax(next_logits.double(), -1)
-        scores = tuple(float(every[candidate.token_ids[0]]) for candidate in built.candidates)
-    else:
-        scores = score_candidates(lens_model.model, tokenized, built)
-        clock.forward += len(built.candidates)
-    chosen = built.choose(scores)
-    return built.scored(scores, chosen), built.margin(lens_model.tokenizer, next_logits, chosen)
-
-
 def _path(lens_model: LensModel, input_ids: Tensor, readout: Readout, clock: _Clock) -> Path:
     """The path; in float64 where float32 leaves its sum near the tolerance and the model is small enough to copy."""
     whole = path(lens_model, input_ids, readout)
@@ -241,17 +213,6 @@ def _path(lens_model: LensModel, input_ids: Tensor, readout: Readout, clock: _Cl
     return path(double, input_ids, readout)
 
 
-def _padded(groups: Tensor, n: int, value: int) -> Tensor:
-    return torch.cat([groups, groups.new_full((n,), value)])
-
-
-def _by_group(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
-    """Sum the last axis (tokens) within each demonstration; tokens of none are left out."""
-    summed = values.new_zeros(*values.shape[:-1], n_groups + 1)
-    slots = torch.where(groups < 0, n_groups, groups).to(values.device)
-    return summed.index_add(-1, slots, values)[..., :-1]
-
-
 def _effects(
     tokenized: TokenizedPrompt,
     traced: Trace,
@@ -262,8 +223,8 @@ def _effects(
     without: Outcome | None,
 ) -> tuple[DemonstrationEffect, ...]:
     n = tokenized.n_demonstrations
-    split = _by_group(step.contributions.double(), groups, n)
-    paths = _by_group(whole.parts.double(), groups, n)
+    split = by_group(step.contributions.double(), groups, n)
+    paths = by_group(whole.parts.double(), groups, n)
     return tuple(
         DemonstrationEffect(
             index=i,
@@ -302,18 +263,17 @@ def _scores(effects: Sequence[DemonstrationEffect]) -> dict[str, list[float]]:
 def _tokens(
     lens_model: LensModel,
     tokenized: TokenizedPrompt,
-    forced: Sequence[int],
+    read: Read,
     step: GradientStep,
     whole: Path,
-    roles: Sequence[str],
 ) -> tuple[Token, ...]:
-    texts = tokenized.texts + tuple(token_text(lens_model.tokenizer, index) for index in forced)
-    parts = tokenized.groups.tolist() + [NOT_A_DEMONSTRATION] * len(forced)
+    texts = tokenized.texts + tuple(token_text(lens_model.tokenizer, index) for index in read.forced)
+    parts = read.groups.tolist()
     direct = step.contributions.double().sum((0, 1)).tolist()
     through = whole.parts.double().tolist()
     return tuple(
         Token(text, None if part == NOT_A_DEMONSTRATION else part, role, one, other)
-        for text, part, role, one, other in zip(texts, parts, roles, direct, through, strict=True)
+        for text, part, role, one, other in zip(texts, parts, read.roles, direct, through, strict=True)
     )
 
 

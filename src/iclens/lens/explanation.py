@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 SCHEMA_VERSION = 1
@@ -277,3 +278,19 @@ class Explanation:
             plain["value"] = residual.value if math.isfinite(residual.value) else None
         document["exact"] = self.exact
         return document
+
+    def _repr_html_(self) -> str:
+        """A small table for notebooks: the demonstrations from the strongest support, in nats of the margin."""
+        rows = "".join(
+            f"<tr><th>#{effect.index}</th><td style='text-align:left'><bdi>{escape(effect.text)}</bdi></td>"
+            f"<td>{effect.gradient_step:+.3f}</td><td>{effect.path:+.3f}</td>"
+            f"<td>{effect.knock_out.margin_change:+.3f}</td></tr>"
+            for effect in self.ranked()
+        )
+        failed = [residual.name for residual in self.residuals if not residual.holds]
+        verdict = f"not exact: {', '.join(failed)}" if failed else "exact to rounding"
+        return (
+            f"<p><b><bdi>{escape(self.answer)}</bdi></b>, margin {self.margin:+.3f} nats ({escape(verdict)}). "
+            f"{escape(self.margin_definition)}</p><table><thead><tr><th></th><th>demonstration</th>"
+            f"<th>gradient step</th><th>path</th><th>knock-out</th></tr></thead><tbody>{rows}</tbody></table>"
+        )

@@ -1,0 +1,163 @@
+"""One head as its dual model: what it is trained on, and what the training does to its prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iclens.dual import DualModel
+from iclens.errors import UserError
+from iclens.explorer.ask import Ask
+from iclens.explorer.glance import begin, read_answers
+from iclens.kernels import Kernel
+from iclens.kernels.kernel import SignedLog
+from iclens.kernels.softcapped import SoftcappedKernel
+from iclens.lens.answered import Answered, by_group
+from iclens.lens.attend import fast
+from iclens.lens.capture import run
+from iclens.lens.gradient_step import gradient_step
+from iclens.lens.loading import LensModel
+from iclens.lens.readout import Readout
+from iclens.lens.session import AttentionCall, attending
+
+MOST_PAIRS = 24
+MOST_ANSWERS = 6
+
+
+def head_view(lens_model: LensModel, ask: Ask) -> dict[str, Any]:
+    """The dual model of one head for the prompt's last token, where the answer is read.
+
+    With h' the head's output, ŷ_t = W_0 φ(q) + the parts of the first t demonstrations, D held at its value: the
+    trajectory is ‖ŷ_t − h'‖, from W_0 alone to all demonstrations, and it ends at rounding. Everything is computed in
+    float64 from the model's own q, k and v; h' is the model's own.
+
+    Raises:
+        UserError: the prompt cannot be handled, or there is no such layer or head.
+    """
+    layer, head = _checked(lens_model, ask)
+    answered = begin(lens_model, ask)
+    tokenized = answered.tokenized
+    dual, output = _dual(lens_model, answered, layer, head)
+    weights = dual.weights()[0]
+    parts = dual.contributions()[0]
+    initial = dual.initial()[0]
+    walked = torch.cat([initial[None], initial + parts.cumsum(0)])
+    loss, alignment = dual.loss(log=True), dual.alignment()
+    readings = _readings(lens_model, answered, layer, head)
+    return {
+        "layer": layer,
+        "head": head,
+        "token": tokenized.texts[-1],
+        "readings": list(readings),
+        "demonstrations": [
+            {
+                "index": i,
+                "text": span.of(tokenized.prompt.text),
+                "weight": float(weights[i]),
+                "size": float(parts[i].norm()),
+                "alignment_before": float(alignment.before[0, i]),
+                "alignment_after": float(alignment.after[0, i]),
+                "pulls": [
+                    float(by_group(pull, tokenized.groups, tokenized.n_demonstrations)[i]) for pull in readings.values()
+                ],
+            }
+            for i, span in enumerate(tokenized.prompt.demonstrations)
+        ],
+        "initial": {
+            "weight": float(1.0 - weights.sum()),
+            "size": float(initial.norm()),
+            "pulls": [float(pull[tokenized.groups < 0].sum()) for pull in readings.values()],
+        },
+        "prediction_size": float(dual.predict()[0].norm()),
+        "pairs": _pairs(answered, dual, readings),
+        "loss_before": _number(loss.before),
+        "loss_after": _number(loss.after),
+        "alignment_before": float(alignment.before.mean()),
+        "alignment_after": float(alignment.after.mean()),
+        "collapse_before": float(alignment.collapse_before),
+        "collapse_after": float(alignment.collapse_after),
+        "trajectory": (walked - output).norm(dim=-1).tolist(),
+        "residual": float((dual.predict()[0] - output).norm() / output.norm().clamp_min(torch.finfo().tiny)),
+    }
+
+
+def _checked(lens_model: LensModel, ask: Ask) -> tuple[int, int]:
+    if ask.layer is None or ask.head is None:
+        raise UserError("choose a head: give 'layer' and 'head', counted from 0.")
+    if ask.layer >= lens_model.n_layers or ask.head >= lens_model.n_heads:
+        raise UserError(
+            f"there is no head {ask.head} in layer {ask.layer}: {lens_model.name} has {lens_model.n_layers} layers of "
+            f"{lens_model.n_heads} heads, counted from 0."
+        )
+    return ask.layer, ask.head
+
+
+@torch.no_grad()
+def _dual(lens_model: LensModel, answered: Answered, layer: int, head: int) -> tuple[DualModel, Tensor]:
+    """The head's dual model at the last token, and the head's own output there, in float64."""
+    wanted = lens_model.anatomy.layers[layer].attention_name
+    kept: list[tuple[AttentionCall, Tensor]] = []
+
+    def keep(call: AttentionCall) -> Tensor:
+        output = fast(call)
+        if call.name == wanted:
+            kept.append((call, output[0, head, -1].double()))
+        return output
+
+    with attending(lens_model, keep):
+        run(lens_model, answered.first.input_ids[None])
+    call, output = kept[0]
+    n = call.q.shape[2]
+    q = call.q[0, head, -1:].double()
+    k, v = (tensor[0, head // call.groups].double() for tensor in (call.k, call.v))
+    kernel: str | Kernel = "softmax"
+    scale: float | None = call.scale
+    if call.softcap is not None:
+        kernel, scale = SoftcappedKernel(call.scale, call.softcap), None
+    mask = call.rows(n - 1)[0, 0]
+    return DualModel.from_attention(q, k, v, answered.tokenized.groups, mask, scale, kernel=kernel), output
+
+
+def _readings(lens_model: LensModel, answered: Answered, layer: int, head: int) -> dict[str, Tensor]:
+    """What each token's part of the head adds, directly, to the logit of each answer's first token."""
+    last = answered.tokenized.n_tokens - 1
+    wanted = read_answers(lens_model, answered, MOST_ANSWERS)
+    return {
+        text: gradient_step(dataclasses.replace(answered.first, readout=Readout(((last, index, 1.0),))))
+        .contributions[layer, head]
+        .double()
+        for text, index in wanted.items()
+    }
+
+
+def _pairs(answered: Answered, dual: DualModel, readings: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """The training pairs (key → positive) with the largest coefficients."""
+    groups = answered.tokenized.groups
+    coefficients = dual.coefficients[0]
+    order = torch.where(groups >= 0, coefficients, -1.0).argsort(descending=True)[:MOST_PAIRS].tolist()
+    return [
+        {
+            "token": i,
+            "text": answered.tokenized.texts[i],
+            "part": int(groups[i]),
+            "weight": float(coefficients[i]),
+            "size": float(dual.v[i].norm()),
+            "pulls": [float(pull[i]) for pull in readings.values()],
+        }
+        for i in order
+        if groups[i] >= 0 and coefficients[i] > 0
+    ]
+
+
+def _number(number: SignedLog) -> dict[str, float | None]:
+    """A number that may leave the range of float64: its value when it does not, and its sign and logarithm."""
+    value, log = float(number.value), float(number.log_abs)
+    finite = torch.isfinite(number.value).all().item()
+    return {
+        "value": value if finite else None,
+        "log_abs": log if log != -torch.inf else None,
+        "sign": 1.0 if number.sign is None else float(number.sign),
+    }

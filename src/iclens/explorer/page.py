@@ -1,0 +1,86 @@
+"""The page: served with its style and script beside it, or saved as one file with everything inside."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+_STATIC = files("iclens.explorer") / "static"
+_REPORT_STYLE = files("iclens.report") / "templates" / "explain.css"
+_SCRIPTS = ("elements", "numbers", "state", "server", "editor", "answer", "tokens", "heads", "layers", "share", "main")
+"""The modules of the script, each after those that it imports from."""
+
+_LINKED_STYLE = '<link rel="stylesheet" href="explorer.css">'
+_LINKED_SCRIPT = '<script type="module" src="explorer.js"></script>'
+_DATA = '<script type="application/json" id="data">{}</script>'
+_SIGNIFICANT = 6
+
+
+@cache
+def style() -> str:
+    """The style sheet: that of the report's page, and what the explorer adds to it."""
+    return _REPORT_STYLE.read_text(encoding="utf-8") + (_STATIC / "explorer.css").read_text(encoding="utf-8")
+
+
+@cache
+def script() -> str:
+    """The script as one module: its files in order, without the lines that tie them together."""
+    pieces = []
+    for name in _SCRIPTS:
+        text = (_STATIC / f"{name}.js").read_text(encoding="utf-8")
+        text = re.sub(r"^import .*\n", "", text, flags=re.MULTILINE)
+        pieces.append(re.sub(r"^export ", "", text, flags=re.MULTILINE))
+    return "\n".join(pieces)
+
+
+def served(data: Mapping[str, Any]) -> str:
+    """The page of the server, which asks for the rest."""
+    return _skeleton().replace("<!--data-->", _DATA.format(_safe(data)))
+
+
+def saved(data: Mapping[str, Any]) -> str:
+    """The page as one file that opens from a disk: style, script and data inside, numbers to 6 digits.
+
+    Its Content-Security-Policy allows this style and this script by their hashes, and nothing else.
+    """
+    policy = (
+        f"default-src 'none'; style-src '{_digest(style())}'; script-src '{_digest(script())}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    page = _skeleton().replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n{meta}')
+    page = page.replace(_LINKED_STYLE, f"<style>{style()}</style>")
+    page = page.replace(_LINKED_SCRIPT, f'<script type="module">{script()}</script>')
+    return page.replace("<!--data-->", _DATA.format(_safe(rounded(data))))
+
+
+def rounded(value: Any) -> Any:
+    """Every float to 6 significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{_SIGNIFICANT}g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(entry) for entry in value]
+    return value
+
+
+@cache
+def _skeleton() -> str:
+    return (_STATIC / "explorer.html").read_text(encoding="utf-8")
+
+
+def _safe(data: Mapping[str, Any]) -> str:
+    """JSON in which nothing can end the element that holds it."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

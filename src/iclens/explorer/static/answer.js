@@ -1,0 +1,90 @@
+// The answer: probabilities with all demonstrations, and without those that are off.
+
+import { byId, el, oneLine, put, share } from "./elements.js";
+import { percent, plain, signed } from "./numbers.js";
+
+const MOST_NEXT = 6;
+
+export function renderAnswer(seen) {
+  const { without } = seen;
+  byId("answer").textContent = oneLine(seen.answer.trim() || seen.answer, 60);
+  put(byId("margin"), el("b", {}, `${signed(seen.margin)} nats`), ` is its margin. ${oneLine(seen.margin_definition, 300)}`);
+  const names = without && without.demonstrations.map((i) => `#${i}`).join(", ");
+  const candidates = seen.candidates.length > 0;
+  const all = candidates ? seen.candidates : seen.next_tokens.slice(0, MOST_NEXT);
+  const less = without && (candidates ? without.measured.candidates : without.measured.next_tokens);
+  const key = (one) => (candidates ? one.text : one.token_id);
+  const left = (one) => less?.find((other) => key(other) === key(one))?.probability;
+  put(
+    byId("odds-head"),
+    el(
+      "tr",
+      {},
+      el("th", { scope: "col" }, candidates ? "candidate" : "next token"),
+      el("th", { scope: "col" }),
+      el("th", { scope: "col", class: "number" }, without ? "with all" : ""),
+      without ? el("th", { scope: "col", class: "number" }, "without") : null,
+    ),
+  );
+  put(
+    byId("odds"),
+    ...all.map((one) =>
+      el(
+        "tr",
+        { class: one.chosen ? "chosen" : null },
+        el(
+          "th",
+          { scope: "row" },
+          candidates ? el("bdi", {}, oneLine(one.text, 40)) : el("code", {}, oneLine(one.text, 40)),
+          one.chosen ? el("span", { class: "mark" }, "explained") : null,
+        ),
+        el("td", {}, without ? share(left(one) ?? 0, one.probability) : share(one.probability)),
+        el("td", { class: "number" }, percent(one.probability)),
+        without ? el("td", { class: "number strong" }, percent(left(one))) : null,
+      ),
+    ),
+  );
+  renderChanged(seen, names, less);
+  renderWithout(seen, names);
+}
+
+function renderChanged(seen, names, less) {
+  const first = less && less.reduce((best, one) => (one.probability > best.probability ? one : best));
+  const kept = !first || first.text.trim() === seen.answer.trim();
+  put(byId("changed"), kept ? null : el("span", { class: "turned" }, `without ${names}: `, el("bdi", {}, oneLine(first.text.trim(), 40))));
+}
+
+function renderWithout(seen, names) {
+  const { without } = seen;
+  byId("without").hidden = !without;
+  if (!without) return;
+  byId("without-title").textContent = `Without ${names}`;
+  const row = (name, margin, probability, style) =>
+    el(
+      "tr",
+      { class: style },
+      el("th", { scope: "row" }, name),
+      el("td", { class: "number" }, signed(margin)),
+      el("td", { class: "number" }, percent(probability)),
+    );
+  put(
+    byId("without-rows"),
+    row("with all demonstrations", seen.margin, seen.probability),
+    row("foretold by the exact knock-out", without.foretold.margin, without.foretold.probability),
+    row("its text deleted, model run again", without.measured.margin, without.measured.probability, "strong"),
+  );
+}
+
+/** The checks of the whole explanation, or what is still being computed. */
+export function renderChecks(explanation) {
+  const node = byId("checks");
+  node.classList.toggle("broken", explanation !== null && !explanation.exact);
+  if (explanation === null) return put(node, "Checking the numbers against the model …");
+  const worst = explanation.residuals.reduce((most, one) => Math.max(most, one.value ?? Infinity), 0);
+  const n = explanation.residuals.length;
+  if (explanation.exact) {
+    return put(node, `✓ All ${n} checks against the model hold; the largest relative difference is ${plain(worst)}.`);
+  }
+  const broken = explanation.residuals.filter((one) => !one.holds).map((one) => one.name);
+  return put(node, `✗ Do not trust these numbers. Beyond the tolerance: ${broken.join("; ")}.`);
+}

@@ -1,0 +1,132 @@
+// From an edit to what is shown: the answer at once, what costs more right after.
+
+import { renderAnswer, renderChecks } from "./answer.js";
+import { renderEditor, renderScores, startEditor } from "./editor.js";
+import { byId } from "./elements.js";
+import { renderHead, renderHeadProblem, renderMap, startHeads, strongest } from "./heads.js";
+import { renderLayers } from "./layers.js";
+import { ask } from "./server.js";
+import { renderShare, startShare } from "./share.js";
+import { fromHash, given, isSaved, onChange, question, state, takeOver, toHash } from "./state.js";
+import { renderTokens } from "./tokens.js";
+
+const PAUSE = 40; // milliseconds without another key before the model is asked
+const REST = 200; // and before the slower numbers are
+
+const shown = { glance: null, explanation: null };
+let running = null;
+let timer = 0;
+
+function edited() {
+  running?.abort();
+  clearTimeout(timer);
+  renderScores(currentScores(), true);
+  document.body.classList.add("waiting");
+  timer = setTimeout(refresh, PAUSE);
+}
+
+async function refresh() {
+  running?.abort();
+  running = new AbortController();
+  const { signal } = running;
+  const asked = question();
+  try {
+    const glance = await ask("glance", asked, signal);
+    if (signal.aborted) return;
+    shown.glance = glance;
+    shown.explanation = null;
+    renderGlance();
+    if (state.colour === "gradient_step" && !isSaved) await rest(REST, signal);
+    const explanation = await ask("explain", asked, signal);
+    if (signal.aborted) return;
+    shown.explanation = explanation;
+    renderChecks(explanation);
+    if (state.colour === "knock_out") renderColours();
+    document.body.classList.add("explained");
+    const layers = await ask("layers", asked, signal);
+    if (signal.aborted) return;
+    renderLayers(layers);
+    await refreshHead(asked, signal);
+    document.body.classList.add("settled");
+  } catch (error) {
+    if (error.name !== "AbortError" && !signal.aborted) renderProblem(error.message);
+  }
+}
+
+async function refreshHead(asked, signal) {
+  const [layer, head] = state.layer === null ? strongest(shown.glance) : [state.layer, state.head];
+  try {
+    const view = await ask("head", { ...asked, layer, head }, signal);
+    if (!signal.aborted) renderHead(view, shown.glance.answer);
+  } catch (error) {
+    if (error.name !== "AbortError" && !signal.aborted) renderHeadProblem(error.message);
+  }
+}
+
+function rest(milliseconds, signal) {
+  return new Promise((resolve) => {
+    const end = setTimeout(resolve, milliseconds);
+    signal.addEventListener("abort", () => (clearTimeout(end), resolve()));
+  });
+}
+
+/** The scores of the chosen colour; null while they are not known. */
+function currentScores() {
+  if (state.colour === "knock_out") return shown.explanation?.demonstrations.map((one) => one.knock_out.margin_change) ?? null;
+  return shown.glance?.demonstrations.map((one) => one.gradient_step) ?? null;
+}
+
+function renderGlance() {
+  document.body.classList.remove("waiting", "settled", "explained");
+  document.body.classList.add("answered");
+  byId("problem").hidden = true;
+  byId("found").classList.remove("stale");
+  renderAnswer(shown.glance);
+  renderChecks(null);
+  renderMap(shown.glance);
+  renderShare(shown.glance);
+  renderColours();
+}
+
+function renderColours() {
+  const scores = currentScores();
+  renderScores(scores);
+  renderTokens(shown.glance, state.colour === "knock_out" ? (scores ?? []) : null);
+}
+
+/** A sentence in place of the answer; what was typed stays. */
+function renderProblem(sentence) {
+  document.body.classList.remove("waiting");
+  byId("problem").hidden = false;
+  byId("problem").textContent = sentence;
+  byId("found").classList.add("stale");
+}
+
+onChange((kind) => {
+  if (!isSaved) history.replaceState(null, "", toHash());
+  if (kind === "all") renderEditor();
+  if (kind === "prompt" || kind === "all") edited();
+  if (kind === "view" && shown.glance) renderColours();
+  if (kind === "head" && shown.glance) {
+    refreshHead(question(), running.signal);
+  }
+});
+
+function open() {
+  if (isSaved) takeOver(given.ask);
+  else if (!fromHash(location.hash)) takeOver(given.example);
+  renderEditor();
+  refresh();
+}
+
+document.body.classList.toggle("saved", isSaved);
+startEditor(given.example, takeOver);
+startHeads(() => renderMap(shown.glance));
+startShare();
+window.addEventListener("hashchange", () => {
+  if (!isSaved && location.hash !== toHash() && fromHash(location.hash)) {
+    renderEditor();
+    edited();
+  }
+});
+open();

@@ -1,0 +1,92 @@
+// What the page is about: the one thing that a link carries.
+
+export const given = JSON.parse(document.getElementById("data").textContent);
+export const isSaved = given.mode === "saved";
+
+export const state = {
+  instruction: "",
+  demonstrations: [],
+  query: "",
+  answers: [],
+  answer: null,
+  colour: "gradient_step",
+  layer: null,
+  head: null,
+};
+
+const listeners = [];
+
+/** Calls `listener` after every change with its kind: "prompt", "view" or "all". */
+export function onChange(listener) {
+  listeners.push(listener);
+}
+
+export function change(kind, edit) {
+  edit(state);
+  for (const listener of listeners) listener(kind);
+}
+
+/** Takes over a question as the server writes it. */
+export function takeOver(question) {
+  const off = new Set(question.off ?? []);
+  state.instruction = question.instruction ?? "";
+  state.demonstrations = question.demonstrations.map((text, i) => ({ text, on: !off.has(i) }));
+  state.query = question.query;
+  state.answers = [...(question.answers ?? [])];
+  state.answer = question.answer ?? null;
+  state.layer = question.layer ?? null;
+  state.head = question.head ?? null;
+}
+
+/** The question for the server. */
+export function question() {
+  const asked = {
+    demonstrations: state.demonstrations.map((one) => one.text),
+    query: state.query,
+    answers: state.answers,
+    off: state.demonstrations.flatMap((one, i) => (one.on ? [] : [i])),
+  };
+  if (state.instruction.trim()) asked.instruction = state.instruction;
+  if (state.answer !== null) asked.answer = state.answer;
+  return asked;
+}
+
+/** The state as a link's hash. */
+export function toHash() {
+  const text = JSON.stringify({ ...question(), layer: state.layer, head: state.head, colour: state.colour });
+  const bytes = new TextEncoder().encode(text);
+  const binary = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+  return "#q=" + btoa(binary).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+}
+
+/** The state of a link's hash; false when it carries none that can be read. */
+export function fromHash(hash) {
+  if (!hash.startsWith("#q=")) return false;
+  try {
+    const binary = atob(hash.slice(3).replaceAll("-", "+").replaceAll("_", "/"));
+    const read = JSON.parse(new TextDecoder().decode(Uint8Array.from(binary, (one) => one.charCodeAt(0))));
+    if (!isQuestion(read)) return false;
+    takeOver(read);
+    state.colour = read.colour === "knock_out" ? "knock_out" : "gradient_step";
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function isQuestion(read) {
+  const texts = (list) => Array.isArray(list) && list.every((one) => typeof one === "string");
+  const index = (one) => one == null || (Number.isInteger(one) && one >= 0);
+  return (
+    read !== null &&
+    typeof read === "object" &&
+    texts(read.demonstrations) &&
+    typeof read.query === "string" &&
+    texts(read.answers ?? []) &&
+    Array.isArray(read.off ?? []) &&
+    ["string", "undefined"].includes(typeof read.instruction) &&
+    (read.answer == null || typeof read.answer === "string") &&
+    index(read.layer) &&
+    index(read.head)
+  );
+}

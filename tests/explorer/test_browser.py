@@ -1,0 +1,253 @@
+"""The page in a browser: every interaction, by keyboard, on a narrow screen, from a disk, and with hostile prompts."""
+
+import base64
+import json
+import re
+import shutil
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed on this system"),
+]
+
+SHORT = {
+    "demonstrations": ["cat is vux .", "plum is nef .", "dog is vux ."],
+    "query": "horse is",
+    "answers": ["vux", "nef"],
+}
+PATIENCE = 60_000
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as running:
+        launched = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(browser, served):
+    """Open a page; at the end nothing may have gone wrong in it or been fetched from elsewhere."""
+    problems, contexts = [], []
+
+    def opened(address=None, width=1200, **options):
+        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("dialog", lambda dialog: (problems.append("a dialog"), dialog.dismiss()))
+        page.on("request", lambda request: local(request.url) or problems.append(request.url))
+        page.goto(address or served.address)
+        page.wait_for_selector("body.settled")
+        return page
+
+    def local(url):
+        return url.startswith((served.address, "file:", "blob:", "data:"))
+
+    yield opened
+    for context in contexts:
+        context.close()
+    # A refused question is a status of 422, which the browser logs.
+    assert [problem for problem in problems if "422" not in problem and "ERR_FAILED" not in problem] == []
+
+
+@pytest.fixture
+def short(visit, served):
+    """A page with a short prompt."""
+    return visit(served.address + link(SHORT))
+
+
+def link(state):
+    return "#q=" + base64.urlsafe_b64encode(json.dumps(state).encode()).decode().rstrip("=")
+
+
+def settled(page):
+    # The policy forbids to evaluate strings, also for `wait_for_function`.
+    page.wait_for_selector("body.answered.settled:not(.waiting)")
+
+
+def says(page, selector, text):
+    playwright.expect(page.locator(selector)).to_contain_text(text, timeout=PATIENCE)
+
+
+def scores(page):
+    return [number(text) for text in page.locator(".demonstration .score").all_inner_texts()]
+
+
+def number(text):
+    return float(text.replace("−", "-").replace("≈ 0", "0"))
+
+
+def texts(page):
+    return [area.input_value() for area in page.locator(".demonstration textarea").all()]
+
+
+def test_the_numbers_on_the_page_are_those_of_explain(short, served):
+    _, whole = served.ask("explain", SHORT)
+    assert short.locator("#answer").inner_text() == whole["answer"]
+    assert scores(short) == pytest.approx([one["gradient_step"] for one in whole["demonstrations"]], abs=6e-4)
+    assert "All 5 checks" in short.locator("#checks").inner_text()
+    short.get_by_text("exact knock-out", exact=True).first.click()
+    changes = [one["knock_out"]["margin_change"] for one in whole["demonstrations"]]
+    assert scores(short) == pytest.approx(changes, abs=6e-4)
+
+
+def test_switching_a_demonstration_off_shows_what_was_foretold_and_what_is(short, served):
+    short.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
+    short.wait_for_selector("#without:not([hidden])")
+    _, seen = served.ask("glance", {**SHORT, "off": [1]})
+    shown = [number(row.locator("td").first.inner_text()) for row in short.locator("#without-rows tr").all()]
+    without = seen["without"]
+    expected = [seen["margin"], without["foretold"]["margin"], without["measured"]["margin"]]
+    assert shown == pytest.approx(expected, abs=6e-4)
+    short.get_by_role("button", name="Switch all on").click()
+    short.wait_for_selector("#without", state="hidden")
+
+
+def test_demonstrations_are_added_moved_flipped_and_deleted(short):
+    short.get_by_role("button", name="Add a demonstration").click()
+    short.keyboard.type("apple is nef .")
+    assert texts(short) == [*SHORT["demonstrations"], "apple is nef ."]
+    short.get_by_role("button", name=re.compile("^Move up.*demonstration 3")).click()
+    assert texts(short)[2] == "apple is nef ."
+    short.get_by_role("button", name=re.compile("^Give it the next.*demonstration 2")).click()
+    assert texts(short)[2] == "apple is vux ."
+    short.get_by_role("button", name="Delete: demonstration 0").click()
+    assert texts(short) == ["plum is nef .", "apple is vux .", "dog is vux ."]
+    settled(short)
+    assert len(scores(short)) == 3
+
+
+def test_everything_works_by_keyboard(short):
+    area = short.locator(".demonstration textarea").nth(0)
+    area.focus()
+    short.keyboard.press("Alt+ArrowDown")
+    assert texts(short)[:2] == ["plum is nef .", "cat is vux ."]
+    assert short.evaluate("document.activeElement.value") == "cat is vux ."
+    short.keyboard.press("Shift+Tab")
+    short.keyboard.press("Space")
+    short.wait_for_selector("#without:not([hidden])")
+    settled(short)
+    short.locator(".cell[tabindex='0']").focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight", "Enter"):
+        short.keyboard.press(key)
+    says(short, "#head h3 >> nth=0", "Layer 2, head 1")
+    assert short.locator(".cell[aria-selected=true]").get_attribute("aria-label").startswith("layer 2, head 1")
+
+
+def test_a_mistake_is_told_in_place_and_the_input_kept(short):
+    short.locator(".demonstration textarea").nth(0).fill("")
+    problem = short.locator("#problem")
+    problem.wait_for()
+    assert problem.inner_text() == "Demonstration 0 is empty: write something in it, or delete it."
+    assert texts(short)[1:] == SHORT["demonstrations"][1:]
+    short.locator(".demonstration textarea").nth(0).fill("word " * 200)
+    says(short, "#problem", "context holds 128")
+    assert texts(short)[0] == "word " * 200
+    short.locator(".demonstration textarea").nth(0).fill("cat is vux .")
+    problem.wait_for(state="hidden")
+
+
+def test_a_server_that_is_gone_is_told_in_place(short):
+    short.route("**/api/*", lambda route: route.abort())
+    short.locator("#query").fill("lion is")
+    says(short, "#problem", "does not answer")
+    assert short.locator("#query").input_value() == "lion is"
+
+
+def test_a_whole_prompt_is_taken_apart(short):
+    short.get_by_text("Instruction, or another prompt").click()
+    short.locator("#whole").fill("only one block")
+    short.get_by_role("button", name="Use this prompt").click()
+    assert texts(short) == SHORT["demonstrations"]
+    short.locator("#whole").fill("saw is zup .\n\n  \ncat is\nnef .\n\nhammer is\n")
+    short.get_by_role("button", name="Use this prompt").click()
+    assert texts(short) == ["saw is zup .", "cat is\nnef ."]
+    assert short.locator("#query").input_value() == "hammer is"
+    settled(short)
+    short.get_by_role("button", name="Back to the example").click()
+    assert texts(short)[0] == "apple is vux ."
+
+
+HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>\u202e is vux ."
+
+
+def test_a_hostile_prompt_does_nothing(short):
+    short.locator(".demonstration textarea").nth(1).fill(HOSTILE)
+    settled(short)
+    assert short.locator("main img, main script").count() == 0
+    shown = short.locator("#tokens").inner_text()
+    assert "<script>alert(2)</script>" in shown.replace("\n", "")
+    assert "\u202e" not in short.locator("main").inner_text()
+    assert "⟨U+202E⟩" in shown
+
+
+def test_a_link_brings_everything_back(short, visit):
+    short.locator(".demonstration input[type=checkbox]").nth(2).uncheck()
+    short.get_by_text("exact knock-out", exact=True).first.click()
+    short.locator(".cell").nth(3).click()
+    settled(short)
+    other = visit(short.evaluate("location.href"))
+    assert texts(other) == texts(short)
+    assert other.locator("#answers").input_value() == "vux, nef"
+    assert not other.locator(".demonstration input[type=checkbox]").nth(2).is_checked()
+    assert other.locator("input[value=knock_out]").is_checked()
+    assert other.locator(".cell[aria-selected=true]").get_attribute("aria-label").startswith("layer 1, head 1")
+    assert scores(other) == scores(short)
+
+
+@pytest.mark.parametrize("hash", ["#q=", "#q=!!!", "#q=eyJkZW1vbnN0cmF0aW9ucyI6MX0", "#q=bnVsbA"])
+def test_a_broken_link_opens_the_example(visit, served, hash):
+    page = visit(served.address + hash)
+    assert texts(page)[0] == "apple is vux ."
+
+
+def test_a_saved_page_opens_from_a_disk(short, visit, tmp_path):
+    short.locator(".demonstration textarea").nth(1).fill(HOSTILE)
+    short.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
+    settled(short)
+    with short.expect_download() as download:
+        short.get_by_role("button", name="Save the page").click()
+    download.value.save_as(tmp_path / "page.html")
+    page = visit((tmp_path / "page.html").as_uri())
+    assert scores(page) == scores(short)
+    assert page.locator("#answer").inner_text() == short.locator("#answer").inner_text()
+    assert page.locator("#without-rows").inner_text() == short.locator("#without-rows").inner_text()
+    page.locator(".cell").nth(5).click()
+    says(page, "#head h3 >> nth=0", "Layer 2, head 1")
+    assert page.locator("#add").is_hidden()
+    assert page.locator("main img, main script").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_overflows_on_a_narrow_screen(visit, scheme):
+    page = visit(width=360, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
+    page.wait_for_selector("#without:not([hidden])")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visit, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = visit(color_scheme=scheme)
+    page.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
+    page.wait_for_selector("#without:not([hidden])")
+    settled(page)
+    found = axe.Axe().run(page).response["violations"]
+    serious = [
+        (one["id"], [node["html"][:120] for node in one["nodes"][:3]])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert serious == []

@@ -1,0 +1,131 @@
+"""The views of a head and of the layers against numbers from other routes."""
+
+import pytest
+import torch
+
+import iclens
+from iclens.dual import DualModel
+from iclens.explorer.ask import Ask
+from iclens.explorer.head_view import head_view
+from iclens.explorer.layers_view import layers_view, principal
+from iclens.lens.capture import capture
+from iclens.lens.prompt import Prompt
+from iclens.lens.tokens import tokenize
+
+TEXT = "cat is vux .\n\napple is nef .\n\ndog is vux .\n\nhorse is"
+ANSWERS = ("vux", "nef", "zup")
+
+
+@pytest.fixture
+def asked():
+    return {"text": TEXT, "answers": list(ANSWERS)}
+
+
+@pytest.mark.parametrize(("layer", "head"), [(0, 1), (3, 0)])
+def test_a_head_is_the_dual_model_of_its_captured_attention(model, asked, layer, head):
+    view = head_view(model, Ask.read({**asked, "layer": layer, "head": head}))
+    tokenized = tokenize(Prompt.from_text(TEXT), model.tokenizer)
+    record = capture(model, tokenized.input_ids[None]).records[layer]
+    q, k, v = (x[0, head].double() for x in (record.q[..., -1:, :], record.k, record.v))
+    dual = DualModel.from_attention(q, k, v, tokenized.groups, scale=record.scale)
+    own = record.output[0, head, -1].double()
+
+    near = {"rel": 1e-4, "abs": 1e-6}
+    assert view["prediction_size"] == pytest.approx(float(own.norm()), **near)
+    assert view["residual"] < 1e-5
+    assert [one["weight"] for one in view["demonstrations"]] == pytest.approx(dual.weights()[0].tolist(), **near)
+    assert view["initial"]["weight"] + sum(one["weight"] for one in view["demonstrations"]) == pytest.approx(1.0)
+    assert view["loss_after"]["value"] == pytest.approx(float(dual.loss().after), rel=1e-4)
+    assert view["loss_after"]["value"] < view["loss_before"]["value"]
+    assert view["alignment_after"] == pytest.approx(float(dual.alignment().after.mean()), **near)
+    # Training on the first t demonstrations, with D held: what is left to h' are the parts of the others.
+    left = [float(dual.contributions()[0, t:].sum(0).norm()) for t in range(4)]
+    assert view["trajectory"] == pytest.approx(left, abs=1e-5)
+
+
+@pytest.mark.parametrize(("layer", "head"), [(0, 1), (3, 0)])
+def test_a_heads_pulls_are_its_cell_of_the_map(model, asked, layer, head):
+    view = head_view(model, Ask.read({**asked, "layer": layer, "head": head}))
+    explanation = iclens.explain(model, prompt=TEXT, answers=ANSWERS)
+    chosen = ANSWERS.index(explanation.answer)
+    for one, effect in zip(view["demonstrations"], explanation.demonstrations, strict=True):
+        others = [pull for i, pull in enumerate(one["pulls"]) if i != chosen]
+        pull = one["pulls"][chosen] - sum(others) / len(others)
+        assert pull == pytest.approx(effect.by_layer_and_head[layer][head], rel=1e-4, abs=1e-6)
+
+
+def test_training_pairs_are_the_heaviest_tokens_of_demonstrations(model, asked):
+    view = head_view(model, Ask.read({**asked, "layer": 2, "head": 0}))
+    weights = [pair["weight"] for pair in view["pairs"]]
+    assert weights == sorted(weights, reverse=True)
+    assert {pair["part"] for pair in view["pairs"]} == {0, 1, 2}
+    assert sum(weights) == pytest.approx(sum(one["weight"] for one in view["demonstrations"]))
+
+
+@pytest.mark.parametrize(
+    ("layer", "head", "said"), [(4, 0, "no head 0 in layer 4"), (0, 2, "no head 2"), (None, 0, "choose")]
+)
+def test_a_head_that_is_not_there_is_refused(model, asked, layer, head, said):
+    with pytest.raises(iclens.UserError, match=said):
+        head_view(model, Ask.read({**asked, "layer": layer, "head": head}))
+
+
+@pytest.mark.parametrize(
+    "answers", [["vux", "nef", "zup"], [], ["vux nef", "zup"]], ids=["three", "none", "several tokens"]
+)
+def test_the_layers_sum_to_the_margin_and_end_at_the_models_answer(model, answers):
+    view = layers_view(model, Ask.read({"text": TEXT, "answers": answers}))
+    explanation = iclens.explain(model, prompt=TEXT, answers=answers or None)
+    parts = [value for layer in view["layers"] for value in layer.values()]
+    assert sum(parts) + view["embedding"] + view["bias"] == pytest.approx(explanation.margin, rel=1e-4)
+    steps = sum(layer["gradient_step"] for layer in view["layers"])
+    assert steps == pytest.approx(sum(effect.gradient_step for effect in explanation.demonstrations), rel=1e-6)
+    last = view["states"][-1]["probabilities"]
+    known = {token.text.strip(): token.probability for token in explanation.next_tokens}
+    for one, probability in zip(view["answers"], last, strict=True):
+        first = one["text"].split()[0]
+        if first in known:
+            assert probability == pytest.approx(known[first], rel=1e-5)
+    assert len(view["states"]) == model.n_layers + 1
+
+
+def test_principal_components_keep_distances_in_a_plane_and_explain_it_all():
+    plane = torch.linalg.qr(torch.randn(7, 2))[0]
+    points = torch.randn(9, 2) @ torch.diag(torch.tensor([3.0, 1.0])) @ plane.T
+    flat, explained = principal(points)
+    torch.testing.assert_close(torch.cdist(flat, flat), torch.cdist(points, points))
+    assert sum(explained) == pytest.approx(1.0)
+    assert explained[0] >= explained[1]
+
+
+def test_principal_components_of_points_that_coincide():
+    flat, explained = principal(torch.ones(3, 4))
+    assert flat.abs().max() < 1e-12
+    assert explained == [0.0, 0.0]
+
+
+def test_views_of_a_model_with_other_norms_and_grouped_heads():
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from iclens import bundled
+    from iclens.lens.loading import LensModel
+
+    tokenizer = AutoTokenizer.from_pretrained(bundled.path())
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
+    model = LensModel.wrap(LlamaForCausalLM(config).double().eval(), tokenizer, "llama")
+    ask = Ask.read({"text": TEXT, "answers": ["vux", "nef"], "layer": 1, "head": 3})
+    assert head_view(model, ask)["residual"] < 1e-12
+    view = layers_view(model, ask)
+    explanation = iclens.explain(model, prompt=TEXT, answers=["vux", "nef"])
+    parts = [value for layer in view["layers"] for value in layer.values()]
+    assert sum(parts) + view["embedding"] + view["bias"] == pytest.approx(explanation.margin, abs=1e-10)
+    scores = [candidate.probability for candidate in explanation.candidates]
+    assert view["states"][-1]["probabilities"] == pytest.approx(scores)
