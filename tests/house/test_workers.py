@@ -91,6 +91,8 @@ def test_threads_are_those_asked_for_and_then_those_of_before():
 def _interrupted_when(condition):
     """Sends SIGINT to this process from a thread once the condition holds."""
     over = threading.Event()
+    # A shell's background job, such as a test run may be, is started with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def wait():
         while not over.is_set() and not condition():
@@ -105,3 +107,4 @@ def _interrupted_when(condition):
     finally:
         over.set()
         thread.join()
+        signal.signal(signal.SIGINT, before)
