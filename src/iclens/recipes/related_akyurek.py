@@ -226,10 +226,10 @@ class RidgeParameter(Recipe[RidgeSettings]):
             at = (rows.column("sigma") / spread) ** 2
             # Side by side, so that equal ratios of different spreads do not cover each other.
             shift = 1.06 ** (2 * place - 1)
-            learned = _learned(rows)
+            learned = rows.column("error") <= LEARNED * rows.column("bayes_error")
             left.plot(
-                (learned.column("sigma") / spread) ** 2 * shift,
-                learned.column("alpha"),
+                at[learned] * shift,
+                rows.column("alpha")[learned],
                 "os^v"[place % 4],
                 mfc="none",
                 label=f"runs with τ = {spread:g}",
