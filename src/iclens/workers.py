@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -162,6 +163,15 @@ def _begin(threads: int, words: Any, stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Words that nobody hears any more must not keep the process from ending.
     words.cancel_join_thread()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot say stop, and its workers would go on, or wait for calls, for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait_for([parent.sentinel])
+    os._exit(1)
 
 
 def _call(function: Callable[..., T], call: tuple[Any, ...], place: int) -> T:

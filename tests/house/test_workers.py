@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing, contextmanager
@@ -56,6 +58,22 @@ def test_leaving_ends_calls_that_run_and_their_processes(calls, tmp_path):
             os.kill(int(file.read_text()), 0)
 
 
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    files = [tmp_path / name for name in ("a", "b")]
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    here = os.path.dirname(__file__)
+    with subprocess.Popen([sys.executable, str(script), here, *map(str, files)]) as parent:
+        while not all(file.exists() and file.read_text() for file in files):
+            time.sleep(0.05)
+        parent.kill()
+    for file in files:
+        until = time.monotonic() + 20
+        while _alive(int(file.read_text())):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
 def test_a_killed_process_is_one_clear_error(calls):
     (first, *others) = each(calls.killed, [(1,), (2,)], workers=2)
     for ended in (first, *others):
@@ -85,6 +103,27 @@ def test_threads_are_those_asked_for_and_then_those_of_before():
     with pytest.raises(RuntimeError), torch_threads(before + 2):
         raise RuntimeError
     assert torch.get_num_threads() == before
+
+
+PARENT = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+import worker_calls
+from iclens.workers import each
+
+if __name__ == "__main__":
+    list(each(worker_calls.endless, [(Path(name),) for name in sys.argv[2:]], workers=2))
+"""
+
+
+def _alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextmanager
