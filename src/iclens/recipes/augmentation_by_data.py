@@ -121,7 +121,7 @@ class AugmentationByData(Recipe[AugmentationSettings]):
             ax.set(xlabel="error / normal's, by seed", title=kind)
         for colour, label in (("C0", "designed for the data"), ("C1", "its structure shuffled"), ("C2", "others")):
             axes[-1].plot([], [], "o", color=colour, label=label)
-        axes[-1].legend(fontsize="x-small")
+        figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure
 
 

@@ -230,7 +230,7 @@ class OneStepRisk(Recipe[RiskSettings]):
         right.axhline(1.0, color="0.5", linewidth=0.8)
         right.set(ylabel="risk of the trained layer / of the best step")
         for ax in (left, right):
-            ax.set_xticks(places, [_name(case).replace(", Σ", ",\nΣ") for case in settings.cases], fontsize="x-small")
+            ax.set_xticks(places, [_name(case).replace(", ", "\n") for case in settings.cases], fontsize="x-small")
             ax.margins(x=0.15)
         return figure
 
