@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -60,6 +61,30 @@ def test_a_gain_of_the_adapter_helps_but_is_not_designed():
     helps, designed, _ = verdicts({(kind, "adapter"): 0.7 for kind in KINDS})
     assert helps.outcome == "holds"
     assert not designed.holds
+
+
+def test_a_row_that_is_far_worse_does_not_hide_a_gain():
+    helps, *_ = verdicts({("graphs", "message passing"): 0.7, ("graphs", "adapter"): 20.0})
+    assert helps.condition == "the data are graphs"
+
+
+def test_a_design_that_gains_nothing_owes_nothing_to_the_structure():
+    """Worse than normal attention, and its shuffled copy worse still."""
+    factors = {("graphs", "message passing"): 1.3, ("graphs", "shuffled"): 2.0}
+    structure = verdicts(factors)[2]
+    assert not structure.holds
+    assert "below normal attention" in structure.numbers
+
+
+def test_gains_are_corrected_for_the_kinds():
+    """With six seeds no p is below 1/64, which is not below a quarter of 0.05, and is below 0.05 with one kind."""
+    few = dataclasses.replace(SETTINGS, n_seeds=6)
+    table = planted({("graphs", "message passing"): 0.7})
+    found = RECIPE.check(Table(row for row in table if row["seed"] < 6), few)[0]
+    assert not found.holds
+    assert "p < 0.0125" in found.test
+    alone = dataclasses.replace(few, kinds=("graphs",))
+    assert RECIPE.check(Table(row for row in table if row["seed"] < 6), alone)[0].holds
 
 
 def test_pixel_convolution_mixes_neighbouring_pixels_only():
@@ -164,10 +189,12 @@ _WINS = partial(planted, {("graphs", "message passing"): 0.7})
 _NOTHING = partial(planted, {})
 _SHUFFLED_TOO = partial(planted, {("graphs", "message passing"): 0.7, ("graphs", "shuffled"): 0.7})
 _ADAPTER = partial(planted, {(kind, "adapter"): 0.7 for kind in KINDS})
+_NO_GAIN = partial(planted, {("graphs", "message passing"): 1.3, ("graphs", "shuffled"): 2.0})
 PLANTED = {
     "augmentation-by-data": [
         *(Planted(claim, _WINS, _NOTHING, SETTINGS) for claim in RECIPE.claims),
         Planted(RECIPE.claims[1], _WINS, _ADAPTER, SETTINGS),
         Planted(RECIPE.claims[2], _WINS, _SHUFFLED_TOO, SETTINGS),
+        Planted(RECIPE.claims[2], _WINS, _NO_GAIN, SETTINGS),
     ]
 }

@@ -157,14 +157,24 @@ def test_halves_split_the_examples():
 
 
 def test_max_statistic_counts_all_sign_patterns():
-    # Two seeds: patterns ++, +-, -+, --; means of row 0: 2, 1, -1, -2; of row 1: 1.5, -0.5, 0.5, -1.5.
-    p = max_statistic(torch.tensor([[1.0, 3.0], [2.0, 1.0]]))
-    # largest: ++ 2; +- max(-1, 0.5) = 0.5; -+ max(1, -0.5) = 1; -- max(-2, -1.5) = -1.5
-    assert p.tolist() == [0.25, 0.25]
+    # In units of √5 and √2.5. Patterns ++, +-, -+, --; means of row 0: 0.89, -0.45, 0.45, -0.89; of row 1: 0.95, 0.32,
+    # -0.32, -0.95; of row 2, in units of √5: 0.45, 0.89, -0.89, -0.45.
+    p = max_statistic(torch.tensor([[1.0, 3.0], [2.0, 1.0], [3.0, -1.0]]))
+    # largest: ++ 0.95; +- 0.89; -+ 0.45; -- -0.45
+    assert p.tolist() == [0.5, 0.25, 0.75]
+    assert max_statistic(torch.zeros(1, 3)).item() == 1.0
     assert max_statistic(torch.ones(1, 5)).item() == pytest.approx(1 / 32)
     many = max_statistic(torch.ones(2, 20))
     assert (many > 0).all()
     assert (many < 0.01).all()
+
+
+def test_a_far_worse_row_does_not_hide_a_gain():
+    """At every seed ten times as bad: plain differences, or their spread, would give the gain p ≥ 1/2."""
+    gain = torch.linspace(0.5, 1.5, 6)
+    worse = -10 - 0.01 * torch.arange(6.0)
+    assert max_statistic(torch.stack([gain, worse]))[0] == pytest.approx(1 / 32)
+    assert max_statistic(torch.stack([gain, 1e6 * worse]))[0] == pytest.approx(1 / 32)
 
 
 N_ROWS, N_SEEDS, N_STUDIES = 10, 6, 1000

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tests.recipes.planting import Planted
 
+from iclens.cli.output import write_atomically
 from iclens.recipes import finetune_table
 from iclens.recipes.finetune import ROWS
 from iclens.recipes.finetune_table import FinetuneTable, TableSettings
+from iclens.recipes.recipe import Preset
+from iclens.recipes.reproduce import reproduce
 from iclens.recipes.table import Table
 
 RECIPE = FinetuneTable()
 SETTINGS = RECIPE.quick.settings
 
 
-def planted(gains, generated=True, n_seeds=6):
+def planted(gains, generated=True, n_seeds=SETTINGS.n_seeds):
     draws = np.random.default_rng(0)
     common = 0.5 + 0.05 * draws.standard_normal(n_seeds)
-    return Table(
-        {
-            "task": "cola",
-            "row": row,
-            "seed": seed,
-            "score": common[seed] + gains.get(row, 0.0) + 0.01 * draws.standard_normal(),
-            "title": "CoLA",
-            "kind": ROWS[row].kind,
-            "generated": generated,
-        }
-        for row in SETTINGS.rows
-        for seed in range(n_seeds)
-    )
+    rows = []
+    for name in SETTINGS.rows:
+        for seed in range(n_seeds):
+            score = common[seed] + gains.get(name, 0.0) + 0.01 * draws.standard_normal()
+            named = {"task": "cola", "row": name, "seed": seed}
+            kind = {"title": "CoLA", "kind": ROWS[name].kind, "generated": generated}
+            rows.append({**named, **kind, "score": score})
+            for fold in range(4):
+                chooses, reports = score + 0.01 * draws.standard_normal(2)
+                rows.append({**named, "fold": fold, "chooses": chooses, "reports": reports})
+    return Table(rows)
 
 
 def outcomes(gains, generated=True):
@@ -52,9 +54,20 @@ def test_a_gain_holds_and_generated_data_are_named():
 
 
 def test_a_gain_that_a_control_has_too_is_not_beyond_it():
-    gains = {"augmented g1&g2": 0.2, "control parameters g1&g2": 0.2}
+    gains = {"augmented g1&g2": 0.2, "control parameters g1&g2": 0.22}
     assert outcomes(gains)[0] == "holds under"
     assert outcomes(gains)[2] == "does not hold"
+
+
+def test_a_row_that_is_far_worse_does_not_hide_a_gain():
+    assert outcomes({"augmented g1&g2": 0.2, "regularized α=-0.5": -0.4}) == ["holds under"] * 3
+
+
+def test_a_gain_on_the_examples_that_chose_is_not_enough():
+    found = planted({"augmented g1&g2": 0.2})
+    luck = Table({**row, "reports": 0.5} if "fold" in row and row["fold"] is not None else row for row in found)
+    verdicts = RECIPE.check(luck, SETTINGS)
+    assert [verdict.outcome for verdict in verdicts] == ["does not hold", "does not hold", "holds under"]
 
 
 def test_a_control_never_is_the_best_row():
@@ -66,24 +79,26 @@ def test_every_named_row_exists(preset):
     assert set(preset.settings.rows) <= set(ROWS)
 
 
-def test_missing_data_cannot_be_tested_and_say_why(tmp_path):
-    settings = TableSettings(data=str(tmp_path / "nowhere"), tasks=("cola",), rows=("original",))
-    table = RECIPE.run(settings)
-    found = RECIPE.check(table, settings)
-    assert [verdict.outcome for verdict in found] == ["cannot be tested here"] * 3
-    assert "nowhere" in found[0].untested
-    assert RECIPE.plot(table, settings).axes
+def test_what_lacks_its_data_is_not_run_says_why_and_is_tried_again(tmp_path, monkeypatch):
+    folder = tmp_path / "glue"
+    settings = TableSettings(data=str(folder), tasks=("cola",), rows=("original",))
+    monkeypatch.setattr(type(RECIPE), "quick", Preset(settings, seconds=1.0))
+    made = reproduce(RECIPE, "quick", tmp_path, write_atomically)
+    assert [verdict.outcome for verdict in made.verdicts()] == ["cannot be tested here"] * 3
+    assert "glue" in made.not_run
+    monkeypatch.setattr(finetune_table, "_data", lambda task, source, preset: task)
+    monkeypatch.setattr(type(RECIPE), "measure", lambda self, part, settings, progress: Table([{"score": 1.0}]))
+    made = reproduce(RECIPE, "quick", tmp_path, write_atomically, resume=True)
+    assert (made.not_run, len(made.table)) == ("", 1)
 
 
 def test_a_tiny_run_trains_every_row_from_the_same_data(monkeypatch):
     asked = []
 
-    def train(backbone, data, row, seed, settings):
-        from iclens.training.finetune import Run
-
+    def train(backbone, data, row, seed, settings, device):
         asked.append((backbone, data.title, row.name, seed, settings.n_steps))
-        scores = {"matthews": 0.1 * seed}
-        return type("Made", (), {"scores": scores, "diverged": False, "run": Run})()
+        predictions = [float((index + seed) % 2) for index in range(len(data.validation))]
+        return SimpleNamespace(scores={"matthews": 0.1 * seed}, diverged=False, predictions=predictions)
 
     monkeypatch.setattr(finetune_table, "_backbone", lambda model, layers: "an encoder")
     monkeypatch.setattr(finetune_table, "train", train)

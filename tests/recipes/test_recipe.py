@@ -29,6 +29,7 @@ from iclens.recipes.seed_curves import seed_curve, seed_estimate
 from iclens.recipes.settings import chosen, setting_rows, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
+from iclens.sealed import sealed
 
 MEAN = Claim("The mean is 2.", "a paper, section 1", "stated")
 SIGN = Claim("No number is negative.", "a paper, section 2", "derived")
@@ -279,6 +280,62 @@ def test_without_resume_everything_is_measured_again(tmp_path):
     assert len(fresh.measured) == 6
 
 
+def test_a_fresh_run_that_was_interrupted_goes_on_and_does_not_give_the_older_table(tmp_path, registered):
+    older = reproduce(planted(), "quick", tmp_path, write_atomically)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(planted(stop_at=4), "quick", tmp_path, write_atomically)
+    assert stored(tmp_path).table == older.table  # nothing is lost before there is something new
+    resumed = planted()
+    reproduce(resumed, "quick", tmp_path, write_atomically, resume=True)
+    assert len(resumed.measured) == 2
+
+
+def test_a_table_of_an_older_revision_is_neither_taken_nor_drawn(tmp_path, registered, monkeypatch):
+    reproduce(planted(), "quick", tmp_path, write_atomically)
+    monkeypatch.setattr(Coin, "revision", 2)
+    with pytest.raises(UserError, match="another revision"):
+        stored(tmp_path)
+    fresh = planted()
+    reproduce(fresh, "quick", tmp_path, write_atomically, resume=True)
+    assert len(fresh.measured) == 6
+
+
+def test_parts_beside_one_that_fails_are_kept(tmp_path, registered, monkeypatch):
+    failing = planted()
+    measure = Coin.measure
+
+    def sometimes(self, part, settings, progress):
+        if part["seed"] == 0:
+            raise UserError("no such coin.")
+        return measure(self, part, settings, progress)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Coin, "measure", sometimes)
+        with pytest.raises(UserError, match="no such coin"):
+            reproduce(failing, "quick", tmp_path, write_atomically)
+    resumed = planted()
+    reproduce(resumed, "quick", tmp_path, write_atomically, resume=True)
+    assert {part["seed"] for part in resumed.measured} == {0}
+
+
+def test_what_the_machine_lacks_is_said_and_parts_made_elsewhere_are_kept(tmp_path, registered, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(planted(stop_at=4), "quick", tmp_path, write_atomically)
+    with monkeypatch.context() as patched:
+        patched.setattr(Coin, "lacking", lambda self, settings: "There is no coin here.")
+        made = reproduce(planted(), "quick", tmp_path, write_atomically, resume=True)
+    assert (made.not_run, len(made.table)) == ("There is no coin here.", 0)
+    resumed = planted()
+    reproduce(resumed, "quick", tmp_path, write_atomically, resume=True)
+    assert len(resumed.measured) == 2
+
+
+def test_only_a_preset_that_needs_a_gpu_runs_on_one(monkeypatch):
+    assert [Coin().device(preset.settings) for preset in (Coin.quick, Coin.paper)] == ["cpu", "cpu"]
+    monkeypatch.setattr(Coin, "paper", dataclasses.replace(Coin.paper, needs_gpu="many coins"))
+    assert [Coin().device(preset.settings) for preset in (Coin.quick, Coin.paper)] == ["cpu", "cuda"]
+
+
 def test_parts_of_other_settings_or_revisions_are_not_taken(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         reproduce(planted(stop_at=4), "quick", tmp_path, write_atomically)
@@ -374,7 +431,7 @@ def test_a_stored_table_of_other_settings_is_refused(tmp_path, registered):
     reproduce(RECIPES["coin"], "quick", tmp_path, write_atomically)
     document = json.loads((tmp_path / TABLE).read_text())
     document["settings"]["n_flips"] = document["settings"].pop("n_seeds")
-    (tmp_path / TABLE).write_text(json.dumps(document))
+    (tmp_path / TABLE).write_text(json.dumps(sealed(document)))
     with pytest.raises(UserError, match="was not made by this version of the recipe"):
         stored(tmp_path)
     assert len(reproduce(RECIPES["coin"], "quick", tmp_path, write_atomically, resume=True).table) == 18

@@ -21,8 +21,8 @@ ENTRY = RECIPES["mahankali-ahn-risk"]
 SETTINGS = ENTRY.quick.settings
 
 
-def planted(**changes: float) -> Table:
-    """Layers that reach the best step but for `changes`, which are factors."""
+def planted(n_failed: int = 0, **changes: float) -> Table:
+    """Layers that reach the best step but for `changes`, which are factors; the first `n_failed` do not."""
     rows = []
     for d, n, noise, decay in SETTINGS.cases:
         expected = d * (d + 1 + noise) / (n + d + 1 + noise)
@@ -31,6 +31,8 @@ def planted(**changes: float) -> Table:
             row = {"trained": 1.01 * step, "step": step, "smaller": 1.05 * step, "larger": 1.05 * step}
             row |= {"ridge": 0.03 * step, "expected": expected, "cosine": 0.99, "off": 0.05, "off_isotropic": 0.3}
             row = {name: value * changes.get(name, 1.0) for name, value in row.items()}
+            if seed < n_failed:
+                row |= {"trained": 2.5 * step, "cosine": 0.3, "off": 0.6, "off_isotropic": 0.1}
             rows.append({"d": d, "n": n, "noise_variance": noise, "decay": decay, "seed": seed, **row})
     return Table(rows)
 
@@ -43,10 +45,19 @@ def test_layers_that_reach_the_step_pass():
     assert outcomes(planted()) == ["holds"] * 4
 
 
+def test_a_run_that_did_not_train_is_counted_and_named():
+    risk, trained, matrix, far = ENTRY.check(planted(n_failed=1), SETTINGS)
+    assert [risk.outcome, far.outcome] == ["holds"] * 2
+    assert [trained.outcome, matrix.outcome] == ["holds under"] * 2
+    assert "4 of 5 do" in trained.condition
+    assert "the others have 2.50" in trained.numbers
+
+
 TURNS = [
+    ({"n_failed": 3}, [1, 2]),
     ({"step": 1.1, "trained": 1.1, "smaller": 1.1, "larger": 1.1}, [0]),
     ({"larger": 0.9}, [0]),
-    ({"trained": 1.1}, [1]),
+    ({"trained": 1.1}, [1, 2]),
     ({"trained": 0.9}, [1]),
     ({"off": 5.0}, [2]),
     ({"off_isotropic": 0.2}, [2]),

@@ -6,23 +6,34 @@ import dataclasses
 from functools import partial
 
 import numpy as np
+import pytest
 from tests.recipes.planting import Planted
 
+from iclens.estimators.estimator import build_estimator
 from iclens.recipes.recipe import RECIPES
+from iclens.recipes.related_raventos import _away
+from iclens.recipes.related_runs import fresh_prompts, squared_error
 from iclens.recipes.table import Table
+from iclens.tasks.task import build_task
 
 ENTRY = RECIPES["raventos-threshold"]
 SETTINGS = ENTRY.quick.settings
 
 
-def planted(share, gain=lambda n: 0.5) -> Table:
-    """Models whose distance to dMMSE has this share (of the number of tasks), and this gain over dMMSE."""
+LABELS = SETTINGS.d + SETTINGS.noise_std**2
+
+
+def planted(share, gain=lambda n: 0.5, spread=0.2) -> Table:
+    """Models whose distance to dMMSE has this share (of the number of tasks), and this gain over dMMSE.
+
+    `spread` is the sum of both distances, relative to the mean square of ridge regression's answers.
+    """
     draws = np.random.default_rng(0)
     rows = []
     for n in SETTINGS.pools:
         for seed in range(SETTINGS.n_seeds):
-            distance = 2.0 * (1 + 0.02 * draws.standard_normal())
-            row = {"tasks": n, "seed": seed, "ridge_error": 0.4, "pool_error": 2.0, "apart": 1.5}
+            distance = spread * (LABELS - 0.4) * (1 + 0.02 * draws.standard_normal())
+            row = {"tasks": n, "seed": seed, "ridge_error": 0.4, "pool_error": 2.0}
             row |= {"error": 2.0 - gain(n) + 0.02 * draws.standard_normal()}
             row |= {"from_pool": share(n) * distance, "from_ridge": (1 - share(n)) * distance}
             rows += [row | {"prompts": kind} for kind in ("pool", "fresh")]
@@ -58,6 +69,23 @@ def test_a_model_that_is_no_better_than_its_prior():
     assert (found.outcome, found.condition) == ("holds under", "the pool has 32 tasks")
 
 
+def test_nearer_to_ridge_regression_than_to_dmmse_is_not_near():
+    """Half of ridge regression's answers: a quarter of their mean square away from them, dMMSE further."""
+    share = lambda n: 0.1 if n <= 8 else 0.8  # noqa: E731
+    threshold = ENTRY.check(planted(share, spread=1.3), SETTINGS)[1]
+    assert not threshold.holds
+    assert "32 tasks 0.26" in threshold.numbers
+    assert "ridge regression 0.40" in threshold.numbers
+
+
+def test_the_mean_square_of_ridge_answers_is_known_from_its_error():
+    task = build_task("linear", d=SETTINGS.d, noise_std=SETTINGS.noise_std)
+    prompt = fresh_prompts(task, 0, 4000, SETTINGS.n_context)
+    ridge = build_estimator("ridge", {"alpha": SETTINGS.noise_std**2}).predict(prompt)
+    away = _away(Table([{"from_ridge": 1.0, "ridge_error": squared_error(ridge, prompt.target)}]), SETTINGS)
+    assert 1 / float(away[0]) == pytest.approx(float(ridge.square().mean()), rel=0.1)
+
+
 def test_a_tiny_run_is_checked_and_drawn():
     settings = dataclasses.replace(SETTINGS, pools=(2, 8), steps=2, batch=4, n_prompts=40, n_seeds=2, width=8)
     table = ENTRY.run(settings)
@@ -88,4 +116,5 @@ PLANTED = {
             strict=True,
         )
     ]
+    + [Planted(ENTRY.claims[1], partial(planted, _leaves), partial(planted, _leaves, spread=1.3))]
 }

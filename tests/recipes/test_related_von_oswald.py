@@ -43,6 +43,7 @@ def test_layers_that_are_the_step_pass():
 TURNS = [
     ({"risk": 1.75}, 0),
     ({"risk": 1.55}, 0),
+    ({"risk": 1.75, "step_risk": 1.75}, 0),
     ({"spd": 0.1}, 1),
     ({"alignment": 0.9}, 2),
     ({"weight_cosine": 0.9}, 3),

@@ -10,10 +10,13 @@ import pytest
 import torch
 from tests.recipes.planting import Planted
 
-from iclens.recipes.attention_cost import FUSED, LINEAR, MATRIX, attend_once
+from iclens.models.constructions import gradient_step
+from iclens.recipes.attention_cost import FUSED, LINEAR, MATRIX, attend_once, slope_over_length
 from iclens.recipes.recipe import silent
+from iclens.recipes.related_runs import excess_error
 from iclens.recipes.sequence_length import ELU, SOFTMAX, LengthSettings, SequenceLength
 from iclens.recipes.table import Table
+from iclens.tasks.task import build_task
 
 LENGTHS = (8, 64, 512)
 RECIPE = SequenceLength()
@@ -54,6 +57,37 @@ def test_an_advantage_that_grows_is_found():
     assert outcomes(advantage=lambda layers, n: n**-0.5)[:2] == ["does not hold"] * 2
 
 
+def test_slopes_are_corrected_for_both_depths():
+    """With four seeds t is 3.18 for one slope and 4.18 for two: slopes of 3.6 standard errors are not enough."""
+    draws = np.random.default_rng(1).standard_normal(4)
+    slopes = 1 + (draws - draws.mean()) / draws.std(ddof=1) * 2 / 3.6
+    one, two = (slope_over_length([10.0, 1000.0], np.stack([0 * slopes, 2 * slopes]), n) for n in (1, 2))
+    assert one.low > 0 > two.low
+    assert one.mean == pytest.approx(1.0)
+
+
+def test_the_excess_error_is_without_the_noise_of_the_label():
+    """Of a gradient step, whose excess is known in closed form; the label's noise is 100 times larger."""
+    n, rate = 40, 40 / (40 + 3 + 1 + 25.0)
+    task = build_task("linear", d=3, noise_std=5.0)
+    model = gradient_step(3, 1, n, rate).double()
+    found = [excess_error(model, task, seed, 1999, n) for seed in range(3)]
+    expected = build_task("anisotropic", d=3, decay=0.0, noise_std=5.0).one_step_risk(n)
+    assert np.mean(found) == pytest.approx(expected, rel=0.1)
+    assert found[0] == excess_error(model, task, 0, 1999, n)
+
+
+def test_an_excess_far_below_the_noise_is_measured_within_its_tolerance():
+    """0.03 beside a noise of 0.25: 4,000 prompts tell it to a twentieth, 1,000 to a tenth."""
+    n = 1024
+    task = build_task("linear", d=5, noise_std=0.5)
+    model = gradient_step(5, 1, n, n / (n + 6.25)).double()
+    found = np.array([excess_error(model, task, seed, 1000, n) for seed in range(3)])
+    expected = build_task("anisotropic", d=5, decay=0.0, noise_std=0.5).one_step_risk(n)
+    assert found.std(ddof=1) < 2 * 0.05 * expected
+    assert found.mean() == pytest.approx(expected, rel=0.1)
+
+
 def test_costs_that_grow_are_found_where_they_do():
     found = RECIPE.check(planted(time_power=1.0, memory_power=1.0), LengthSettings())[2:]
     assert [verdict.condition for verdict in found] == [f"softmax is computed as {MATRIX}"] * 2
@@ -75,7 +109,15 @@ def test_every_attention_is_timed_forward_and_backward(name):
 def test_a_tiny_run_is_checked_and_drawn_from_its_table_alone(monkeypatch):
     monkeypatch.setattr("iclens.recipes.attention_cost._peaks", lambda *given: [1.0, 2.0])
     settings = LengthSettings(
-        lengths=(4, 8), lengths_two=(4, 8), d=2, steps=2, batch=2, n_seeds=2, cost_lengths=(16, 32), n_pairs=2
+        lengths=(4, 8),
+        lengths_two=(4, 8),
+        d=2,
+        steps=2,
+        batch=2,
+        n_seeds=2,
+        n_prompts=60,
+        cost_lengths=(16, 32),
+        n_pairs=2,
     )
     table = RECIPE.run(settings, silent)
     assert len(RECIPE.check(table, settings)) == 4

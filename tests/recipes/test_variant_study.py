@@ -7,6 +7,8 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
+from scipy import stats
 from tests.recipes.planting import Planted
 
 from iclens.recipes.recipe import RECIPES, silent
@@ -14,6 +16,7 @@ from iclens.recipes.ren_liu_negatives import BEYOND as NEGATIVES_BEYOND
 from iclens.recipes.ren_liu_negatives import LOWEST, MATTERS
 from iclens.recipes.ren_liu_variants import BEYOND as CURVES_BEYOND
 from iclens.recipes.ren_liu_variants import HELPS
+from iclens.recipes.selection import over_seeds
 from iclens.recipes.table import Table
 
 STUDIES = ("ren-liu-fig-3-right", "ren-liu-negatives")
@@ -68,6 +71,25 @@ def test_a_gain_that_a_control_has_too_is_not_beyond_it():
     found = outcomes(RECIPES["ren-liu-fig-3-right"], {"α = −0.5": 0.8, "scale 1.5": 0.75})
     assert next(v for c, v in found.items() if "regularised" in c).holds
     assert not next(v for c, v in found.items() if "beyond" in c).holds
+
+
+def test_better_than_random_on_one_task_of_many_by_chance_is_not_better():
+    """A paired gain whose own 95 % interval is above 0, and not when it is made for all tasks."""
+    study = RECIPES["ren-liu-negatives"]
+    settings = study.quick.settings
+    n, n_tasks = settings.n_seeds, len(settings.tasks)
+    draws = np.random.default_rng(0).standard_normal(n)
+    t = [float(stats.t.ppf(1 - 0.025 / k, n - 1)) for k in (1, n_tasks)]
+    # Student's t of the gain lies halfway between the two quantiles.
+    gain = 0.01 * ((draws - draws.mean()) / draws.std(ddof=1) * n**0.5 + sum(t) / 2)
+    rows = []
+    for row in planted(study, settings, {}):
+        if row["row"] in ("lowest", "random"):
+            lower = row["row"] == "lowest" and row["task"] == settings.tasks[0]
+            row |= {"error": 1.0 - (gain[row["seed"]] if lower else 0.0)}
+        rows.append(row)
+    assert over_seeds(torch.from_numpy(gain)).low > 0
+    assert not study.check(Table(rows), settings)[1].holds
 
 
 def test_constructions_that_differ_are_told_apart():

@@ -38,6 +38,7 @@ class Finetune:
             tasks, all layers, 600 steps of 32, five seeds).
         steps: optimiser steps a run instead of the preset's.
         threads: torch threads; the same number repeats a run bit for bit.
+        device: cpu or cuda.
         out: folder of the finished runs.
         json: also write the tables to this file.
         dry_run: only say what it would cost.
@@ -51,6 +52,7 @@ class Finetune:
     preset: Literal["quick", "paper"] = "quick"
     steps: int | None = None
     threads: int = 1
+    device: str = "cpu"
     out: Path = Path("iclens-out/finetune")
     json: Path | None = None
     dry_run: bool = False
@@ -92,8 +94,10 @@ class Finetune:
 
         from iclens.recipes.finetune import PRESETS, Plan, chosen_rows, task_data
         from iclens.tasks.glue import task_named
+        from iclens.training.ensemble import usable_device
         from iclens.training.finetune import load_backbone
 
+        usable_device(self.device)
         preset = PRESETS[self.preset]
         n_seeds = preset.seeds if self.seeds is None else self.seeds
         if n_seeds < 1:
@@ -105,7 +109,8 @@ class Finetune:
         n_steps = preset.settings.n_steps if self.steps is None else self.steps
         settings = replace(preset.settings, n_steps=n_steps, threads=self.threads)
         data = tuple(task_data(name, self.data, preset) for name in names)
-        return Plan(load_backbone(self.model, preset.layers), data, rows, tuple(range(n_seeds)), settings, self.out)
+        backbone = load_backbone(self.model, preset.layers)
+        return Plan(backbone, data, rows, tuple(range(n_seeds)), settings, self.out, self.device)
 
     def _train(self, plan: Plan, n_missing: int) -> Results:
         from rich.console import Console

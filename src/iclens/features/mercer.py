@@ -26,7 +26,7 @@ class Mercer(FeatureMap):
 
     n_features = n_key + 1. Cost O(n_query · n_key³).
 
-    Source: Ren & Liu 2024, section 3 (Mercer's theorem); the construction is derived in docs/theory/features.md.
+    Source: Ren & Liu 2024 (Mercer's theorem); the construction is derived in docs/theory/features.md.
     """
 
     def pair(  # noqa: D102

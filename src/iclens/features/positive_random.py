@@ -27,7 +27,7 @@ class PositiveRandomFeatures(PointwiseFeatureMap):
     The w_j are a function of (seed, d, n_features, orthogonal) alone, drawn in float64 on the CPU and then cast, so
     that queries and keys, dtypes and devices share them.
 
-    Source: Ren & Liu 2024, section 3 (n_features is their d_r); Choromanski et al. 2021, "Rethinking Attention with
+    Source: Ren & Liu 2024 (n_features is their d_r); Choromanski et al. 2021, "Rethinking Attention with
     Performers", Lemma 1.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The dictionary task in closed form: Yang et al. 2024, section 4, and what follows from it."""
+"""The dictionary task in closed form: Yang et al. 2024, and what follows from it."""
 
 from __future__ import annotations
 

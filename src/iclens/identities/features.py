@@ -1,4 +1,4 @@
-"""Feature maps: Ren & Liu 2024, section 4, and what follows from it."""
+"""Feature maps: Ren & Liu 2024, and what follows from it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _with_features(dual: DualModel, phi_q: Tensor, phi_k: Tensor) -> Tensor:
 @identity(
     "same-features-random",
     statement="with positive random features, training ends at attention with those features, at any number",
-    source="Ren & Liu 2024, section 4",
+    source="Ren & Liu 2024, kernel features",
     tolerance=1e-11,
     tolerance_single=1e-5,
 )
@@ -65,7 +65,7 @@ def same_features_random(setting: Setting) -> float:
 @identity(
     "same-features-taylor",
     statement="with Taylor features of even order, training ends at attention with the truncated exponential",
-    source="Ren & Liu 2024, section 4",
+    source="Ren & Liu 2024, kernel features",
     tolerance=1e-11,
     tolerance_single=5e-5,
 )

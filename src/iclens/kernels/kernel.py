@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from iclens.errors import UserError
 from iclens.registry import Registry
 
 
@@ -39,6 +40,17 @@ class Kernel(abc.ABC):
 
     normalizes: bool
     """Whether attention with this kernel divides by D(q) = Σ_i k(k_i, q)."""
+
+    def __post_init__(self) -> None:
+        """Refuse parameters out of their range, once a dataclass of a kernel has them.
+
+        Raises:
+            UserError: a scale or a cap that is not positive and finite.
+        """
+        for name in ("scale", "cap"):
+            value = getattr(self, name, 1.0)
+            if not 0 < value < float("inf"):
+                raise UserError(f"{name}={value} of a kernel must be positive and finite.")
 
     @abc.abstractmethod
     def log(self, x: Float[Tensor, "*batch n d"], y: Float[Tensor, "*batch_y m d"]) -> SignedLog:

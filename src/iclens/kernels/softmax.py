@@ -13,7 +13,7 @@ from iclens.kernels.kernel import KERNELS, Kernel, SignedLog
 @KERNELS.register("softmax")
 @dataclass(frozen=True)
 class SoftmaxKernel(Kernel):
-    """k(x, y) = exp(scale · xᵀy), the exponential kernel of softmax attention (Ren & Liu 2024, section 3).
+    """k(x, y) = exp(scale · xᵀy), the exponential kernel of softmax attention (Ren & Liu 2024).
 
     It factors as exp(s‖x‖²/2) · exp(−s‖x − y‖²/2) · exp(s‖y‖²/2): a Gaussian kernel of bandwidth s^(−1/2) between two
     norms. The paper absorbs s = d^(−1/2) by scaling both arguments by d^(−1/4).

@@ -18,6 +18,7 @@ from iclens.attention.softmax import softmax_attention, softmax_attention_naive
 from iclens.intervals import Estimate
 from iclens.recipes.recipe import Progress
 from iclens.recipes.seed_curves import seed_mean
+from iclens.recipes.selection import over_seeds
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 
@@ -129,9 +130,15 @@ def _peaks(name: str, lengths: Sequence[int], n_heads: int, width: int) -> list[
     return [float(peak) for peak in json.loads(done.stdout)]
 
 
-def slope_over_length(lengths: Sequence[float], values: np.ndarray) -> Estimate:
-    """Least-squares slope of every column of `values` over log₁₀ of the lengths, over the columns."""
-    return seed_mean(np.polyfit(np.log10(lengths), values, 1)[0])
+def slope_over_length(lengths: Sequence[float], values: np.ndarray, n_chosen_from: int = 1) -> Estimate:
+    """Least-squares slope over log₁₀ of the lengths, over the columns of `values`.
+
+    Args:
+        lengths: ascending.
+        values: (lengths, seeds).
+        n_chosen_from: so many slopes are judged at once (Bonferroni).
+    """
+    return over_seeds(torch.from_numpy(np.polyfit(np.log10(lengths), values, 1)[0]), n_chosen_from)
 
 
 def _ratios(cost: Table, kernel: str, length: float) -> np.ndarray:

@@ -30,7 +30,7 @@ _PAPER = "Ren & Liu 2024"
 POSITIVES = Claim(
     "The dual's training is representation learning on two views: it moves the prediction W φ(W_K x) towards its "
     "positive W_V x, the other view of the same token.",
-    f"{_PAPER}, section 3 and Fig. 2",
+    f"{_PAPER}, Fig. 2",
     "stated",
 )
 COLLAPSE = Claim(
@@ -62,7 +62,7 @@ DUAL, SIMSIAM, NO_STOP, CONTRASTIVE, TARGETS = (
 class ContrastiveSettings:
     """The pairs, and the training of the methods beside the dual."""
 
-    n_demonstrations: int = stated(15, "section 6")
+    n_demonstrations: int = stated(15, "the synthetic experiments")
     d: int = chosen(11, "width of a token (x, y); the paper's could not be read")
     logit_scale: float = chosen(1.0, "factor of the scores beside d^(−1/2), and of the kernel of all methods")
     steps: int = chosen(300, "of SimSiam's training, by Adam")

@@ -43,7 +43,7 @@ NOT_MONOTONE = Claim(
 OWN_FEATURES = Claim(
     "With random or Taylor features training ends exactly at the attention that uses the same features, and as far "
     "from softmax attention as those features are.",
-    f"{_PAPER}, section 3 (positive random features)",
+    f"{_PAPER}, positive random features",
     "derived",
 )
 
@@ -55,7 +55,7 @@ MERCER = "Mercer"
 class DescentSettings:
     """The layer, the features, and the orders of the demonstrations."""
 
-    n_demonstrations: int = stated(15, "section 6")
+    n_demonstrations: int = stated(15, "the synthetic experiments")
     d: int = chosen(11, "width of a token (x, y); the paper's could not be read")
     logit_scale: float = chosen(1.0, "factor of the scores beside d^(−1/2)")
     n_features: int = chosen(1000, "positive random features")

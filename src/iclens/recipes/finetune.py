@@ -7,7 +7,7 @@ stand controls, intervals over seeds, and corrections for choosing the best of m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -43,8 +43,10 @@ __all__ = [
     "Cost",
     "Plan",
     "Results",
+    "best_row",
     "chosen_rows",
     "cost",
+    "fold_scores",
     "run",
     "task_data",
 ]
@@ -63,6 +65,7 @@ class Plan:
         seeds: the seeds.
         settings: of every run.
         out: the folder of finished runs.
+        device: where the runs are trained.
     """
 
     backbone: Backbone
@@ -71,6 +74,7 @@ class Plan:
     seeds: tuple[int, ...]
     settings: Settings
     out: Path
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if not self.seeds or not self.data or not self.rows or self.rows[0] != ORIGINAL:
@@ -125,7 +129,7 @@ def cost(plan: Plan) -> Cost:
         n_missing += 1
         like = (data.task.name, row.kind, row.variant)
         if like not in seconds:
-            seconds[like] = seconds_per_run(plan.backbone, data, row, plan.settings)
+            seconds[like] = seconds_per_run(plan.backbone, data, row, plan.settings, plan.device)
         total += seconds[like]
     return Cost(len(plan.cells()), n_missing, total)
 
@@ -147,7 +151,7 @@ def run(plan: Plan, advance: Callable[[str], None] | None = None) -> Results:
             continue
         if advance is not None:
             advance(f"{data.title}, {row.name}, seed {seed}")
-        made = train(plan.backbone, data, row, seed, plan.settings)
+        made = train(plan.backbone, data, row, seed, plan.settings, plan.device)
         save_run(plan.out, made)
         runs[data.task.name, row.name, seed] = made
     if advance is not None:
@@ -178,6 +182,70 @@ class Best:
     p: float
     nested: Nested
     n_rows: int
+
+    def beats_original(self, n_asked: int = 1) -> bool:
+        """Whether both corrections find a gain: p ≤ 0.05 / n_asked, and the nested gain's interval above 0.
+
+        Args:
+            n_asked: among how many such answers one would do, e.g. tasks.
+        """
+        return self.p <= SIGNIFICANT / n_asked and self.nested.gain.low > 0
+
+
+def best_row(
+    of: str,
+    names: Sequence[str],
+    scores: Mapping[str, Float[Tensor, " n_seeds"]],
+    folds: Mapping[str, Float[Tensor, "n_seeds n_folds 2"]],
+    corrected_for: Sequence[str] = (),
+) -> Best:
+    """The row with the highest mean score, with what the choice among many does to its gain.
+
+    Args:
+        of: what the rows are, for the answer.
+        names: the rows to choose from.
+        scores: headline numbers by row, the original's among them.
+        folds: `fold_scores` by row.
+        corrected_for: the rows for which p and the simultaneous interval are corrected, `names` among them; `names`
+            when empty.
+    """
+    asked = list(corrected_for or names)
+    gains = torch.stack([scores[name] for name in asked]) - scores[ORIGINAL.name]
+    places = [asked.index(name) for name in names]
+    place = places[int(gains[places].mean(-1).argmax())]
+    parts = torch.stack([folds[name] for name in names]) - folds[ORIGINAL.name]
+    return Best(
+        of=of,
+        row=asked[place],
+        score=over_seeds(scores[asked[place]]),
+        gain=over_seeds(gains[place]),
+        simultaneous=over_seeds(gains[place], len(asked)),
+        p=float(max_statistic(gains)[place]),
+        # The folds come in pairs of halves: what reports in one chooses in the other.
+        nested=nested(parts[..., 0], parts[..., 1]),
+        n_rows=len(names),
+    )
+
+
+def fold_scores(data: TaskData, predictions: Sequence[Sequence[float]]) -> Float[Tensor, "n_seeds n_folds 2"]:
+    """Headline numbers on random halves of the validation examples: the one that chooses, and the one that reports.
+
+    Args:
+        data: the task.
+        predictions: of every seed, for all validation examples.
+    """
+    labels = torch.tensor([example.label for example in data.validation], dtype=torch.float64)
+    given = torch.tensor(predictions, dtype=torch.float64)
+    return torch.tensor(
+        [
+            [
+                [headline(data.task, one[half].tolist(), labels[half].tolist()) for half in pair]
+                for pair in halves(len(labels))
+            ]
+            for one in given
+        ],
+        dtype=torch.float64,
+    )
 
 
 @dataclass(frozen=True)
@@ -226,40 +294,20 @@ class Results:
         names = [row.name for row in self.plan.rows if row.kind in kinds]
         if not names:
             return None
-        gains = torch.stack([self.scores(task, name) for name in names]) - self.scores(task, ORIGINAL.name)
-        index = int(gains.mean(-1).argmax())
-        folds = torch.stack([self._folds[task, name] for name in names]) - self._folds[task, ORIGINAL.name]
-        return Best(
-            of=kind,
-            row=names[index],
-            score=self.score(task, names[index]),
-            gain=over_seeds(gains[index]),
-            simultaneous=over_seeds(gains[index], len(names)),
-            p=float(max_statistic(gains)[index]),
-            # The folds come in pairs of halves: what reports in one chooses in the other.
-            nested=nested(folds[..., 0], folds[..., 1]),
-            n_rows=len(names),
-        )
+        rows = [row.name for row in self.plan.rows]
+        scores = {name: self.scores(task, name) for name in rows}
+        return best_row(kind, names, scores, {name: self._folds[task, name] for name in rows})
 
     @cached_property
     def _folds(self) -> dict[tuple[str, str], Tensor]:
-        """Headline numbers on halves of the validation examples, (n_seeds, n_folds, 2): choosing and reporting."""
-        found = {}
-        for data in self.plan.data:
-            labels = torch.tensor([example.label for example in data.validation], dtype=torch.float64)
-            pairs = halves(len(labels))
-            for row in self.plan.rows:
-                table = []
-                for seed in self.plan.seeds:
-                    given = torch.tensor(self.runs[data.task.name, row.name, seed].predictions, dtype=torch.float64)
-                    table.append(
-                        [
-                            [headline(data.task, given[half].tolist(), labels[half].tolist()) for half in pair]
-                            for pair in pairs
-                        ]
-                    )
-                found[data.task.name, row.name] = torch.tensor(table, dtype=torch.float64)
-        return found
+        """`fold_scores` of every task and row."""
+        return {
+            (data.task.name, row.name): fold_scores(
+                data, [self.runs[data.task.name, row.name, seed].predictions for seed in self.plan.seeds]
+            )
+            for data in self.plan.data
+            for row in self.plan.rows
+        }
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """For each task: is the best row better than the original, after correction, and than the best control?
@@ -278,7 +326,7 @@ class Results:
                 Verdict(
                     f"{title}: the best of {best.n_rows} rows is better than the original (p ≤ 0.05, corrected for the "
                     "choice, and the nested gain's interval above 0)",
-                    best.p <= SIGNIFICANT and best.nested.gain.low > 0,
+                    best.beats_original(),
                     f"{best.row}: gain {best.gain}, corrected p = {best.p:.3f} with {len(self.plan.seeds)} seeds, "
                     f"nested gain {best.nested.gain}",
                 )

@@ -66,7 +66,7 @@ class BoundSettings:
     n_pool: int = chosen(400, "tokens in a pool")
     n_prompts: int = chosen(10, "word prompts whose tokens are the trained layers' pool")
     n_seeds: int = chosen(10, "random pools")
-    paper_n: int = stated(15, "section 6")
+    paper_n: int = stated(15, "the synthetic experiments")
 
 
 @recipe("ren-liu-theorem-3-2")

@@ -12,6 +12,7 @@ from typing import Any
 from iclens.errors import UserError
 from iclens.recipes.recipe import Part, Recipe
 from iclens.recipes.table import Table
+from iclens.sealed import is_whole, sealed
 
 Write = Callable[[Path, str | bytes], None]
 """Writes a file whole or not at all, such as `iclens.cli.output.write_atomically`."""
@@ -41,11 +42,11 @@ class PartStore:
         """The part's rows and the seconds they took, or None when it is not finished."""
         try:
             kept = json.loads(self._file(part).read_text(encoding="utf-8"))
-            if kept["key"] != self._key or kept["part"] != dict(part):
+            if not is_whole(kept) or kept["key"] != self._key or kept["part"] != dict(part):
                 return None
             return Table.from_json_columns(kept["columns"]), float(kept["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            # A file that does not read back is a part that is not finished.
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            # A file that does not read back, or not as it was written, is a part that is not finished.
             return None
 
     def save(self, part: Part, table: Table, seconds: float) -> None:
@@ -59,12 +60,14 @@ class PartStore:
         except OSError as error:
             raise UserError(f"cannot create the folder {self._folder}: {error.strerror or error}.") from error
         kept = {"key": self._key, "part": dict(part), "seconds": seconds, "columns": table.to_columns()}
-        self._write(self._file(part), json.dumps(kept, allow_nan=False))
+        self._write(self._file(part), json.dumps(sealed(kept), allow_nan=False))
 
     def discard(self) -> None:
         """Forget all parts, whatever they belong to."""
-        for file in self._folder.glob("*.json"):
-            file.unlink(missing_ok=True)
+        # Among them what a process that was killed while it wrote has left.
+        for pattern in ("*.json", ".iclens-*.tmp"):
+            for file in self._folder.glob(pattern):
+                file.unlink(missing_ok=True)
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ KINDS = {False: "independent", True: "orthogonal"}
 class FeatureSettings:
     """The layer, the numbers of features, and the sizes of the scores."""
 
-    n_demonstrations: int = stated(15, "section 6")
+    n_demonstrations: int = stated(15, "the synthetic experiments")
     d: int = chosen(11, "width of a token (x, y); the paper's could not be read")
     n_features: tuple[int, ...] = chosen((10, 100, 1000, 10000), "the paper shows four values, which could not be read")
     logit_scales: tuple[float, ...] = chosen((0.25, 1.0, 4.0, 16.0), "factors of the scores beside d^(−1/2)")
@@ -70,13 +70,14 @@ class RandomFeatures(Recipe[FeatureSettings]):
     claims = (CONVERGES, SCALE, ORTHOGONAL)
     quick = Preset(FeatureSettings(n_seeds=20), seconds=5)
     paper = Preset(FeatureSettings(), seconds=10)
+    revision = 2
 
     def parts(self, settings: FeatureSettings) -> list[Part]:
         """One a seed."""
         return [{"seed": seed} for seed in range(settings.n_seeds)]
 
     def measure(self, part: Part, settings: FeatureSettings, progress: Progress) -> Table:
-        """Errors of every number of features, kind and scale; of the first seed also the attention matrices."""
+        """Errors of every number of features, kind and scale; of the first seed also the matrices and outputs."""
         seed = int(part["seed"] or 0)
         layer = random_layer(torch.Generator().manual_seed(seed), settings.n_demonstrations, settings.d)
         rows: list[dict[str, float | str | bool]] = []
@@ -84,7 +85,7 @@ class RandomFeatures(Recipe[FeatureSettings]):
             dual = layer.dual(scale, slice(None))
             exact, output = dual.coefficients, dual.predict()
             if seed == 0:
-                rows += _matrix(exact, scale, 0, False)
+                rows += _matrix("weight", exact, scale, 0) + _matrix("value", output, scale, 0)
             for n_features in settings.n_features:
                 for orthogonal in KINDS:
                     explicit = dual.explicit(PositiveRandomFeatures(n_features, orthogonal, seed=seed))
@@ -100,7 +101,8 @@ class RandomFeatures(Recipe[FeatureSettings]):
                         row[f"{name}_relative"] = float(error.norm() / true.norm())
                     rows.append(row)
                     if seed == 0 and not orthogonal:
-                        rows += _matrix(explicit.coefficients, scale, n_features, orthogonal)
+                        rows += _matrix("weight", explicit.coefficients, scale, n_features)
+                        rows += _matrix("value", explicit.predict(), scale, n_features)
         return Table(rows)
 
     def check(self, table: Table, settings: FeatureSettings) -> list[Verdict]:
@@ -166,23 +168,17 @@ class RandomFeatures(Recipe[FeatureSettings]):
         return seed_mean(np.log(orthogonal / independent))
 
     def plot(self, table: Table, settings: FeatureSettings) -> Figure:
-        """Top: attention matrices of one layer (Fig. 6). Bottom: errors of matrix and output (Fig. 8), and by scale."""
-        figure = new_figure(11.0, 6.6)
-        top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.35))  # type: ignore[misc]
+        """Top: attention matrices (Fig. 6) and outputs of one layer. Bottom: their errors (Fig. 8), and by scale."""
+        figure = new_figure(11.0, 9.4)
+        top, between, bottom = figure.subfigures(3, 1, height_ratios=(1, 1, 1.35))  # type: ignore[misc]
         middle = min(settings.logit_scales, key=lambda scale: abs(math.log(scale)))
-        shown = (*settings.n_features, 0)
-        matrices = table.where(seed=0, logit_scale=middle).only("weight")
-        largest = float(matrices.column("weight").max())
-        axes = top.subplots(1, len(shown), sharey=True)
-        for ax, n in zip(axes, shown, strict=True):
-            n_tokens = settings.n_demonstrations + 1
-            weights = matrices.where(n_features=n).sorted_by("row", "column").column("weight")
-            image = ax.imshow(weights.reshape(n_tokens, n_tokens), vmin=0, vmax=largest)
-            ax.set(title=f"{n:,} features" if n else "softmax", xlabel="key")
-            ax.grid(False)
-        axes[0].set_ylabel("query")
-        top.suptitle(f"attention matrix of one layer, scores × {middle:g}", fontsize="medium")
-        top.colorbar(image, ax=list(axes), label="attention weight", shrink=0.85)
+        shown = table.where(seed=0, logit_scale=middle)
+        for place, name, columns, title, label in (
+            (top, "weight", "key", "attention matrix", "attention weight"),
+            (between, "value", "coordinate", "output", "output"),
+        ):
+            place.suptitle(f"{title} of one layer, scores × {middle:g}", fontsize="medium")
+            self._maps(place, shown.only(name), name, columns, label, settings)
         errors = table.only("output_relative")
         matrix, output, scales = bottom.subplots(1, 3)
         for ax, name in ((matrix, "attention"), (output, "output")):
@@ -204,21 +200,28 @@ class RandomFeatures(Recipe[FeatureSettings]):
         scales.legend(fontsize="small")
         return figure
 
+    @staticmethod
+    def _maps(place: Any, table: Table, name: str, columns: str, label: str, settings: FeatureSettings) -> None:
+        """A heat map for every number of features, and the exact one, in one scale of colours."""
+        n_features = (*settings.n_features, 0)
+        cells = {n: table.where(n_features=n).sorted_by("row", "column").column(name) for n in n_features}
+        exact = cells[0]
+        # Where features fail their values are far off: the colours are those of the exact map, and the rest is cut.
+        low, high = (0.0, float(exact.max())) if name == "weight" else (float(exact.min()), float(exact.max()))
+        axes = place.subplots(1, len(n_features), sharey=True)
+        for ax, n in zip(axes, n_features, strict=True):
+            image = ax.imshow(cells[n].reshape(settings.n_demonstrations + 1, -1), vmin=low, vmax=high, aspect="auto")
+            ax.set(title=f"{n:,} features" if n else "softmax", xlabel=columns)
+            ax.grid(False)
+        axes[0].set_ylabel("query")
+        place.colorbar(image, ax=list(axes), label=label, shrink=0.85, extend="both" if name == "value" else "max")
 
-def _matrix(
-    weights: torch.Tensor, scale: float, n_features: int, orthogonal: bool
-) -> list[dict[str, float | str | bool]]:
+
+def _matrix(name: str, matrix: torch.Tensor, scale: float, n_features: int) -> list[dict[str, float | str | bool]]:
     return [
-        {
-            "logit_scale": scale,
-            "n_features": n_features,
-            "orthogonal": orthogonal,
-            "row": row,
-            "column": column,
-            "weight": float(weights[row, column]),
-        }
-        for row in range(weights.shape[0])
-        for column in range(weights.shape[1])
+        {"logit_scale": scale, "n_features": n_features, "orthogonal": False, "row": row, "column": column, name: value}
+        for row, values in enumerate(matrix.tolist())
+        for column, value in enumerate(values)
     ]
 
 

@@ -5,7 +5,7 @@ A recipe is one file in this folder with one class:
 ```python
 @dataclass(frozen=True)
 class StepSettings:
-    n_context: int = stated(10, "section 4")        # the paper says so
+    n_context: int = stated(10, "Fig. 3")           # the paper says so
     n_seeds: int = chosen(5)                        # we chose it
 
 STEP = Claim("One linear head takes one gradient step.", "von Oswald et al. 2023, Proposition 1", "stated")
@@ -113,6 +113,17 @@ class Recipe(abc.ABC, Generic[S]):
     def alone(self, part: Part, settings: S) -> bool:
         """Whether the part watches the clock, so that no other may run beside it; no unless overridden."""
         return False
+
+    def device(self, settings: S) -> str:
+        """Where models run: on a GPU with the settings of a preset that needs one, else on the CPU.
+
+        Not on whatever the machine has: the numbers of one preset would then depend on it.
+        """
+        return "cuda" if any(one.needs_gpu and one.settings == settings for one in self.presets.values()) else "cpu"
+
+    def lacking(self, settings: S) -> str:
+        """What the machine lacks for these settings, data for instance, as one sentence; nothing unless overridden."""
+        return ""
 
     @abc.abstractmethod
     def measure(self, part: Part, settings: S, progress: Progress) -> Table:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from iclens.estimators.estimator import build_estimator
 from iclens.intervals import Estimate
@@ -15,7 +14,7 @@ from iclens.recipes.figures import band, log_ticks, new_figure
 from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.related_runs import answers_of, double_model, fresh_prompts
 from iclens.recipes.seed_curves import seed_curve, seed_mean
-from iclens.recipes.settings import chosen, stated
+from iclens.recipes.settings import chosen, setting_rows, stated
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.prompt import Prompt
@@ -34,8 +33,8 @@ LINEAR = Claim(
     "stated",
 )
 SPARSE = Claim(
-    "On sparse linear functions it is better than least squares where demonstrations are few, and close to the Lasso: "
-    "0.58 after 5 and 0.09 after 10 demonstrations, the Lasso 0.62 and 0.08 (3 of 20 weights not 0).",
+    "On sparse linear functions it is close to the Lasso: with d = 20 and 3 weights that are not 0 the normalised "
+    "error is 0.58 after 5 and 0.09 after 10 demonstrations, the Lasso's 0.62 and 0.08.",
     _SOURCE,
     "stated",
 )
@@ -72,8 +71,11 @@ BASELINES: Mapping[str, Mapping[str, tuple[str, Mapping[str, Any]]]] = {
 _SLOW = ("decision-tree", "gradient-boosting", "two-layer-network", "lasso")
 """Estimators that fit every prompt by itself: asked on fewer prompts."""
 
-LINEAR_GAP = 0.02
-"""Largest distance of error/d from that of least squares at 2 d demonstrations."""
+LINEAR_GAP = 0.002
+"""Largest distance of error/d from that of least squares, which is 0, at 2 d demonstrations; the paper has 0.0006."""
+
+SMALL_GAP = 0.02
+"""The same for smaller models on fewer coordinates than the paper's."""
 
 CLOSE = 1.25
 """Largest factor between the model's error and that of the baseline that it should be close to."""
@@ -162,9 +164,8 @@ class LearningCurves(Recipe[CurveSettings]):
         def advance(step: int, steps: int, loss: float) -> None:
             progress(step, steps, f"training, loss {loss:.3g}")
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         rows: list[dict[str, Cell]] = []
-        for run in train(configs, device=device, advance=advance):
+        for run in train(configs, device=self.device(settings), advance=advance):
             seed = run.config.seed
             prompt = fresh_prompts(run.config.make_task(), seed, settings.n_prompts, n_context)
             errors = (answers_of(double_model(run), prompt) - prompt.labels).square().mean(-1)
@@ -191,7 +192,10 @@ class LearningCurves(Recipe[CurveSettings]):
 
     def check(self, table: Table, settings: CurveSettings) -> list[Verdict]:
         """The model against each task's baselines, where demonstrations are few or many."""
-        d, few, many = settings.d, max(1, settings.d // 2), 2 * settings.d
+        d, many = settings.d, 2 * settings.d
+        few = sorted({max(1, d // 4), max(1, d // 2)})
+        condition = _condition(settings)
+        allowed = LINEAR_GAP if d >= CurveSettings.d else SMALL_GAP
         last = settings.n_context_nonlinear
 
         def compared(task: str, label: str, k: int) -> tuple[Estimate, Estimate, Estimate]:
@@ -202,37 +206,50 @@ class LearningCurves(Recipe[CurveSettings]):
 
         model, squares, gap = compared("linear", "least squares", many)
         _, averaging, over_averaging = compared("linear", "averaging", many)
-        alpha = min(_LASSO, key=lambda label: compared("sparse-linear", label, few)[1].mean)
-        sparse, lasso, _ = compared("sparse-linear", alpha, few)
-        sparse_all, sparse_squares, over_squares = compared("sparse-linear", "least squares", few)
+        said, close = [], []
+        for k in few:
+            found = {label: compared("sparse-linear", label, k)[:2] for label in (*_LASSO, *_SQUARES)}
+            means = {found[label][1].mean: label for label in _LASSO}
+            alpha = means[min(means)]
+            sparse, lasso = found[alpha]
+            close.append(sparse.mean <= CLOSE * lasso.mean)
+            levels = {"model": sparse, alpha: lasso, "least squares": found["least squares"][1]}
+            said.append(
+                f"after {k}: "
+                + ", ".join(f"{name} {one.mean / settings.n_nonzero:.3f}" for name, one in levels.items())
+            )
         tree, greedy, over_greedy = compared("decision-tree", "greedy tree", last)
         _, boosted, over_boosted = compared("decision-tree", "gradient boosting", last)
         network, adam, _ = compared("relu-network", "two-layer network, Adam", last)
         return [
             LINEAR.judged(
-                -gap.mean / d <= LINEAR_GAP and over_averaging.low > 0,
+                -gap.mean / d <= allowed and over_averaging.low > 0,
                 f"error/d after {many} demonstrations: model {model.mean / d:.4f}, least squares "
                 f"{squares.mean / d:.4f}, averaging {averaging.mean / d:.4f} (d = {d}, {settings.steps} steps)",
-                f"error/d is at most {LINEAR_GAP} above that of least squares, and the interval of averaging's error "
+                f"error/d is at most {allowed:g} above that of least squares, and the interval of averaging's error "
                 "minus the model's, paired by seed, lies above 0",
+                condition,
             ),
             SPARSE.judged(
-                over_squares.low > 0 and sparse.mean <= CLOSE * lasso.mean,
-                f"error with k = {few}: model {sparse_all:.3f}, least squares {sparse_squares:.3f}; on the "
-                f"{settings.n_slow} prompts of the Lasso, model {sparse:.3f}, {alpha} {lasso:.3f}",
-                "the interval of least squares' error minus the model's, paired by seed, lies above 0, and the model's "
-                f"is at most {CLOSE:g} times the Lasso's",
+                all(close),
+                f"error over that of predicting 0, {'; '.join(said)} (of the Lasso and the model on "
+                f"{settings.n_slow} prompts a seed)",
+                f"the model's mean error is at most {CLOSE:g} times that of the Lasso with the best α at each of these "
+                "numbers of demonstrations",
+                condition,
             ),
             TREE.judged(
                 min(over_greedy.low, over_boosted.low) > 0,
                 f"error after {last} demonstrations: model {tree:.3f}, greedy tree {greedy:.3f}, boosting "
                 f"{boosted:.3f}",
                 "the intervals of both errors minus the model's, paired by seed, lie above 0",
+                condition,
             ),
             NETWORK.judged(
                 network.mean <= CLOSE * adam.mean,
                 f"error after {last} demonstrations: model {network:.3f}, network by Adam {adam:.3f}",
                 f"the model's mean error is at most {CLOSE:g} times that of the network trained by Adam",
+                condition,
             ),
         ]
 
@@ -269,6 +286,15 @@ def counts(settings: CurveSettings, n_context: int) -> list[int]:
     d = settings.d
     wanted = {max(1, d // 4), max(1, d // 2), d, 3 * d // 2, 2 * d, n_context // 2, n_context}
     return sorted(k for k in wanted if k <= n_context)
+
+
+def _condition(settings: CurveSettings) -> str:
+    """The settings that differ from the paper's, in a few words; empty with the paper's."""
+    if not any(row.note.startswith("the paper: ") for row in setting_rows(settings)):
+        return ""
+    return (
+        f"d = {settings.d}, a model with {settings.n_layers} layers of width {settings.width}, {settings.steps} steps"
+    )
 
 
 def _config(settings: CurveSettings, task: str, seed: int) -> RunConfig:

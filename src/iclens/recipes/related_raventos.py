@@ -30,6 +30,10 @@ FEW = Claim(
     _SOURCE,
     "asked",
 )
+NEAR = 0.25
+"""Largest squared distance to ridge regression, relative to the mean square of its answers, of a pool beyond the
+threshold: that of half of its answers. Nearer to it than to dMMSE is also a model that has hardly learned."""
+
 THRESHOLD = Claim(
     "There is a threshold in the number of pretraining tasks, above which it answers fresh tasks more like ridge "
     "regression.",
@@ -105,7 +109,6 @@ class TaskDiversity(Recipe[PoolSettings]):
                         "ridge_error": squared_error(by_ridge, prompt.target),
                         "from_pool": squared_error(answers, by_pool),
                         "from_ridge": squared_error(answers, by_ridge),
-                        "apart": squared_error(by_pool, by_ridge),
                     }
                 )
         return Table(rows)
@@ -114,10 +117,15 @@ class TaskDiversity(Recipe[PoolSettings]):
         """On fresh tasks: which of the two is nearer, from which number of tasks on."""
         fresh = table.where(prompts="fresh")
         nearer = {n: seed_mean(_share(fresh.where(tasks=n))) for n in settings.pools}
+        away = {n: seed_mean(_away(fresh.where(tasks=n), settings)) for n in settings.pools}
         # No interval may cross one half: such a pool is on neither side.
-        of_ridge = [n for n in settings.pools if nearer[n].low > 0.5]
+        of_ridge = [n for n in settings.pools if nearer[n].low > 0.5 and away[n].high <= NEAR]
         of_pool = [n for n in settings.pools if nearer[n].high < 0.5]
         said = ", ".join(f"{n} tasks {nearer[n]:.2f}" for n in settings.pools)
+        distances = ", ".join(f"{n} tasks {away[n]:.2f}" for n in settings.pools)
+        means = {n: fresh.where(tasks=n).column("error").mean() for n in settings.pools}
+        errors = "error on fresh tasks " + ", ".join(f"{n} tasks {mean:.2f}" for n, mean in means.items())
+        errors += f", ridge regression {fresh.column('ridge_error').mean():.2f}"
         few = settings.pools[0]
         first = fresh.where(tasks=few)
         parted = bool(of_ridge) and bool(of_pool) and max(of_pool) < min(of_ridge)
@@ -130,10 +138,12 @@ class TaskDiversity(Recipe[PoolSettings]):
             ),
             THRESHOLD.judged(
                 parted,
-                f"share of the distance to dMMSE in the sum of both: {said}"
+                f"share of the distance to dMMSE in the sum of both: {said}; squared distance to ridge regression over "
+                f"the mean square of its answers: {distances}; {errors}"
                 + (f"; the threshold lies between {max(of_pool)} and {min(of_ridge)} tasks" if parted else ""),
                 "intervals of the share lie below 0.5 for some pools and above 0.5 for some larger ones, and for none "
-                "the other way round",
+                f"the other way round; above, the interval of the relative distance to ridge regression ends below "
+                f"{NEAR:g}, that of half of its answers",
             ),
         ]
         if not parted:
@@ -147,7 +157,9 @@ class TaskDiversity(Recipe[PoolSettings]):
             *verdicts,
             BEYOND.judged(
                 bool(won),
-                "error of dMMSE minus that of the model: " + ", ".join(f"{n} tasks {gains[n]:.2f}" for n in of_ridge),
+                "error of dMMSE minus that of the model: "
+                + ", ".join(f"{n} tasks {gains[n]:.2f}" for n in of_ridge)
+                + f"; {errors}",
                 "its interval, paired by seed, lies above 0 for a pool above the threshold",
                 "" if len(won) == len(of_ridge) else f"the pool has {' or '.join(map(str, won))} tasks",
             ),
@@ -184,6 +196,16 @@ def _share(rows: Table) -> np.ndarray:
     """Distance to dMMSE in the sum of both: 0 is dMMSE, 1 is ridge regression."""
     pool, ridge = rows.column("from_pool"), rows.column("from_ridge")
     return np.asarray(pool / (pool + ridge))
+
+
+def _away(rows: Table, settings: PoolSettings) -> np.ndarray:
+    """Squared distance to ridge regression on fresh tasks over the mean square of its answers, in expectation.
+
+    Ridge regression is Bayes' answer there, so that the mean square of its answers is that of the labels less its
+    error.
+    """
+    labels = settings.d + settings.noise_std**2
+    return np.asarray(rows.column("from_ridge") / (labels - rows.column("ridge_error")))
 
 
 def _config(settings: PoolSettings, n_tasks: int, seed: int) -> RunConfig:

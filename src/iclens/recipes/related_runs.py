@@ -19,12 +19,37 @@ from iclens.training.train import TrainedRun
 _CHUNK = 1000
 """Prompts answered at once."""
 
+_FEW = 50
+"""Prompts held at once where they are long."""
+
 
 def fresh_prompts(task: Task, seed: int, n_prompts: int, n_context: int) -> Prompt:
     """Prompts in float64 that no run with this seed was trained or evaluated on."""
     generator = torch.Generator().manual_seed(derived_seed(seed, "fresh prompts of a recipe"))
     with default_dtype(torch.float64):
         return task.sample(generator, n_prompts, n_context)
+
+
+def excess_error(model: PromptModel, task: Task, seed: int, n_prompts: int, n_context: int) -> float:
+    """Mean of (ŷ − f(x))² at the query, without the label's noise, on fresh prompts of which few are held at once.
+
+    The squared error less σ² has the same mean, but where a model is good its spread is that of the noise.
+
+    Args:
+        model: with one run, in float64.
+        task: the prompts'.
+        seed: of the prompts.
+        n_prompts: how many.
+        n_context: demonstrations.
+    """
+    generator = torch.Generator().manual_seed(derived_seed(seed, "fresh prompts of a recipe"))
+    total = 0.0
+    for start in range(0, n_prompts, _FEW):
+        with default_dtype(torch.float64):
+            prompt = task.sample(generator, min(_FEW, n_prompts - start), n_context)
+        truth = task.values(prompt.query.unsqueeze(-2), prompt.function)[:, 0]
+        total += float((answers_of(model, prompt)[:, -1] - truth).square().sum())
+    return total / n_prompts
 
 
 def double_model(run: TrainedRun) -> PromptModel:

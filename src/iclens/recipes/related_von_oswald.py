@@ -121,15 +121,17 @@ class TrainedStep(Recipe[TrainedStepSettings]):
         ends = table.only("risk")
         best, expected = best_step(settings.n_context, settings.d, _A)
         ratio = ends.column("risk").mean() / ends.column("step_risk").mean()
+        step = seed_estimate(ends, "step_risk")
         spd = seed_estimate(ends, "spd")
         cosine, pattern = seed_estimate(ends, "alignment"), seed_estimate(ends, "weight_cosine")
         eta = seed_estimate(ends, "weight_eta")
         return [
             RISK.judged(
-                abs(ratio - 1) <= TOLERANCE,
+                abs(ratio - 1) <= TOLERANCE and step.agrees(expected),
                 f"risk {seed_estimate(ends, 'risk'):.4f}, the best step on the same prompts "
-                f"{seed_estimate(ends, 'step_risk'):.4f}, closed form {expected:.4f}: a ratio of {ratio:.4f}",
-                f"the ratio of the mean risks on the same prompts is within {TOLERANCE:.0%} of 1",
+                f"{step:.4f}, closed form {expected:.4f}: a ratio of {ratio:.4f}",
+                f"the ratio of the mean risks on the same prompts is within {TOLERANCE:.0%} of 1, and the closed form "
+                "within twice the 95 % interval of the step's",
             ),
             PREDICTIONS.judged(
                 spd.high <= TOLERANCE,

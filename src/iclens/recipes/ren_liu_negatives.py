@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
+
 from iclens.recipes.recipe import Preset, recipe
-from iclens.recipes.seed_curves import seed_mean
+from iclens.recipes.selection import over_seeds
 from iclens.recipes.table import Table
 from iclens.recipes.variant_study import NORMAL, Row, VariantSettings, VariantStudy
 from iclens.recipes.verdict import Claim, Verdict
@@ -19,7 +21,7 @@ MATTERS = Claim(
 )
 LOWEST = Claim(
     "The tokens with the lowest attention scores, the paper's choice, are better negatives than random tokens.",
-    f"{_PAPER}, section 5 chooses them; the comparison is ours",
+    f"{_PAPER} chooses them; the comparison is ours",
     "asked",
 )
 BEYOND = Claim(
@@ -64,36 +66,38 @@ class NegativeConstructions(VariantStudy):
     def check(self, table: Table, settings: VariantSettings) -> list[Verdict]:
         """Differences between constructions, paired by seed."""
         spreads, wins, tasks, better = [], [], [], []
+        n_tasks = len(settings.tasks)
         for task in settings.tasks:
             errors = self.errors(table, task)
             made = {row: values for row, values in errors.items() if self.rows[row].variant == "negative"}
             means = {float(values.mean()): row for row, values in made.items()}
             best, worst = means[min(means)], means[max(means)]
             base = errors["normal"].mean()
-            spread = seed_mean(100 * (made[worst] - made[best]) / base)
+            # The best and the worst could have been any two, on any task.
+            n_pairs = len(made) * (len(made) - 1) // 2
+            spread = over_seeds(torch.from_numpy(100 * (made[worst] - made[best]) / base), n_pairs * n_tasks)
             spreads.append(f"{task}: {best} is {spread:.1f} % of normal's error below {worst}")
-            gain = seed_mean(100 * (made["random"] - made["lowest"]) / base)
+            gain = over_seeds(torch.from_numpy(100 * (made["random"] - made["lowest"]) / base), n_tasks)
             wins.append(f"{task}: {gain:.1f} % of normal's error below random")
-            # Of so many pairs one would differ by chance; this width is above what Bonferroni would ask.
-            pairs = len(made) * (len(made) - 1) / 2
-            if spread.mean - (spread.mean - spread.low) * pairs**0.5 > 0:
+            if spread.low > 0:
                 tasks.append(task)
             if gain.low > 0:
                 better.append(task)
-        all_tasks = len(settings.tasks)
         return [
             MATTERS.judged(
                 bool(tasks),
                 "; ".join(spreads),
-                "the best and the worst construction differ, paired by seed, by more than the half-width of the 95 % "
-                "interval times the root of the number of pairs, on at least one task",
-                "" if len(tasks) == all_tasks else f"the task is {' or '.join(tasks)}",
+                "the 95 % interval of the difference between the best and the worst construction, paired by seed and "
+                "corrected for all pairs of constructions and all tasks (Bonferroni), lies above 0 on at least one "
+                "task",
+                "" if len(tasks) == n_tasks else f"the task is {' or '.join(tasks)}",
             ),
             LOWEST.judged(
                 bool(better),
                 "; ".join(wins),
-                "the interval of the paired gain over random tokens lies above 0 on at least one task",
-                "" if len(better) == all_tasks else f"the task is {' or '.join(better)}",
+                "the 95 % interval of the gain over random tokens, paired by seed and corrected for all tasks "
+                "(Bonferroni), lies above 0 on at least one task",
+                "" if len(better) == n_tasks else f"the task is {' or '.join(better)}",
             ),
             self.beyond(BEYOND, table, settings),
         ]

@@ -42,7 +42,8 @@ class VariantCurves(VariantStudy):
     reference = f"{_PAPER} (arXiv 2310.13220), Fig. 3, right"
     claims = (*HELPS.values(), BEYOND)
     quick = Preset(VariantSettings(tasks=("linear", "classes"), steps_per_epoch=4, batch=32), seconds=125)
-    paper = Preset(VariantSettings(), seconds=1200)
+    paper = Preset(VariantSettings(), seconds=1400)
+    revision = 2
     # The sheet's grid for negatives, a strength of either sign for α, and the controls.
     rows: ClassVar = {
         "normal": NORMAL,

@@ -128,7 +128,7 @@ def reproduce_all(
             for ended in ends:
                 run, part = wave[ended.place]
                 progress.tell(run, part, 1.0, "")
-                outcome = run.take(part, ended.result) if not run.failed else None
+                outcome = run.take(part, ended.result)
                 if outcome is not None:
                     yield outcome
 
@@ -139,7 +139,7 @@ class _Run:
     def __init__(self, order: Order, write: Write) -> None:
         preset = order.recipe.presets[order.preset]
         self.order, self.settings, self.needs_gpu = order, preset.settings, preset.needs_gpu
-        self.failed = False
+        self._failed = False
         self._write = write
         self._version = version("iclens")
         self._key = work_key(order.recipe, self.settings, self._version)
@@ -161,32 +161,37 @@ class _Run:
         """Take up what there is; an outcome if that is all there will be."""
         import torch
 
-        needs = self.needs_gpu and not torch.cuda.is_available()
-        if resume or needs:
-            # A table that a GPU made elsewhere is not thrown away for want of one here.
-            kept = finished(self.order.folder, self._key)
-            if kept is not None:
-                return Outcome(self.order, kept)
-        if needs:
-            return self._finish(f"This preset needs a GPU ({self.needs_gpu}), and there is none here.")
-        if not resume:
+        lacking = self.order.recipe.lacking(self.settings)
+        if self.needs_gpu and not torch.cuda.is_available():
+            lacking = f"This preset needs a GPU ({self.needs_gpu}), and there is none here."
+        if not (resume or lacking):
             self._store.discard()
         for place, part in enumerate(self._parts):
             found = self._store.load(part)
             if found is not None:
                 self._done[place] = found
+        # Where there are parts, a run was interrupted that was begun after the table was finished.
+        if (resume and not self._done) or lacking:
+            # A table that was made elsewhere is not thrown away for want of a GPU or of data here.
+            kept = finished(self.order.folder, self._key)
+            if kept is not None:
+                return Outcome(self.order, kept)
+        if lacking:
+            self._done.clear()
+            return self._finish(lacking)
         return None if self.missing else self._finish()
 
     def take(self, part: Part, result: Callable[[], tuple[Table, float]]) -> Outcome | None:
-        """Keep a part that has ended; the outcome when it was the last, or failed."""
+        """Keep a part that has ended; the outcome when it was the last, or the first that failed."""
         try:
             table, seconds = result()
             self._store.save(part, table, seconds)
             self._done[self._parts.index(part)] = table, seconds
             return None if self.missing else self._finish()
         except UserError as error:
-            self.failed = True
-            return Outcome(self.order, None, error)
+            # The others are kept all the same, for the next time.
+            before, self._failed = self._failed, True
+            return None if before else Outcome(self.order, None, error)
 
     def _finish(self, not_run: str = "") -> Outcome:
         table, seconds = Table(), 0.0
@@ -205,7 +210,8 @@ class _Run:
             not_run,
         )
         self._write(self.order.folder / TABLE, json.dumps(made.document(), indent=1, allow_nan=False))
-        self._store.discard()
+        if not not_run:
+            self._store.discard()
         return Outcome(self.order, made)
 
 

@@ -14,10 +14,16 @@ from iclens.recipes.parts import work_key
 from iclens.recipes.recipe import RECIPES, Recipe
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Verdict
+from iclens.sealed import is_whole, sealed
 
 SCHEMA_VERSION = 1
 
 TABLE = "table.json"
+
+_ENTRIES = {
+    "schema_version", "recipe", "title", "reference", "preset", "key", "settings", "command", "seconds", "finished",
+    "iclens", "machine", "not_run", "columns",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +94,8 @@ class Reproduction:
         return content.getvalue()
 
     def document(self) -> dict[str, Any]:
-        """All of it as JSON, the content of `table.json`."""
-        return self.record() | {"columns": self.table.to_columns()}
+        """All of it as JSON with a checksum, the content of `table.json`."""
+        return sealed(self.record() | {"columns": self.table.to_columns()})
 
     def record(self) -> dict[str, Any]:
         """All but the table, as JSON."""
@@ -119,18 +125,20 @@ def stored(folder: Path) -> Reproduction | None:
     """The outcome in a recipe's output folder, or None when there is none.
 
     Raises:
-        UserError: the file is broken, or was made by a version with other settings.
+        UserError: the file is broken, or was made by a revision that measured otherwise or with other settings.
     """
     file = folder / TABLE
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {file}: {error}. Delete it and run the recipe again.") from error
+    if not isinstance(document, dict) or not (is_whole(document) or _is_older(document)):
+        raise UserError(f"{file} is damaged: it is not what was written. Delete it and run the recipe again.")
     try:
         recipe = RECIPES[document["recipe"]]
-        return Reproduction(
+        made = Reproduction(
             recipe,
             document["preset"],
             _settings(type(recipe.presets[document["preset"]].settings), document["settings"]),
@@ -142,8 +150,11 @@ def stored(folder: Path) -> Reproduction | None:
             document["iclens"],
             document["not_run"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file} was not made by this version of the recipe: {error}. Run the recipe again.") from error
+    if document["key"] != made.key:
+        raise UserError(f"{file} was made by another revision of the recipe, which measured otherwise: run it again.")
+    return made
 
 
 def finished(folder: Path, key: str) -> Reproduction | None:
@@ -154,6 +165,11 @@ def finished(folder: Path, key: str) -> Reproduction | None:
         # Broken or of other settings: it is as good as not there.
         return None
     return kept if kept is not None and kept.key == key and not kept.not_run else None
+
+
+def _is_older(document: dict[str, Any]) -> bool:
+    """Whether it is of the time before there were checksums: exactly today's entries but for that one."""
+    return document.keys() == _ENTRIES and document["schema_version"] == SCHEMA_VERSION
 
 
 def _settings(kind: Any, values: dict[str, Any]) -> Any:

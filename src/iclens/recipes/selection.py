@@ -49,7 +49,9 @@ def max_statistic(differences: Float[Tensor, "n_rows n_seeds"], seed: int = 0) -
     """p-values of every row's mean difference being above 0, corrected for the choice among all rows.
 
     All rows of a seed are flipped together, since they share the original's run: p is the share of sign patterns whose
-    largest mean is at least the row's (Westfall & Young 1993). With n seeds p is at least 2^−n.
+    largest mean is at least the row's (Westfall & Young 1993). With n seeds p is at least 2^−n. Each row is taken in
+    units of its own root mean square, which no flip of signs changes: the mean then orders the patterns as Student's t
+    of each does. By plain differences, or by the spread, a row that is far worse at every seed would hide the others.
 
     Args:
         differences: score minus the original's, by row and seed.
@@ -62,10 +64,12 @@ def max_statistic(differences: Float[Tensor, "n_rows n_seeds"], seed: int = 0) -
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randint(0, 2, (MOST_FLIPS - 1, n_seeds), generator=generator).double() * 2 - 1
         signs = torch.cat([torch.ones(1, n_seeds, dtype=torch.float64), drawn])
-    means = signs @ differences.double().T / n_seeds
-    largest = means.max(-1).values
+    scaled = differences.double()
+    # A row without any difference stays at 0.
+    scaled = scaled / scaled.square().mean(1, keepdim=True).sqrt().clamp(min=1e-300)
+    largest = (signs @ scaled.T / n_seeds).max(-1).values
     # The unflipped pattern is in the count: p is never 0, and rounding must not push it out.
-    return (largest[:, None] >= differences.double().mean(-1) - 1e-12).double().mean(0)
+    return (largest[:, None] >= scaled.mean(-1) - 1e-12).double().mean(0)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ def stated(value: Any, source: str = "") -> Any:
 
     Args:
         value: the paper's value, the field's default.
-        source: where it is stated, e.g. `"section 5"`.
+        source: where it is stated, e.g. `"Fig. 3"`.
     """
     return field(default=value, metadata={"origin": "stated", "note": source})
 

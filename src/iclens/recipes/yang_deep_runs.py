@@ -34,9 +34,10 @@ def deep_rows(
     seeds: Sequence[int],
     steps: int,
     seconds: float,
+    device: str,
     progress: Progress,
 ) -> Table:
-    """Curves of the deep model, one row a seed and measurement, in float32, on a GPU if there is one.
+    """Curves of the deep model, one row a seed and measurement, in float32.
 
     Args:
         settings: sizes.
@@ -45,9 +46,9 @@ def deep_rows(
         seeds: which seeds train together.
         steps: at least so many steps.
         seconds: at least so long by the clock, measurements left out.
+        device: where.
         progress: of this run.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     whole = settings.dictionaries(normalised)
     dictionary = Dictionary.stack([whole[seed] for seed in seeds]).to(device)
     model = DeepDictionaryModel(

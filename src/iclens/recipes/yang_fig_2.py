@@ -125,7 +125,8 @@ class YangFig2b(Recipe[DeepFigureSettings]):
     def measure(self, part: Part, settings: DeepFigureSettings, progress: Progress) -> Table:
         """Curves of all seeds."""
         seeds = range(settings.n_seeds)
-        return deep_rows(settings, bool(part["normalised"]), settings.n_heads, seeds, settings.steps, 0.0, progress)
+        normalised, device = bool(part["normalised"]), self.device(settings)
+        return deep_rows(settings, normalised, settings.n_heads, seeds, settings.steps, 0.0, device, progress)
 
     def check(self, table: Table, settings: DeepFigureSettings) -> list[Verdict]:
         """Do the three fall together, and does the shifted one lie above."""

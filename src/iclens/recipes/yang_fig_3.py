@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEAR = Claim("(1/K) ‖ŷ* − ŷ^best‖² is smallest near N = m.", f"{SOURCE}, Fig. 3", "stated")
-ZERO = Claim("At N = m the two are the same predictor.", f"{SOURCE}, section 4: mτ = Nτ", "derived")
+ZERO = Claim("At N = m the two are the same predictor.", f"{SOURCE}: mτ = Nτ", "derived")
 HUMPS = Claim(
     "On both sides of N = m the gap rises and falls again: an M.", "computed from the formulas of Theorem 2", "derived"
 )

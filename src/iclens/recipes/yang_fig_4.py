@@ -33,7 +33,7 @@ ABOVE_FLOOR = Claim(
     "asked",
 )
 ONE_HEAD = Claim(
-    "One head hardly learns: a softmax times a number has entries of one sign.", f"{SOURCE}, section 4", "derived"
+    "One head hardly learns: a softmax times a number has entries of one sign.", f"{SOURCE}, softmax heads", "derived"
 )
 
 

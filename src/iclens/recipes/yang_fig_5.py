@@ -92,7 +92,8 @@ class YangFig5(Recipe[ClockSettings]):
         seed, heads, normalised = part["seed"], part["n_heads"], bool(part["normalised"])
         assert isinstance(seed, int)
         assert isinstance(heads, int)
-        rows = deep_rows(settings, normalised, heads, [seed], settings.steps, settings.seconds, progress)
+        device = self.device(settings)
+        rows = deep_rows(settings, normalised, heads, [seed], settings.steps, settings.seconds, device, progress)
         return Table({name: cell for name, cell in row.items() if name != "seed"} for row in rows)
 
     def check(self, table: Table, settings: ClockSettings) -> list[Verdict]:

@@ -32,7 +32,7 @@ whether they are normalised."""
 class TaskSettings:
     """The dictionary task of Figs 2 and 4, and how both models are trained on it."""
 
-    n_prompt: int = stated(30, "N, section 5")
+    n_prompt: int = stated(30, "N, the experiments")
     n_tokens: int = stated(200, "K")
     d: int = stated(100)
     n_features: int = stated(20, "m")

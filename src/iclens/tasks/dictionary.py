@@ -63,7 +63,7 @@ class Dictionary:
         *,
         normalised: bool,
     ) -> Dictionary:
-        """Standard normal tokens and features, in float64: Yang et al. 2024, section 3.
+        """Standard normal tokens and features, in float64: Yang et al. 2024.
 
         Args:
             d: width of the tokens.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -225,21 +226,35 @@ def _from_folder(task: GlueTask, folder: Path) -> Mapping[str, Iterable[Mapping[
 
 
 def _jsonl(file: Path) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(file).split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}, line {number}: not JSON ({error.msg}).") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{file}, line {number}: not JSON ({getattr(error, 'msg', error)}).") from error
         if not isinstance(row, dict):
             raise UserError(f"{file}, line {number}: expected an object with the columns and the label.")
         yield row
 
 
 def _csv(file: Path) -> Iterator[Mapping[str, Any]]:
-    with file.open(newline="", encoding="utf-8") as lines:
-        yield from csv.DictReader(lines)
+    try:
+        for number, row in enumerate(csv.DictReader(io.StringIO(_text(file), newline="")), 1):
+            if None in row:
+                raise UserError(f"{file}, example {number}: it has more cells than the first line has names.")
+            yield row
+    except csv.Error as error:
+        raise UserError(f"{file}: no table of comma-separated values ({error}).") from error
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
 
 
 def _examples(task: GlueTask, rows: Iterable[Mapping[str, Any]], where: str) -> Iterator[Example]:

@@ -148,7 +148,7 @@ def fingerprint(backbone: Backbone, data: TaskData, row: Row, seed: int, setting
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def train(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Settings) -> Run:
+def train(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Settings, device: str = "cpu") -> Run:
     """Fine-tune a copy of the backbone and measure it on the validation examples.
 
     The backbone itself is left as it was.
@@ -159,13 +159,14 @@ def train(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Set
         row: which attention.
         seed: of the head, the order of the examples and the dropout; rows of one seed share all three.
         settings: how to train.
+        device: where; another one rounds otherwise.
 
     Raises:
         UserError: the row's attention does not fit the backbone.
     """
     start = time.perf_counter()
     with reproducibly(seed, settings.threads):
-        model = _model(backbone, data, row, seed, settings)
+        model = _model(backbone, data, row, seed, settings).to(device)
         losses = list(_training(model, backbone.tokenizer, data, seed, settings))
         outputs = _outputs(model, backbone.tokenizer, data, settings)
     diverged = not bool(outputs.isfinite().all())
@@ -186,11 +187,11 @@ def train(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Set
     )
 
 
-def seconds_per_run(backbone: Backbone, data: TaskData, row: Row, settings: Settings) -> float:
+def seconds_per_run(backbone: Backbone, data: TaskData, row: Row, settings: Settings, device: str = "cpu") -> float:
     """Estimated seconds of one run, from one timed step after a first one that warms up."""
     short = Settings(**{**asdict(settings), "n_steps": 2})
     with reproducibly(0, settings.threads):
-        model = _model(backbone, data, row, 0, short)
+        model = _model(backbone, data, row, 0, short).to(device)
         steps = _training(model, backbone.tokenizer, data, 0, short)
         next(steps)
         start = time.perf_counter()
@@ -224,7 +225,8 @@ def _training(model: Classifier, tokenizer: Any, data: TaskData, seed: int, sett
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
     order = _order(len(data.train), seed, settings.n_steps * settings.batch)
-    grades = torch.tensor([example.label for example in data.train], dtype=torch.float32)
+    device = next(model.parameters()).device
+    grades = torch.tensor([example.label for example in data.train], dtype=torch.float32, device=device)
     # Correlations do not see an affine map, and a head that starts at zero need not travel to the mean first.
     mean, spread = (grades.mean(), grades.std().clamp(min=1e-6)) if data.task.graded else (grades[0] * 0, 1.0)
     # Dropout has draws of its own: the variants' parameters must not shift them.
@@ -232,8 +234,8 @@ def _training(model: Classifier, tokenizer: Any, data: TaskData, seed: int, sett
     model.train()
     for step in range(settings.n_steps):
         chosen = order[step * settings.batch : (step + 1) * settings.batch]
-        outputs = model(**_encode(tokenizer, [data.train[index] for index in chosen], settings))
-        labels = grades[torch.tensor(chosen)]
+        outputs = model(**_encode(tokenizer, [data.train[index] for index in chosen], settings, device))
+        labels = grades[torch.tensor(chosen, device=device)]
         if data.task.graded:
             loss = mse_loss(outputs[:, 0], (labels - mean) / spread)
         else:
@@ -248,11 +250,12 @@ def _training(model: Classifier, tokenizer: Any, data: TaskData, seed: int, sett
 
 def _outputs(model: Classifier, tokenizer: Any, data: TaskData, settings: Settings) -> torch.Tensor:
     model.eval()
+    device = next(model.parameters()).device
     size = 2 * settings.batch
     with torch.no_grad():
         return torch.cat(
             [
-                model(**_encode(tokenizer, data.validation[start : start + size], settings))
+                model(**_encode(tokenizer, data.validation[start : start + size], settings, device)).cpu()
                 for start in range(0, len(data.validation), size)
             ]
         ).double()
@@ -274,7 +277,9 @@ def _order(n: int, seed: int, length: int) -> list[int]:
     return order[:length]
 
 
-def _encode(tokenizer: Any, examples: Sequence[Example], settings: Settings) -> dict[str, torch.Tensor]:
+def _encode(
+    tokenizer: Any, examples: Sequence[Example], settings: Settings, device: torch.device
+) -> dict[str, torch.Tensor]:
     columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
     encoded = tokenizer(*columns, padding=True, truncation=True, max_length=settings.max_length, return_tensors="pt")
-    return dict(encoded)
+    return {name: values.to(device) for name, values in encoded.items()}

@@ -90,7 +90,7 @@ def load_run(folder: Path, task: str, row: str, seed: int, expected: str) -> Run
         payload = document["run"]
         whole = document["checksum"] == _checksum(payload)
         run = Run(**payload)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise UserError(f"{file} is damaged; delete it, and the run is made again.") from error
     if not whole:
         raise UserError(f"{file} is damaged (its checksum is wrong); delete it, and the run is made again.")
