@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises, and the hint that it may carry."""
+"""The one exception that a user's mistake raises, the hint that it may carry, and how want of memory is told."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ class UserError(ValueError):
     The command line prints the message alone and exits with status 2; a library caller catches it
     as a `ValueError`.
     """
+
+
+def is_want_of_memory(error: BaseException) -> bool:
+    """Whether Python or PyTorch raised it because memory could not be had."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # PyTorch has no class of its own for the memory of the processor.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:

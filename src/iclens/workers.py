@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Generic, TypeVar
 
-import torch
-
-from iclens.errors import UserError
+from iclens.errors import UserError, is_want_of_memory
 
 T = TypeVar("T")
 
@@ -66,6 +64,9 @@ def each(
 ) -> Generator[Ended[T], None, None]:
     """`function(*call, tell)` for every call, in the order in which they end.
 
+    Where a process is killed, as one that wants too much memory is, the calls that it may have worked on are made again
+    one at a time; the one that does not survive that ends with an error, and the others go on.
+
     On Ctrl-C, and when the iteration is left, `tell` raises KeyboardInterrupt in every call that runs, calls that wait
     are not begun, and the processes end.
 
@@ -88,7 +89,7 @@ def each(
     for place, call in enumerate(calls):
         with torch_threads(threads):
             try:
-                ended = Ended(place, function(*call, lambda *said, _place=place: heard(_place, *said)))
+                ended = Ended(place, _made(function, call, lambda *said, _place=place: heard(_place, *said)))
             except Exception as error:
                 ended = Ended(place, None, error)
         yield ended
@@ -101,6 +102,17 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def is_alive(process: int) -> bool:
+    """Whether a process of that number is on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
+
+
 def worth_starting(workers: int, seconds: float) -> int:
     """How many of so many processes are worth their start for so many seconds of work."""
     return max(1, min(workers, 1 + int(seconds / _SECONDS_PER_WORKER)))
@@ -109,6 +121,8 @@ def worth_starting(workers: int, seconds: float) -> int:
 @contextmanager
 def torch_threads(number: int) -> Iterator[None]:
     """So many torch threads inside, as before outside."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -124,6 +138,40 @@ def _in_processes(
     threads: int,
     heard: Callable[..., None],
 ) -> Generator[Ended[T], None, None]:
+    waiting = list(range(len(calls)))
+    any_ended = False
+    while waiting:
+        left = yield from _in_pool(function, calls, waiting, workers, threads, heard)
+        any_ended |= len(left) < len(waiting)
+        # Calls are begun in their order: the killed process worked on one of these.
+        suspects, waiting = left[:workers], left[workers:]
+        for place in suspects:
+            if (yield from _in_pool(function, calls, [place], 1, threads, heard)):
+                yield Ended(place, None, _killed())
+            else:
+                any_ended = True
+        if suspects and not any_ended:
+            # Not these calls, but the processes: no other one would begin either.
+            yield from (Ended(place, None, _killed()) for place in waiting)
+            return
+
+
+def _killed() -> UserError:
+    return UserError(
+        "a worker process was killed, also when it worked alone, perhaps for want of memory. What is finished is kept."
+    )
+
+
+def _in_pool(
+    function: Callable[..., T],
+    calls: Sequence[tuple[Any, ...]],
+    places: Sequence[int],
+    workers: int,
+    threads: int,
+    heard: Callable[..., None],
+) -> Generator[Ended[T], None, list[int]]:
+    """The calls at these places; returns those that have not ended because a process was killed, in order."""
+    left: list[int] = []
     # Forked processes would share the state of torch's threads.
     context = multiprocessing.get_context("spawn")
     words, stop = context.Queue(), context.Event()
@@ -132,9 +180,7 @@ def _in_processes(
     listener.start()
     pool = ProcessPoolExecutor(workers, context, _begin, (threads, words, stop))
     try:
-        waiting: dict[Future[T], int] = {
-            pool.submit(_call, function, call, place): place for place, call in enumerate(calls)
-        }
+        waiting: dict[Future[T], int] = {pool.submit(_call, function, calls[place], place): place for place in places}
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 place = waiting.pop(future)
@@ -142,20 +188,30 @@ def _in_processes(
                 if error is not None and not isinstance(error, Exception):
                     raise error
                 if isinstance(error, BrokenProcessPool):
-                    error = UserError(
-                        "a worker process was killed, perhaps for want of memory. What is finished is kept; go on with "
-                        "fewer processes."
-                    )
-                yield Ended(place, None if error else future.result(), error)
+                    left.append(place)
+                else:
+                    yield Ended(place, None if error else future.result(), error)
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
         over.set()
         listener.join()
         words.close()
+    return sorted(left)
+
+
+def _made(function: Callable[..., T], call: tuple[Any, ...], tell: Tell) -> T:
+    try:
+        return function(*call, tell)
+    except (MemoryError, RuntimeError) as error:
+        if not is_want_of_memory(error):
+            raise
+        raise UserError("there was not enough memory: do less at once, or with fewer processes.") from error
 
 
 def _begin(threads: int, words: Any, stop: Any) -> None:
+    import torch
+
     global _channel
     _channel = words, stop
     torch.set_num_threads(threads)
@@ -190,7 +246,7 @@ def _call(function: Callable[..., T], call: tuple[Any, ...], place: int) -> T:
             last = now
             words.put((place, said))
 
-    return function(*call, tell)
+    return _made(function, call, tell)
 
 
 def _listen(words: Any, heard: Callable[..., None], over: threading.Event) -> None:

@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 
+from iclens.benchmarks.document import is_sound
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
@@ -172,6 +174,68 @@ def test_results_of_an_empty_gallery_say_how_to_fill_it(tmp_path):
 
 def test_the_page_of_results_has_their_place():
     assert (DOCS / "results.md").read_text(encoding="utf-8").count(hook("results_page").PLACE) == 1
+
+
+# What was measured
+
+
+def measured_case(folder, name, reached=True):
+    one = {
+        "case": name,
+        "description": "A planted case.",
+        "command": f"iclens bench {name}",
+        "measured": "2026-01-01",
+        "quick": False,
+        "pairs": 3,
+        "threads": 1,
+        "device": "cpu",
+        "environment": {"machine": {"CPU": "a CPU"}, "versions": {}, "load": 0.1, "load_after": 0.2},
+        "ceilings": {"operations": {"float32": 1e9}, "bytes": 1e9},
+        "seconds": 90.0,
+        "results": [
+            {
+                "kind": "comparison",
+                "what": "sums",
+                "ours": "ours",
+                "other": "theirs",
+                "agreements": [{"error": 0.0, "tolerance": 1e-5}],
+                "speed_up": {"median": 2.0, "low": 1.5, "high": 3.0, "seconds_ours": 1.0, "seconds_other": 2.0},
+                "peak_mib": {"ours": None, "other": None, "share": None},
+                "floor": None,
+                "targets": [{"quantity": "speed-up", "bound": 1.0, "reason": "", "value": 2.0, "reached": reached}],
+            },
+            {
+                "kind": "table",
+                "what": "rows",
+                "rows": [{"method": "a"}],
+                "verdicts": [{"claim": "It is so.", "holds": False, "numbers": "1 of 2"}],
+            },
+        ],
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(one))
+    (folder / f"{name}-ratios.svg").write_text("<svg/>")
+
+
+def test_what_was_measured_is_on_the_page_and_what_was_not_is_named(tmp_path):
+    measured_case(tmp_path / "bench", "lens", reached=False)
+    text = hook("benchmarks_page").measured(tmp_path / "bench")
+    assert "| ✗ | [lens](#lens) | sums, against theirs | speed-up ≥ 1.00: MISSED (2.00) |" in text
+    assert "| ✗ | [lens](#lens) | It is so. | 1 of 2 |" in text
+    assert "| sums | theirs | 2.00 [1.50, 3.00] |" in text
+    assert "```bash\niclens bench lens\n```" in text
+    assert "(bench/lens-ratios-dark.svg#only-dark)" in text
+    assert "lens-curves" not in text
+    assert "## scaling\n\nNot measured yet: `iclens bench scaling" in text
+
+
+def test_the_page_of_benchmarks_has_their_place_and_what_is_published_is_sound():
+    page = hook("benchmarks_page")
+    assert (DOCS / "measured.md").read_text(encoding="utf-8").count(page.PLACE) == 1
+    for file in (DOCS / page.FOLDER).glob("*.json"):
+        one = json.loads(file.read_text(encoding="utf-8"))
+        assert is_sound(one), file
+        assert not one["quick"], file
 
 
 # Nothing from elsewhere

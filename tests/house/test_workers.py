@@ -81,6 +81,23 @@ def test_a_killed_process_is_one_clear_error(calls):
             ended.result()
 
 
+def test_the_others_go_on_when_one_process_is_killed(calls):
+    ended = {one.place: one for one in each(calls.killed_at, [(x, 3) for x in range(7)], workers=2)}
+    assert sorted(ended) == list(range(7))
+    assert [place for place, one in ended.items() if one.error is not None] == [3]
+    assert all(one.result() == place for place, one in ended.items() if place != 3)
+    with pytest.raises(UserError, match="a worker process was killed, also when it worked alone"):
+        ended[3].result()
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_want_of_memory_is_one_clear_error(calls, n_workers):
+    ended = {one.place: one for one in each(calls.short_of_memory, [(x,) for x in (0, 1, 2)], workers=n_workers)}
+    assert [ended[place].error for place in (0, 2)] == [None, None]
+    with pytest.raises(UserError, match="not enough memory"):
+        ended[1].result()
+
+
 def test_in_one_process_an_interruption_passes_through(calls, tmp_path):
     def stop(place, *said):
         raise KeyboardInterrupt

@@ -25,3 +25,31 @@ def endless(path, tell):
 
 def killed(x, tell):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_at(x, place, tell):
+    if x == place:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def short_of_memory(x, tell):
+    if x == 1:
+        raise MemoryError
+    return x
+
+
+def deaf(path, tell):
+    path.write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def patient(folder, place, tell):
+    """Waits to be told to go on; how often it was begun."""
+    begun = folder / str(place)
+    with begun.open("a") as file:
+        file.write("x")
+    while not (folder / "go on").exists():
+        time.sleep(0.05)
+        tell("waiting")
+    return len(begun.read_text())

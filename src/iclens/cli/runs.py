@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 STORE = Path("iclens-runs")
 """Where runs are kept unless another folder is named."""
 
-_SHOWN_METRICS = 6
 _SHOWN_POINTS = 12
 
 
@@ -50,13 +49,19 @@ class RunsList:
 
     def run(self) -> int:
         """Print the table and return the exit status."""
+        from iclens.sweeps.index import nothing_collected
+
+        with nothing_collected():
+            return self._listed()
+
+    def _listed(self) -> int:
         from iclens.sweeps.export import plain_json
-        from iclens.sweeps.selection import known_column, ordered, record, where
+        from iclens.sweeps.selection import informative, known_column, ordered, records_of, where
 
         if self.limit < 0:
             raise UserError(f"--limit {self.limit} must be 0 or more.")
         rows = {row.key: row for row in _opened(self.store).rows()}
-        records = [record(row) for row in rows.values()]
+        records = records_of(rows.values())
         chosen = where(records, self.where)
         if self.sort is not None:
             if records:
@@ -79,7 +84,7 @@ class RunsList:
         for name in self.columns:
             if records:
                 known_column(records, name)
-        names = list(self.columns) or _informative(shown)
+        names = list(self.columns) or informative(shown)
         if shown:
             _say_table(names, [[one.get(name) for name in names] for one in shown])
         diverged = sum(one["status"] == "diverged" for one in chosen)
@@ -137,7 +142,7 @@ class RunsCompare:
 
     def run(self) -> int:
         """Print the comparison and return the exit status."""
-        from iclens.sweeps.selection import columns_of, differing, record
+        from iclens.sweeps.selection import columns_of, differing, is_setting, record
 
         if len(self.keys) < 2:
             raise UserError("compare at least two runs: give the beginnings of their keys.")
@@ -147,7 +152,7 @@ class RunsCompare:
             raise UserError("the same run is named twice: compare different ones.")
         rows = {row.key: row for row in store.rows()}
         records = [record(rows[key]) for key in keys]
-        differ = [name for name in differing(records) if _is_setting(name)]
+        differ = [name for name in differing(records) if is_setting(name)]
         results = ["status", "seconds", *(name for name in columns_of(records) if name.startswith("final."))]
         table = [[name, *(one.get(name) for one in records)] for name in [*differ, *results]]
         _say_table(["", *keys], table)
@@ -255,18 +260,6 @@ def _has(records: Sequence[Mapping[str, Any]], name: str) -> bool:
     return any(name in one for one in records)
 
 
-def _is_setting(name: str) -> bool:
-    return name not in ("key", "status", "seconds", "last_finite_step") and not name.startswith("final.")
-
-
-def _informative(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    from iclens.sweeps.selection import columns_of, differing
-
-    settings = [name for name in differing(records) if _is_setting(name)]
-    metrics = [name for name in columns_of(records) if name.startswith("final.")]
-    return ["key", "status", "seconds", *settings, *metrics[:_SHOWN_METRICS]]
-
-
 def _say_curves(metrics: Sequence[Metric]) -> None:
     whole: dict[str, dict[int, float]] = {}
     by_prefix: dict[str, dict[int, dict[int, float]]] = {}
@@ -295,18 +288,23 @@ def _spread(values: Sequence[int]) -> list[int]:
 
 def _say_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     # Plain text: a rich table of ten thousand rows takes seconds.
-    columns = list(zip(*rows, strict=True))
-    numeric = [all(value is None or isinstance(value, int | float) for value in column) for column in columns]
-    cells = [list(names), *zip(*([_text(value) for value in column] for column in columns), strict=True)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        padded = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        )
-        lines.append("  ".join(padded).rstrip())
-    say("\n".join(lines))
+    columns = []
+    for name, column in zip(names, zip(*rows, strict=True), strict=True):
+        cells = [name, *_texts(column)]
+        width = max(map(len, cells))
+        right = all(value is None or isinstance(value, int | float) for value in column)
+        columns.append([cell.rjust(width) if right else cell.ljust(width) for cell in cells])
+    say("\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True)))
+
+
+def _texts(column: Sequence[Any]) -> list[str]:
+    # Of ten thousand cells of one kind none needs a look of its own.
+    kinds = set(map(type, column))
+    if kinds == {float}:
+        return [f"{value:.4g}" for value in column]
+    if kinds == {int} or (kinds == {str} and "".join(column).isprintable()):
+        return list(map(str, column))
+    return list(map(_text, column))
 
 
 def _text(value: Any) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from iclens.sweeps.run_folder import Run
+    from iclens.training.config import RunConfig
+    from iclens.training.distributed import Launched
 
 
 @command("train")
@@ -29,10 +31,12 @@ class Train:
     `iclens train linear-one-layer training.steps=500 model.n_heads=2`. The finished run goes to the store, by the hash
     of its configuration: the same configuration is not trained twice. An interrupted training goes on where it was.
 
+    Under `torchrun --nproc_per_node N -m iclens train …` N processes share every batch of the one model.
+
     Attributes:
         config: a file, or the name of a preset (--list shows them), and then overrides path=value.
         store: folder of finished runs.
-        threads: torch threads; the same number repeats a run bit for bit.
+        threads: torch threads, of each process; the same number repeats a run bit for bit.
         device: cpu or cuda.
         list: list the presets and stop.
         dry_run: only say what would be trained and what it would cost.
@@ -63,6 +67,7 @@ class Train:
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import SweepPlan, run
         from iclens.training.config import RunConfig
+        from iclens.training.distributed import launched
         from iclens.training.ensemble import usable_device
         from iclens.workers import torch_threads
 
@@ -72,11 +77,14 @@ class Train:
             raise UserError("the configuration has a [sweep] table: train it with `iclens sweep`.")
         config = RunConfig.from_dict(data)
         config.check()
+        one = launched()
+        if one is not None and not self.dry_run:
+            return self._together(config, one)
         key = config.key()
         if not self.dry_run or self.store.exists():
             store = Store(self.store)
             if store.has(key):
-                note(f"run {key} is in {self.store} already; it is not trained again.")
+                self._note_present(key)
                 return self._shown(store.load(key))
             if store.read_only and not self.dry_run:
                 raise UserError(f"the store {self.store} is read-only: no permission to write there.")
@@ -95,6 +103,34 @@ class Train:
         if result.failed:
             raise UserError(result.failed[0])
         return self._shown(store.load(key))
+
+    def _together(self, config: RunConfig, one: Launched) -> int:
+        from iclens.cli.training_progress import bar, resumable
+        from iclens.sweeps.together import train_together
+        from iclens.training.distributed import joined
+        from iclens.workers import torch_threads
+
+        key, steps = config.key(), config.training.steps
+
+        def begin(present: bool) -> None:
+            if present:
+                self._note_present(key)
+            else:
+                note(f"run {key}: {steps} steps, each shared by {one.size} processes with {self.threads} threads")
+
+        with joined(one, self.device) as processes, torch_threads(self.threads):
+            if processes.first:
+                with resumable(), bar([steps]) as report:
+                    store = train_together(
+                        config, self.store, processes, begin=begin, report=lambda step: report(0, step)
+                    )
+            else:
+                store = train_together(config, self.store, processes)
+            # The first one's exit status is the training's.
+            return 0 if store is None else self._shown(store.load(key))
+
+    def _note_present(self, key: str) -> None:
+        note(f"run {key} is in {self.store} already; it is not trained again.")
 
     def _shown(self, run: Run) -> int:
         show(error_table(run))

@@ -1,4 +1,4 @@
-"""Progress of training on a terminal's standard error."""
+"""Progress of long work on a terminal's standard error."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from iclens.cli.output import note
 
 
 @contextmanager
-def bar(steps: Sequence[int]) -> Iterator[Callable[[int, int], None]]:
+def bar(steps: Sequence[int], task: str = "training") -> Iterator[Callable[[int, int], None]]:
     """A bar over the steps of all chunks; nothing where standard error is not a terminal.
 
     Args:
         steps: steps of every chunk.
+        task: what is being done.
 
     Yields:
         a function of (index of the chunk, steps done in it).
@@ -31,18 +32,18 @@ def bar(steps: Sequence[int]) -> Iterator[Callable[[int, int], None]]:
     console = Console(stderr=True)
     done = [0] * len(steps)
     columns = (
-        TextColumn("training"),
+        TextColumn(task),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("steps", total=sum(steps))
+        row = progress.add_task("steps", total=sum(steps))
 
         def report(chunk: int, step: int) -> None:
             done[chunk] = step
-            progress.update(task, completed=sum(done))
+            progress.update(row, completed=sum(done))
 
         yield report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -25,8 +26,60 @@ _FROZEN = "ro&immutable=1"
 
 _COLUMNS = "key, config, result, digest"
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection, Path], None]] = {}
+_TABLE = """CREATE TABLE IF NOT EXISTS runs (
+    number INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    config TEXT NOT NULL,
+    result TEXT NOT NULL,
+    digest TEXT NOT NULL
+)"""
+
+_NEXT = "(SELECT coalesce(max(number), 0) + 1 FROM runs)"
+
+
+_SEAL = ":"
+"""Stands between the digest of a run and the seal of its row, which are one cell."""
+
+
+def _sealed(key: str, config: str, result: str, digest: str) -> str:
+    """The digest with a checksum of the row: SQLite has none, and would give a flipped digit as it is."""
+    content = "\0".join((key, config, result, digest)).encode("utf-8", "surrogatepass")
+    return f"{digest}{_SEAL}{hashlib.sha256(content).hexdigest()}"
+
+
+def _unsealed(row: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:
+    key, config, result, cell = row
+    if not all(isinstance(text, str) for text in row) or cell != _sealed(
+        key, config, result, digest := cell.partition(_SEAL)[0]
+    ):
+        raise IndexDamaged("a row is not what was written")
+    return key, config, result, digest
+
+
+def _number_rows(db: sqlite3.Connection, _folder: Path) -> None:
+    """From schema 1 to 2: the order of the rows, which only SQLite's own numbers told, gets a column; rows get seals."""
+    db.execute("ALTER TABLE runs RENAME TO runs_1")
+    db.execute(_TABLE)
+    db.create_function("sealed", 4, _sealed, deterministic=True)
+    with_seals = "key, config, result, sealed(key, config, result, digest)"
+    db.execute(f"INSERT INTO runs ({_COLUMNS}) SELECT {with_seals} FROM runs_1 ORDER BY rowid")
+    db.execute("DROP TABLE runs_1")
+
+
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection, Path], None]] = {1: _number_rows}
 """Steps from an older schema to the next, by the older one's number; called with the index and the store's folder."""
+
+
+@contextmanager
+def nothing_collected() -> Iterator[None]:
+    """No search for garbage inside: among a hundred thousand new objects, none of them garbage, it doubles the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class IndexDamaged(Exception):
@@ -64,18 +117,13 @@ def _rows(found: list[tuple[Any, Any, Any, Any]]) -> list[Row]:
     if not found:
         return []
     keys, configs, results, digests = zip(*found, strict=True)
-    # A hundred thousand new objects, none of them garbage: looking for some among them would double the time.
-    collecting = gc.isenabled()
-    gc.disable()
     try:
-        tables = json.loads(f"[{','.join(configs)}]")
-        ends = map(Result.from_plain, json.loads(f"[{','.join(results)}]"))
-        rows = [Row(*parts) for parts in zip(keys, tables, ends, digests, strict=True)]
+        with nothing_collected():
+            tables = json.loads(f"[{','.join(configs)}]")
+            ends = map(Result.from_plain, json.loads(f"[{','.join(results)}]"))
+            rows = [Row(*parts) for parts in zip(keys, tables, ends, digests, strict=True)]
     except (ValueError, TypeError, RecursionError) as error:
         raise IndexDamaged(f"a row cannot be read: {error}") from None
-    finally:
-        if collecting:
-            gc.enable()
     if not all(isinstance(row.key, str) and isinstance(row.config, dict) for row in rows):
         raise IndexDamaged("a row is not what was written")
     return rows
@@ -119,15 +167,12 @@ class Index:
         return "ours" if schema == SCHEMA else "older"
 
     def create(self) -> None:
-        """Make the table in a new file."""
+        """Make the table in a new file; in one that has it, nothing."""
         with self._connected("rwc") as db:
             # Writers then do not wait for readers. The mode stays with the file.
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("BEGIN IMMEDIATE")
-            db.execute(
-                "CREATE TABLE IF NOT EXISTS runs"
-                " (key TEXT PRIMARY KEY, config TEXT NOT NULL, result TEXT NOT NULL, digest TEXT NOT NULL)"
-            )
+            db.execute(_TABLE)
             db.execute(f"PRAGMA application_id = {_APPLICATION}")
             db.execute(f"PRAGMA user_version = {SCHEMA}")
             db.execute("COMMIT")
@@ -171,14 +216,29 @@ class Index:
             frozen: nobody writes: read the file as it is, without the files beside it that SQLite would make.
         """
         with self._connected(_FROZEN if frozen else "rw") as db:
-            found = db.execute(f"SELECT {_COLUMNS} FROM runs ORDER BY rowid").fetchall()
-        return _rows(found)
+            found = db.execute(f"SELECT {_COLUMNS} FROM runs ORDER BY number").fetchall()
+        return _rows([_unsealed(row) for row in found])
 
-    def insert(self, rows: Iterable[tuple[str, str, str, str]]) -> None:
-        """Add rows (key, configuration and result as JSON, digest); keys that have one already are passed over."""
+    def next_number(self) -> int:
+        """One more than the number of any row."""
+        with self._connected() as db:
+            return int(db.execute(f"SELECT {_NEXT}").fetchone()[0])
+
+    def insert(self, rows: Iterable[tuple[int, str, str, str, str]]) -> None:
+        """Add rows (number, key, configuration and result as JSON, digest) after those that are there.
+
+        A row gets its number, or the next one if that is larger, as when two processes added runs at once. Keys that
+        have a row already are passed over.
+        """
         with self._connected() as db:
             db.execute("BEGIN IMMEDIATE")
-            db.executemany(f"INSERT OR IGNORE INTO runs ({_COLUMNS}) VALUES (?, ?, ?, ?)", rows)
+            db.executemany(
+                f"INSERT OR IGNORE INTO runs (number, {_COLUMNS}) VALUES (max(?, {_NEXT}), ?, ?, ?, ?)",
+                [
+                    (number, key, config, result, _sealed(key, config, result, digest))
+                    for number, key, config, result, digest in rows
+                ],
+            )
             db.execute("COMMIT")
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -189,15 +249,16 @@ class Index:
             db.execute("COMMIT")
 
     def check(self) -> None:
-        """Let SQLite look at every page.
+        """Let SQLite look at every page, and compare every row with its seal.
 
         Raises:
-            IndexDamaged: it found something.
+            IndexDamaged: something is not what was written.
         """
         with self._connected() as db:
             found = [text for (text,) in db.execute("PRAGMA integrity_check(3)")]
         if found != ["ok"]:
             raise IndexDamaged("; ".join(str(text) for text in found))
+        self.rows()
 
     def set_aside(self) -> Path | None:
         """Rename the file and those that SQLite keeps beside it; the new name, or None where there was none."""

@@ -13,6 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 from iclens.errors import UserError
 
+_MOST = 2**53
+"""JSON readers of other languages round larger numbers."""
+
 
 class Metric(NamedTuple):
     """One measured value.
@@ -52,6 +55,9 @@ class Result:
         ended: time in UTC, ISO 8601.
         final: the last value of each metric, filled by the store; as `name@prefix`, that of its longest prefix, where
             it has no value of whole prompts.
+        processes: how many shared its training.
+        number: its place in the order in which the runs of its store were added, filled by the store: larger than that
+            of every run that was there. Unlike `ended` it does not depend on clocks. 0 for a run of an older store.
     """
 
     status: Literal["finished", "diverged"]
@@ -64,6 +70,8 @@ class Result:
     torch: str = field(default_factory=_torch_version)
     ended: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
     final: Mapping[str, float] = field(default_factory=dict)
+    processes: int = 1
+    number: int = 0
 
     def __post_init__(self) -> None:
         if self.status not in ("finished", "diverged"):
@@ -72,6 +80,16 @@ class Result:
             raise UserError(f"seconds={self.seconds} of a run must be finite and not negative.")
         if self.last_finite_step < 0:
             raise UserError(f"last_finite_step={self.last_finite_step} of a run must not be negative.")
+
+        if type(self.processes) is not int or not 1 <= self.processes < _MOST:
+            raise UserError(f"processes={self.processes!r} of a run must be a whole number, 1 or more.")
+        if type(self.number) is not int or not 0 <= self.number < _MOST:
+            raise UserError(f"number={self.number!r} of a run must be a whole number, 0 or more.")
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """Sorts runs of one store as they were added; those of an older store, without numbers, by their time."""
+        return self.number, self.ended
 
     def to_json(self) -> str:
         """Text that `from_json` reads; numbers that are not finite are written as strings."""
@@ -94,12 +112,15 @@ class Result:
         Raises:
             ValueError: they are not those of a result.
         """
-        if not isinstance(data, dict) or data.keys() != _NAMES or not isinstance(data["final"], dict):
+        if not isinstance(data, dict) or data.keys() not in _NAMES or not isinstance(data["final"], dict):
             raise ValueError("not a result")
         return Result(**{**data, "final": {name: float(value) for name, value in data["final"].items()}})
 
 
-_NAMES = {item.name for item in fields(Result)}
+_ALL = {item.name for item in fields(Result)}
+
+_NAMES = (_ALL, _ALL - {"processes", "number"})
+"""Entries of a result as it is written today, and in stores of schema 1."""
 
 
 def metric_of(row: tuple[Any, ...]) -> Metric:

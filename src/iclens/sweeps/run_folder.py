@@ -17,18 +17,20 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from iclens.errors import UserError
+from iclens.sealed import SEAL, is_whole, sealed
 from iclens.sweeps.result import Metric, Result, final_values, metric_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCHEMA = 1
-"""Version of the store's layout: of these files and of the index."""
+SCHEMA = 2
+"""Version of the store's layout: of these files and of the index. Since 2 the checksums are sealed, and results have a
+number and say how many processes trained. Runs of schema 1 are read as they are, and never written anew."""
 
 CONFIG, TENSORS, METRICS, RESULT, CHECKSUMS = (
     "config.json",
@@ -116,6 +118,24 @@ def pack(
     }
     files[CHECKSUMS] = _checksums(config.key(), files)
     return files
+
+
+def check_packed(key: str, files: Mapping[str, bytes]) -> None:
+    """Compare files that came from elsewhere with their checksums.
+
+    Raises:
+        Damaged: they are not what `pack` gave for that run.
+    """
+    rest = {name: data for name, data in files.items() if name != CHECKSUMS}
+    if rest.keys() != {CONFIG, TENSORS, METRICS, RESULT} or files.get(CHECKSUMS) != _checksums(key, rest):
+        raise Damaged(f"run {key} did not arrive as it was packed.")
+
+
+def numbered(key: str, files: Mapping[str, bytes], number: int) -> dict[str, bytes]:
+    """The files of a packed run with its `Result.number`."""
+    result = replace(Result.from_json(files[RESULT]), number=number)
+    rest = {name: data for name, data in files.items() if name != CHECKSUMS} | {RESULT: result.to_json().encode()}
+    return {**rest, CHECKSUMS: _checksums(key, rest)}
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -255,7 +275,7 @@ def _metrics_from_parquet(data: bytes) -> list[Metric]:
 
 def _checksums(key: str, files: Mapping[str, bytes]) -> bytes:
     entries = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
-    return _canonical({"schema": SCHEMA, "key": key, "files": entries})
+    return _canonical(sealed({"schema": SCHEMA, "key": key, "files": entries}))
 
 
 def _canonical(data: Mapping[str, Any]) -> bytes:
@@ -267,16 +287,25 @@ def _recorded(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         recorded = json.loads(data)
         schema = recorded["schema"]
-        if isinstance(schema, int) and schema > SCHEMA and recorded["key"] == folder.name:
+        # A seal is the one thing that every schema after the first has: without it, this is a flipped bit.
+        if type(schema) is int and schema > SCHEMA and recorded["key"] == folder.name and is_whole(recorded):
             raise NewerSchema(
                 f"run {folder.name} was written by a newer iclens (schema {schema}; this one reads up to {SCHEMA}):"
                 " update iclens."
             )
-        # Nothing else guards the checksums themselves: they must be written just as this version writes them.
         files = recorded["files"]
-        sound = _canonical(recorded) == data and recorded["key"] == folder.name and schema == SCHEMA
+        sound = (
+            type(schema) is int
+            and 1 <= schema <= SCHEMA
+            and (is_whole(recorded) if schema > 1 else SEAL not in recorded)
+        )
+        # Nothing else guards those of schema 1: they must be written just as that wrote them.
+        sound = sound and _canonical(recorded) == data and recorded["key"] == folder.name
         sound = sound and set(files) == {CONFIG, TENSORS, METRICS, RESULT}
-        sound = sound and all(isinstance(entry["sha256"], str) for entry in files.values())
+        sound = sound and all(
+            entry.keys() == {"bytes", "sha256"} and isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)
+            for entry in files.values()
+        )
     except NewerSchema:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -7,10 +7,11 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 from iclens.errors import UserError
-from iclens.sweeps.index import Row
+from iclens.sweeps.index import Row, nothing_collected
 from iclens.training.config_file import parse_value
 from iclens.training.dotted_paths import flatten
 
@@ -30,35 +31,63 @@ def record(row: Row) -> dict[str, Any]:
     value of each metric, e.g. `final.loss`.
     """
     result = row.result
-    flat = {
+    flat: dict[str, Any] = {
         "key": row.key,
         "status": result.status,
         "seconds": result.seconds,
         "last_finite_step": result.last_finite_step,
     }
-    return flat | flatten(row.config) | {f"final.{name}": value for name, value in result.final.items()}
+    flatten(row.config, into=flat)
+    for name, value in result.final.items():
+        flat[f"final.{name}"] = value
+    return flat
+
+
+def records_of(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """All these runs as flat rows, see `record`."""
+    with nothing_collected():
+        return [record(row) for row in rows]
 
 
 def columns_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names of all columns, in order of their first occurrence."""
     names: dict[str, None] = {}
     for one in records:
-        names.update(dict.fromkeys(one))
+        if not one.keys() <= names.keys():
+            names.update(dict.fromkeys(one))
     return list(names)
 
 
 def differing(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns in which the rows differ from each other, in order; one that a row lacks differs."""
     first = records[0] if records else {}
+    names, values = tuple(first), tuple(first.values())
     found: set[str] = set()
     for one in records[1:]:
-        if one.keys() != first.keys():
+        if tuple(one) == names:
+            # Nearly always: rows of one shape are compared all at once.
+            suspects: Iterable[str] = compress(names, map(operator.ne, one.values(), values))
+        else:
             found |= one.keys() ^ first.keys()
-        for name, value in one.items():
+            suspects = one
+        for name in suspects:
             # NaN differs from itself, but not in a table.
-            if value != (other := first.get(name)) and not (value != value and other != other):
+            value, other = one[name], first.get(name)
+            if name not in found and value != other and not (value != value and other != other):
                 found.add(name)
     return [name for name in columns_of(records) if name in found]
+
+
+def is_setting(name: str) -> bool:
+    """Whether a column is a setting, and not how the run ended."""
+    return name not in ("key", "status", "seconds", "last_finite_step") and not name.startswith("final.")
+
+
+def informative(records: Sequence[Mapping[str, Any]], most_metrics: int = 6) -> list[str]:
+    """The columns of a short list: how each run ended, the settings in which they differ, and the first metrics."""
+    settings = [name for name in differing(records) if is_setting(name)]
+    metrics = [name for name in columns_of(records) if name.startswith("final.")]
+    return ["key", "status", "seconds", *settings, *metrics[:most_metrics]]
 
 
 def where(records: Sequence[dict[str, Any]], conditions: Iterable[str]) -> list[dict[str, Any]]:

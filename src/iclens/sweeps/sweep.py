@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from iclens.cluster import Cluster
 from iclens.errors import UserError
 from iclens.sweeps.chunks import ChunkPlan, groups, plan
-from iclens.sweeps.result import Result
-from iclens.sweeps.store import Store
+from iclens.sweeps.on_cluster import measure_on_cluster, result_of, train_on_cluster
+from iclens.sweeps.store import UNFINISHED, Store
 from iclens.training.checkpoint import checkpoint_keys
 from iclens.training.config import RunConfig
+from iclens.training.distributed import Processes
 from iclens.training.train import TrainedRun, train
-from iclens.workers import Tell, each, worth_starting
+from iclens.workers import Ended, Tell, each, worth_starting
 
 GIB = 2**30
-
-_UNFINISHED = "unfinished"
-"""Folder of a store for checkpoints."""
 
 Report = Callable[[int, int], None]
 """(index of the chunk, steps done in it)."""
@@ -73,6 +72,7 @@ def prepare(
     workers: int = 1,
     chunk: int | None = None,
     device: str = "cpu",
+    cluster: Cluster | None = None,
 ) -> SweepPlan:
     """Group the runs that the store does not have, and measure how to cut the groups.
 
@@ -85,19 +85,20 @@ def prepare(
         workers: number of processes that will train at once; each gets its share of the cap.
         chunk: runs trained at once, instead of a measured number.
         device: where they will train.
+        cluster: the Ray cluster whose machines will; a device that this one lacks is then measured there.
 
     Raises:
-        UserError: an impossible configuration.
+        UserError: an impossible configuration, or no such cluster.
     """
     missing = list({one.key(): one for one in (configs if store is None else store.missing(configs))}.values())
     for one in missing:
         one.check()
     chunks: list[list[RunConfig]] = []
     seconds: list[float] = []
-    for group in groups(missing):
-        measured = plan(group, memory // workers, device=device)
+    grouped = groups(missing)
+    for group, measured in zip(grouped, _measured(grouped, memory // workers, device, cluster), strict=True):
         most = chunk or max(1, memory // workers // max(1, measured.bytes_per_run))
-        parts, rest = _interrupted(group, store, most)
+        parts, rest = _interrupted(group, store, most, configs)
         size = chunk or _shared(len(rest), measured, workers)
         per_run = measured.measured.get(size, measured.seconds / measured.size)
         for part in [*parts, *(rest[start : start + size] for start in range(0, len(rest), size))]:
@@ -107,16 +108,32 @@ def prepare(
     return SweepPlan(chunks, [part[0].training.steps for part in chunks], seconds, n_present)
 
 
+def _measured(grouped: list[list[RunConfig]], memory: int, device: str, cluster: Cluster | None) -> Iterable[ChunkPlan]:
+    if cluster is not None and device != "cpu":
+        return measure_on_cluster(grouped, memory, cluster=cluster, device=device)
+    return (plan(group, memory, device=device) for group in grouped)
+
+
 def _interrupted(
-    group: list[RunConfig], store: Store | None, most: int
+    group: list[RunConfig], store: Store | None, most: int, configs: Sequence[RunConfig]
 ) -> tuple[list[list[RunConfig]], list[RunConfig]]:
-    """The runs of every checkpoint of at most so many, and the other ones."""
+    """The runs of every checkpoint of at most so many, and the other ones.
+
+    A checkpoint of which some runs are in the store already, because the process was killed while it kept them, is
+    taken up whole: other neighbours would change the last bits of those that are missing.
+    """
     rest = {one.key(): one for one in group}
-    parts = []
-    for path in [] if store is None else _checkpoints(store):
+    known = {one.key(): one for one in configs}
+    parts: list[list[RunConfig]] = []
+    if store is None:
+        return [], list(rest.values())
+    for path in _checkpoints(store):
         keys = checkpoint_keys(path)
-        if 0 < len(keys) <= most and all(key in rest for key in keys):
-            parts.append([rest.pop(key) for key in keys])
+        whole = all(key in rest or (key in known and store.has(key)) for key in keys)
+        if whole and len(keys) <= most and any(key in rest for key in keys):
+            for key in keys:
+                rest.pop(key, None)
+            parts.append([known[key] for key in keys])
     return parts, list(rest.values())
 
 
@@ -132,12 +149,14 @@ def run(
     workers: int = 1,
     threads: int = 1,
     device: str = "cpu",
+    cluster: Cluster | None = None,
     report: Report | None = None,
 ) -> SweepResult:
     """Train what was prepared; every chunk's results are in the store as soon as it is done.
 
-    Interrupted, it leaves checkpoints in the store's folder, from which the same sweep goes on. A chunk that fails does
-    not keep the others from being trained.
+    Interrupted, it leaves checkpoints in the store's folder, from which the same sweep goes on; a cluster's machines
+    leave none, so that there unfinished chunks begin again. A chunk that fails does not keep the others from being
+    trained.
 
     Args:
         prepared: what `prepare` gave.
@@ -145,25 +164,39 @@ def run(
         workers: processes; 1 trains in this process.
         threads: torch threads of each.
         device: where to train.
+        cluster: train on a Ray cluster instead, `workers` notwithstanding.
         report: called as training goes on.
 
     Raises:
-        UserError: the store cannot be written.
+        UserError: the store cannot be written, or no such cluster.
     """
     if store.read_only:
         raise UserError(f"the store {store.path} is read-only: no permission to write there.")
     counts = {"finished": 0, "diverged": 0}
     failed: list[str] = []
-    calls = [(str(store.path), [one.to_dict() for one in part], device) for part in prepared.chunks]
-    workers = worth_starting(workers, sum(prepared.seconds, 0.0))
+    ends: Generator[Ended[list[str]], None, None]
+    if cluster is None:
+        calls = [(str(store.path), [one.to_dict() for one in part], device) for part in prepared.chunks]
+        workers = worth_starting(workers, sum(prepared.seconds, 0.0))
+        ends = each(_chunk, calls, workers=workers, threads=threads, report=report)
+    else:
+        ends = train_on_cluster(
+            prepared.chunks,
+            prepared.seconds,
+            store,
+            cluster=cluster,
+            threads=threads,
+            device=device,
+            report=report,
+        )
     # Closed at once when this is left by an exception, so that the workers write their checkpoints.
-    with closing(each(_chunk, calls, workers=workers, threads=threads, report=report)) as ends:
+    with closing(ends):
         for ended in ends:
             try:
                 for status in ended.result():
                     counts[status] += 1
             except Exception as error:
-                if len(calls) == 1 and not isinstance(error, UserError):
+                if len(prepared.chunks) == 1 and not isinstance(error, UserError):
                     raise
                 failed.append(_said(error))
     _forget_finished(store)
@@ -171,39 +204,49 @@ def run(
 
 
 def train_into(
-    store: Store, configs: Sequence[RunConfig], *, device: str = "cpu", report: Callable[[int], None] | None = None
+    store: Store,
+    configs: Sequence[RunConfig],
+    *,
+    device: str = "cpu",
+    report: Callable[[int], None] | None = None,
+    processes: Processes | None = None,
 ) -> list[str]:
     """Train runs of one shape together and keep them; the statuses.
 
     A checkpoint of exactly these runs in the store's folder is taken up.
+
+    Args:
+        store: where results go.
+        configs: the runs.
+        device: where to train.
+        report: called with the number of steps done.
+        processes: those that train together, of which this is the first.
 
     Raises:
         UserError: see `iclens.training.train.train` and `Store.add`.
     """
     path = checkpoint_path(store, configs)
     advance = None if report is None else (lambda step, _total, _loss: report(step))
-    trained = train(configs, device=device, checkpoint=path, advance=advance)
+    trained = train(configs, device=device, checkpoint=path, advance=advance, processes=processes)
     for one in trained:
-        keep(store, one, device)
+        keep(store, one, device, 1 if processes is None else processes.size)
     path.unlink(missing_ok=True)
     return [one.status for one in trained]
 
 
-def keep(store: Store, one: TrainedRun, device: str) -> bool:
-    """Add a trained run to a store; False if it was there."""
-    last = one.config.training.steps if one.diverged_at is None else one.diverged_at
-    result = Result(status=one.status, seconds=one.seconds, last_finite_step=last, device=device)
-    return store.add(one.config, one.tensors, one.metrics, result)
+def keep(store: Store, one: TrainedRun, device: str, processes: int = 1) -> bool:
+    """Add a run that so many processes trained to a store; False if it was there."""
+    return store.add(one.config, one.tensors, one.metrics, replace(result_of(one, device), processes=processes))
 
 
 def checkpoint_path(store: Store, configs: Sequence[RunConfig]) -> Path:
     """Where the unfinished state of a chunk lies."""
     digest = sha256(" ".join(one.key() for one in configs).encode()).hexdigest()[:16]
-    return store.path / _UNFINISHED / f"{digest}.safetensors"
+    return store.path / UNFINISHED / f"{digest}.safetensors"
 
 
 def _checkpoints(store: Store) -> list[Path]:
-    return sorted((store.path / _UNFINISHED).glob("*.safetensors"))
+    return sorted((store.path / UNFINISHED).glob("*.safetensors"))
 
 
 def _forget_finished(store: Store) -> None:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from iclens.errors import UserError
+from iclens.sealed import is_whole, sealed
+
+_UNREADABLE = (SafetensorError, KeyError, TypeError, AttributeError, OSError, ValueError, RuntimeError, RecursionError)
+"""What reading a file that is no checkpoint, or a part of one, may raise."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +52,18 @@ def write_checkpoint(path: Path, keys: list[str], checkpoint: Checkpoint) -> Non
 
     temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
     tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.state.items()}
-    meta = {"keys": keys, "metrics": checkpoint.metrics, "seconds": checkpoint.seconds, "sha256": _digest(tensors)}
+    content = {"keys": keys, "metrics": checkpoint.metrics, "seconds": checkpoint.seconds}
+    meta = sealed({**content, "tensors": _digest(tensors)})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, {"iclens": json.dumps(meta)})
-        temporary.replace(path)
+        # A folder, because safetensors has a temporary file of its own beside the one it is asked for.
+        temporary.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary / path.name, {"iclens": json.dumps(meta)})
+        (temporary / path.name).replace(path)
     except Exception as error:
         # safetensors reports a full disk by an exception of its own.
         raise UserError(f"cannot write the checkpoint {path}: {error}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_checkpoint(path: Path, keys: list[str]) -> Checkpoint | None:
@@ -64,7 +72,7 @@ def read_checkpoint(path: Path, keys: list[str]) -> Checkpoint | None:
     Raises:
         UserError: the file is not a checkpoint, is damaged, or belongs to other runs.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if not path.exists():
         return None
@@ -73,8 +81,8 @@ def read_checkpoint(path: Path, keys: list[str]) -> Checkpoint | None:
             meta = json.loads((file.metadata() or {})["iclens"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found = Checkpoint(state, meta["metrics"], meta["seconds"])
-        sound = meta["sha256"] == _digest(state)
-    except (SafetensorError, KeyError, TypeError, OSError, ValueError) as error:
+        sound = is_whole(meta) and meta["tensors"] == _digest(state)
+    except _UNREADABLE as error:
         raise _damaged(path) from error
     if not sound:
         raise _damaged(path)
@@ -85,12 +93,13 @@ def read_checkpoint(path: Path, keys: list[str]) -> Checkpoint | None:
 
 def checkpoint_keys(path: Path) -> list[str]:
     """The keys of the runs of a checkpoint, in their order; empty if the file is none, or is damaged."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            return [str(key) for key in json.loads((file.metadata() or {})["iclens"])["keys"]]
-    except (SafetensorError, KeyError, TypeError, OSError, ValueError):
+            meta = json.loads((file.metadata() or {})["iclens"])
+        return [str(key) for key in meta["keys"]] if is_whole(meta) else []
+    except _UNREADABLE:
         return []
 
 
@@ -102,6 +111,7 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     # safetensors would take up a flipped bit as it is.
     digest = hashlib.sha256()
     for name in sorted(state):
-        digest.update(name.encode())
+        # The header's words as well: other shapes and types of the same bytes are other numbers.
+        digest.update(f"{name} {state[name].dtype} {tuple(state[name].shape)}".encode())
         digest.update(state[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

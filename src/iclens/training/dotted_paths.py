@@ -79,22 +79,37 @@ def remove(data: dict[str, Any], path: str) -> None:
     data.pop(last, None)
 
 
-def flatten(data: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(data: Mapping[str, Any], *, into: dict[str, Any] | None = None) -> dict[str, Any]:
     """Every value of nested tables by its path, in order; an empty table counts as a value.
+
+    Args:
+        data: the tables.
+        into: where the values go; a new dictionary when None.
 
     >>> flatten({"seed": 1, "training": {"steps": 10, "rates": {}}})
     {'seed': 1, 'training.steps': 10, 'training.rates': {}}
     """
-    flat: dict[str, Any] = {}
-
-    def visit(way: str, table: Mapping[str, Any]) -> None:
-        for key, value in table.items():
-            path = way + _written(key)
-            # Plain values first: asking whether something is a Mapping is slow.
-            if value and not isinstance(value, str | int | float) and isinstance(value, Mapping):
-                visit(f"{path}.", value)
-            else:
-                flat[path] = value
-
-    visit("", data)
+    flat = {} if into is None else into
+    _flatten("", data, flat)
     return flat
+
+
+_PLAIN = frozenset((str, int, float, bool, type(None), list, tuple))
+
+
+def _flatten(way: str, table: Mapping[str, Any], flat: dict[str, Any]) -> None:
+    paths = _paths(way, tuple(table))
+    # Ten thousand configurations are flattened to list a store: what can be said of a whole table is said at once.
+    if _PLAIN.issuperset(map(type, table.values())):
+        flat.update(zip(paths, table.values(), strict=True))
+        return
+    for path, value in zip(paths, table.values(), strict=True):
+        if type(value) not in _PLAIN and value and isinstance(value, Mapping):
+            _flatten(f"{path}.", value, flat)
+        else:
+            flat[path] = value
+
+
+@lru_cache(maxsize=1024)
+def _paths(way: str, keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(way + _written(key) for key in keys)

@@ -14,6 +14,7 @@ from iclens.errors import UserError
 from iclens.models.model import PromptModel
 from iclens.training.config import RunConfig, Training
 from iclens.training.default_dtype import default_dtype
+from iclens.training.distributed import Processes
 from iclens.training.losses import point_losses
 from iclens.training.optimizer import RunsOptimizer
 from iclens.training.prompts import PromptStream, evaluation_prompts, prompt_dtype
@@ -36,9 +37,11 @@ class Ensemble:
     Args:
         configs: runs of one shape (`iclens.training.shapes.shape_key`).
         device: where to train.
+        processes: those that take a share of every batch each; their device counts. None for this one alone.
 
     Raises:
-        UserError: no run, runs of different shapes, an impossible configuration, or a device that this machine lacks.
+        UserError: no run, runs of different shapes, an impossible configuration, a device that this machine lacks, or
+            fewer prompts than processes.
 
     Attributes:
         step_count: steps done.
@@ -46,15 +49,20 @@ class Ensemble:
         diverged_at: for every run the step at which it diverged, or −1.
     """
 
-    def __init__(self, configs: Sequence[RunConfig], device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, configs: Sequence[RunConfig], device: str | torch.device = "cpu", processes: Processes | None = None
+    ) -> None:
         if not configs:
             raise UserError("an ensemble needs at least one run.")
         if len({shape_key(one) for one in configs}) > 1:
             raise UserError("the runs of an ensemble must have one shape; group them first.")
         self.configs = list(configs)
-        self.device = usable_device(device)
+        self.processes = processes
+        self.device = usable_device(device if processes is None else processes.device)
         self.settings = [one.training for one in configs]
         self.first = self.settings[0]
+        self._share = slice(None) if processes is None else processes.share(self.first.batch)
+        self._weight = 1.0 if processes is None else processes.weight(self.first.batch)
         self.dtype = prompt_dtype(self.first)
         with self._precision():
             self.tasks = [one.make_task() for one in configs]
@@ -77,10 +85,13 @@ class Ensemble:
         with self._precision():
             inputs, labels = self.stream.at(step)
             self.optimizer.zero_grad()
-            losses = self._losses(inputs, labels, step)
+            losses = self._weight * self._losses(inputs[:, self._share], labels[:, self._share], step)
             # A diverged run must not reach the others, and its own gradients are dropped below.
             torch.where(self.alive, losses, torch.zeros_like(losses)).sum().backward()
             norms = self.optimizer.gather()
+            if self.processes is not None:
+                losses = self.processes.sum(self.optimizer.gradients, losses.detach())
+                norms = self.optimizer.norms()
             schedule = self._column([_schedule(one, step) for one in self.settings])
             update = norms * self.optimizer.rate.squeeze(1) if self.first.optimizer in ("sgd", "gd") else norms
             finite = losses.detach().isfinite() & norms.isfinite() & (update < _LARGEST_UPDATE)

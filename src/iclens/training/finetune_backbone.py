@@ -81,12 +81,14 @@ def load_backbone(name: str, layers: int | None = None) -> Backbone:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         for name_of_dropout in ("attention_probs_dropout_prob", "attention_dropout"):
             if hasattr(config, name_of_dropout):
                 setattr(config, name_of_dropout, 0.0)
-        encoder = AutoModel.from_pretrained(place, config=config, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        encoder = AutoModel.from_pretrained(
+            place, config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     # transformers raises many types here; each means that this name gives no model.
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]

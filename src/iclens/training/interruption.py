@@ -4,39 +4,54 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 
+class Interruption:
+    """Whether Ctrl-C was pressed, and a place where it takes effect.
+
+    Attributes:
+        pressed: whether it was.
+    """
+
+    def __init__(self) -> None:
+        self.pressed = False
+
+    def __call__(self) -> None:
+        """Raise `KeyboardInterrupt` if Ctrl-C was pressed."""
+        if self.pressed:
+            raise KeyboardInterrupt
+
+
 @contextmanager
-def held_interrupts() -> Iterator[Callable[[], None]]:
-    """Inside, Ctrl-C takes effect where the yielded function is called, at the latest at the end; a second one at once.
+def held_interrupts(signals: Sequence[signal.Signals] = (signal.SIGINT,)) -> Iterator[Interruption]:
+    """Inside, Ctrl-C takes effect where the yielded object is called, at the latest at the end; a second one at once.
 
     Outside the main thread, which alone gets signals, nothing is held.
 
+    Args:
+        signals: what counts as Ctrl-C.
+
     Yields:
-        a function that raises `KeyboardInterrupt` if Ctrl-C was pressed.
+        what raises `KeyboardInterrupt` if Ctrl-C was pressed.
     """
+    interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
+        yield interruption
         return
-    pressed = False
 
     def hold(_number: int, _frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
+        interruption()
+        interruption.pressed = True
 
-    def release() -> None:
-        if pressed:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, hold)
+    before = {one: signal.signal(one, hold) for one in signals}
     try:
-        yield release
+        yield interruption
     finally:
-        # None: a handler that was not set by Python cannot be set again by it.
-        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
-    release()
+        for one, handler in before.items():
+            # None: a handler that was not set by Python cannot be set again by it.
+            default = signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL
+            signal.signal(one, default if handler is None else handler)
+    interruption()

@@ -70,11 +70,15 @@ class RunsOptimizer:
 
     @torch.no_grad()
     def gather(self) -> Float[Tensor, " runs"]:
-        """Collect the gradients of the parameters in the matrix; the norm of every run's gradient."""
+        """Collect the gradients of the parameters in the matrix `gradients`; the norm of every run's gradient."""
         rows = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in self.parameters
         ]
         torch.cat([row.reshape(len(row), -1) for row in rows], 1, out=self.gradients)
+        return self.norms()
+
+    def norms(self) -> Float[Tensor, " runs"]:
+        """The norm of every run's gradient, as it is in the matrix."""
         return self.gradients.norm(dim=1)
 
     @torch.no_grad()

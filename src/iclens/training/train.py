@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from iclens.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from iclens.training.config import RunConfig
+from iclens.training.distributed import Processes
 from iclens.training.ensemble import Ensemble
 from iclens.training.interruption import held_interrupts
 
@@ -61,6 +64,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     advance: Advance | None = None,
+    processes: Processes | None = None,
 ) -> list[TrainedRun]:
     """Train runs of one shape together.
 
@@ -76,59 +80,61 @@ def train(
         checkpoint_seconds: time between two checkpoints.
         advance: called after about every hundredth of the steps; a `KeyboardInterrupt` that it raises is an
             interruption as well.
+        processes: the processes that train together, each of which calls this. Only the first evaluates and reads and
+            writes the checkpoint, of any number of processes; the others' runs have no errors among their metrics. A
+            Ctrl-C or SIGTERM in one takes effect in all, after the same step.
 
     Raises:
         UserError: runs that cannot train together, an impossible configuration, or a checkpoint that cannot be used.
     """
-    ensemble = Ensemble(configs, device)
+    ensemble = Ensemble(configs, device, processes)
     keys = [one.key() for one in configs]
     curves = _Curves([[] for _ in configs], torch.zeros(len(configs), dtype=torch.float64, device=ensemble.device))
-    spent = 0.0
-    found = None if checkpoint is None else read_checkpoint(checkpoint, keys)
-    if found is not None:
-        state = dict(found.state)
-        curves.total, curves.count = state.pop("loss_total").to(ensemble.device), int(state.pop("loss_count"))
-        ensemble.restore(state)
-        curves.rows = [[tuple(row) for row in rows] for rows in found.metrics]
-        spent = found.seconds
-
+    first = processes is None or processes.first
+    file = checkpoint if first else None
+    found = _taken_up(file, keys, ensemble, curves)
+    spent = 0.0 if found is None else found.seconds
     started = saved = time.perf_counter()
 
     def save() -> None:
-        if checkpoint is not None:
-            state = {
-                **ensemble.state(),
-                "loss_total": curves.total,
-                "loss_count": torch.tensor(curves.count),
-            }
+        if file is not None:
             seconds = spent + time.perf_counter() - started
-            write_checkpoint(checkpoint, keys, Checkpoint(state, curves.rows, seconds))
+            write_checkpoint(file, keys, Checkpoint(_state(ensemble, curves), curves.rows, seconds))
 
     settings = ensemble.first
     every = max(1, settings.steps // _LOSS_POINTS)
-    with held_interrupts() as interruption:
+    # torchrun ends its processes by SIGTERM.
+    with held_interrupts((signal.SIGINT,) if processes is None else (signal.SIGINT, signal.SIGTERM)) as interruption:
         while ensemble.step_count < settings.steps:
+            if processes is not None:
+                processes.asked = interruption.pressed
             curves.total += ensemble.step()
             curves.count += 1
             step = ensemble.step_count
             mean = _losses(curves, step) if step % every == 0 or step == settings.steps else None
-            if settings.evaluate_every and step % settings.evaluate_every == 0 and step < settings.steps:
+            if first and settings.evaluate_every and step % settings.evaluate_every == 0 and step < settings.steps:
                 _errors(curves, ensemble)
             try:
                 # All of this step is done here, and nothing of the next one.
-                if advance is not None and mean is not None:
+                if first and advance is not None and mean is not None:
                     advance(step, settings.steps, mean)
-                interruption()
             except KeyboardInterrupt:
+                interruption.pressed = True
+            # Other processes are on their way into the next step already, and hear of it there.
+            if interruption.pressed if processes is None else processes.stop(step):
                 save()
-                raise
+                if processes is not None:
+                    # torchrun ends all as soon as one has ended, and would so end the one that writes.
+                    processes.wait()
+                raise KeyboardInterrupt
             if mean is not None and not bool(ensemble.alive.any()):
                 break
-            if checkpoint is not None and time.perf_counter() - saved > checkpoint_seconds:
+            if file is not None and time.perf_counter() - saved > checkpoint_seconds:
                 save()
                 saved = time.perf_counter()
         save()
-        _errors(curves, ensemble, at_the_end=True)
+        if first:
+            _errors(curves, ensemble, at_the_end=True)
     seconds = (spent + time.perf_counter() - started) / len(configs)
     diverged = ensemble.diverged_at.tolist()
     return [
@@ -142,6 +148,32 @@ def train(
         )
         for run, config in enumerate(configs)
     ]
+
+
+def _state(ensemble: Ensemble, curves: _Curves) -> dict[str, Tensor]:
+    return {**ensemble.state(), "loss_total": curves.total, "loss_count": torch.tensor(curves.count)}
+
+
+def _taken_up(path: Path | None, keys: list[str], ensemble: Ensemble, curves: _Curves) -> Checkpoint | None:
+    """Go on from the checkpoint if there is one: the first process's, and then all from its state."""
+    processes = ensemble.processes
+    if processes is not None:
+        processes.same(keys)
+    with nullcontext() if processes is None else processes.leading():
+        found = None if path is None else read_checkpoint(path, keys)
+        if found is not None:
+            _restore(found.state, ensemble, curves)
+            curves.rows = [[tuple(row) for row in rows] for rows in found.metrics]
+    if processes is not None:
+        _restore(processes.from_first(_state(ensemble, curves)), ensemble, curves)
+    return found
+
+
+def _restore(state: dict[str, Tensor], ensemble: Ensemble, curves: _Curves) -> None:
+    rest = dict(state)
+    total, count = rest.pop("loss_total"), rest.pop("loss_count")
+    ensemble.restore(rest)
+    curves.total, curves.count = total.to(ensemble.device), int(count)
 
 
 def _losses(curves: _Curves, step: int) -> float:
