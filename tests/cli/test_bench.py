@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from iclens.benchmarks import ceilings, document, measure
-from iclens.benchmarks.case import CASES, Absent, Agreement, Comparison, Curve, Listing, Side, Target, Verdict
+from iclens.benchmarks.case import CASES, Absent, Agreement, Comparison, Curve, Listing, Side, Target, Verdict, takes
 from iclens.benchmarks.ceilings import Ceilings, Floor
 from iclens.cli import bench
 from iclens.cli.main import main
@@ -16,11 +16,13 @@ from iclens.errors import UserError
 
 FIELDS = {
     "schema_version": int,
+    "sha256": str,
     "case": str,
     "description": str,
     "command": str,
     "measured": str,
     "quick": bool,
+    "long": bool,
     "pairs": int,
     "threads": int,
     "device": str,
@@ -141,6 +143,64 @@ def test_redraw_gives_the_same_page_and_plots(tmp_path):
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
+def test_resume_measures_only_what_is_not_there(tmp_path, capsys):
+    run(tmp_path, "good")
+    file = tmp_path / "out" / "good.json"
+    before = file.read_bytes()
+    assert run(tmp_path, "good", "missing", "--resume") == 1
+    assert file.read_bytes() == before
+    assert (tmp_path / "out" / "missing.json").exists()
+    assert "good: was measured" in capsys.readouterr().err
+    assert main(["bench", "good", "--resume", "--pairs", "3", "--out", str(tmp_path / "out")]) == 0
+    assert file.read_bytes() != before
+
+
+def test_a_finished_case_that_missed_its_target_still_fails(tmp_path):
+    assert run(tmp_path, "missing") == 1
+    assert run(tmp_path, "missing", "--resume") == 1
+
+
+def test_other_versions_are_measured_again(tmp_path, monkeypatch, capsys):
+    run(tmp_path, "good")
+    monkeypatch.setattr(document, "versions", lambda: {"a-peer": "2.0"})
+    capsys.readouterr()
+    assert run(tmp_path, "good", "--resume") == 0
+    assert "was measured" not in capsys.readouterr().err
+
+
+def test_the_time_is_said_first(tmp_path, monkeypatch, capsys):
+    takes(7, long=20)(CASES["good"])
+    takes(3)(CASES["missing"])
+    assert main(["bench", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "about 7 min" in listed
+    assert "time unknown" in listed
+    run(tmp_path, "good", "missing")
+    assert "in all about 10 min" in capsys.readouterr().err
+    run(tmp_path, "good", "--long")
+    assert "good: about 20 min" in capsys.readouterr().err
+
+
+def test_publish_writes_what_the_site_needs(tmp_path):
+    site = tmp_path / "site"
+    assert run(tmp_path, "good", "--publish", str(site)) == 0
+    plots = {f"good-{kind}{mode}.svg" for kind in ("curves", "ratios") for mode in ("", "-dark")}
+    assert {file.name for file in site.iterdir()} == {"good.json", *plots}
+    assert json.loads((site / "good.json").read_text()) == json.loads((tmp_path / "out" / "good.json").read_text())
+    before = (site / "good-ratios.svg").read_bytes()
+    (site / "good-ratios.svg").unlink()
+    assert main(["bench", "--redraw", "--out", str(tmp_path / "out"), "--publish", str(site)]) == 0
+    assert (site / "good-ratios.svg").read_bytes() == before
+
+
+def test_quick_numbers_are_not_published(tmp_path, capsys):
+    run(tmp_path, "good", "--quick")
+    site = tmp_path / "site"
+    assert main(["bench", "--redraw", "--out", str(tmp_path / "out"), "--publish", str(site)]) == 0
+    assert not list(site.iterdir())
+    assert "good is not published" in capsys.readouterr().err
+
+
 def test_without_names_all_cases_run(tmp_path):
     assert run(tmp_path) == 1
     assert len(list((tmp_path / "out").glob("*.json"))) == 3
@@ -153,6 +213,9 @@ def test_without_names_all_cases_run(tmp_path):
         (["--pairs", "0"], "--pairs 0: at least 1."),
         (["--threads", "0"], "--threads 0: at least 1."),
         (["--redraw", "--out", "nowhere"], "nowhere holds no measured case"),
+        (["--redraw", "--resume"], "nothing to --resume"),
+        (["--quick", "--long"], "give one of them"),
+        (["--quick", "--publish", "site"], "--quick makes none"),
     ],
 )
 def test_mistakes_are_named(arguments, message, capsys, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import sys
 
 import pytest
@@ -36,6 +37,18 @@ def test_a_failure_on_the_way_leaves_the_old_file_and_nothing_else(tmp_path, mon
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    name = output._temporary_name()
+    (tmp_path / f"{name}{ended.pid}.tmp").write_text("half")
+    for kept in (f"{name}{os.getppid()}.tmp", f".iclens-another-machine-{ended.pid}.tmp", f"{name}x.tmp"):
+        (tmp_path / kept).write_text("")
+    write_atomically(tmp_path / "file", "all")
+    assert len(list(tmp_path.iterdir())) == 4
+    assert not (tmp_path / f"{name}{ended.pid}.tmp").exists()
 
 
 def test_a_new_file_has_the_mode_that_open_gives(tmp_path):

@@ -11,7 +11,7 @@ from tests.lens.zoo import CAUSAL, ENCODERS, TWO_POSITIONS, build, lens, tokens
 
 from iclens.errors import UserError
 from iclens.lens.attend import eager, fast
-from iclens.lens.capture import capture, check_capture
+from iclens.lens.capture import capture, check_capture, run
 from iclens.lens.loading import LensModel
 from iclens.lens.path import path
 from iclens.lens.session import AttentionCall, attending
@@ -70,6 +70,29 @@ def test_causality_and_windows_are_in_the_mask(name: str) -> None:
     assert masks[:, distance == 0].all()
     windowed = name in ("phi3", "olmo3", "gemma2")
     assert bool((masks.flatten(1).sum(1) < (distance >= 0).sum()).any()) == windowed
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_fused_capture_is_the_pass_with_attention_written_out(name: str) -> None:
+    model = lens(name, torch.float64)
+    for ids, mask in ((tokens(20), None), padded("left"), padded("right")):
+        captured = capture(model, ids, mask)
+        with torch.no_grad(), attending(model, eager, wants_mask=True):
+            written_out = run(model, ids, mask)
+        real = captured.records[0].real
+        torch.testing.assert_close(captured.output[real], written_out[real], rtol=1e-11, atol=1e-11)
+        assert bool(captured.output.isfinite().all())
+
+
+def test_only_the_last_logits_are_formed_if_so_wanted() -> None:
+    model, ids = lens("llama"), tokens(20)
+    whole, few = capture(model, ids), capture(model, ids, last_logits=2)
+    torch.testing.assert_close(few.output, whole.output[:, -2:])
+    torch.testing.assert_close(few.records[-1].output, whole.records[-1].output)
+    with pytest.raises(UserError, match="1 or more"):
+        capture(model, ids, last_logits=0)
+    with pytest.raises(UserError, match="encoder"):
+        capture(lens("bert"), ids, last_logits=1)
 
 
 def test_a_lost_mask_would_be_seen() -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from iclens.cli.command import command
+from iclens.cli.explain_batch import Many
 from iclens.cli.output import check_writable, console, say, stages, write_atomically
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
     from iclens.lens.loading import LensModel
     from iclens.lens.prompt import Prompt
+
+_ONE_PROMPT = ("prompt", "demonstrations", "query", "knock_out", "faithfulness", "json", "html", "next_tokens", "seed")
+"""Options that --batch does not have."""
 
 
 @command("explain")
@@ -23,7 +29,8 @@ class Explain:
     r"""Show which demonstrations of a few-shot prompt moved a language model's answer, exactly.
 
     The prompt is a file (--prompt: plain text with blank lines between demonstrations and the query last, JSON, JSONL,
-    or chat messages), or --demonstrations with --query. Exit status 1 if a residual exceeds its tolerance.
+    or chat messages), or --demonstrations with --query; or a file of many prompts, --batch with --out. Exit status 1
+    if a residual exceeds its tolerance.
 
     Attributes:
         model: "bundled", a local folder, or a hub name.
@@ -42,8 +49,10 @@ class Explain:
         html: write a self-contained page to this file.
         dtype: precision of the weights; the model's own when left out.
         device: where to compute, e.g. cpu or cuda.
+        device_map: auto spreads a model that is larger than one device over all of them, memory and disk.
         next_tokens: how many likely next tokens to report.
         seed: seed of the random subsets of --faithfulness.
+        many: many prompts at once.
     """
 
     model: str = "bundled"
@@ -62,11 +71,16 @@ class Explain:
     html: Path | None = None
     dtype: Literal["float32", "float64", "bfloat16", "float16"] | None = None
     device: str = "cpu"
+    device_map: Literal["auto"] | None = None
     next_tokens: int = 10
     seed: int = 0
+    many: Annotated[Many, tyro.conf.arg(name="")] = field(default_factory=Many)
 
     def run(self) -> int:
         """Explain, print the table, write the files, and return the exit status."""
+        self.many.check()
+        if self.many.batch is not None:
+            return self._run_batch(self.many.batch)
         groups = [_indices(group) for group in self.knock_out]
         for path in (self.json, self.html):
             if path is not None:
@@ -76,28 +90,37 @@ class Explain:
 
         import torch
 
+        from iclens.explorer.explained import explained_page
         from iclens.lens.explain import explain
         from iclens.lens.loading import load
-        from iclens.report.explain_page import render
         from iclens.report.explain_table import print_table
 
         with stages("explaining") as stage:
             stage("loading the model")
             dtype = None if self.dtype is None else getattr(torch, self.dtype)
-            lens_model = load(self.model, dtype=dtype, device=self.device)
+            lens_model = load(self.model, dtype=dtype, device=self.device, device_map=self.device_map)
+            prompt = self._prompt(lens_model)
+            options: dict[str, Any] = {
+                "knock_out": tuple(groups),
+                "rerun_text": self.rerun,
+                "faithfulness": self.faithfulness,
+                "n_next": self.next_tokens,
+                "seed": self.seed,
+            }
             explanation = explain(
                 lens_model,
-                prompt=self._prompt(lens_model),
+                prompt=prompt,
                 answers=self.answers or None,
                 answer=self.answer,
-                knock_out=groups,
-                rerun_text=self.rerun,
-                faithfulness=self.faithfulness,
-                n_next=self.next_tokens,
-                seed=self.seed,
+                **options,
                 command=self.command_line(),
                 progress=stage,
             )
+            if self.html is not None:
+                stage("writing the page")
+                page = explained_page(
+                    lens_model, prompt, explanation, answers=self.answers, answer=self.answer, **options
+                )
         print_table(explanation, console())
         if self.json is not None:
             write_atomically(
@@ -105,7 +128,7 @@ class Explain:
             )
             say(f"JSON: {self.json}")
         if self.html is not None:
-            write_atomically(self.html, render(explanation))
+            write_atomically(self.html, page)
             say(f"Page: {self.html}")
         return 0 if explanation.exact else 1
 
@@ -114,7 +137,7 @@ class Explain:
         words = ["iclens", "explain"]
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.name in ("json", "html") or (value == option.default and option.name != "model"):
+            if option.name in ("json", "html", "many") or (value == option.default and option.name != "model"):
                 continue
             words.append("--" + option.name.replace("_", "-"))
             if isinstance(value, tuple):
@@ -122,6 +145,21 @@ class Explain:
             elif not isinstance(value, bool):
                 words.append(str(value))
         return shlex.join(words)
+
+    def _run_batch(self, batch: Path) -> int:
+        for name in _ONE_PROMPT:
+            if getattr(self, name) != getattr(Explain, name):
+                raise UserError(
+                    f"--{name.replace('_', '-')} is for one prompt, not for the prompts of --batch {batch}."
+                )
+        from iclens.lens.batch.lines import Defaults
+        from iclens.lens.batch.source import Source
+
+        defaults = Defaults(self._template(), self.instruction, self.instruction_blocks, self.answers, self.answer)
+        return self.many.run(Source(self.model, self.dtype, self.device, self.device_map), defaults, rerun=self.rerun)
+
+    def _template(self) -> str | None:
+        return None if self.template is None else self.template.replace("\\n", "\n")
 
     def _prompt(self, lens_model: LensModel) -> Prompt:
         from iclens.lens.prompt_files import load as load_prompt
@@ -138,7 +176,7 @@ class Explain:
 
             path = bundled.path() / "prompt.txt"
         options: dict[str, Any] = {
-            "template": None if self.template is None else self.template.replace("\\n", "\n"),
+            "template": self._template(),
             "query": self.query,
             "instruction": self.instruction,
             "instruction_blocks": self.instruction_blocks,

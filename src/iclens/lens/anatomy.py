@@ -11,6 +11,7 @@ from torch import nn
 from iclens.errors import UserError
 from iclens.lens.families import Family
 from iclens.lens.norms import is_centred
+from iclens.lens.placed import home_of
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _check(anatomy: Anatomy, names: dict[nn.Module, str]) -> None:
         activation = layer.activation
         assert activation is not None
         probe = next(anatomy.base.parameters())
-        zero = torch.zeros(1, dtype=probe.dtype, device=probe.device)
+        zero = torch.zeros(1, dtype=probe.dtype, device=home_of(anatomy.base))
         with torch.no_grad():
             if float(type(activation).forward(activation, zero).abs().max()) != 0.0:
                 raise UserError(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.lens.explanation import Candidate, NextToken
+from iclens.lens.placed import home_of
 from iclens.lens.tokens import TokenizedPrompt, encode
 
 N_ALTERNATIVES = 9
@@ -353,7 +354,7 @@ def score_candidates(
         batch_size: how many run at once.
     """
     own = tokenized.input_ids
-    device = next(model.parameters()).device
+    device = home_of(model)
     scores: list[float] = []
     few_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
     for begin in range(0, len(answers.candidates), batch_size):

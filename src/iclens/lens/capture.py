@@ -1,6 +1,6 @@
 """Every head's queries, keys, values and mask, taken from a real forward pass and checked against the model.
 
-Source: Ren & Liu 2024, section 3: each head's output is the prediction of a dual model trained on its keys and
+Source: Ren & Liu 2024: each head's output is the prediction of a dual model trained on its keys and
 values; `HeadRecord` holds what `DualModel.from_attention` needs to build it.
 """
 
@@ -15,8 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iclens.errors import UserError
-from iclens.lens.attend import eager
+from iclens.lens.attend import eager, fast
+from iclens.lens.fused import fused_activations
 from iclens.lens.loading import LensModel
+from iclens.lens.rotary import forget_longer_prompts
 from iclens.lens.session import AttentionCall, attending, implementation
 
 
@@ -53,11 +55,11 @@ class Capture:
 
     Attributes:
         records: one per layer, in the order of the layers.
-        output: the logits; for encoders the last hidden states.
+        output: the logits, of all tokens or of the last few; for encoders the last hidden states.
     """
 
     records: tuple[HeadRecord, ...]
-    output: Float[Tensor, "batch n width"]
+    output: Float[Tensor, "batch n_read width"]
 
 
 @dataclass(frozen=True)
@@ -89,23 +91,40 @@ def capture(
     lens_model: LensModel,
     input_ids: Int[Tensor, "batch n"],
     attention_mask: Int[Tensor, "_ _"] | None = None,
+    *,
+    last_logits: int | None = None,
 ) -> Capture:
     """Run the model once and record what every attention layer saw and returned.
+
+    Heads' outputs come from fused attention, which forms no matrix of weights, GELUs from PyTorch's kernel; queries,
+    keys and values are the model's own tensors and not copies. `check_capture` runs with attention written out.
 
     Args:
         lens_model: the model.
         input_ids: token ids.
         attention_mask: 1 for real tokens, 0 for padding; None when nothing is padded.
+        last_logits: only the logits of so many last tokens, ≥ 1; None for those of all. With a large vocabulary they
+            are a third of a small model's work.
 
     Returns:
         The records, and the output of this very pass.
+
+    Raises:
+        UserError: `last_logits` below 1, or with an encoder, which has no logits.
     """
     records: dict[str, HeadRecord] = {}
     real = _real(input_ids, attention_mask)
+    kept = _kept_logits(lens_model, last_logits)
+    # Layers without a mask of their own share the causal (or full) one.
+    plain: Tensor | None = None
 
     def record(call: AttentionCall) -> torch.Tensor:
-        output = eager(call)
-        mask = call.rows()
+        nonlocal plain
+        output = fast(call)
+        if call.mask is None and plain is None:
+            plain = call.rows()
+        mask = plain if call.mask is None else call.mask
+        assert mask is not None
         if call.name in records:
             raise UserError(f"{call.name} attended twice in one pass: iclens reads layers that run once.")
         records[call.name] = HeadRecord(
@@ -121,8 +140,8 @@ def capture(
         )
         return output
 
-    with attending(lens_model, record, wants_mask=True):
-        output = run(lens_model, input_ids, attention_mask)
+    with attending(lens_model, record), fused_activations(lens_model):
+        output = run(lens_model, input_ids, attention_mask, **kept)
     return Capture(tuple(records[layer.attention_name] for layer in lens_model.anatomy.layers), output)
 
 
@@ -153,8 +172,8 @@ def check_capture(
         name = str(lens_model.text_config._attn_implementation)
     return CaptureCheck(
         implementation=name,
-        output=relative(output[real], own_output[real]),
-        layers=tuple((name, relative(captured[name][real], own[name][real])) for name in own),
+        output=_relative_where(real, output, own_output),
+        layers=tuple((name, _relative_where(real, captured[name], own[name])) for name in own),
     )
 
 
@@ -164,6 +183,11 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
     return difference / max(float(theirs.abs().max()), torch.finfo(theirs.dtype).tiny) if difference else 0.0
 
 
+def _relative_where(real: Tensor, ours: Tensor, theirs: Tensor) -> float:
+    real = real.to(theirs.device)
+    return relative(ours[real], theirs[real])
+
+
 def run(
     lens_model: LensModel,
     input_ids: Tensor,
@@ -171,6 +195,7 @@ def run(
     **kwargs: Any,
 ) -> Tensor:
     """One forward pass without a cache: logits, or an encoder's last hidden states."""
+    forget_longer_prompts(lens_model)
     extra = dict(kwargs)
     if attention_mask is not None:
         extra["attention_mask"] = attention_mask
@@ -198,6 +223,16 @@ def _with_outputs(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _kept_logits(lens_model: LensModel, last: int | None) -> dict[str, int]:
+    if last is None:
+        return {}
+    if last < 1:
+        raise UserError(f"last_logits is {last}: it is a number of tokens, 1 or more.")
+    if not lens_model.family.causal:
+        raise UserError(f"last_logits is for models with logits; {lens_model.family.name} is an encoder.")
+    return {"logits_to_keep": last}
 
 
 def _real(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:

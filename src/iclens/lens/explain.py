@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,11 +38,8 @@ from iclens.lens.rerun import Outcome, rerun
 from iclens.lens.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, tokenize
 from iclens.lens.trace import Trace
 
-_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Largest relative residual by the weights' dtype: a few thousand roundings."""
-
-_MOST_COPIED = 1_000_000_000
-"""Largest model, in parameters, that is copied to float64 for its path."""
 
 
 def explain(
@@ -85,7 +81,7 @@ def explain(
     Raises:
         UserError: the model, the prompt or an answer cannot be handled exactly.
 
-    Source: Ren & Liu 2024, Theorem 3.1 and section 4; docs/explain.md.
+    Source: Ren & Liu 2024, Theorem 3.1 and its extension to layers; docs/explain.md.
     """
     lens_model = _lens_model(model, tokenizer)
     lens_model.require_causal()
@@ -138,7 +134,7 @@ def explain(
         margin_definition=margin.definition,
         demonstrations=effects,
         others=_others(read.roles, step, whole),
-        residuals=_residuals(lens_model, capture.worst, step, whole, knocked),
+        residuals=_residuals(lens_model, capture.worst, step, whole, knocked, traced.readout.largest(traced.logits)),
         agreement=agreements(_scores(effects)),
         group_knock_outs=tuple(_knock_out(knocked, n_demonstrations + i) for i in range(len(groups_asked))),
         faithfulness=measured,
@@ -203,14 +199,13 @@ def _path(lens_model: LensModel, input_ids: Tensor, readout: Readout, clock: _Cl
     whole = path(lens_model, input_ids, readout)
     clock.forward += 1
     clock.backward += 1
-    near = whole.residual > _TOLERANCE[torch.float32] / 10
-    if lens_model.dtype != torch.float32 or not near or lens_model.n_parameters > _MOST_COPIED:
+    near = whole.residual > TOLERANCE[torch.float32] / 10
+    if not near or not lens_model.can_be_doubled:
         return whole
     # Parts that nearly cancel lose digits to the rounding of single precision, not to the decomposition.
-    double = LensModel.wrap(copy.deepcopy(lens_model.model).double(), lens_model.tokenizer, lens_model.name)
     clock.forward += 1
     clock.backward += 1
-    return path(double, input_ids, readout)
+    return path(lens_model.in_double(), input_ids, readout)
 
 
 def _effects(
@@ -279,22 +274,28 @@ def _tokens(
 
 def _others(roles: Sequence[str], step: GradientStep, whole: Path) -> tuple[OtherPart, ...]:
     """What is no demonstration, by role, and what belongs to no token."""
-    direct = step.contributions.double().sum((0, 1))
-    through = whole.parts.double()
+    direct = step.contributions.double().sum((0, 1)).cpu()
+    through = whole.parts.double().cpu()
     parts = []
     for role in ("instruction", "separator", "special", "query", "answer"):
-        chosen = torch.tensor([r == role for r in roles], device=direct.device)
+        chosen = torch.tensor([r == role for r in roles])
         if bool(chosen.any()):
             parts.append(OtherPart(role, float(direct[chosen].sum()), float(through[chosen].sum())))
     return tuple(parts)
 
 
 def _residuals(
-    lens_model: LensModel, capture: float, step: GradientStep, whole: Path, knocked: KnockOutResult
+    lens_model: LensModel,
+    capture: float,
+    step: GradientStep,
+    whole: Path,
+    knocked: KnockOutResult,
+    largest_logit: float,
 ) -> tuple[Residual, ...]:
-    tolerance = _TOLERANCE.get(lens_model.dtype, 1e-5)
+    tolerance = TOLERANCE.get(lens_model.dtype, 1e-5)
     # Against the margin of the traced pass, not of the path's own: the two passes must agree as well.
-    largest = max(abs(step.margin), float(whole.parts.abs().max()))
+    # A margin is known no better than the logits that nearly cancel in it.
+    largest = max(largest_logit, abs(step.margin), float(whole.parts.abs().max()))
     path_residual = abs(float(whole.parts.double().sum()) - step.margin) / max(largest, torch.finfo().tiny)
     return (
         Residual("captured attention against the model's own", capture, tolerance),

@@ -19,6 +19,7 @@ from iclens.lens.anatomy import is_linear
 from iclens.lens.attend import fast
 from iclens.lens.loading import LensModel
 from iclens.lens.norms import bias_of, held, ratio
+from iclens.lens.placed import at_hand
 from iclens.lens.session import AttentionCall, attending
 
 
@@ -74,6 +75,9 @@ def holding(lens_model: LensModel, n: int) -> Iterator[Leaves]:
         assert anatomy.head is not None
         hook(anatomy.head, _keep_unembedded(leaves))
         stack.enter_context(attending(lens_model, _held_attention))
+        if lens_model.is_offloaded:
+            # The backward pass wants every layer's weights again, which are larger than the device.
+            stack.enter_context(torch.autograd.graph.save_on_cpu())
         stack.enter_context(torch.enable_grad())
         yield leaves
 
@@ -98,8 +102,9 @@ def _leaf(leaves: Leaves) -> Callable[..., Tensor]:
 
 def _hold_norm(leaves: Leaves, n: int) -> Callable[..., Tensor]:
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        out = held(module, args[0], output)
-        _collect(out, bias_of(module), leaves, n)
+        with at_hand(module):
+            out = held(module, args[0], output)
+            _collect(out, bias_of(module), leaves, n)
         return out
 
     return hook
@@ -107,7 +112,8 @@ def _hold_norm(leaves: Leaves, n: int) -> Callable[..., Tensor]:
 
 def _watch_bias(leaves: Leaves, n: int) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-        _collect(output, bias_of(module), leaves, n)
+        with at_hand(module):
+            _collect(output, bias_of(module), leaves, n)
 
     return hook
 
@@ -120,7 +126,7 @@ def _collect(output: Tensor, bias: Tensor | None, leaves: Leaves, n: int) -> Non
     def add(gradient: Tensor) -> None:
         assert leaves.bias is not None
         # OPT runs its MLP on (batch · n, width), so tokens are addressed after flattening.
-        leaves.bias += (gradient.reshape(n, -1) @ constant).to(leaves.bias.dtype)
+        leaves.bias += (gradient.reshape(n, -1) @ constant).to(leaves.bias)
 
     output.register_hook(add)
 

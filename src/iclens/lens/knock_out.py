@@ -21,7 +21,7 @@ from iclens.errors import UserError
 from iclens.lens.attend import MOST_SCORES, weigh
 from iclens.lens.capture import run
 from iclens.lens.session import AttentionCall, attending
-from iclens.lens.trace import LayerTrace, Trace
+from iclens.lens.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,13 @@ def _rerun(traced: Trace, blocked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         record = records[call.name]
         if id(record.query_mask) not in allowed:
             seen = record.query_mask
-            # (sets, 1, query, prefix) and (1, 1, query, query), for scores (sets, heads, query, ·).
-            prefix = (seen[None, :, :start] & ~blocked[:, None])[:, None]
+            prefix = seen[None, None, :, :start] & ~blocked.to(seen.device)[None, :, None]
             allowed[id(record.query_mask)] = prefix, seen[None, None, :, start:]
-        return _shared_attention(call, record, start, *allowed[id(record.query_mask)])
+        prefix, own = allowed[id(record.query_mask)]
+        return shared_attention(call, record.k[None, :, :start], record.v[None, :, :start], prefix, own)
 
     n_sets = len(blocked)
-    positions = torch.tensor(traced.readout.positions, device=query.device) - start
+    positions = torch.tensor(traced.readout.positions, device=traced.lens_model.index_device) - start
     with attending(traced.lens_model, attend):
         logits = run(
             traced.lens_model,
@@ -133,29 +133,47 @@ def _rerun(traced: Trace, blocked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return traced.readout.margin(logits), traced.readout.log_probability(logits), logits[0]
 
 
-def _shared_attention(call: AttentionCall, record: LayerTrace, start: int, prefix: Tensor, own: Tensor) -> Tensor:
-    """Attention of every set's query tokens to the shared prefix and to their own keys.
+def shared_attention(
+    call: AttentionCall,
+    k: Float[Tensor, "prompts key_heads n_prefix d"],
+    v: Float[Tensor, "prompts key_heads n_prefix d_v"],
+    prefix: Bool[Tensor, "prompts n_sets n_query n_prefix"],
+    own: Bool[Tensor, "prompts 1 n_query n_query"],
+) -> Float[Tensor, "rows heads n_query d_v"]:
+    """Attention of every set's query tokens to their prompt's shared prefix and to their own keys.
 
     Cut by key heads, so that scores never take much more than `MOST_SCORES` numbers.
+
+    Args:
+        call: the layer's call; its rows are prompts · sets, the sets of one prompt side by side.
+        k: keys of each prompt's prefix.
+        v: values of each prompt's prefix.
+        prefix: which tokens of the prefix the query's tokens may see in each set.
+        own: which of the query's own tokens they may see.
     """
-    n_sets, _, n_query, width = call.q.shape
+    n_rows, _, n_query, width = call.q.shape
+    n_prompts, n_sets, _, start = prefix.shape
     key_heads, groups = call.k.shape[1], call.groups
-    k, v = record.k[:, :start], record.v[:, :start]
-    mask = torch.cat([prefix, own.expand(n_sets, -1, -1, -1)], dim=-1)
-    per_head = n_sets * groups * n_query * (start + n_query)
+    mask = torch.cat([prefix, own.expand(-1, n_sets, -1, -1)], dim=-1).reshape(n_rows, 1, n_query, -1)
+    per_head = n_rows * groups * n_query * (start + n_query)
     step = max(1, MOST_SCORES // per_head)
     outputs = []
+
+    def beside(rows: Tensor) -> Tensor:
+        """(rows, count, ·, width) -> (prompts, count, sets · ·, width): all sets of a prompt as one product."""
+        return rows.unflatten(0, (n_prompts, n_sets)).transpose(1, 2).flatten(2, 3)
+
+    def apart(products: Tensor) -> Tensor:
+        return products.unflatten(2, (n_sets, -1)).transpose(1, 2).flatten(0, 1)
+
     for first in range(0, key_heads, step):
         some = slice(first, min(first + step, key_heads))
-        q = call.q.reshape(n_sets, key_heads, groups * n_query, width)[:, some]
+        q = call.q.reshape(n_rows, key_heads, groups * n_query, width)[:, some]
         count = q.shape[1]
-        folded = q.transpose(0, 1).reshape(count, -1, width)
-        shared = (folded @ k[some].transpose(-1, -2)).reshape(count, n_sets, groups * n_query, start)
-        scores = torch.cat([shared.transpose(0, 1), q @ call.k[:, some].transpose(-1, -2)], dim=-1)
-        scores = scores.reshape(n_sets, count * groups, n_query, -1) * call.scale
-        weights = weigh(scores, mask, call.softcap).reshape(n_sets, count, groups * n_query, -1)
-        shared = weights[..., :start].transpose(0, 1).reshape(count, -1, start) @ v[some]
-        out = shared.reshape(count, n_sets, groups * n_query, -1).transpose(0, 1)
-        out = out + weights[..., start:] @ call.v[:, some]
-        outputs.append(out.reshape(n_sets, count * groups, n_query, -1))
+        shared = apart(beside(q) @ k[:, some].transpose(-1, -2))
+        scores = torch.cat([shared, q @ call.k[:, some].transpose(-1, -2)], dim=-1)
+        scores = scores.reshape(n_rows, count * groups, n_query, -1) * call.scale
+        weights = weigh(scores, mask, call.softcap).reshape(n_rows, count, groups * n_query, -1)
+        out = apart(beside(weights[..., :start]) @ v[:, some]) + weights[..., start:] @ call.v[:, some]
+        outputs.append(out.reshape(n_rows, count * groups, n_query, -1))
     return torch.cat(outputs, dim=1)

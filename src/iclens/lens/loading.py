@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from torch import nn
 from iclens.errors import UserError
 from iclens.lens.anatomy import Anatomy, bind
 from iclens.lens.families import FAMILIES, Family
+from iclens.lens.model_files import check_weights, first_line, quiet, source_of, unsupported, why_no_config
+from iclens.lens.placed import home_of
 
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+MOST_COPIED = 1_000_000_000
+"""Largest model, in parameters, that is copied to float64."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,15 @@ class LensModel:
         return bind(self.model, self.family)
 
     @property
+    def can_be_doubled(self) -> bool:
+        """Whether `in_double` is of use and of reasonable size."""
+        return self.dtype == torch.float32 and self.n_parameters <= MOST_COPIED and not self.is_split
+
+    def in_double(self) -> LensModel:
+        """A copy in float64, for what single precision cannot settle."""
+        return LensModel.wrap(copy.deepcopy(self.model).double(), self.tokenizer, self.name)
+
+    @property
     def text_config(self) -> Any:
         """The configuration of the language part."""
         return self.model.config.get_text_config()
@@ -95,8 +107,23 @@ class LensModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
+        """Where token ids go in; a model with a device map has further devices."""
+        return home_of(self.model)
+
+    @property
+    def is_split(self) -> bool:
+        """True when a device map has put the weights on several devices, or off them until they are used."""
+        return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
+
+    @property
+    def is_offloaded(self) -> bool:
+        """True when some weights are brought to their device only while they are used."""
+        return any(p.device.type == "meta" for p in self.model.parameters())
+
+    @property
+    def index_device(self) -> torch.device:
+        """Where positions are kept that pick from tensors of any layer."""
+        return torch.device("cpu") if self.is_split else self.device
 
     @property
     def context_length(self) -> int | None:
@@ -118,11 +145,6 @@ class LensModel:
             )
 
 
-def supported() -> str:
-    """The families, in words, for messages."""
-    return ", ".join(FAMILIES)
-
-
 def family_of(config: Any) -> Family:
     """The family of a configuration.
 
@@ -130,7 +152,7 @@ def family_of(config: Any) -> Family:
         UserError: the family is not supported, or this configuration of it is not.
     """
     if config.model_type not in FAMILIES:
-        raise UserError(_unsupported(config.model_type))
+        raise UserError(unsupported(config.model_type))
     if getattr(config, "quantization_config", None) is not None:
         raise UserError(
             f"this {config.model_type} model is quantised: its linear maps are not read exactly. "
@@ -164,7 +186,14 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
 
 
-def load(name: str, *, dtype: torch.dtype | None = None, device: str = "cpu") -> LensModel:
+def load(
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    device_map: str | Mapping[str, str | int] | None = None,
+    offload_folder: str | Path | None = None,
+) -> LensModel:
     """Load a causal language model or an encoder.
 
     Only safetensors are loaded and no code from the checkpoint runs. Everything is refused before the weights
@@ -174,30 +203,26 @@ def load(name: str, *, dtype: torch.dtype | None = None, device: str = "cpu") ->
         name: a local folder, a hub name, or `"bundled"` for the model that ships with iclens.
         dtype: type of the weights; float32 by default, so that residuals are tight.
         device: where to put the model.
+        device_map: for a model larger than one device, instead of `device`: `"auto"` fills the GPUs, then memory, then
+            the disk; or a module's name -> its device. Needs the package accelerate.
+        offload_folder: where weights go that are to stay on disk and are not read from the checkpoint itself.
 
     Raises:
         UserError: an unknown model, an unsupported family or configuration, no safetensors weights, weights
-            that do not fit, or a tokenizer without offsets.
+            that do not fit, or a tokenizer without offsets; a device map without accelerate.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModel, AutoModelForCausalLM
 
-    source = _source(name)
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(_why_no_config(name, source, error)) from error
-    family = family_of(config)
-    if Path(source).is_dir():
-        _check_weights(Path(source))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:
-        # Tokenizer classes raise whatever their missing or broken files lead to.
-        raise UserError(f"the tokenizer of {name} could not be loaded: {_first_line(error)}") from error
-    check_tokenizer(tokenizer)
+    source, config, family, tokenizer = _described(name)
+    split: dict[str, Any] = {}
+    if device_map is not None:
+        split = {"device_map": device_map if isinstance(device_map, str) else dict(device_map)}
+        if offload_folder is not None:
+            split["offload_folder"] = str(offload_folder)
+        _check_split(device, device_map)
     loader = AutoModelForCausalLM if family.causal else AutoModel
     try:
-        with _quiet():
+        with quiet():
             model, info = loader.from_pretrained(
                 source,
                 config=config,
@@ -205,11 +230,12 @@ def load(name: str, *, dtype: torch.dtype | None = None, device: str = "cpu") ->
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
+                **split,
             )
-        model = model.to(device).eval()
+        model = (model if split else model.to(device)).eval()
     except Exception as error:
         # safetensors, size mismatches and devices each raise their own kind.
-        raise UserError(f"the weights of {name} could not be loaded as safetensors: {_first_line(error)}") from error
+        raise UserError(f"the weights of {name} could not be loaded as safetensors: {first_line(error)}") from error
     missing = [key for key in info["missing_keys"] if "pooler" not in key]
     if missing:
         raise UserError(
@@ -219,83 +245,48 @@ def load(name: str, *, dtype: torch.dtype | None = None, device: str = "cpu") ->
     return LensModel.wrap(model, tokenizer, name)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bar for reading a local file: commands show their own progress."""
-    from transformers.utils import logging
+def outline(name: str) -> LensModel:
+    """A model without its weights: its tokenizer, its sizes and its parts, to plan work that others will do.
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    Args:
+        name: as in `load`.
+
+    Raises:
+        UserError: as in `load`, as far as it shows without the weights.
+    """
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    _, config, family, tokenizer = _described(name)
+    with torch.device("meta"):
+        model = (AutoModelForCausalLM if family.causal else AutoModel).from_config(config)
+    return LensModel.wrap(model.eval(), tokenizer, name)
+
+
+def _described(name: str) -> tuple[str, Any, Family, Any]:
+    """Where a model is, its configuration, its family and its tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    source = source_of(name)
     try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(why_no_config(name, source, error)) from error
+    family = family_of(config)
+    if Path(source).is_dir():
+        check_weights(Path(source))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        # Tokenizer classes raise whatever their missing or broken files lead to.
+        raise UserError(f"the tokenizer of {name} could not be loaded: {first_line(error)}") from error
+    check_tokenizer(tokenizer)
+    return source, config, family, tokenizer
 
 
-def _source(name: str) -> str:
-    if name == "bundled":
-        from iclens import bundled
-
-        return str(bundled.path())
-    path = Path(name).expanduser()
-    if path.is_file():
-        raise UserError(f"{name} is a file: give the folder that holds config.json and the weights.")
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"the folder {name} has no config.json: it is not a saved model.")
-        return str(path)
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or not name.strip():
-        raise UserError(f"there is no folder {name!r}.")
-    return name
-
-
-def _unsupported(model_type: str) -> str:
-    return f"the model family {model_type!r} is not one that iclens handles exactly. Supported families: {supported()}."
-
-
-def _why_no_config(name: str, source: str, error: Exception) -> str:
-    config = Path(source) / "config.json"
-    if config.is_file():
-        try:
-            content = json.loads(config.read_text())
-            model_type = content.get("model_type") if isinstance(content, dict) else None
-        except ValueError:
-            return f"the config.json of {name} is not JSON: {_first_line(error)}"
-        if model_type is None:
-            return f"the config.json of {name} names no model_type. Supported families: {supported()}."
-        if model_type not in FAMILIES:
-            return _unsupported(model_type)
-        return f"the config.json of {name} could not be read: {_first_line(error)}"
-    if "trust_remote_code" in str(error):
-        return f"{name} needs code from its repository, which iclens never runs. Supported families: {supported()}."
-    return (
-        f'unknown model {name!r}: neither a folder here, nor "bundled", nor a model that could be found on the hub '
-        f"({_first_line(error)})"
-    )
-
-
-def _check_weights(folder: Path) -> None:
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
-        return
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text()).get("weight_map", {}).values()))
-        lost = [shard for shard in shards if not (folder / shard).is_file()]
-        if lost or not shards:
-            raise UserError(f"the folder {folder} lacks the weights {lost[0] if lost else 'named in its index'}.")
-        return
-    pickles = sorted(
-        file.name for pattern in PICKLES for file in folder.glob(pattern) if file.name != "training_args.bin"
-    )
-    if pickles:
-        raise UserError(
-            f"the folder {folder} holds only a pickle checkpoint ({pickles[0]}): loading one can run any code, so "
-            "iclens reads only safetensors. Save it again with model.save_pretrained."
-        )
-    raise UserError(f"the folder {folder} has no weights (model.safetensors).")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _check_split(device: str, device_map: str | Mapping[str, str | int]) -> None:
+    if device != "cpu":
+        raise UserError(f"a device ({device}) and a device map are both given: give one of them.")
+    if isinstance(device_map, str) and device_map != "auto":
+        raise UserError(f"the device map {device_map!r} is not known: give auto, or each module's device.")
+    if find_spec("accelerate") is None:
+        raise UserError("a device map needs the package accelerate: `pip install 'iclens[split]'` brings it.")

@@ -6,7 +6,7 @@ With attention weights, norms and gates held at their values, the network is lin
     margin = Σ_i ⟨G_embedding(i), embedding(i)⟩ + Σ_i Σ_biases ⟨G_bias(i), b⟩ + the unembedding's bias
 
 exactly: the first sum is what the tokens say, the second what the model adds at their positions whatever they
-say. (Ren & Liu 2024, section 4, extended to a stack of layers with held gates.)
+say. (Ren & Liu 2024, many layers, extended to a stack of layers with held gates.)
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from iclens.lens.capture import run
 from iclens.lens.frozen import holding
 from iclens.lens.loading import LensModel
+from iclens.lens.placed import at_hand
 from iclens.lens.readout import Readout
 from iclens.lens.trace import one_prompt
 
@@ -64,7 +65,7 @@ def path(lens_model: LensModel, input_ids: Int[Tensor, "*one n"], readout: Reado
     """
     ids = one_prompt(lens_model, input_ids, readout)
     n = ids.shape[1]
-    positions = torch.tensor(readout.positions, device=ids.device)
+    positions = torch.tensor(readout.positions, device=lens_model.index_device)
     with holding(lens_model, n) as leaves:
         logits = run(
             lens_model,
@@ -81,13 +82,14 @@ def path(lens_model: LensModel, input_ids: Int[Tensor, "*one n"], readout: Reado
         gradients = torch.autograd.grad(gains @ read, leaves.embeddings)
     embedding = torch.zeros(n, dtype=torch.float64, device=ids.device)
     for leaf, gradient in zip(leaves.embeddings, gradients, strict=True):
-        embedding += (leaf.detach().double() * gradient.double()).sum(-1).reshape(-1, n).sum(0)
+        embedding += (leaf.detach().double() * gradient.double()).sum(-1).reshape(-1, n).sum(0).to(ids.device)
     bias = leaves.bias
     head = lens_model.anatomy.head
     assert head is not None
     if head.bias is not None:
-        for (position, index, _), gain in zip(readout.terms, gains, strict=True):
-            bias[position] += float(gain * head.bias[index].detach())  # type: ignore[index]
+        with at_hand(head):
+            for (position, index, _), gain in zip(readout.terms, gains, strict=True):
+                bias[position] += float(gain * head.bias[index].detach())  # type: ignore[index]
     margin = float(readout.margin(logits))
     total = float((embedding + bias).sum())
     largest = max(abs(margin), float(embedding.abs().max()), float(bias.abs().max()), torch.finfo().tiny)

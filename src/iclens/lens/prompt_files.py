@@ -52,7 +52,7 @@ def load(
             return _from_json(text, tokenizer, template, query, instruction)
         if template is not None:
             raise UserError("a template is for pairs of input and output (.json, .jsonl), not for plain text.")
-        return _from_text(text, query, instruction, instruction_blocks)
+        return from_text(text, query, instruction, instruction_blocks)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -79,7 +79,8 @@ def _read(path: Path) -> str:
     return text
 
 
-def _from_text(text: str, query: str | None, instruction: str | None, instruction_blocks: int) -> Prompt:
+def from_text(text: str, query: str | None, instruction: str | None, instruction_blocks: int) -> Prompt:
+    """A plain-text prompt, with a query behind it and an instruction before it where they are given."""
     if query is not None:
         text = f"{text}\n\n{query}"
     if instruction is not None and instruction.strip():
@@ -92,11 +93,12 @@ def _from_lines(text: str, template: str | None, query: str | None, instruction:
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            rows.append((f"line {number}", _parse(line, f"line {number}", _PAIR)))
+            rows.append((f"line {number}", parse(line, f"line {number}", _PAIR)))
     return _from_rows(rows, template, query, instruction)
 
 
-def _parse(text: str, where: str, right: str) -> Any:
+def parse(text: str, where: str, right: str) -> Any:
+    """The JSON of a file (`where` empty) or of one line, or a refusal that shows what is `right`."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -125,7 +127,7 @@ def _from_rows(rows: list[tuple[str, Any]], template: str | None, query: str | N
 
 def _check_row(where: str, row: Any) -> None:
     if not isinstance(row, dict):
-        raise UserError(f"{where}: a JSON {_kind(row)}. Write e.g. {_PAIR}.")
+        raise UserError(f"{where}: a JSON {kind(row)}. Write e.g. {_PAIR}.")
     if "input" not in row:
         raise UserError(f'{where}: no "input". Write e.g. {_PAIR}.')
     unknown = sorted(set(row) - {"input", "output"})
@@ -133,17 +135,38 @@ def _check_row(where: str, row: Any) -> None:
         raise UserError(f'{where}: the key "{unknown[0]}" is not known. Write e.g. {_PAIR}.')
     for key, value in row.items():
         if not isinstance(value, str):
-            raise UserError(f'{where}: "{key}" is a JSON {_kind(value)}, not a string. Put it in quotes.')
+            raise UserError(f'{where}: "{key}" is a JSON {kind(value)}, not a string. Put it in quotes.')
 
 
 def _from_json(text: str, tokenizer: Any, template: str | None, query: str | None, instruction: str | None) -> Prompt:
-    document = _parse(text, "", _OBJECT)
+    return from_document(parse(text, "", _OBJECT), tokenizer, template, query, instruction)
+
+
+def from_document(
+    document: Any,
+    tokenizer: Any = None,
+    template: str | None = None,
+    query: str | None = None,
+    instruction: str | None = None,
+) -> Prompt:
+    """What a `.json` file holds, already parsed: an object of demonstrations and a query, pairs, or chat messages.
+
+    Args:
+        document: lists, dictionaries and strings.
+        tokenizer: as in `load`.
+        template: as in `load`.
+        query: as in `load`.
+        instruction: as in `load`.
+
+    Raises:
+        UserError: it is no prompt.
+    """
     if isinstance(document, list):
         if document and isinstance(document[0], dict) and "role" in document[0]:
             return _from_messages(document, tokenizer, template, query, instruction)
         return _from_rows([(f"item {i}", row) for i, row in enumerate(document)], template, query, instruction)
     if not isinstance(document, dict):
-        raise UserError(f"a JSON {_kind(document)}. Write e.g. {_OBJECT}.")
+        raise UserError(f"a JSON {kind(document)}. Write e.g. {_OBJECT}.")
     unknown = sorted(set(document) - {"demonstrations", "query", "instruction"})
     if unknown:
         raise UserError(f'the key "{unknown[0]}" is not known. Write e.g. {_OBJECT}.')
@@ -153,7 +176,7 @@ def _from_json(text: str, tokenizer: Any, template: str | None, query: str | Non
     for key, given in (("query", query), ("instruction", instruction)):
         value = document.get(key)
         if value is not None and not isinstance(value, str):
-            raise UserError(f'"{key}" is a JSON {_kind(value)}, not a string. Put it in quotes.')
+            raise UserError(f'"{key}" is a JSON {kind(value)}, not a string. Put it in quotes.')
         if value is not None and given is not None:
             raise UserError(f'"{key}" stands in the file, but another one was given. Drop one of them.')
     rows = []
@@ -178,7 +201,7 @@ def _from_messages(
         raise UserError("a template is for pairs of input and output; chat messages use the tokenizer's own.")
     for i, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise UserError(f"message {i}: a JSON {_kind(message)}. Write e.g. {_MESSAGE}.")
+            raise UserError(f"message {i}: a JSON {kind(message)}. Write e.g. {_MESSAGE}.")
     chat = list(messages)
     if instruction is not None:
         if chat[0].get("role") == "system":
@@ -189,6 +212,7 @@ def _from_messages(
     return Prompt.from_chat(chat, tokenizer)
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
+    """What JSON calls a value."""
     kinds = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
     return kinds.get(type(value), "null")

@@ -65,6 +65,11 @@ class Readout:
         picked = logits[..., [row[p] for p, _, _ in self.terms], [i for _, i, _ in self.terms]]
         return picked @ picked.new_tensor([w for _, _, w in self.terms])
 
+    def largest(self, logits: Float[Tensor, "n_positions vocabulary"]) -> float:
+        """The largest |weight · logit| that the margin adds up."""
+        row = {p: r for r, p in enumerate(self.positions)}
+        return max(abs(w * float(logits[row[p], i])) for p, i, w in self.terms)
+
     def log_probability(self, logits: Float[Tensor, "*sets n_positions vocabulary"]) -> Float[Tensor, "*sets"]:
         """log p(answer), summed over its tokens; zero for an empty answer."""
         row = {p: r for r, p in enumerate(self.positions)}

@@ -171,8 +171,9 @@ def _texts(text: str, ids: Sequence[int], extents: Sequence[tuple[int, int] | No
         if extent is None:
             texts.append(tokenizer.convert_ids_to_tokens(token_id))
         else:
-            texts.append(text[cursor : max(cursor, extent[1])])
-            cursor, last = max(cursor, extent[1]), index
+            stop = max(cursor, extent[1])
+            texts.append(text[cursor:stop])
+            cursor, last = stop, index
     if last >= 0:
         texts[last] += text[cursor:]
     return tuple(texts)
@@ -201,6 +202,9 @@ class _Parts:
     def assign(self, start: int, end: int) -> tuple[str, int, list[str]]:
         """Role and demonstration of the token at these characters, and the names of other parts it shows."""
         first = max(bisect_right(self.starts, min(start, len(self.text) - 1)) - 1, 0)
+        if first + 1 == len(self.starts) or self.starts[first + 1] >= max(end, start + 1):
+            # Nearly every token lies in one part.
+            return (*self.pieces[first][1:], [])
         best, best_key = first, (-1, -1)
         visible_in: list[int] = []
         for i in range(first, len(self.pieces)):

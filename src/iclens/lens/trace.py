@@ -123,7 +123,7 @@ def trace(
     """
     ids = one_prompt(lens_model, input_ids, readout)
     n = ids.shape[1]
-    positions = torch.tensor(readout.positions, device=ids.device)
+    positions = torch.tensor(readout.positions, device=lens_model.index_device)
     start = readout.positions[0] if query_start is None else query_start
     if not 0 <= start <= readout.positions[0]:
         raise UserError(
@@ -131,15 +131,16 @@ def trace(
             "tokens must include every position that is read."
         )
     layers: dict[str, LayerTrace] = {}
-    masks: dict[int, Tensor] = {}
+    masks: dict[tuple[int, torch.device], Tensor] = {}
     kept: list[Tensor | None] = []
 
     def record(call: AttentionCall) -> Tensor:
-        if id(call.mask) not in masks:
+        key = id(call.mask), call.q.device
+        if key not in masks:
             # Layers share their masks; holding on to the mask keeps its id from being used again.
-            masks[id(call.mask)] = call.rows(start)[0, 0].clone()
+            masks[key] = call.rows(start)[0, 0].clone()
             kept.append(call.mask)
-        rows = masks[id(call.mask)]
+        rows = masks[key]
         weights = softmax_rows(call, call.q[:, :, positions], rows[positions - start])
         layers[call.name] = LayerTrace(call.name, weights[0], call.k[0], call.v[0], rows, call.scale, call.softcap)
         return fast(call)
@@ -147,7 +148,7 @@ def trace(
     inputs: dict[nn.Module, Tensor] = {}
     outputs: dict[nn.Module, Tensor] = {}
     with ExitStack() as stack:
-        for module in _watched(lens_model):
+        for module in watched(lens_model):
             stack.callback(module.register_forward_hook(_keep_rows(n, positions, inputs, outputs)).remove)
         for module in (lens_model.anatomy.layers[0].module,):
             stack.callback(_keep_input(module, n, positions, inputs))
@@ -173,14 +174,14 @@ def trace(
     )
 
 
-def _watched(lens_model: LensModel) -> list[nn.Module]:
+def watched(lens_model: LensModel) -> list[nn.Module]:
     """Modules whose inputs and outputs at the read-out positions the direct path runs through."""
     anatomy = lens_model.anatomy
-    watched: list[nn.Module | None] = [anatomy.final_norm]
+    found: list[nn.Module | None] = [anatomy.final_norm]
     for layer in anatomy.layers:
-        watched += [layer.output, layer.mlp, layer.norm_after_attention, layer.norm_after_mlp]
-        watched += [layer.norm_on_stream_after_attention, layer.norm_on_stream_after_mlp]
-    return [module for module in watched if module is not None]
+        found += [layer.output, layer.mlp, layer.norm_after_attention, layer.norm_after_mlp]
+        found += [layer.norm_on_stream_after_attention, layer.norm_on_stream_after_mlp]
+    return [module for module in found if module is not None]
 
 
 def _keep_rows(

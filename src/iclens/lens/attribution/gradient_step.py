@@ -12,7 +12,7 @@ from iclens.lens.gradient_step import explain_directly
 def score(problem: Problem, generator: torch.Generator) -> Scores:
     """Sum over layers, heads and a demonstration's tokens of their direct contribution to the margin.
 
-    Source: Ren & Liu 2024, section 3.1; `iclens.lens.gradient_step`.
+    Source: Ren & Liu 2024, Theorem 3.1; `iclens.lens.gradient_step`.
     """
     step = explain_directly(problem.lens_model, problem.input_ids, problem.readout)
     return Scores(by_demonstration(step.contributions.sum((0, 1)), problem), 1.0)

@@ -1,0 +1,1 @@
+"""Many prompts explained side by side, with the numbers of one at a time."""

@@ -1,0 +1,103 @@
+"""Finished batches on disk, until the whole is written: each under a name that says what it was computed from.
+
+A part's file holds the SHA-256 of its content and the content; it is written under another name and then renamed. So a
+part is there whole or not at all, and one that belongs to other prompts, options or weights is never taken for this
+one's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from iclens.errors import UserError
+
+_DIGEST = hashlib.sha256().digest_size
+_ENDING = ".part"
+_TEMPORARY = ".new"
+_LOCK = "lock"
+
+
+class Parts:
+    """The parts of one output.
+
+    Attributes:
+        folder: where they are.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.folder = output.with_name(output.name + ".parts")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder is there inside, and no other process works on it.
+
+        Raises:
+            UserError: it cannot be made, or another process has it.
+        """
+        import fcntl
+
+        try:
+            self.folder.mkdir(exist_ok=True)
+            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            reason = "a file has that name" if self.folder.is_file() else error.strerror
+            raise UserError(f"cannot keep finished batches in {self.folder}: {reason}.") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process is at work on {self.folder}: let it finish, or give another --out."
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    def read(self, key: str) -> bytes | None:
+        """The content of a part; None when it is not there or not whole."""
+        try:
+            data = self._path(key).read_bytes()
+        except OSError:
+            return None
+        digest, content = data[:_DIGEST], data[_DIGEST:]
+        return content if hashlib.sha256(content).digest() == digest else None
+
+    def write(self, key: str, content: bytes) -> None:
+        """Keep a part.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        target = self._path(key)
+        temporary = target.with_suffix(_TEMPORARY)
+        try:
+            with temporary.open("wb") as file:
+                file.write(hashlib.sha256(content).digest() + content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise UserError(
+                f"cannot write {target}: {error.strerror}. What is finished is kept; the same command goes on."
+            ) from error
+
+    def others(self, keys: set[str]) -> int:
+        """How many parts are there of other prompts, options or weights."""
+        return sum(path.stem not in keys for path in self.folder.glob("*" + _ENDING))
+
+    def remove(self) -> None:
+        """Take away all parts, and the folder unless something else is in it."""
+        for pattern in ("*" + _ENDING, "*" + _TEMPORARY, _LOCK):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _path(self, key: str) -> Path:
+        return self.folder / (key + _ENDING)

@@ -1,0 +1,441 @@
+"""`iclens explain --batch`: one file in, one Parquet out, nothing lost in between, a clear error for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from iclens.cli.main import main
+from iclens.errors import UserError
+from iclens.lens.batch import work
+from iclens.lens.batch.parts import Parts
+from iclens.lens.batch.rows import COLUMNS
+from iclens.lens.explain import explain
+from iclens.lens.loading import load
+
+PAIRS = [("cat", "vux"), ("apple", "nef"), ("dog", "vux"), ("plum", "nef"), ("hammer", "zup"), ("peru", "koba")]
+
+
+def text(n: int, query: str = "horse") -> str:
+    return "\n\n".join([*(f"{given} is {output} ." for given, output in PAIRS[:n]), f"{query} is"])
+
+
+def prompts(n: int) -> list[dict[str, Any]]:
+    """Of two to six demonstrations, half of them with candidates."""
+    return [
+        {"id": f"p{i}", "prompt": text(2 + i % 5, ["horse", "pear", "saw"][i % 3])}
+        | ({"answers": ["vux", "nef"]} if i % 2 else {})
+        for i in range(n)
+    ]
+
+
+def write(path: Path, lines: Sequence[Any]) -> Path:
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return path
+
+
+def batch(folder: Path, lines: Sequence[Any], *options: str, out: str = "o.parquet") -> int:
+    file = write(folder / "p.jsonl", lines)
+    return main(
+        [
+            "explain",
+            "--batch",
+            str(file),
+            "--out",
+            str(folder / out),
+            "--batch-tokens",
+            "60",
+            "--workers",
+            "1",
+            *options,
+        ]
+    )
+
+
+def rows(folder: Path, out: str = "o.parquet") -> list[dict[str, Any]]:
+    return pq.read_table(folder / out).to_pylist()
+
+
+def test_rows_hold_what_explain_says(tmp_path: Path) -> None:
+    pairs = [{"input": given, "output": output} for given, output in PAIRS[:3]]
+    template = "{input} is {output} ."
+    lines: list[Any] = [
+        text(3),
+        [*pairs, {"input": "horse"}],
+        {"id": 7, "demonstrations": pairs, "query": "horse", "answers": ["nef", "vux"]},
+        {"id": "c", "demonstrations": pairs, "query": "horse", "template": "{input} is {output} .", "answer": "nef"},
+        {"prompt": text(2), "instruction": "horse dog"},
+    ]
+    assert batch(tmp_path, lines, "--template", template, "--dtype", "float64", "--rerun") == 0
+    found = rows(tmp_path)
+    assert [(row["line"], row["id"], row["demonstration"]) for row in found] == [
+        *((1, "1", i) for i in range(3)),
+        *((2, "2", i) for i in range(3)),
+        *((3, "7", i) for i in range(3)),
+        *((4, "c", i) for i in range(3)),
+        *((5, "5", i) for i in range(2)),
+    ]
+    import torch
+
+    model = load("bundled", dtype=torch.float64)
+    single = [
+        explain(model, prompt=text(3), rerun_text=True),
+        explain(model, prompt=text(3), rerun_text=True),
+        explain(model, prompt=text(3), answers=["nef", "vux"], rerun_text=True),
+        explain(model, prompt=text(3), answer="nef", rerun_text=True),
+    ]
+    for row in found[:12]:
+        whole = single[row["line"] - 1]
+        effect = whole.demonstrations[row["demonstration"]]
+        for name, expected in {
+            "margin": whole.margin,
+            "gradient_step": effect.gradient_step,
+            "path": effect.path,
+            "knock_out": effect.knock_out.margin_change,
+            "knock_out_log_probability": effect.knock_out.log_probability_change,
+            "rerun": effect.rerun_margin_change,
+            "next_token_probability": whole.next_tokens[0].probability,
+            "other_path": sum(part.path for part in whole.others),
+        }.items():
+            assert row[name] == pytest.approx(expected, rel=1e-10, abs=1e-11), name
+        assert (row["answer"], row["text"], row["demonstration_tokens"]) == (whole.answer, effect.text, effect.n_tokens)
+        assert (row["exact"], row["error"], row["n_demonstrations"]) == (True, None, 3)
+    assert [row["label"] for row in found[:6]] == [None, None, None, "vux", "nef", "vux"]
+    assert found[6]["candidates"] == ["nef", "vux"]
+    # Without candidates the explained answer is the likeliest next token; one that was asked for need not be.
+    assert found[0]["answer"].strip() == found[0]["predicted"].strip() == "vux"
+    assert (found[9]["answer"], found[9]["next_token"].strip()) == ("nef", "vux")
+    schema = pq.read_schema(tmp_path / "o.parquet")
+    assert schema.names == [name for name, _, _ in COLUMNS]
+    assert schema.metadata[b"iclens.schema_version"] == b"1"
+    assert all(schema.field(name).metadata[b"meaning"].decode() == meaning for name, _, meaning in COLUMNS)
+
+
+def interrupted_after(n: int, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> Callable[[], int]:
+    """Has the computation end before batch n, and says how many batches were computed in all."""
+    right, done = work.explain_part, 0
+
+    def explain_part(*arguments: Any) -> Any:
+        nonlocal done
+        if done == n:
+            raise error
+        done += 1
+        return right(*arguments)
+
+    monkeypatch.setattr(work, "explain_part", explain_part)
+    return lambda: done
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = prompts(10)
+    assert batch(tmp_path, lines, out="whole.parquet") == 0
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    n_batches = int(capsys.readouterr().err.split(" batches")[0].split()[-1])
+    assert n_batches > 3
+
+    with monkeypatch.context() as patched:
+        interrupted_after(3, patched, KeyboardInterrupt)
+        assert batch(tmp_path, lines) == 130
+    parts = tmp_path / "o.parquet.parts"
+    assert len(list(parts.glob("*.part"))) == 3
+    assert not (tmp_path / "o.parquet").exists()
+    assert "the same command goes on" in capsys.readouterr().err
+
+    # One part loses a byte, one changes a bit, and a foreign one lies there: none of them is believed.
+    first, second, _ = sorted(parts.glob("*.part"))
+    first.write_bytes(first.read_bytes()[:-1])
+    content = bytearray(second.read_bytes())
+    content[len(content) // 2] ^= 1
+    second.write_bytes(content)
+    (parts / ("0" * 40 + ".part")).write_bytes(b"foreign")
+    with monkeypatch.context() as patched:
+        computed = interrupted_after(-1, patched, KeyboardInterrupt)
+        assert batch(tmp_path, lines) == 0
+    said = capsys.readouterr().err
+    assert computed() == n_batches - 1
+    assert "going on: 1 batches" in said
+    assert "1 batches in" in said
+    assert "are not used" in said
+    assert (tmp_path / "o.parquet").read_bytes() == whole
+    assert not parts.exists()
+
+    # Done is done.
+    with monkeypatch.context() as patched:
+        computed = interrupted_after(-1, patched, KeyboardInterrupt)
+        assert batch(tmp_path, lines) == 0
+    assert computed() == 0
+    assert "already" in capsys.readouterr().out
+
+
+def test_a_damaged_output_is_made_again_and_that_of_another_run_replaced(tmp_path: Path) -> None:
+    assert batch(tmp_path, prompts(3), "--answer", "vux") == 0
+    assert all(row["answer"] == "vux" for row in rows(tmp_path) if row["id"] == "p0")
+    assert batch(tmp_path, prompts(3), "--answer", "nef") == 0
+    assert all(row["answer"] == "nef" for row in rows(tmp_path) if row["id"] == "p0")
+    assert batch(tmp_path, prompts(3)) == 0
+    out = tmp_path / "o.parquet"
+    whole = out.read_bytes()
+    out.write_bytes(whole[: len(whole) // 2])
+    assert batch(tmp_path, prompts(3)) == 0
+    assert out.read_bytes() == whole
+    changed = bytearray(whole)
+    changed[200] ^= 1
+    out.write_bytes(changed)
+    assert batch(tmp_path, prompts(3)) == 0
+    assert out.read_bytes() == whole
+
+
+def test_what_is_not_exact_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from iclens.lens.explain import TOLERANCE
+
+    monkeypatch.setitem(TOLERANCE, torch.float32, 1e-12)
+    assert batch(tmp_path, prompts(1)) == 1
+    assert "NOT EXACT: a residual exceeds its tolerance in 1 prompts" in capsys.readouterr().out
+    assert not any(row["exact"] for row in rows(tmp_path))
+
+
+def test_a_failed_batch_keeps_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        interrupted_after(2, patched, MemoryError)
+        assert batch(tmp_path, prompts(5)) == 1
+    assert "not explained" in capsys.readouterr().err
+    assert not (tmp_path / "o.parquet").exists()
+    assert batch(tmp_path, prompts(5)) == 0
+    assert len({row["id"] for row in rows(tmp_path)}) == 5
+
+
+def test_a_full_disk_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right, written = os.fsync, 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal written
+        written += 1
+        if written > 1:
+            raise OSError(28, "No space left on device")
+        right(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        assert batch(tmp_path, prompts(5)) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert "the same command goes on" in error
+    assert sorted(path.suffix for path in (tmp_path / "o.parquet.parts").iterdir()) == ["", ".part"]
+    assert batch(tmp_path, prompts(5)) == 0
+
+
+BAD = {
+    "{": "not JSON",
+    "3": "a JSON number",
+    "{}": "none of them",
+    '{"input": "cat", "output": "vux"}': "this is one pair, but a line is a whole prompt",
+    '{"prompt": "cat is vux .", "messages": []}': 'this has "prompt" and "messages"',
+    '{"id": "x"}': "none of them",
+    '{"query": "cat"}': "none of them",
+    '{"prompt": 3}': '"prompt" is a JSON number',
+    '{"messages": "hello"}': '"messages" is a JSON string',
+    '{"messages": [{"role": "user", "content": "hello"}]}': "the chat has no demonstration",
+    '{"prompt": "horse is"}': "at least one demonstration",
+    '{"prompt": "a is b .\\n\\nhorse is", "colour": 1}': 'the key "colour" is not known',
+    '{"prompt": "a is b .\\n\\nhorse is", "template": "{input}"}': '"template" is for pairs',
+    '{"prompt": "a is b .\\n\\nhorse is", "answers": "vux"}': '"answers" is a JSON string, not a list',
+    '{"prompt": "a is b .\\n\\nhorse is", "answers": ["vux", "vux"]}': "given twice",
+    '{"prompt": "a is b .\\n\\nhorse is", "answers": ["vux", 3]}': 'item 1 of "answers" is a JSON number',
+    '{"prompt": "a is b .\\n\\nhorse is", "answer": ["vux"]}': '"answer" is a JSON list',
+    '{"prompt": "a is b .\\n\\nhorse is", "answers": ["qqqq"]}': "unknown to the tokenizer",
+    '{"prompt": "a is b .\\n\\nhorse is", "answers": ["vux", "vux nef"]}': "starts with the tokens",
+    '{"prompt": "a is b .\\n\\nhorse is", "id": true}': '"id" is True',
+    '{"prompt": "a is b .\\n\\nhorse is", "id": " "}': "a string that is not empty",
+    '{"prompt": "a is b .\\n\\nhorse is", "id": "\\ud800"}': "surrogate",
+    '{"prompt": "a is \\udc80 .\\n\\nhorse is"}': "surrogate",
+    '{"prompt": "a is b .\\n\\nhorse is", "instruction": 3}': '"instruction" is a JSON number',
+    '{"prompt": "a is b .\\n\\nhorse is", "instruction_blocks": "1"}': '"instruction_blocks" is',
+    '{"prompt": "a is b .\\n\\nhorse is", "instruction_blocks": 1}': "at least one demonstration",
+    '{"demonstrations": [{"input": "cat"}], "query": "dog"}': 'no "output"',
+    '{"demonstrations": [{"input": "cat", "output": "vux"}]}': 'there is no "query"',
+    '{"prompt": "' + "a is b .\\n\\n" * 60 + 'horse is"}': "context holds 128",
+    '{"prompt": "a is b .\\n\\nhorse is", "\\ud800": 1}': r'the key "\ud800" is not known',
+    "[" * 100_000: "cannot be read",
+}
+
+
+def test_every_bad_line_is_named_and_nothing_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from iclens.lens.batch.lines import read_lines
+    from iclens.lens.loading import outline
+
+    file = tmp_path / "p.jsonl"
+    good = json.dumps(text(2))
+    file.write_bytes(b"\xef\xbb\xbf" + "\n".join([good, "", *BAD]).encode() + b"\r\n" + b'"\xff"\n' + good.encode())
+    read = read_lines(file, outline("bundled"))
+    assert [line.number for line in read] == [1, *range(3, 3 + len(BAD) + 2)]
+    assert [line.error is None for line in read] == [True, *[False] * (len(BAD) + 1), True]
+    for line, why in zip(read[1:], [*BAD.values(), "byte 2 (0xff) is not UTF-8"], strict=False):
+        assert line.error is not None
+        assert line.error.startswith(f"{file}:{line.number}: ")
+        assert why in line.error
+        assert line.error.count("\n") == 0
+
+    arguments = ["explain", "--batch", str(file), "--out", str(tmp_path / "o.parquet"), "--workers", "1"]
+    with monkeypatch.context() as patched:
+        computed = interrupted_after(-1, patched, KeyboardInterrupt)
+        assert main(arguments) == 2
+    assert computed() == 0
+    said = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("bad: ") for line in said) == 10
+    assert f"... and {len(BAD) + 1 - 10} more" in said
+    assert said[-1].startswith(f"error: {len(BAD) + 1} of {len(BAD) + 3} prompts")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
+
+    assert main([*arguments, "--skip-bad"]) == 0
+    found = rows(tmp_path)
+    assert [row["line"] for row in found if row["error"] is None] == [1, 1, len(BAD) + 4, len(BAD) + 4]
+    assert [row["error"] for row in found if row["error"]] == [line.error for line in read if line.error]
+    assert all(row["margin"] is None for row in found if row["error"])
+    assert f"2 prompts explained in 4 rows, {len(BAD) + 1} bad lines skipped" in capsys.readouterr().out
+
+
+def test_ids_are_unique_and_may_be_any_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["שלום", "a\u202eb", "🙂", "<script>", "\u0000\n"]
+    assert batch(tmp_path, [{"id": name, "prompt": text(2)} for name in names]) == 0
+    assert [row["id"] for row in rows(tmp_path)][::2] == names
+    assert (
+        batch(
+            tmp_path,
+            [{"id": "a", "prompt": text(2)}, text(2), {"id": "a", "prompt": text(3)}, {"id": 2, "prompt": text(2)}],
+        )
+        == 2
+    )
+    said = capsys.readouterr().err
+    assert "p.jsonl:3: the id 'a' is that of line 1 too" in said
+    assert "p.jsonl:4: the id '2' is that of line 2 too" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out", "o.parquet"], "--out is for many prompts"),
+        (["--workers", "2"], "--workers is for many prompts"),
+        (["--batch", "p.jsonl"], "--batch needs --out"),
+        (["--batch", "p.jsonl", "--out", "nowhere/o.parquet"], "does not exist"),
+        (["--batch", "p.jsonl", "--out", "."], "is a folder"),
+        (["--batch", "p.jsonl", "--out", "/dev/null"], "must be a file"),
+        (["--batch", "nowhere.jsonl", "--out", "o.parquet"], "there is no such file"),
+        (["--batch", "empty.jsonl", "--out", "o.parquet"], "is empty"),
+        (["--batch", ".", "--out", "o.parquet"], "cannot be read"),
+        (["--batch", "p.jsonl", "--out", "o.parquet", "--workers", "0"], "--workers 0"),
+        (["--batch", "p.jsonl", "--out", "o.parquet", "--batch-tokens", "0"], "--batch-tokens 0"),
+        (["--batch", "p.jsonl", "--out", "o.parquet", "--query", "x"], "--query is for one prompt"),
+        (["--batch", "p.jsonl", "--out", "o.parquet", "--json", "x"], "--json is for one prompt"),
+        (["--batch", "p.jsonl", "--out", "o.parquet", "--knock-out", "1"], "--knock-out is for one prompt"),
+        (["--batch", "p.jsonl", "--out", "o.parquet", "--address", "auto"], "give --on ray as well"),
+        (["--batch", "p.jsonl", "--out", "o.parquet", "--model", "no/such/folder"], "there is no folder"),
+        (["--batch", "p.jsonl", "--out", "taken"], "a file has that name"),
+        (["--batch", "p.jsonl", "--out", "o.parquet", "--device", "nonsense"], "could not be loaded"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_before_any_work(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "p.jsonl", prompts(1))
+    (tmp_path / "empty.jsonl").write_text("\n \n")
+    (tmp_path / "taken.parts").write_text("")
+    assert main(["explain", *options]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in said
+    assert not (tmp_path / "o.parquet").exists()
+
+
+def test_two_processes_do_not_write_one_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Parts(tmp_path / "o.parquet").held():
+        assert batch(tmp_path, prompts(1)) == 2
+    assert "another process is at work" in capsys.readouterr().err
+    assert batch(tmp_path, prompts(1)) == 0
+
+
+def test_what_else_lies_in_the_parts_folder_stays(tmp_path: Path) -> None:
+    parts = tmp_path / "o.parquet.parts"
+    parts.mkdir()
+    (parts / "mine.txt").write_text("kept")
+    assert batch(tmp_path, prompts(2)) == 0
+    assert [path.name for path in parts.iterdir()] == ["mine.txt"]
+
+
+def test_a_model_that_changed_is_another_model(tmp_path: Path) -> None:
+    import shutil
+
+    from iclens import bundled
+    from iclens.lens.batch.source import Source
+
+    shutil.copytree(bundled.path(), tmp_path / "m")
+    source = Source(str(tmp_path / "m"))
+    before = source.identity()
+    assert before == Source("bundled").identity()
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"layer_norm_epsilon": 1e-4}))
+    assert source.identity() != before
+    with pytest.raises(UserError, match="not the same on this machine"):
+        source.load(before)
+
+
+@pytest.mark.slow
+def test_workers_and_a_cluster_give_the_same_bytes(tmp_path: Path) -> None:
+    lines = prompts(20)
+    assert batch(tmp_path, lines) == 0
+    whole = (tmp_path / "o.parquet").read_bytes()
+    assert batch(tmp_path, lines, "--workers", "2", out="workers.parquet") == 0
+    assert (tmp_path / "workers.parquet").read_bytes() == whole
+    pytest.importorskip("ray")
+    assert batch(tmp_path, lines, "--on", "ray", out="ray.parquet") == 0
+    assert (tmp_path / "ray.parquet").read_bytes() == whole
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    lines = prompts(60)
+    assert batch(tmp_path, lines, out="whole.parquet") == 0
+    command = [sys.executable, "-m", "iclens", "explain", "--batch", "p.jsonl", "--out", "o.parquet"]
+    command += ["--batch-tokens", "60", "--workers", "1"]
+    parts = tmp_path / "o.parquet.parts"
+    seen = 0
+    for more in (1, 5):
+        run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+        while run.poll() is None and len(list(parts.glob("*.part"))) < seen + more:
+            time.sleep(0.005)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        assert len(list(parts.glob("*.part"))) > seen
+        seen = len(list(parts.glob("*.part")))
+        assert not (tmp_path / "o.parquet").exists()
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert (tmp_path / "o.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert not parts.exists()

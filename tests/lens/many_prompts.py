@@ -1,0 +1,46 @@
+"""Prompts of mixed lengths, with and without answers of several tokens, for every model of the zoo."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from iclens.lens.answers import Answers
+from iclens.lens.batch.answer import Asked
+from iclens.lens.loading import LensModel
+from iclens.lens.prompt import Prompt
+from iclens.lens.tokens import tokenize
+
+ANSWERS = (None, ("w1", "w2 w3", "w2 w4"), ("w5", "w6"), None, ("w7 w8", "w7 w9"))
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words w0 … w49 within the zoo's vocabulary of 61."""
+    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(50)), "is", "."]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", pad_token="<pad>")
+
+
+def prompt(n_demonstrations: int, n_query: int, seed: int) -> Prompt:
+    """Demonstrations of one to three words."""
+    draw = random.Random(seed)
+
+    def words(n: int) -> str:
+        return " ".join(f"w{draw.randrange(50)}" for _ in range(n))
+
+    pairs = [(words(draw.randrange(1, 4)), words(1)) for _ in range(n_demonstrations)]
+    return Prompt.from_examples(pairs, words(n_query), "{input} is {output} .")
+
+
+PROMPTS = tuple(prompt(n, q, seed) for seed, (n, q) in enumerate([(3, 1), (5, 3), (2, 2), (4, 1), (3, 1)]))
+
+
+def asked(lens_model: LensModel, one: Prompt, answers: tuple[str, ...] | None = None) -> Asked:
+    """The prompt as the batch takes it."""
+    tokenized = tokenize(one, tokenizer(), lens_model.context_length)
+    return Asked(tokenized, Answers.build(tokenized, tokenizer(), answers, None, lens_model.context_length))
