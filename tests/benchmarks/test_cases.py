@@ -7,16 +7,26 @@ import inspect
 import pytest
 import torch
 
-from iclens.benchmarks import attention, demonstrations, lens, training
+from iclens.benchmarks import attention, demonstrations, lens, quality, training
 from iclens.benchmarks import measure as measuring
-from iclens.benchmarks.case import CASES, Comparison, Context
+from iclens.benchmarks.case import CASES, Comparison, Context, minutes
 from iclens.benchmarks.ceilings import Ceilings
 from iclens.benchmarks.gpt2_shaped import TINY, ShapedPrompt, lens_model
 from iclens.benchmarks.measure import run_case
 from iclens.training.default_dtype import default_dtype
 
 CONTEXT = Context(Ceilings({"float32": 1e10, "float64": 1e10}, 1e10), pairs=1, quick=True)
-NAMES = ["attention", "demonstrations", "dictionary", "estimators", "lens", "scaling", "start-up", "training"]
+NAMES = [
+    "attention",
+    "demonstrations",
+    "dictionary",
+    "estimators",
+    "lens",
+    "scale-out",
+    "scaling",
+    "start-up",
+    "training",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +104,23 @@ def test_a_knock_out_that_is_another_demonstrations_is_found_out(monkeypatch):
     monkeypatch.setattr(problem, "_masked_out", lambda index: right(index + 1))
     held = {one.what: one.holds for one in problem.agreements("", problem.ours)}
     assert not held[what]
+
+
+def test_scores_of_prompts_side_by_side_are_compared_with_those_of_one(monkeypatch):
+    entry = quality.one_batch(CONTEXT)
+    assert all(one.holds for one in entry.check())
+    right = quality._side_by_side
+    monkeypatch.setattr(quality, "_side_by_side", lambda *arguments: right(*arguments).roll(1, 1))
+    assert not any(one.holds for one in entry.check())
+
+
+def test_every_line_of_the_promise_is_measured_at_the_usual_size():
+    """Without --long: feature ablation at 16 and 64, every method at one size at least, all tokens up to 32,768."""
+    wanted = {n: {name for name, method in demonstrations.METHODS.items() if method.wanted(n)} for n in (4, 16, 64)}
+    assert set.union(*wanted.values()) == set(demonstrations.METHODS)
+    assert demonstrations.FEATURE_ABLATION in wanted[16] & wanted[64]
+    assert all(minutes(CASES[name]) for name in NAMES)
+    assert sum(minutes(CASES[name]) for name in NAMES) <= 60
 
 
 def test_a_loop_that_starts_elsewhere_is_found_out():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,10 +101,13 @@ def test_targets(target, reached, monkeypatch):
     peaks = iter((100, 400))
     monkeypatch.setattr(module, "peak_bytes", lambda *args, **options: next(peaks))
     x = torch.ones(1)
-    sides = [Side(name, lambda: x, Probe("", {})) for name in ("ours", "theirs")]
+    sides = [Side(name, lambda: x, Probe(name, {})) for name in ("ours", "theirs")]
     entry = Comparison("what", *sides, lambda: [Agreement.of("x", x, x)], targets=(target,))
-    result = measure(entry, CONTEXT)
+    context = replace(CONTEXT, peaks={})
+    result = measure(entry, context)
     assert result.targets[0].reached is reached
+    # Nothing is left of the two peaks: a probe runs once.
+    assert measure(entry, context).peaks == result.peaks
     assert result.good is reached
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
@@ -14,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from iclens.attention import AttentionVariant, build
 from iclens.attention.attending import Attending
-from iclens.benchmarks.case import CASES, Agreement, Comparison, Context, Entry, Probe, Side, on_gpu
+from iclens.benchmarks.case import CASES, Agreement, Comparison, Context, Entry, Probe, Side, on_gpu, takes
 from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.peers import missing
 
@@ -32,12 +33,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @CASES.register("attention")
+@takes(minutes=6, long=20)
 @on_gpu
 def attention(context: Context) -> Iterator[Entry]:
     """Attention variants: fused attention and the naive forms; random features: performer-pytorch. Also on a GPU."""
     on_gpu = context.device == "cuda"
     names = context.pick(("softmax", "negative"), ("negative",) if on_gpu else tuple(VARIANTS))
-    sizes = context.pick((128,), (8192,) if on_gpu else (512, 1024, 2048, 4096))
+    sizes = context.pick((128,), *(((8192,),) if on_gpu else ((512, 2048), (512, 1024, 2048, 4096))))
     # On both sides the flash kernel, so that the fused attention is not a slower one.
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if on_gpu else contextlib.nullcontext():
         for n in sizes:
@@ -74,6 +76,7 @@ def _variant(context: Context, name: str, n: int) -> Iterator[Entry]:
                     "one more to find them); half of it when causal",
                     "float32" if context.device == "cpu" else "bfloat16",
                 ),
+                most_pairs=7,
             )
 
 
@@ -83,7 +86,7 @@ def _fused_name(name: str) -> str:
 
 def _probe(context: Context, name: str, size: dict[str, Any]) -> Probe | None:
     # Memory says most where training needs it, and each probe costs seconds.
-    wanted = size["backward"] and not size["is_causal"] and size["n"] in (128, 512, 4096, 8192)
+    wanted = size["backward"] and not size["is_causal"] and size["n"] in (128, 2048, 4096, 8192)
     return Probe("iclens.benchmarks.attention:variant_call", {"name": name, **size}, {"n": 16}) if wanted else None
 
 
@@ -171,7 +174,10 @@ def _random_features(context: Context) -> Entry:
     absent = missing("performer_pytorch")
     if absent is not None:
         return absent
-    from performer_pytorch.performer_pytorch import linear_attention, softmax_kernel
+    with warnings.catch_warnings():
+        # The peer imports what is deprecated: not a warning about us.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from performer_pytorch.performer_pytorch import linear_attention, softmax_kernel
 
     from iclens.features.positive_random import PositiveRandomFeatures
     from iclens.kernels import SoftmaxKernel

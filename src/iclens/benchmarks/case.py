@@ -41,6 +41,8 @@ class Context:
         threads: torch threads.
         device: `"cpu"` or `"cuda"`.
         quick: small sizes: a look at whether everything runs, no claim.
+        long: also what takes long and says little new: more sizes, the slowest peers.
+        peaks: peak memory of the probes that were measured already, so that none runs twice.
     """
 
     ceilings: Ceilings
@@ -48,10 +50,12 @@ class Context:
     threads: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
     quick: bool = False
+    long: bool = False
+    peaks: dict[str, int | None] = field(default_factory=dict, compare=False)
 
-    def pick(self, quick: Any, full: Any) -> Any:
-        """The first when quick, else the second."""
-        return quick if self.quick else full
+    def pick(self, quick: Any, full: Any, long: Any = None) -> Any:
+        """The first when quick, else the second; the third, if there is one, when long."""
+        return quick if self.quick else long if self.long and long is not None else full
 
     def finished(self, call: Callable[[], object]) -> Callable[[], object]:
         """The call until the GPU is done with it."""
@@ -237,6 +241,30 @@ def on_gpu(case: Case) -> Case:
     """Mark a case as one that also runs with `context.device == "cuda"`; others are skipped there."""
     setattr(case, ON_GPU, True)
     return case
+
+
+TAKES = "iclens_minutes"
+
+
+def takes(minutes: float | int, long: float | int | None = None) -> Callable[[Case], Case]:
+    """Say how long a case takes at full size, so that nobody starts it unawares.
+
+    Args:
+        minutes: with one thread of a present processor and all peers.
+        long: the same with `context.long`; as long when left out.
+    """
+
+    def mark(case: Case) -> Case:
+        setattr(case, TAKES, (minutes, minutes if long is None else long))
+        return case
+
+    return mark
+
+
+def minutes(case: Case, *, long: bool = False) -> float | int | None:
+    """What `takes` said; None for a case that does not say."""
+    said: tuple[float | int, float | int] | None = getattr(case, TAKES, None)
+    return None if said is None else said[long]
 
 
 CASES: Registry[Case] = Registry("benchmark", "iclens.benchmarks", package="iclens.benchmarks")

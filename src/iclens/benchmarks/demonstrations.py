@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,15 +16,15 @@ from iclens.benchmarks.case import (
     Comparison,
     Context,
     Entry,
-    Listing,
     Probe,
     Side,
     Target,
-    Verdict,
+    takes,
 )
 from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.gpt2_shaped import SMALL, TINY, Shape, ShapedPrompt, lens_model
 from iclens.benchmarks.peers import missing
+from iclens.benchmarks.quality import one_batch, quality
 from iclens.lens.attribution.lasso import fit
 from iclens.lens.gradient_step import gradient_step
 from iclens.lens.knock_out import knock_out
@@ -38,13 +38,17 @@ N_ABLATIONS, N_ORDERS, N_STEPS, BATCH = 64, 5, 8, 8
 
 
 @CASES.register("demonstrations")
+@takes(minutes=17, long=35)
 def demonstrations(context: Context) -> Iterator[Entry]:
     """Attribution of 4, 16, 64 demonstrations: Captum, 64 ablations and a Lasso, leave-one-out; quality and cost."""
     shape = context.pick(TINY, SMALL)
     for n in context.pick((4,), (4, 16, 64)):
-        for name in METHODS:
-            yield _against(context, shape, n, name)
-    yield _quality(context)
+        for name, method in METHODS.items():
+            # What costs the same for every n is measured once.
+            if context.quick or context.long or method.wanted(n):
+                yield _against(context, shape, n, name)
+    yield one_batch(context)
+    yield quality(context)
 
 
 def _against(context: Context, shape: Shape, n: int, name: str) -> Entry:
@@ -52,13 +56,14 @@ def _against(context: Context, shape: Shape, n: int, name: str) -> Entry:
     if absent is not None:
         return Absent(name, absent.reason)
     problem = Shaped(lens_model(shape), ShapedPrompt.draw(shape, context.pick(96, N_TOKENS), n))
-    method = METHODS[name](problem)
+    method = METHODS[name].make(problem)
     size = {"n": n, "n_tokens": len(problem.prompt.ids), "quick": context.quick}
     # A memory probe runs the method once more: only where it says something of its own.
     probed = n == context.pick(4, 16) and name in (FEATURE_ABLATION, INTEGRATED_GRADIENTS)
     targets: tuple[Target, ...] = ()
     if name == FEATURE_ABLATION and n >= 16 and not context.quick:
         targets = (Target("speed-up", 0.4 * n, f"0.4 · {n} times as fast"),)
+    passes = METHODS[name].passes(n)
     return Comparison(
         f"scores of {n} demonstrations, {len(problem.prompt.ids)} tokens",
         Side("gradient step and exact knock-out", problem.ours, _probe("ours", size) if probed else None),
@@ -67,7 +72,7 @@ def _against(context: Context, shape: Shape, n: int, name: str) -> Entry:
         problem.floor(shape),
         targets,
         # The others take up to minutes, and the check has run ours.
-        most_pairs=1 if name == SHAPLEY else 3,
+        most_pairs=3 if passes <= 20 or context.quick else 2 if passes <= 33 or targets else 1,
         repeat=False,
         warm_up=False,
     )
@@ -82,7 +87,7 @@ def method_call(name: str, n: int, n_tokens: int, quick: bool) -> Callable[[], o
     """The call of one method, in a process of its own."""
     shape = TINY if quick else SMALL
     problem = Shaped(lens_model(shape), ShapedPrompt.draw(shape, n_tokens, n))
-    return problem.ours if name == "ours" else METHODS[name](problem)
+    return problem.ours if name == "ours" else METHODS[name].make(problem)
 
 
 class Shaped:
@@ -130,11 +135,20 @@ class Shaped:
             Agreement.of("knock-out against masked attention", knocked.margins[:1], self._masked_out(0), 1e-4),
         ]
         if name == FEATURE_ABLATION:
-            one = self.prompt.ids.clone()
-            one[self.prompt.groups == 0] = 0
-            expected = plain - self.margins(one[None])
-            found.append(Agreement.of("ablation of the first demonstration", method()[:1], expected, 1e-3))
+            found.append(self._ablation(method))
         return found
+
+    def _ablation(self, method: Callable[[], Any]) -> Agreement:
+        """Captum's score of the first demonstration against its definition; with many, on the prompt cut into four."""
+        problem = self
+        if self.prompt.n_demonstrations > 16:
+            shape = Shape(vocabulary=int(self.lens_model.model.config.vocab_size))
+            problem = Shaped(self.lens_model, ShapedPrompt.draw(shape, len(self.prompt.ids), 4))
+            method = METHODS[FEATURE_ABLATION].make(problem)
+        one = problem.prompt.ids.clone()
+        one[problem.prompt.groups == 0] = 0
+        expected = problem.margins(problem.prompt.ids[None]) - problem.margins(one[None])
+        return Agreement.of("ablation of the first demonstration", method()[:1], expected, 1e-3)
 
     @torch.no_grad()
     def _masked_out(self, demonstration: int) -> Tensor:
@@ -223,59 +237,36 @@ FEATURE_ABLATION = "Captum FeatureAblation"
 SHAPLEY = f"Captum ShapleyValueSampling, {N_ORDERS} orders"
 INTEGRATED_GRADIENTS = f"Captum LayerIntegratedGradients, {N_STEPS} steps"
 
-METHODS: dict[str, Callable[[Shaped], Callable[[], Tensor]]] = {
-    FEATURE_ABLATION: lambda problem: _captum(problem, lambda attr, margins: attr.FeatureAblation(margins)),
-    SHAPLEY: lambda problem: _captum(
-        problem, lambda attr, margins: attr.ShapleyValueSampling(margins), n_samples=N_ORDERS
+
+@dataclass(frozen=True)
+class Method:
+    """What a user would otherwise run.
+
+    Attributes:
+        make: its call.
+        passes: about how many forward passes of the whole prompt it takes for n demonstrations.
+        wanted: for which n it is measured, unless all are.
+    """
+
+    make: Callable[[Shaped], Callable[[], Tensor]]
+    passes: Callable[[int], float]
+    wanted: Callable[[int], bool] = lambda n: True
+
+
+METHODS: dict[str, Method] = {
+    FEATURE_ABLATION: Method(
+        lambda problem: _captum(problem, lambda attr, margins: attr.FeatureAblation(margins)), lambda n: n + 1.0
     ),
-    INTEGRATED_GRADIENTS: _captum_gradients,
-    f"{N_ABLATIONS} ablations and a Lasso (ContextCite's way)": _lasso,
-    "true leave-one-out": _leave_one_out,
+    SHAPLEY: Method(
+        lambda problem: _captum(problem, lambda attr, margins: attr.ShapleyValueSampling(margins), n_samples=N_ORDERS),
+        lambda n: N_ORDERS * n + 1.0,
+        lambda n: n <= 16,
+    ),
+    # A backward pass costs two forward ones.
+    INTEGRATED_GRADIENTS: Method(_captum_gradients, lambda n: 3.0 * N_STEPS, lambda n: n == 16),
+    # Half of the demonstrations are left, on average.
+    f"{N_ABLATIONS} ablations and a Lasso (ContextCite's way)": Method(
+        _lasso, lambda n: N_ABLATIONS / 2, lambda n: n == 16
+    ),
+    "true leave-one-out": Method(_leave_one_out, lambda n: float(n)),
 }
-
-
-def _quality(context: Context) -> Listing:
-    """Cost beside AUC, removal test and LDS on prompts of the bundled learner."""
-    from iclens.recipes.attribution import run
-    from iclens.recipes.attribution_studies import STUDIES, Setting
-
-    peers = ("captum_feature_ablation", "captum_shapley") if missing("captum") is None else ()
-    methods = ("gradient_step", "path", "knock_out", "rerun", "integrated_gradients", *peers, "lasso")
-    setting = Setting("bundled", Path(), context.pick(8, 200), 12, seed=0)
-    learner, cases = STUDIES["bundled"].make(setting, lambda done, total: None)
-    results = run(learner, cases, methods=methods, n_subsets=context.pick(8, 32))
-    rows = []
-    for name in methods:
-        row = results.methods[name]
-        rows.append(
-            {
-                "method": name,
-                "forward passes": row.forward_passes,
-                "backward passes": row.backward_passes,
-                "ms": 1000 * row.seconds,
-                **{title: row.of(measure).mean for measure, title in _MEASURES.items()},
-            }
-        )
-    return Listing(
-        f"quality beside cost: {results.n_cases} prompts of the bundled learner, 12 demonstrations",
-        rows,
-        () if context.quick else _verdicts(results.methods["gradient_step"], results.methods["lasso"]),
-    )
-
-
-_MEASURES = {"auc": "AUC", "removed": "right, top removed", "kept": "right, only top", "lds": "LDS"}
-
-
-def _verdicts(ours: Any, lasso: Any) -> tuple[Verdict, ...]:
-    auc, removed, lds = (ours.against(lasso, measure) for measure in ("auc", "removed", "lds"))
-    passes = ours.forward_passes + 2 * ours.backward_passes
-    return (
-        Verdict("AUC is at least that of the Lasso of 64 ablations", auc.high >= 0, f"difference {auc}"),
-        Verdict("fewer right answers are left after removal than with the Lasso", removed.low <= 0, f"{removed}"),
-        Verdict("LDS is at least that of the Lasso, within its interval", lds.high >= 0, f"difference {lds}"),
-        Verdict(
-            "at most a thirtieth of the Lasso's forward passes",
-            passes <= lasso.forward_passes / 30,
-            f"{passes:.0f} against {lasso.forward_passes:.0f}; {lasso.seconds / ours.seconds:.1f} times as fast",
-        ),
-    )

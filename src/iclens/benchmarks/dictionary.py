@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from iclens.benchmarks.case import CASES, Agreement, Comparison, Context, Entry, Probe, Side
+from iclens.benchmarks.case import CASES, Agreement, Comparison, Context, Entry, Probe, Side, takes
 from iclens.benchmarks.ceilings import Floor
 from iclens.models.dictionary import DictionaryModel
 from iclens.tasks.dictionary import Dictionary
@@ -22,6 +22,7 @@ SMALL = {"n_prompt": 6, "n_tokens": 20, "width": 10, "n_features": 4, "n_heads":
 
 
 @CASES.register("dictionary")
+@takes(minutes=1)
 def dictionary(context: Context) -> Iterator[Entry]:
     """Yang et al.'s training step against a plain transformer that gives every prompt its own attention."""
     sizes = context.pick(SMALL, PAPER)

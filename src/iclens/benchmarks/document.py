@@ -11,8 +11,14 @@ from iclens.benchmarks.case import Context
 from iclens.benchmarks.measure import CaseResult, Compared, Grown, Listed, Result, Skipped
 from iclens.benchmarks.peers import versions
 from iclens.recipes.machine import machine
+from iclens.sealed import is_whole, sealed
 
 SCHEMA_VERSION = 1
+
+_ENTRIES = {
+    "schema_version", "case", "description", "command", "measured", "quick", "pairs", "threads", "device",
+    "environment", "ceilings", "good", "seconds", "results",
+}  # fmt: skip
 
 
 def environment(threads: int) -> dict[str, Any]:
@@ -22,7 +28,7 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def document(result: CaseResult, context: Context, before: dict[str, Any], command: str) -> dict[str, Any]:
-    """A case as JSON.
+    """A case as JSON, with a checksum.
 
     Args:
         result: the numbers.
@@ -30,13 +36,14 @@ def document(result: CaseResult, context: Context, before: dict[str, Any], comma
         before: the environment at the start.
         command: that gives them again.
     """
-    return {
+    made = {
         "schema_version": SCHEMA_VERSION,
         "case": result.name,
         "description": result.description,
         "command": command,
         "measured": time.strftime("%Y-%m-%d"),
         "quick": context.quick,
+        "long": context.long,
         "pairs": context.pairs,
         "threads": context.threads,
         "device": context.device,
@@ -46,6 +53,12 @@ def document(result: CaseResult, context: Context, before: dict[str, Any], comma
         "seconds": round(result.seconds, 1),
         "results": [plain(one) for one in result.results],
     }
+    return sealed(made)
+
+
+def is_sound(made: dict[str, Any]) -> bool:
+    """Whether a document that was read is as it was written; the ones of the time before checksums pass."""
+    return is_whole(made) or (set(made) - {"long"} == _ENTRIES and made["schema_version"] == SCHEMA_VERSION)
 
 
 def plain(result: Result) -> dict[str, Any]:

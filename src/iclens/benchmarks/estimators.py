@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iclens.benchmarks.case import CASES, Absent, Agreement, Comparison, Context, Entry, Side, Target
+from iclens.benchmarks.case import CASES, Absent, Agreement, Comparison, Context, Entry, Side, Target, takes
 from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.garg_repository import garg_repository
 from iclens.estimators.estimator import Estimator, build_estimator
@@ -49,6 +49,7 @@ class Rivals:
 
 
 @CASES.register("estimators")
+@takes(minutes=3)
 def estimators(context: Context) -> Iterator[Entry]:
     """All prefixes at once: loops over prompts and prefixes, scikit-learn in a loop, the repository of Garg et al."""
     batch, n, d = context.pick((4, 9, 3), (64, 41, 20))

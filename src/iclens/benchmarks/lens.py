@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iclens.benchmarks.case import CASES, Absent, Agreement, Comparison, Context, Entry, Probe, Side, Target
+from iclens.benchmarks.case import CASES, Absent, Agreement, Comparison, Context, Entry, Probe, Side, Target, takes
 from iclens.benchmarks.ceilings import Floor
-from iclens.benchmarks.gpt2_shaped import SMALL, TINY, ShapedPrompt, language_model, lens_model
+from iclens.benchmarks.gpt2_shaped import SMALL, TINY, Shape, ShapedPrompt, language_model, lens_model
 from iclens.benchmarks.peers import missing
 from iclens.lens.capture import capture
 from iclens.lens.gradient_step import gradient_step
@@ -22,6 +22,7 @@ N_DEMONSTRATIONS = 16
 
 
 @CASES.register("lens")
+@takes(minutes=6)
 def lens(context: Context) -> Iterator[Entry]:
     """Contributions, knock-out and capture of all heads: plain forward, TransformerLens, nnsight."""
     n = context.pick(96, 512)
@@ -83,6 +84,7 @@ def _beside_forward(context: Context, n: int) -> Iterator[Entry]:
             check,
             floor,
             () if context.quick else (Target("speed-up", 1 / 1.3, "at most 1.3 forward passes"),),
+            most_pairs=5,
         )
     yield Comparison(
         f"contributions and exact knock-out of {N_DEMONSTRATIONS}, {at}",
@@ -91,6 +93,7 @@ def _beside_forward(context: Context, n: int) -> Iterator[Entry]:
         check_knock_out,
         floor_with_knock_out,
         () if context.quick else (Target("speed-up", 1 / 2.5, "at most 2.5 forward passes"),),
+        most_pairs=5,
     )
 
 
@@ -127,7 +130,35 @@ def _captures(context: Context, n: int) -> Iterator[Entry]:
             partial(_same_heads, ours, theirs),
             floor,
             targets if targeted and not context.quick else (),
+            most_pairs=9 if targeted else 5,
         )
+    if missing("transformer_lens") is None:
+        yield _without_logits(context, shape, size, n)
+
+
+def _without_logits(context: Context, shape: Shape, size: dict[str, Any], n: int) -> Comparison:
+    """The logits of the last token alone, for who wants the heads; run_with_cache always forms all."""
+    name, other = "iclens, last logits only", "TransformerLens run_with_cache"
+    ours, theirs = capture_call(name, **size), capture_call(other, **size)
+
+    def check() -> list[Agreement]:
+        mine, full = ours(), theirs()
+        heads = [Agreement.of(part, mine[part], full[part]) for part in ("q", "k", "v", "output")]
+        return [*heads, Agreement.of("logits of the last token", mine["logits"], full["logits"][:, -1:])]
+
+    kept = 4.0 * 4 * n * shape.width * shape.layers
+    return Comparison(
+        f"capture of all heads and the last token's logits, {n} tokens",
+        Side("capture", ours, _probe(name, size)),
+        Side(f"{other}, all logits", theirs, _probe(other, size)),
+        check,
+        Floor(
+            shape.forward_operations(n, 1),
+            shape.weight_bytes() + kept,
+            "2 · weights · tokens + causal attention + one row of logits; weights read, q, k, v and outputs written",
+        ),
+        most_pairs=5,
+    )
 
 
 def _probe(name: str, size: dict[str, Any]) -> Probe:
@@ -156,11 +187,11 @@ class _Captured(dict[str, Any]):
         return super().__getitem__(part)()
 
 
-def _with_iclens(shape: Any, ids: Tensor) -> Callable[[], Any]:
+def _with_iclens(shape: Any, ids: Tensor, last_logits: int | None = None) -> Callable[[], Any]:
     wrapped = lens_model(shape)
 
     def call() -> Any:
-        captured = capture(wrapped, ids)
+        captured = capture(wrapped, ids, last_logits=last_logits)
         records = captured.records
         return _Captured(
             logits=lambda: captured.output,
@@ -239,6 +270,7 @@ def _with_nnsight(shape: Any, ids: Tensor) -> Callable[[], Any]:
 
 _TOOLS: dict[str, Callable[[Any, Tensor], Callable[[], Any]]] = {
     "iclens": _with_iclens,
+    "iclens, last logits only": partial(_with_iclens, last_logits=1),
     "plain forward, all logits": _plain,
     "TransformerLens run_with_cache": _with_transformer_lens,
     "TransformerLens run_with_cache, q, k, v and z only": (

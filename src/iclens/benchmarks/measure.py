@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
-from iclens.benchmarks.case import Absent, Agreement, Comparison, Context, Curve, Entry, Listing, Target
+from iclens.benchmarks.case import Absent, Agreement, Comparison, Context, Curve, Entry, Listing, Probe, Target
 from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.exponent import Exponent, exponent
 from iclens.benchmarks.memory import peak_bytes
 from iclens.benchmarks.pairs import Ratio, ratio
 
 MEBIBYTE = 2**20
+
+MOST_ROUNDS = 5
+"""Of a curve: each runs every size."""
 
 Progress = Callable[[str], None]
 
@@ -178,10 +181,13 @@ def _compared(entry: Comparison, context: Context, progress: Progress) -> Compar
     return Compared(entry, agreements, speed_up, peaks, gap, targets)
 
 
-def _peak(probe: Any, context: Context) -> float | None:
+def _peak(probe: Probe | None, context: Context) -> float | None:
     if probe is None:
         return None
-    found = peak_bytes(probe, threads=context.threads, device=context.device)
+    key = json.dumps([probe.target, dict(probe.arguments), probe.with_building], sort_keys=True)
+    if key not in context.peaks:
+        context.peaks[key] = peak_bytes(probe, threads=context.threads, device=context.device)
+    found = context.peaks[key]
     return None if found is None else found / MEBIBYTE
 
 
@@ -209,7 +215,7 @@ def _grown(entry: Curve, context: Context) -> Grown:
             call()
             calls.append(call)
         # Sizes take turns, so that a machine that slows down does not bend the curve.
-        rounds = [[_once(call) for call in calls] for _ in range(context.pairs)]
+        rounds = [[_once(call) for call in calls] for _ in range(min(context.pairs, MOST_ROUNDS))]
         seconds[name] = [statistics.median(column) for column in zip(*rounds, strict=True)]
         exponents[name] = exponent(entry.sizes, rounds)
     return Grown(entry, seconds, exponents)

@@ -9,12 +9,13 @@ from iclens.benchmarks import wording
 
 Document = Mapping[str, Any]
 
-_HEAD = (
+HEAD = (
     "Outputs were compared before anything was timed. *Times as fast* is their time over ours, the median of",
     "interleaved pairs with the least and the most; below 1 ours is slower. *Above the floor* is our time over what",
     "the operations and bytes that no way spares take at the speed that the machine was measured to reach. Memory is",
     "the peak above what the process held before, in a process of its own. *Error* is the largest difference.",
 )
+"""How the tables are to be read."""
 
 
 def page(documents: Sequence[Document], figures: Mapping[str, Sequence[str]]) -> str:
@@ -24,13 +25,19 @@ def page(documents: Sequence[Document], figures: Mapping[str, Sequence[str]]) ->
         documents: the JSON of the cases.
         figures: a case's name → the files of its plots, as the page links to them.
     """
-    lines = ["# Benchmarks, measured", "", *_HEAD, ""]
+    lines = ["# Benchmarks, measured", "", *HEAD, ""]
     for one in documents:
-        lines += _section(one, figures.get(one["case"], ()))
+        lines += section(one, [f"![{one['case']}]({figure})" for figure in figures.get(one["case"], ())])
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _section(one: Document, figures: Sequence[str]) -> list[str]:
+def section(one: Document, pictures: Sequence[str]) -> list[str]:
+    """The lines of one case.
+
+    Args:
+        one: its JSON.
+        pictures: its plots as Markdown.
+    """
     machine, versions = one["environment"]["machine"], one["environment"]["versions"]
     load = one["environment"]["load"], one["environment"]["load_after"]
     ceilings = ", ".join(
@@ -48,8 +55,8 @@ def _section(one: Document, figures: Sequence[str]) -> list[str]:
     ]
     if one["quick"]:
         lines += ["**Quick: small sizes, no claims.**", ""]
-    for figure in figures:
-        lines += [f"![{one['case']}]({figure})", ""]
+    for picture in pictures:
+        lines += [picture, ""]
     lines += _comparisons([r for r in one["results"] if r["kind"] == "comparison"])
     for result in one["results"]:
         if result["kind"] == "curve":

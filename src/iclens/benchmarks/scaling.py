@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from iclens.attention import build
-from iclens.benchmarks.case import CASES, Context, Curve, Entry
+from iclens.benchmarks.case import CASES, Context, Curve, Entry, takes
 from iclens.benchmarks.gpt2_shaped import Shape, ShapedPrompt, lens_model
 from iclens.benchmarks.lens import one_head_call
 from iclens.benchmarks.training import tiny_configs
@@ -23,6 +23,7 @@ Call = Callable[[], object]
 
 
 @CASES.register("scaling")
+@takes(minutes=4)
 def scaling(context: Context) -> Iterator[Entry]:
     """Cost against tokens (to 32,768), heads, layers, demonstrations, runs and prompts, with the fitted exponents."""
     pick = context.pick

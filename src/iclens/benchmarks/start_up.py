@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from iclens.benchmarks.case import CASES, Agreement, Comparison, Context, Entry, Side, Target
+from iclens.benchmarks.case import CASES, Agreement, Comparison, Context, Entry, Side, Target, takes
 from iclens.benchmarks.peers import missing
 
 IMPORT = "import iclens"
@@ -31,6 +31,7 @@ print(tokenizer.decode(logits[0, -1].argmax()))
 
 
 @CASES.register("start-up")
+@takes(minutes=3)
 def start_up(context: Context) -> Iterator[Entry]:
     """The import, --help, and the first result of explain: a bare torch or transformers, and TransformerLens."""
     environment = os.environ | {"OMP_NUM_THREADS": str(context.threads), "HF_HUB_OFFLINE": "1"}

@@ -9,7 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iclens.benchmarks.case import CASES, Absent, Agreement, Comparison, Context, Entry, Probe, Side, Target, on_gpu
+from iclens.benchmarks.case import (
+    CASES,
+    Absent,
+    Agreement,
+    Comparison,
+    Context,
+    Entry,
+    Probe,
+    Side,
+    Target,
+    on_gpu,
+    takes,
+)
 from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.garg_repository import GargRepository, garg_repository
 from iclens.sweeps.chunks import plan
@@ -21,6 +33,7 @@ _MEMORY = 4 << 30
 
 
 @CASES.register("training")
+@takes(minutes=5)
 @on_gpu
 def training(context: Context) -> Iterator[Entry]:
     """Steps and whole runs: ensembles against single runs, our GPT-2 against transformers and Garg's repository."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,23 +32,29 @@ class Bench:
 
     Attributes:
         cases: which cases; --list shows them, and without any all run.
-        list: show the cases and stop.
+        list: show the cases with their times and stop.
         pairs: interleaved pairs of each comparison.
         threads: torch threads.
         device: where it runs; cases that run on the CPU only say so.
         quick: small sizes, to see that everything runs; no claim is made.
+        long: also what takes long and says little new: more sizes, the slowest peers.
         out: folder for JSON, plots and the page; what other cases left there stays.
+        resume: skip cases that lie in the folder, measured by the same command with the same versions on this machine.
         redraw: measure nothing; draw plots and page once more from the JSON in the folder.
+        publish: another folder, for a site: the JSON and plots of all that lies in OUT go there.
     """
 
     cases: Positional[tuple[str, ...]] = ()
     list: bool = False
-    pairs: int = 9
+    pairs: int = 7
     threads: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
     quick: bool = False
+    long: bool = False
     out: Path = Path("iclens-out/bench")
+    resume: bool = False
     redraw: bool = False
+    publish: Path | None = None
 
     def run(self) -> int:
         """Measure the cases, write their files, and return the exit status."""
@@ -55,6 +62,12 @@ class Bench:
             raise UserError(f"--pairs {self.pairs}: at least 1.")
         if self.threads < 1:
             raise UserError(f"--threads {self.threads}: at least 1.")
+        if self.quick and self.long:
+            raise UserError("--quick and --long: give one of them.")
+        if self.quick and self.publish is not None:
+            raise UserError("--publish is for claims, and --quick makes none.")
+        if self.redraw and self.resume:
+            raise UserError("--redraw measures nothing, so there is nothing to --resume.")
         if self.redraw:
             self._write_page()
             return 0
@@ -68,25 +81,59 @@ class Bench:
 
         if self.list:
             for name in sorted(CASES):
-                say(f"{name:<16} {_description(CASES[name])}")
+                say(f"{name:<16} {self._time(CASES[name]):<14} {_description(CASES[name])}")
             return 0
         names = dict.fromkeys(self.cases) or sorted(CASES)
         chosen = {name: CASES[name] for name in names}
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda needs a GPU that this PyTorch can use.")
         make_folder(self.out)
-        good = True
+        finished = {name: found for name in chosen if self.resume and (found := self._finished(name)) is not None}
+        for name, one in finished.items():
+            note(f"{name}: was measured {one['measured']}")
+        good = all(one["good"] for one in finished.values())
+        chosen = {name: case for name, case in chosen.items() if name not in finished}
+        self._announce(chosen)
         with torch_threads(self.threads), default_dtype(torch.float32), torch.random.fork_rng(devices=[]):
             ceilings = measure_ceilings(
                 self.device, repeats=2 if self.quick else 5, largest=512 if self.quick else 2048
             )
             rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {dtype}" for dtype, rate in ceilings.operations.items())
             note(f"ceilings with {self.threads} threads: {rates}; {ceilings.bytes / 1e9:.1f} GB/s copied")
-            context = Context(ceilings, self.pairs, self.threads, self.device, self.quick)
+            context = Context(ceilings, self.pairs, self.threads, self.device, self.quick, self.long)
             for name, case in chosen.items():
                 good &= self._case(name, case, context)
         self._write_page()
         return 0 if good else 1
+
+    def _time(self, case: Case) -> str:
+        from iclens.benchmarks.case import minutes
+
+        about = minutes(case, long=self.long)
+        return "time unknown" if about is None else f"about {about:g} min"
+
+    def _announce(self, chosen: dict[str, Case]) -> None:
+        from iclens.benchmarks.case import minutes
+
+        if self.quick or self.device == "cuda":
+            return
+        for name, case in chosen.items():
+            note(f"{name}: {self._time(case)}")
+        if len(chosen) > 1:
+            total = sum(minutes(case, long=self.long) or 0.0 for case in chosen.values())
+            note(f"in all about {total:g} min with one thread and all peers, on a machine that does nothing else")
+
+    def _finished(self, name: str) -> dict[str, Any] | None:
+        """What the very command has measured before, with these versions on this machine."""
+        from iclens.benchmarks.document import environment
+
+        file = self.out / f"{name}.json"
+        found = _read(file) if file.exists() else None
+        if found is None or found["command"] != self._command(name):
+            return None
+        now = environment(self.threads)
+        same = all(found["environment"][part] == now[part] for part in ("machine", "versions"))
+        return found if same else None
 
     def _case(self, name: str, case: Case, context: Context) -> bool:
         from iclens.benchmarks.case import ON_GPU, Absent
@@ -105,7 +152,8 @@ class Bench:
 
     def _command(self, name: str) -> str:
         arguments = ["iclens", "bench", name, "--threads", str(self.threads), "--pairs", str(self.pairs)]
-        arguments += [*(["--quick"] if self.quick else []), *(["--device", "cuda"] if self.device == "cuda" else [])]
+        arguments += [*(["--quick"] if self.quick else []), *(["--long"] if self.long else [])]
+        arguments += [*(["--device", "cuda"] if self.device == "cuda" else [])]
         return shlex.join(arguments)
 
     def _write_page(self) -> None:
@@ -124,6 +172,24 @@ class Bench:
                 write_atomically(self.out / file, content)
         write_atomically(self.out / "results.md", page(documents, figures))
         say(f"page: {self.out / 'results.md'}")
+        if self.publish is not None:
+            self._publish(documents, self.publish)
+
+    def _publish(self, documents: Sequence[dict[str, Any]], folder: Path) -> None:
+        """The JSON of every case and its plots, on light and on dark paper."""
+        from iclens.benchmarks.plots import plots
+
+        make_folder(folder)
+        for one in documents:
+            if one["quick"]:
+                note(f"{one['case']} is not published: it was measured with --quick.")
+                continue
+            write_atomically(folder / f"{one['case']}.json", json.dumps(one, indent=1, allow_nan=False) + "\n")
+            for file, content in plots(one).items():
+                write_atomically(folder / file, content)
+            for file, content in plots(one, "dark").items():
+                write_atomically(folder / file.replace(".svg", "-dark.svg"), content)
+            say(f"published: {folder / one['case']}.json")
 
 
 def _description(case: Case) -> str:
@@ -132,11 +198,19 @@ def _description(case: Case) -> str:
 
 def _read(file: Path) -> dict[str, Any] | None:
     """The JSON of a case, None when the file is something else."""
+    from iclens.benchmarks.document import is_sound
+
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        note(f"{file} is left out: it is not JSON.")
         return None
-    return found if isinstance(found, dict) and {"case", "results", "ceilings"} <= set(found) else None
+    if not isinstance(found, dict) or not {"case", "results", "ceilings"} <= set(found):
+        return None
+    if not is_sound(found):
+        note(f"{file} is left out: it is damaged, or was changed after it was written; measure the case again.")
+        return None
+    return found
 
 
 def _say(name: str, result: Any) -> None:

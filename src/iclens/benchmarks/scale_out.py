@@ -1,0 +1,193 @@
+"""What a sweep on a Ray cluster costs beside its training, and from that what a million runs would take."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iclens.benchmarks.case import CASES, Absent, Cell, Context, Entry, Listing, Verdict, takes
+from iclens.benchmarks.training import tiny_configs
+from iclens.cluster import Cluster, connected, each_on_cluster, slots
+from iclens.sweeps import run_folder
+from iclens.sweeps.chunks import groups
+from iclens.sweeps.grid import expand
+from iclens.sweeps.on_cluster import TASK_SECONDS, result_of
+from iclens.sweeps.store import Store
+from iclens.training.train import train
+from iclens.workers import Tell
+
+RUNS, CORES, SECONDS_A_RUN = 1_000_000, 1000, (1.0, 10.0, 100.0)
+"""Of the estimate: nobody here has so many cores."""
+
+MOST_OVERHEAD = 0.05
+
+
+@CASES.register("scale-out")
+@takes(5)
+def scale_out(context: Context) -> Iterator[Entry]:
+    """A sweep on Ray: dispatch, tasks of 10 s, two nodes against one, the store; a million runs on paper."""
+    if importlib.util.find_spec("ray") is None:
+        yield Absent("ray", "ray is not installed: pip install 'iclens[ray]'")
+        return
+    long = context.pick(0.2, TASK_SECONDS)
+    with connected(Cluster()):
+        tiny, dispatching = _dispatch(context.pick(20, 200))
+        overhead = _overhead(long, context.pick(1, 3))
+    within = (
+        Verdict(
+            f"at most {MOST_OVERHEAD:.0%} of tasks of {TASK_SECONDS:.0f} s is not theirs",
+            overhead <= MOST_OVERHEAD,
+            f"{overhead:.2%}",
+        ),
+    )
+    rows: list[Mapping[str, Cell]] = [
+        {"what": "a task that does nothing, all its cost on this machine, ms", "value": 1000 * tiny},
+        {"what": f"the same, share of a task of {TASK_SECONDS:.0f} s, %", "value": 100 * tiny / TASK_SECONDS},
+        {"what": "processor time of the driver for it, ms", "value": 1000 * dispatching},
+        {"what": f"share of the slots' time that tasks of {long:g} s left idle, %", "value": 100 * overhead},
+    ]
+    yield Listing("Ray on this machine", rows, () if context.quick else within)
+    yield Listing("nodes of one CPU on this machine", _nodes(long, context.pick(2, 4)))
+    writing, planning = _writing(context.pick(32, 1024)), _planning(context.pick(64, 1024))
+    rows = [
+        {"what": "runs that the driver adds to the store a second", "value": 1 / writing},
+        {"what": "runs that the driver plans a second", "value": 1 / planning},
+    ]
+    yield Listing("the driver", rows)
+    yield Listing(
+        f"ON PAPER, from the numbers above: {RUNS:,} runs on {CORES:,} cores, hours",
+        [_estimate(seconds, dispatching, overhead, writing, planning) for seconds in SECONDS_A_RUN],
+    )
+
+
+def _dispatch(number: int) -> tuple[float, float]:
+    """Seconds for each of many tasks that do nothing, on the clock and of the driver's processor."""
+    ends = each_on_cluster(_sleep, [(0.0,)] * number, cluster=Cluster())
+    # Processes start before the first.
+    next(ends)
+    start, cpu_start = time.perf_counter(), time.process_time()
+    for _ in ends:
+        pass
+    clock, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+    return clock / (number - 1), cpu / (number - 1)
+
+
+def _overhead(seconds: float, rounds: int) -> float:
+    """Share of the slots' time in which no task ran; tasks sleep, so that a busy machine counts little."""
+    number = slots(Cluster())
+    took, inside = _timed(_sleep, seconds, number * rounds, Cluster())
+    return 1 - inside / (number * took)
+
+
+def _nodes(seconds: float, tasks: int) -> list[Mapping[str, Cell]]:
+    """The same tasks on one node and on two: asleep, and at work with what cores this machine has free."""
+    rows: list[Mapping[str, Cell]] = []
+    for what, function, amount in (("asleep", _sleep, seconds), ("at work", _multiply, seconds)):
+        took = {}
+        for number in (1, 2):
+            with _local_nodes(number) as cluster:
+                took[number], _ = _timed(function, amount, tasks, cluster)
+        rows.append(
+            {
+                "tasks": f"{tasks} of {amount:g} s, {what}",
+                "one node, s": took[1],
+                "two nodes, s": took[2],
+                "ratio": took[1] / took[2],
+            }
+        )
+    return rows
+
+
+@contextmanager
+def _local_nodes(number: int) -> Iterator[Cluster]:
+    """So many nodes of one CPU on this machine."""
+    import ray
+    from ray.cluster_utils import Cluster as Local
+
+    local = Local()
+    try:
+        for _ in range(number):
+            local.add_node(num_cpus=1, include_dashboard=False)
+        cluster = Cluster(local.address)
+        with connected(cluster):
+            yield cluster
+    finally:
+        ray.shutdown()
+        local.shutdown()
+
+
+def _timed(
+    function: Callable[..., tuple[float, float]], amount: float, tasks: int, cluster: Cluster
+) -> tuple[float, float]:
+    """Seconds from the first task's beginning to the last one's end, and the sum of what each took.
+
+    Every slot has a task before, whose time does not count, so that its process runs.
+    """
+    warm = slots(cluster)
+    calls = [(0.1,)] * warm + [(amount,)] * tasks
+    ends = each_on_cluster(function, calls, cluster=cluster)
+    spans = [ended.result() for ended in ends if ended.place >= warm]
+    took = max(end for _, end in spans) - min(start for start, _ in spans)
+    return took, sum(end - start for start, end in spans)
+
+
+def _sleep(seconds: float, _tell: Tell) -> tuple[float, float]:
+    """When it began and ended, by a clock that all processes of a machine share."""
+    start = time.monotonic()
+    time.sleep(seconds)
+    return start, time.monotonic()
+
+
+def _multiply(seconds: float, _tell: Tell) -> tuple[float, float]:
+    """The same for so many seconds of processor time."""
+    start, matrix = time.monotonic(), torch.eye(64)
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        for _ in range(100):
+            matrix = matrix @ matrix
+    return start, time.monotonic()
+
+
+def _writing(number: int, together: int = 16) -> float:
+    """Seconds for each run that is added to a store, in the chunks in which runs arrive."""
+    first, *others = tiny_configs(number)
+    (one,) = train([replace(first, training=replace(first.training, steps=1))])
+    result = result_of(one, "cpu")
+    runs = iter([(config.key(), run_folder.pack(config, one.tensors, one.metrics, result)) for config in others])
+    with tempfile.TemporaryDirectory(prefix="iclens-scale-out-") as folder:
+        store = Store(Path(folder))
+        start = time.perf_counter()
+        while chunk := dict(islice(runs, together)):
+            store.add_packed(chunk)
+        return (time.perf_counter() - start) / len(others)
+
+
+def _planning(number: int) -> float:
+    """Processor seconds for each run that is read from a grid, checked, hashed and grouped."""
+    grid: dict[str, Any] = {**tiny_configs(1)[0].to_dict(), "sweep": {"seed": {"range": number}}}
+    start = time.process_time()
+    configs = expand(grid)
+    for config in configs:
+        config.check()
+        config.key()
+    groups(configs)
+    return (time.process_time() - start) / number
+
+
+def _estimate(seconds: float, dispatching: float, overhead: float, writing: float, planning: float) -> dict[str, Cell]:
+    """Hours for runs of so many seconds; but for the planning, the driver works while others train."""
+    tasks = RUNS * seconds / max(TASK_SECONDS, seconds)
+    training = RUNS * seconds / CORES / (1 - max(0.0, overhead))
+    driver, plans = tasks * dispatching + RUNS * writing, RUNS * planning
+    hours = {"planning": plans, "training": training, "dispatching and storing": driver}
+    hours["in all"] = plans + max(training, driver)
+    return {"seconds a run": seconds, **{name: value / 3600 for name, value in hours.items()}}
