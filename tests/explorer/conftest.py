@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -47,16 +48,25 @@ class Served:
         return status, json.loads(text)
 
 
-@pytest.fixture(scope="session")
-def served(model, example):
+@contextmanager
+def serving(app):
+    """The application on a free port, while the block runs."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(build_app(model, example), log_level="warning", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield Served(listening.getsockname()[1])
-    server.should_exit = True
-    thread.join()
-    listening.close()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield Served(listening.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+@pytest.fixture(scope="session")
+def served(model, example):
+    with serving(build_app(model, example)) as running:
+        yield running

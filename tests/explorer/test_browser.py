@@ -56,8 +56,8 @@ def visit(browser, served):
     yield opened
     for context in contexts:
         context.close()
-    # A refused question is a status of 422, which the browser logs.
-    assert [problem for problem in problems if "422" not in problem and "ERR_FAILED" not in problem] == []
+    # A refused question and a failed one have a status that the browser logs.
+    assert [problem for problem in problems if not re.search("422|500|ERR_FAILED", problem)] == []
 
 
 @pytest.fixture
@@ -162,6 +162,17 @@ def test_a_server_that_is_gone_is_told_in_place(short):
     short.locator("#query").fill("lion is")
     says(short, "#problem", "does not answer")
     assert short.locator("#query").input_value() == "lion is"
+
+
+def test_a_model_that_fails_is_told_in_place(short):
+    failed = {"status": 500, "json": {"error": "The model failed: out of memory"}}
+    short.route("**/api/glance", lambda route: route.fulfill(**failed))
+    short.locator("#query").fill("lion is")
+    says(short, "#problem", "The model failed: out of memory")
+    assert short.locator("#query").input_value() == "lion is"
+    short.unroute("**/api/glance")
+    short.locator("#query").fill("dog is")
+    short.locator("#problem").wait_for(state="hidden")
 
 
 def test_a_whole_prompt_is_taken_apart(short):

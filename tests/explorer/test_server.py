@@ -6,17 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import iclens
-from iclens import bundled
 from iclens.cli.explore import Explore
 from iclens.cli.main import main
 from iclens.explorer import page
-from iclens.explorer.ask import Ask
 from iclens.explorer.guard import is_loopback
-from iclens.explorer.snapshot import snapshot
-from iclens.lens.loading import LensModel
 from iclens.lens.prompt import Prompt
 
 TEXT = "cat is vux .\n\napple is nef .\n\ndog is vux .\n\nhorse is"
@@ -235,15 +230,13 @@ def test_numbers_that_are_not_finite_are_refused(served, model):
     assert "not finite" in found["error"]
 
 
-@pytest.mark.slow
-def test_a_saved_page_of_a_prompt_of_512_tokens_is_small():
-    tokenizer = AutoTokenizer.from_pretrained(bundled.path())
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=48, n_head=12, n_layer=12, bos_token_id=2, eos_token_id=2)
-    long = LensModel.wrap(GPT2LMHeadModel(config).float().eval(), tokenizer, "long")
-    words, labels = ("apple", "dog", "hammer"), ("vux", "blick", "nef", "zup")
-    blocks = [f"{words[i % 3]} is {labels[i % 4]} ." for i in range(128)]
-    ask = Ask.read({"demonstrations": blocks, "query": "horse is", "answers": list(labels), "off": [1]})
-    data = snapshot(long, ask, {"name": "long"})
-    assert data["glance"]["n_tokens"] >= 512
-    assert data["heads"]
-    assert len(page.saved(data)) < 500_000
+def test_a_model_that_fails_is_one_sentence_and_the_next_question_is_answered(served, model, monkeypatch):
+    def out_of_memory(*arguments, **options):
+        raise RuntimeError("not enough memory: you tried to allocate 9 bytes.\n  at line 3\n")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(model.model), "forward", out_of_memory)
+        status, found = served.ask("glance", {"text": TEXT, "answers": ANSWERS})
+    assert status == 500
+    assert found == {"error": "The model failed: not enough memory: you tried to allocate 9 bytes."}
+    assert served.ask("glance", {"text": TEXT, "answers": ANSWERS})[0] == 200

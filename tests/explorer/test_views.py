@@ -4,10 +4,14 @@ import pytest
 import torch
 
 import iclens
+from iclens.bounds import generalization_bounds, measured_gap
 from iclens.dual import DualModel
 from iclens.explorer.ask import Ask
+from iclens.explorer.bound_view import bound_view
 from iclens.explorer.head_view import head_view
 from iclens.explorer.layers_view import layers_view, principal
+from iclens.kernels import SignedLog
+from iclens.kernels.softcapped import SoftcappedKernel
 from iclens.lens.capture import capture
 from iclens.lens.prompt import Prompt
 from iclens.lens.tokens import tokenize
@@ -129,3 +133,52 @@ def test_views_of_a_model_with_other_norms_and_grouped_heads():
     assert sum(parts) + view["embedding"] + view["bias"] == pytest.approx(explanation.margin, abs=1e-10)
     scores = [candidate.probability for candidate in explanation.candidates]
     assert view["states"][-1]["probabilities"] == pytest.approx(scores)
+
+
+@pytest.mark.parametrize(("layer", "head"), [(0, 1), (3, 0)])
+def test_the_bound_is_theorem_3_2_for_the_heads_dual(model, asked, layer, head):
+    view = head_view(model, Ask.read({**asked, "layer": layer, "head": head}))["bound"]
+    tokenized = tokenize(Prompt.from_text(TEXT), model.tokenizer)
+    record = capture(model, tokenized.input_ids[None]).records[layer]
+    q, k, v = (x[0, head].double() for x in (record.q[..., -1:, :], record.k, record.v))
+    found = generalization_bounds(DualModel.from_attention(q, k, v, tokenized.groups, scale=record.scale))
+    unit = found.loss_range.log_abs
+    assert view["n_tokens"] == int((tokenized.groups >= 0).sum())
+    for form in view["forms"]:
+        bound = found.by_name[form["name"]]
+        assert form["gap"]["log_abs"] == pytest.approx(float(bound.gap.log_abs - unit), abs=1e-3)
+        # In units of the range, a bound of 1 is where it stops to say anything.
+        assert form["vacuous"] == (form["gap"]["log_abs"] >= 0) == bool(bound.vacuous)
+        parts = [torch.tensor(form[name]["log_abs"]) for name in ("complexity", "confidence")]
+        assert float(torch.logaddexp(*parts)) == pytest.approx(form["gap"]["log_abs"], abs=1e-6)
+    assert view["ingredients"]["w_frobenius"]["log_abs"] == pytest.approx(float(found.w_frobenius.log_abs), rel=1e-3)
+
+
+def test_the_measured_gap_is_that_of_halves_of_the_demonstrations():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(n, 4, generator=generator) for n in (1, 30, 30))
+    groups = torch.arange(30) // 3 - 1
+    dual = DualModel.from_attention(q, k, v, groups)
+    measured = bound_view(dual)["measured"]
+    assert (measured["n_demonstrations"], measured["n_held_out"]) == (4, 5)
+    own = measured_gap(dual, 4, measured["n_resamples"])
+    values = SignedLog(own.gap.log_abs - own.bounds.loss_range.log_abs, own.gap.sign).value[:, 0]
+    assert measured["median"] == pytest.approx(float(values.quantile(0.5)))
+    # What the query may not attend to changes nothing.
+    far = torch.cat([torch.randn(5, 4, generator=generator), k]), torch.cat([torch.ones(5, 4), v])
+    mask = torch.arange(35)[None] >= 5
+    ids = torch.cat([torch.tensor([0, 0, 0, 1, -1]), torch.where(groups < 0, -1, groups + 2)])
+    hidden = bound_view(DualModel.from_attention(q, *far, ids, mask))
+    for name in ("median", "low", "high", "bound"):
+        assert hidden["measured"][name] == pytest.approx(measured[name]), name
+
+
+def test_where_there_is_no_bound_it_says_why():
+    q, k, v = torch.randn(1, 4), torch.randn(6, 4), torch.randn(6, 3)
+    one = bound_view(DualModel.from_attention(q, k, v, torch.tensor([0, 0, 0, -1, -1, -1])))
+    assert one["problem"] is None
+    assert one["measured"] is None
+    unseen = DualModel.from_attention(q, k, v, torch.tensor([0, 0, -1, -1, -1, -1]), torch.arange(6)[None] > 2)
+    assert "attends to no demonstration" in bound_view(unseen)["problem"]
+    capped = DualModel.from_attention(q, k, v, 3, kernel=SoftcappedKernel(0.5, 10.0))
+    assert bound_view(capped)["problem"]

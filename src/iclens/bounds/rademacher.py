@@ -165,7 +165,9 @@ def rademacher_complexity(
     def complexity(norms: Tensor, w: Tensor) -> tuple[SignedLog, Tensor]:
         average = norms.mean(-1)
         log_value = average.log() + factor + w - sample.n.log() - dual.log_normalizer
-        error = norms.std(-1) / n_draws**0.5 / average
+        # Not `std`, which warns of no draws where there are no prompts.
+        variance = (norms - average.unsqueeze(-1)).square().sum(-1) / (n_draws - 1)
+        error = (variance / n_draws).sqrt() / average
         return SignedLog(torch.where(sample.n > 0, log_value, torch.inf)), error.nan_to_num(0.0)
 
     frobenius, frobenius_error = complexity(singular_values.norm(dim=-1), sample.frobenius)

@@ -52,6 +52,7 @@ def weighted_sum(
     """
     leading = torch.broadcast_shapes(k.shape[:-2], directions.shape[:-2], weights.shape[:-2]).numel()
     n_key, d_v = directions.shape[-2:]
+    leading = max(1, leading)
     rows = max(1, _BLOCK_ELEMENTS // (leading * n_key * d_v))
     parts = []
     for chunk in weights.split(rows, -2):

@@ -23,6 +23,8 @@ class Explore:
         model: "bundled", a local folder, or a hub name.
         prompt: the prompt to open with: plain text with blank lines between demonstrations and the query last.
         answers: candidate answers to open with.
+        store: the store of runs to show.
+        gallery: the folder of reproductions to show.
         port: port to listen on; 0 for any that is free.
         host: address to listen on; other than 127.0.0.1, others can use the model through the page.
         open: open the page in the browser.
@@ -33,6 +35,8 @@ class Explore:
     model: str = "bundled"
     prompt: Path | None = None
     answers: tuple[str, ...] = ()
+    store: Path = Path("iclens-runs")
+    gallery: Path = Path("iclens-out/gallery")
     port: int = 8765
     host: str = "127.0.0.1"
     open: bool = False
@@ -66,7 +70,8 @@ class Explore:
                 for name, view in VIEWS.items():
                     view(lens_model, Ask.read({**example, "layer": 0, "head": 0} if name == "head" else example))
             alone = is_loopback(self.host)
-            app = build_app(lens_model, example, names=(self.host, socket.gethostname()), loopback=alone)
+            names = (self.host, socket.gethostname())
+            app = build_app(lens_model, example, names, alone, self.store, self.gallery)
             address = _address(listening, self.host)
             say(f"Explore {self.model} at {address} (Ctrl-C ends it)")
             if not alone:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -116,7 +117,8 @@ def _is_device(path: Path) -> bool:
 
 
 def _replace(target: Path, data: bytes) -> None:
-    temporary = target.with_name(f".iclens-{os.getpid()}.tmp")
+    _clear_leftovers(target.parent)
+    temporary = target.with_name(f"{_temporary_name()}{os.getpid()}.tmp")
     try:
         # Opened rather than made by `tempfile`, whose private mode would survive the renaming.
         with temporary.open("wb") as file:
@@ -124,3 +126,18 @@ def _replace(target: Path, data: bytes) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary_name() -> str:
+    return f".iclens-{platform.node()}-"
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what processes of this machine left that were killed while they wrote."""
+    for path in folder.glob(f"{_temporary_name()}*.tmp"):
+        number = path.name.removeprefix(_temporary_name()).removesuffix(".tmp")
+        if number.isdigit():
+            from iclens.workers import is_alive
+
+            if not is_alive(int(number)):
+                path.unlink(missing_ok=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -15,25 +16,35 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from iclens.errors import UserError
-from iclens.explorer import page
+from iclens.explorer import gallery_view, page
 from iclens.explorer.ask import Ask
 from iclens.explorer.glance import explanation, glance
-from iclens.explorer.guard import Guard
+from iclens.explorer.guard import PICTURE_POLICY, Guard
 from iclens.explorer.head_view import head_view
+from iclens.explorer.lab_ask import LabAsk
+from iclens.explorer.lab_view import facts as lab_facts
+from iclens.explorer.lab_view import lab_view, saved_lab
 from iclens.explorer.layers_view import layers_view
-from iclens.explorer.snapshot import snapshot
+from iclens.explorer.runs_view import Runs
+from iclens.explorer.snapshot import facts_of, snapshot
 from iclens.lens.loading import LensModel
 
 MOST_BYTES = 1_000_000
 """Largest question that is read."""
 
+Asked = TypeVar("Asked")
 View = Callable[[LensModel, Ask], dict[str, Any]]
 
 VIEWS: dict[str, View] = {"glance": glance, "explain": explanation, "head": head_view, "layers": layers_view}
 
 
 def build_app(
-    lens_model: LensModel, example: dict[str, Any] | None = None, names: Iterable[str] = (), loopback: bool = True
+    lens_model: LensModel,
+    example: dict[str, Any] | None = None,
+    names: Iterable[str] = (),
+    loopback: bool = True,
+    store: Path = Path("iclens-runs"),
+    gallery: Path = Path("iclens-out/gallery"),
 ) -> Starlette:
     """The application of one model.
 
@@ -45,21 +56,19 @@ def build_app(
         example: the question that the page opens with.
         names: further names under which the server may be reached.
         loopback: True when it listens on this machine alone.
+        store: the store of runs that the page shows.
+        gallery: the folder of reproductions that it shows.
     """
-    turn = asyncio.Lock()
-    facts = {
-        "name": lens_model.name,
-        "family": lens_model.family.name,
-        "n_layers": lens_model.n_layers,
-        "n_heads": lens_model.n_heads,
-        "n_parameters": lens_model.n_parameters,
-        "context_length": lens_model.context_length,
-    }
+    model_turn, files_turn, lab_turn = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
+    runs = Runs(store)
+    facts = facts_of(lens_model)
 
     async def home(request: Request) -> Response:
-        return HTMLResponse(page.served({"mode": "live", "model": facts, "example": example}))
+        return HTMLResponse(page.served({"mode": "live", "model": facts, "example": example, "lab": lab_facts()}))
 
-    async def asked(request: Request, work: Callable[[Ask], Response]) -> Response:
+    async def asked(
+        request: Request, read: Callable[[Any], Asked], work: Callable[[Asked], Response], turn: asyncio.Lock
+    ) -> Response:
         if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
             return _refused("The question must be JSON (Content-Type: application/json).", 415)
         body = b""
@@ -68,11 +77,11 @@ def build_app(
             if len(body) > MOST_BYTES:
                 return _refused(f"The question is longer than {MOST_BYTES:,} bytes: shorten the prompt.", 413)
         try:
-            ask = Ask.read(json.loads(body))
+            question = read(json.loads(body))
             async with turn:
                 if await request.is_disconnected():
                     return Response(status_code=204)
-                return await run_in_threadpool(work, ask)
+                return await run_in_threadpool(work, question)
         except UserError as error:
             return _refused(_sentence(str(error)), 422)
         except (ValueError, RecursionError) as error:
@@ -82,15 +91,33 @@ def build_app(
 
     def numbers(view: View) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
-            return await asked(request, lambda ask: _json(view(lens_model, ask)))
+            return await asked(request, Ask.read, lambda ask: _json(view(lens_model, ask)), model_turn)
 
         return answer
 
+    def kept(view: Callable[[Any], dict[str, Any]]) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            return await asked(request, dict, lambda question: _json(view(question)), files_turn)
+
+        return answer
+
+    def picture(request: Request) -> Response:
+        content = gallery_view.picture(gallery, request.path_params["name"], request.path_params["file"])
+        if content is None:
+            return _refused("There is no such picture.", 404)
+        return Response(content, media_type="image/svg+xml", headers={"Content-Security-Policy": PICTURE_POLICY})
+
     async def save(request: Request) -> Response:
         def work(ask: Ask) -> Response:
-            return HTMLResponse(page.saved(snapshot(lens_model, ask, facts)))
+            return HTMLResponse(page.saved(snapshot(lens_model, ask)))
 
-        return await asked(request, work)
+        return await asked(request, Ask.read, work, model_turn)
+
+    async def lab(request: Request) -> Response:
+        return await asked(request, LabAsk.read, lambda ask: _json(lab_view(ask)), lab_turn)
+
+    async def save_lab(request: Request) -> Response:
+        return await asked(request, LabAsk.read, lambda ask: HTMLResponse(page.saved(saved_lab(ask, facts))), lab_turn)
 
     routes = [
         Route("/", home),
@@ -98,6 +125,13 @@ def build_app(
         Route("/explorer.css", lambda request: Response(page.style(), media_type="text/css")),
         *(Route(f"/api/{name}", numbers(view), methods=["POST"]) for name, view in VIEWS.items()),
         Route("/api/save", save, methods=["POST"]),
+        Route("/api/lab", lab, methods=["POST"]),
+        Route("/api/lab-save", save_lab, methods=["POST"]),
+        Route("/api/runs", kept(runs.listing), methods=["POST"]),
+        Route("/api/curves", kept(runs.curves), methods=["POST"]),
+        Route("/api/panels", kept(runs.panels), methods=["POST"]),
+        Route("/api/gallery", kept(lambda _: gallery_view.gallery_view(gallery)), methods=["POST"]),
+        Route("/gallery/{name}/{file}", picture),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Guard, names=names, loopback=loopback)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 from iclens.dual import DualModel
 from iclens.errors import UserError
 from iclens.explorer.ask import Ask
+from iclens.explorer.bound_view import bound_view, number
 from iclens.explorer.glance import begin, read_answers
 from iclens.kernels import Kernel
-from iclens.kernels.kernel import SignedLog
 from iclens.kernels.softcapped import SoftcappedKernel
 from iclens.lens.answered import Answered, by_group
 from iclens.lens.attend import fast
@@ -27,18 +28,53 @@ MOST_PAIRS = 24
 MOST_ANSWERS = 6
 
 
-def head_view(lens_model: LensModel, ask: Ask) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Common:
+    """What the views of all heads of one prompt share.
+
+    Attributes:
+        answered: the answer.
+        readings: for each candidate, what each token adds through each head, directly, to the logit of its first
+            token, (n_layers, n_heads, n).
+    """
+
+    answered: Answered
+    readings: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, lens_model: LensModel, ask: Ask) -> Common:
+        """Run the model once on the prompt, with every demonstration."""
+        answered = begin(lens_model, ask)
+        last = answered.tokenized.n_tokens - 1
+        wanted = read_answers(lens_model, answered, MOST_ANSWERS)
+        readouts = {text: Readout(((last, index, 1.0),)) for text, index in wanted.items()}
+        return cls(
+            answered,
+            {
+                text: gradient_step(dataclasses.replace(answered.first, readout=readout)).contributions
+                for text, readout in readouts.items()
+            },
+        )
+
+
+def head_view(lens_model: LensModel, ask: Ask, common: Common | None = None) -> dict[str, Any]:
     """The dual model of one head for the prompt's last token, where the answer is read.
 
     With h' the head's output, ŷ_t = W_0 φ(q) + the parts of the first t demonstrations, D held at its value: the
     trajectory is ‖ŷ_t − h'‖, from W_0 alone to all demonstrations, and it ends at rounding. Everything is computed in
     float64 from the model's own q, k and v; h' is the model's own.
 
+    Args:
+        lens_model: the model.
+        ask: the prompt, the layer and the head.
+        common: what was computed for another head of the same prompt.
+
     Raises:
         UserError: the prompt cannot be handled, or there is no such layer or head.
     """
     layer, head = _checked(lens_model, ask)
-    answered = begin(lens_model, ask)
+    common = Common.of(lens_model, ask) if common is None else common
+    answered = common.answered
     tokenized = answered.tokenized
     dual, output = _dual(lens_model, answered, layer, head)
     weights = dual.weights()[0]
@@ -46,7 +82,8 @@ def head_view(lens_model: LensModel, ask: Ask) -> dict[str, Any]:
     initial = dual.initial()[0]
     walked = torch.cat([initial[None], initial + parts.cumsum(0)])
     loss, alignment = dual.loss(log=True), dual.alignment()
-    readings = _readings(lens_model, answered, layer, head)
+    readings = {text: pulls[layer, head].double() for text, pulls in common.readings.items()}
+    pulls = [by_group(pull, tokenized.groups, tokenized.n_demonstrations).tolist() for pull in readings.values()]
     return {
         "layer": layer,
         "head": head,
@@ -60,9 +97,7 @@ def head_view(lens_model: LensModel, ask: Ask) -> dict[str, Any]:
                 "size": float(parts[i].norm()),
                 "alignment_before": float(alignment.before[0, i]),
                 "alignment_after": float(alignment.after[0, i]),
-                "pulls": [
-                    float(by_group(pull, tokenized.groups, tokenized.n_demonstrations)[i]) for pull in readings.values()
-                ],
+                "pulls": [pull[i] for pull in pulls],
             }
             for i, span in enumerate(tokenized.prompt.demonstrations)
         ],
@@ -73,13 +108,14 @@ def head_view(lens_model: LensModel, ask: Ask) -> dict[str, Any]:
         },
         "prediction_size": float(dual.predict()[0].norm()),
         "pairs": _pairs(answered, dual, readings),
-        "loss_before": _number(loss.before),
-        "loss_after": _number(loss.after),
+        "loss_before": number(loss.before),
+        "loss_after": number(loss.after),
         "alignment_before": float(alignment.before.mean()),
         "alignment_after": float(alignment.after.mean()),
         "collapse_before": float(alignment.collapse_before),
         "collapse_after": float(alignment.collapse_after),
         "trajectory": (walked - output).norm(dim=-1).tolist(),
+        "bound": bound_view(dual),
         "residual": float((dual.predict()[0] - output).norm() / output.norm().clamp_min(torch.finfo().tiny)),
     }
 
@@ -121,18 +157,6 @@ def _dual(lens_model: LensModel, answered: Answered, layer: int, head: int) -> t
     return DualModel.from_attention(q, k, v, answered.tokenized.groups, mask, scale, kernel=kernel), output
 
 
-def _readings(lens_model: LensModel, answered: Answered, layer: int, head: int) -> dict[str, Tensor]:
-    """What each token's part of the head adds, directly, to the logit of each answer's first token."""
-    last = answered.tokenized.n_tokens - 1
-    wanted = read_answers(lens_model, answered, MOST_ANSWERS)
-    return {
-        text: gradient_step(dataclasses.replace(answered.first, readout=Readout(((last, index, 1.0),))))
-        .contributions[layer, head]
-        .double()
-        for text, index in wanted.items()
-    }
-
-
 def _pairs(answered: Answered, dual: DualModel, readings: dict[str, Tensor]) -> list[dict[str, Any]]:
     """The training pairs (key → positive) with the largest coefficients."""
     groups = answered.tokenized.groups
@@ -150,14 +174,3 @@ def _pairs(answered: Answered, dual: DualModel, readings: dict[str, Tensor]) -> 
         for i in order
         if groups[i] >= 0 and coefficients[i] > 0
     ]
-
-
-def _number(number: SignedLog) -> dict[str, float | None]:
-    """A number that may leave the range of float64: its value when it does not, and its sign and logarithm."""
-    value, log = float(number.value), float(number.log_abs)
-    finite = torch.isfinite(number.value).all().item()
-    return {
-        "value": value if finite else None,
-        "log_abs": log if log != -torch.inf else None,
-        "sign": 1.0 if number.sign is None else float(number.sign),
-    }

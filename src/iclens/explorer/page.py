@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -12,8 +13,15 @@ from importlib.resources import files
 from typing import Any
 
 _STATIC = files("iclens.explorer") / "static"
-_REPORT_STYLE = files("iclens.report") / "templates" / "explain.css"
-_SCRIPTS = ("elements", "numbers", "state", "server", "editor", "answer", "tokens", "heads", "layers", "share", "main")
+_REPORT_STYLES = [files("iclens.report") / "templates" / name for name in ("page.css", "verdicts.css")]
+_STYLES = [_STATIC / name for name in ("explorer.css", "lab.css")]
+_SCRIPTS = (
+    *("elements", "numbers", "state", "server", "views"),
+    *("editor", "answer", "tokens", "bound", "heads", "layers", "details", "share"),
+    *("chart", "panels", "recipes", "runs"),
+    *("labstate", "labplot", "labpoints", "lab"),
+    "main",
+)
 """The modules of the script, each after those that it imports from."""
 
 _LINKED_STYLE = '<link rel="stylesheet" href="explorer.css">'
@@ -24,19 +32,27 @@ _SIGNIFICANT = 6
 
 @cache
 def style() -> str:
-    """The style sheet: that of the report's page, and what the explorer adds to it."""
-    return _REPORT_STYLE.read_text(encoding="utf-8") + (_STATIC / "explorer.css").read_text(encoding="utf-8")
+    """The style sheet: that of every page of ours, and what the explorer adds to it."""
+    return "\n".join(file.read_text(encoding="utf-8") for file in (*_REPORT_STYLES, *_STYLES))
 
 
 @cache
 def script() -> str:
-    """The script as one module: its files in order, without the lines that tie them together."""
-    pieces = []
-    for name in _SCRIPTS:
-        text = (_STATIC / f"{name}.js").read_text(encoding="utf-8")
-        text = re.sub(r"^import .*\n", "", text, flags=re.MULTILINE)
-        pieces.append(re.sub(r"^export ", "", text, flags=re.MULTILINE))
-    return "\n".join(pieces)
+    """The script as one module: each of its files in a function of its own, after those that it imports from."""
+    texts = [(name, (_STATIC / f"{name}.js").read_text(encoding="utf-8")) for name in _SCRIPTS]
+    return "\n".join(["const modules = {};", *(_scoped(name, text) for name, text in texts)])
+
+
+def _scoped(name: str, text: str) -> str:
+    exported = re.findall(r"^export (?:async )?(?:function|const) (\w+)", text, re.MULTILINE)
+    text = re.sub(
+        r'^import \{([^}]*)\} from "\./(\w+)\.js";$',
+        lambda found: f"const {{{found[1].replace(' as ', ': ')}}} = modules.{found[2]};",
+        text,
+        flags=re.MULTILINE,
+    )
+    text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
+    return f"modules.{name} = (() => {{\n{text}return {{ {', '.join(exported)} }};\n}})();"
 
 
 def served(data: Mapping[str, Any]) -> str:
@@ -61,9 +77,9 @@ def saved(data: Mapping[str, Any]) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Every float to 6 significant digits."""
+    """Every float to 6 significant digits; what is not finite has no number."""
     if isinstance(value, float):
-        return float(f"{value:.{_SIGNIFICANT}g}")
+        return float(f"{value:.{_SIGNIFICANT}g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {key: rounded(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

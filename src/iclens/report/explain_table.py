@@ -11,8 +11,6 @@ from rich.text import Text
 
 from iclens.lens.explanation import Explanation
 from iclens.report.display_text import one_line, percent, plain, scientific, signed
-from iclens.report.explain_page import METHODS
-from iclens.report.head_map import largest_magnitude
 
 _BAR = 8
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -21,6 +19,12 @@ _WITHOUT_UNICODE = str.maketrans(
     {"−": "-", "–": "-", "…": "...", "↵": "\\n", "→": "\\t", "█": "#", "·": ";", "✓": "", "✗": ""}
     | dict.fromkeys(_EIGHTHS[1:4], "") | dict.fromkeys(_EIGHTHS[4:], "#")
 )  # fmt: skip
+METHODS = {
+    "gradient_step": "gradient step",
+    "path": "path",
+    "knock_out": "knock-out",
+    "rerun": "rerun",
+}
 PARTS = {
     "instruction": "instruction",
     "separator": "separators",
@@ -212,3 +216,8 @@ class _Printer:
 
 def _method(name: str) -> str:
     return METHODS.get(name, one_line(name, 40))
+
+
+def largest_magnitude(values: Sequence[float]) -> float:
+    """The largest finite magnitude, 0 when there is none."""
+    return max((abs(value) for value in values if abs(value) < float("inf")), default=0.0)

@@ -34,12 +34,13 @@ TRUSTS = {"stated": "stated by the paper", "derived": "derived by us", "asked": 
 
 _TOTALS = {"stated": "Stated by a paper", "derived": "Derived by us from a paper", "asked": "Our questions"}
 
-_COUNTED = {
+COUNTED = {
     "holds": ("holds", "hold"),
     "holds under": ("holds under a condition", "hold under a condition"),
     "does not hold": ("does not hold", "do not hold"),
     "cannot be tested here": ("cannot be tested here", "cannot be tested here"),
 }
+"""Each outcome after the number of claims that have it: one, several."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +152,13 @@ def _render(template: str, **values: Any) -> str:
     return (
         _environment()
         .get_template(template)
-        .render(style=Markup(style), style_digest=digest, marks=MARKS, counted=_COUNTED, trusts=TRUSTS, **values)
+        .render(style=Markup(style), style_digest=digest, marks=MARKS, counted=COUNTED, trusts=TRUSTS, **values)
     )
 
 
 @cache
 def _style() -> str:
-    # The base of every page of ours is the explanation's.
-    return "\n".join(_read(name).strip() for name in ("explain.css", "gallery.css"))
+    return "\n".join(_read(name).strip() for name in ("page.css", "verdicts.css", "gallery.css"))
 
 
 @cache

@@ -8,6 +8,7 @@ const MOST_NEXT = 6;
 export function renderAnswer(seen) {
   const { without } = seen;
   byId("answer").textContent = oneLine(seen.answer.trim() || seen.answer, 60);
+  document.title = `${oneLine(seen.answer.trim() || seen.answer, 60)} · iclens`;
   put(byId("margin"), el("b", {}, `${signed(seen.margin)} nats`), ` is its margin. ${oneLine(seen.margin_definition, 300)}`);
   const names = without && without.demonstrations.map((i) => `#${i}`).join(", ");
   const candidates = seen.candidates.length > 0;

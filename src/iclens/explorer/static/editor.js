@@ -11,6 +11,7 @@ export function renderEditor() {
   rows.length = 0;
   rows.push(...state.demonstrations.map(buildRow));
   put(byId("demonstrations"), ...rows.map((row) => row.item));
+  byId("answers").closest(".field").hidden = isSaved && !state.answers.length;
   byId("query").value = state.query;
   byId("answers").value = state.answers.join(", ");
   byId("instruction").value = state.instruction;
@@ -187,7 +188,7 @@ export function startEditor(example, takeOver) {
   }
   if (isSaved) for (const id of ["query", "answers"]) byId(id).readOnly = true;
   const { name, n_layers, n_heads } = given.model;
-  byId("model").textContent = `iclens explore · ${oneLine(name)} · ${n_layers} layers of ${n_heads} heads${isSaved ? " · saved page" : ""}`;
+  byId("model").textContent = `iclens ${isSaved ? "explain" : "explore"} · ${oneLine(name)} · ${n_layers} layers of ${n_heads} heads`;
 }
 
 function blankQuestion() {

@@ -1,5 +1,6 @@
 // Layers × heads, and one head as its dual model.
 
+import { boundOf } from "./bound.js";
 import { bar, byId, el, oneLine, put, share, svg } from "./elements.js";
 import { colour, largest, percent, plain, signed, wide } from "./numbers.js";
 import { change, given, state } from "./state.js";
@@ -153,6 +154,7 @@ export function renderHead(view, answer) {
     el("h3", {}, "Training pairs: key → positive"),
     el("p", { class: "note" }, "The tokens with the largest weights. What a positive says is read as what it adds to the answers' logits."),
     el("ul", { class: "pairs" }, ...view.pairs.filter((pair, i) => i < FEW_PAIRS || pair.weight >= LEAST_WEIGHT).map((pair) => pairItem(pair, view.readings))),
+    ...boundOf(view.bound),
   );
 }
 

@@ -18,6 +18,12 @@ export function renderLayers(view) {
   put(byId("layers"), ...table(view));
 }
 
+export function renderLayersProblem(sentence) {
+  byId("layers-note").textContent = sentence;
+  put(byId("plot"));
+  put(byId("layers"));
+}
+
 function plot(view) {
   const points = [...view.states, ...view.answers];
   const range = (values) => [Math.min(...values), Math.max(...values)];

@@ -1,14 +1,18 @@
 // From an edit to what is shown: the answer at once, what costs more right after.
 
 import { renderAnswer, renderChecks } from "./answer.js";
+import { renderDetails } from "./details.js";
 import { renderEditor, renderScores, startEditor } from "./editor.js";
 import { byId } from "./elements.js";
 import { renderHead, renderHeadProblem, renderMap, startHeads, strongest } from "./heads.js";
-import { renderLayers } from "./layers.js";
+import { openLab } from "./lab.js";
+import { renderLayers, renderLayersProblem } from "./layers.js";
+import { openRuns } from "./runs.js";
 import { ask } from "./server.js";
 import { renderShare, startShare } from "./share.js";
 import { fromHash, given, isSaved, onChange, question, state, takeOver, toHash } from "./state.js";
 import { renderTokens } from "./tokens.js";
+import { addView, startViews, viewOf } from "./views.js";
 
 const PAUSE = 40; // milliseconds without another key before the model is asked
 const REST = 200; // and before the slower numbers are
@@ -41,15 +45,24 @@ async function refresh() {
     if (signal.aborted) return;
     shown.explanation = explanation;
     renderChecks(explanation);
-    if (state.colour === "knock_out") renderColours();
+    renderDetails(explanation, glance);
+    renderColours();
     document.body.classList.add("explained");
-    const layers = await ask("layers", asked, signal);
+    await refreshLayers(asked, signal);
     if (signal.aborted) return;
-    renderLayers(layers);
     await refreshHead(asked, signal);
     document.body.classList.add("settled");
   } catch (error) {
     if (error.name !== "AbortError" && !signal.aborted) renderProblem(error.message);
+  }
+}
+
+async function refreshLayers(asked, signal) {
+  try {
+    const layers = await ask("layers", asked, signal);
+    if (!signal.aborted) renderLayers(layers);
+  } catch (error) {
+    if (error.name !== "AbortError" && !signal.aborted) renderLayersProblem(error.message);
   }
 }
 
@@ -73,6 +86,7 @@ function rest(milliseconds, signal) {
 /** The scores of the chosen colour; null while they are not known. */
 function currentScores() {
   if (state.colour === "knock_out") return shown.explanation?.demonstrations.map((one) => one.knock_out.margin_change) ?? null;
+  if (state.colour === "path") return shown.explanation?.demonstrations.map((one) => one.path) ?? null;
   return shown.glance?.demonstrations.map((one) => one.gradient_step) ?? null;
 }
 
@@ -83,6 +97,7 @@ function renderGlance() {
   byId("found").classList.remove("stale");
   renderAnswer(shown.glance);
   renderChecks(null);
+  renderDetails(null);
   renderMap(shown.glance);
   renderShare(shown.glance);
   renderColours();
@@ -91,7 +106,7 @@ function renderGlance() {
 function renderColours() {
   const scores = currentScores();
   renderScores(scores);
-  renderTokens(shown.glance, state.colour === "knock_out" ? (scores ?? []) : null);
+  renderTokens(shown.glance, shown.explanation, state.colour, scores ?? []);
 }
 
 /** A sentence in place of the answer; what was typed stays. */
@@ -124,9 +139,13 @@ startEditor(given.example, takeOver);
 startHeads(() => renderMap(shown.glance));
 startShare();
 window.addEventListener("hashchange", () => {
-  if (!isSaved && location.hash !== toHash() && fromHash(location.hash)) {
+  if (isSaved || viewOf(location.hash) !== "prompt") return;
+  if (location.hash !== toHash() && fromHash(location.hash)) {
     renderEditor();
     edited();
-  }
+  } else if (shown.glance) history.replaceState(null, "", toHash());
 });
-open();
+addView("prompt", open);
+addView("lab", openLab);
+addView("runs", openRuns);
+startViews();

@@ -21,6 +21,14 @@ export function plain(value) {
   return exact(value).replace(/^\+/, "");
 }
 
+/** A number in few characters, e.g. 0.05, 1500, 2e−5. */
+export function short(value) {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  const text = size >= 0.001 && size < 100000 ? String(Number(value.toPrecision(4))) : value.toExponential().replace(/^(-?\d(?:\.\d{1,2})?)\d*/, "$1");
+  return text.replaceAll("-", "−").replace("e+", "e");
+}
+
 export function percent(value) {
   if (value == null) return "–";
   const share = 100 * value;

@@ -9,9 +9,9 @@ export async function ask(view, question, signal) {
   return response.json();
 }
 
-/** The page as one file. */
-export async function savedPage(question) {
-  return (await send("save", question)).blob();
+/** The page as one file: of the prompt, or of another view. */
+export async function savedPage(question, view = "save") {
+  return (await send(view, question)).blob();
 }
 
 async function send(view, question, signal) {
@@ -25,11 +25,11 @@ async function send(view, question, signal) {
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The server does not answer. It may have been ended: start it again; your prompt stays here.");
+    throw new Error("The server does not answer. It may have been ended: start it again; what you wrote stays here.");
   }
   if (response.ok) return response;
   const said = await response.json().catch(() => ({}));
-  throw new Error(said.error ?? `The server failed (status ${response.status}). Your prompt stays here.`);
+  throw new Error(said.error ?? `The server failed (status ${response.status}). What you wrote stays here.`);
 }
 
 function fromData(view, question) {
@@ -39,6 +39,7 @@ function fromData(view, question) {
     layers: given.layers,
     head: given.heads?.[`${question.layer},${question.head}`],
   }[view];
+  if (found?.failed) throw new Error(found.failed);
   if (found) return found;
   throw new Error("This head is not in the saved page: open the prompt in iclens explore to see it.");
 }

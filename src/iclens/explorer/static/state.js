@@ -67,7 +67,7 @@ export function fromHash(hash) {
     const read = JSON.parse(new TextDecoder().decode(Uint8Array.from(binary, (one) => one.charCodeAt(0))));
     if (!isQuestion(read)) return false;
     takeOver(read);
-    state.colour = read.colour === "knock_out" ? "knock_out" : "gradient_step";
+    state.colour = ["knock_out", "path"].includes(read.colour) ? read.colour : "gradient_step";
     return true;
   } catch {
     return false;

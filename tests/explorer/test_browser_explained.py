@@ -1,0 +1,103 @@
+"""The page that `iclens explain --html` writes, opened from a disk: everything on it is read, nothing is fetched."""
+
+from dataclasses import replace
+
+import pytest
+from tests.explorer.test_browser import BROWSER, number, playwright, scores
+from tests.explorer.test_explained import ANSWERS, OPTIONS, TEXT
+
+import iclens
+from iclens.explorer.explained import explained_page
+from iclens.lens.prompt import Prompt
+from iclens.report.display_text import signed
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed on this system"),
+]
+
+
+@pytest.fixture(scope="module")
+def explanation(model):
+    return iclens.explain(model, prompt=TEXT, answers=ANSWERS, **OPTIONS, command="iclens explain --this")
+
+
+@pytest.fixture
+def opened(model, tmp_path):
+    """Opens the page of an explanation; nothing may have gone wrong in it or been fetched."""
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        problems = []
+
+        def show(explanation):
+            file = tmp_path / "page.html"
+            file.write_text(explained_page(model, Prompt.from_text(TEXT), explanation, answers=ANSWERS, **OPTIONS))
+            page = browser.new_page()
+            page.on("pageerror", lambda error: problems.append(str(error)))
+            page.on("console", lambda message: problems.append(message.text))
+            page.on(
+                "request", lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url)
+            )
+            page.goto(file.as_uri())
+            page.wait_for_selector("body.settled")
+            return page
+
+        yield show
+        browser.close()
+        assert problems == []
+
+
+def test_every_number_can_be_read(opened, explanation):
+    page = opened(explanation)
+    text = page.locator("#details").inner_text()
+    for effect in explanation.demonstrations:
+        for value in (
+            effect.gradient_step,
+            effect.path,
+            effect.knock_out.margin_change,
+            effect.knock_out.log_probability_change,
+            effect.rerun_margin_change,
+        ):
+            # The page writes what float32 cannot tell from 0 as such.
+            assert abs(value) < 1e-7 or signed(value)[:6] in text
+        assert effect.text in text
+    for other in explanation.others:
+        assert signed(other.path)[:6] in text
+    for residual in explanation.residuals:
+        assert residual.name in text
+    for title in ("Groups knocked out together", "How well the scores foretell", "How far the ways", "Made by"):
+        assert title in text
+    ranked = [f"#{effect.index}" for effect in explanation.ranked()]
+    assert page.locator("table.scores tbody th").all_inner_texts() == ranked
+    page.get_by_text("The command", exact=True).click()
+    assert page.locator("#command").inner_text() == explanation.command
+
+
+def test_tokens_and_demonstrations_take_the_colour_that_is_chosen(opened, explanation):
+    page = opened(explanation)
+    page.get_by_text("path", exact=True).first.click()
+    assert scores(page) == pytest.approx([effect.path for effect in explanation.demonstrations], abs=6e-4)
+    titles = page.locator("#tokens span").evaluate_all("all => all.map((one) => one.title)")
+    paths = [number(title.split("path ")[1]) for title in titles]
+    assert paths == pytest.approx([token.path for token in explanation.tokens], abs=6e-4)
+
+
+def test_a_check_that_fails_is_said_first(opened, explanation):
+    page = opened(explanation)
+    assert page.locator("#distrust").is_hidden()
+    for value in (1.0, float("nan")):
+        broken = replace(
+            explanation, residuals=(replace(explanation.residuals[0], value=value), *explanation.residuals)
+        )
+        page = opened(broken)
+        assert page.locator("#view-prompt").inner_text().strip().startswith("Do not trust these numbers")
+        assert "Do not trust" in page.locator("#checks").inner_text()
+        assert page.locator("#details tr.broken").count() == 1
+
+
+def test_the_bound_says_what_it_bounds(opened, explanation):
+    page = opened(explanation)
+    text = page.locator("#head").inner_text()
+    assert "Theorem 3.2" in text
+    assert "vacuous" in text
+    assert page.locator("table.bound tbody tr").count() == 3
