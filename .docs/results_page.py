@@ -15,6 +15,8 @@ from iclens.report.gallery import MARKS, RECORD, TRUSTS, duration
 
 PLACE = "<!-- claims and verdicts of docs/gallery -->"
 FOLDER = "gallery"
+SMALL = "gallery-quick"
+"""Recipes whose `paper` preset could not be run, with the `quick` one."""
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~^$>])")
 
@@ -23,11 +25,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
     """Put the results where the page has the comment `PLACE`."""
     if PLACE not in markdown:
         return markdown
-    return markdown.replace(PLACE, results(Path(config.docs_dir) / FOLDER))
+    return markdown.replace(PLACE, results(Path(config.docs_dir)))
 
 
-def results(gallery: Path) -> str:
+def results(docs: Path) -> str:
     """Markdown: how many claims have which outcome, recipe by recipe, and then every claim with its numbers."""
+    gallery = docs / FOLDER
     entries = sorted((_entry(record) for record in gallery.glob(f"*/{RECORD}")), key=lambda entry: entry["recipe"])
     if not entries:
         return (
@@ -40,7 +43,7 @@ def results(gallery: Path) -> str:
         f"{len(entries)} recipes, {len(verdicts)} claims. [All of them as one gallery]({FOLDER}/index.html).",
         "## At a glance",
         _glance(entries),
-        *(_section(entry) for entry in entries),
+        *(_section(entry, docs) for entry in entries),
     ]
     return "\n\n".join(parts)
 
@@ -68,7 +71,7 @@ def _count(entry: Mapping[str, Any], outcome: str) -> int:
     return sum(verdict["outcome"] == outcome for verdict in entry["verdicts"])
 
 
-def _section(entry: Mapping[str, Any]) -> str:
+def _section(entry: Mapping[str, Any], docs: Path) -> str:
     folder = f"{FOLDER}/{entry['recipe']}"
     parts = [
         f"## {_text(entry['title'])} {{ #{entry['recipe']} }}",
@@ -79,12 +82,24 @@ def _section(entry: Mapping[str, Any]) -> str:
         "</div>",
     ]
     if entry["picture"]:
-        alt = _text(entry["title"])
+        parts.append(_picture(entry, folder))
+    small = f"{SMALL}/{entry['recipe']}"
+    if (docs / small / RECORD).exists():
+        command = _entry(docs / small / RECORD)["command"]
         parts.append(
-            f"[![{alt}]({folder}/figure.svg#only-light){{ loading=lazy }}"
-            f"![{alt}]({folder}/figure-dark.svg#only-dark){{ loading=lazy }}]({folder}/index.html)"
+            f"At a size that a CPU trains, which is no verdict on the claims at theirs: `{command}`. "
+            f"[Settings, numbers and data]({small}/index.html)."
         )
+        parts.append(_picture(entry, small))
     return "\n\n".join(parts)
+
+
+def _picture(entry: Mapping[str, Any], folder: str) -> str:
+    alt = _text(entry["title"])
+    return (
+        f"[![{alt}]({folder}/figure.svg#only-light){{ loading=lazy }}"
+        f"![{alt}]({folder}/figure-dark.svg#only-dark){{ loading=lazy }}]({folder}/index.html)"
+    )
 
 
 def _row(verdict: Mapping[str, Any]) -> str:

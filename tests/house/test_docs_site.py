@@ -147,11 +147,12 @@ def planted(folder, outcome="holds", **changes):
 
 
 def test_results_show_every_verdict_of_the_gallery(tmp_path):
-    planted(tmp_path / "dice")
-    planted(tmp_path / "coin", "holds under", condition="it is fair")
-    planted(tmp_path / "card", "cannot be tested here", untested="no cards", test="", numbers="")
-    (tmp_path / "card" / "figure.svg").unlink()
-    (tmp_path / "unfinished" / "parts").mkdir(parents=True)
+    gallery = tmp_path / "gallery"
+    planted(gallery / "dice")
+    planted(gallery / "coin", "holds under", condition="it is fair")
+    planted(gallery / "card", "cannot be tested here", untested="no cards", test="", numbers="")
+    (gallery / "card" / "figure.svg").unlink()
+    (gallery / "unfinished" / "parts").mkdir(parents=True)
     text = hook("results_page").results(tmp_path)
     assert "3 recipes, 3 claims" in text
     assert "| all | 1 | 1 | 1 |" in text
@@ -164,6 +165,11 @@ def test_results_show_every_verdict_of_the_gallery(tmp_path):
     assert "(gallery/dice/figure.svg#only-light)" in text
     assert "(gallery/dice/figure-dark.svg#only-dark)" in text
     assert "gallery/card/figure" not in text
+    assert "gallery-quick" not in text
+    planted(tmp_path / "gallery-quick" / "card")
+    text = hook("results_page").results(tmp_path)
+    assert "gallery-quick/card/figure.svg" in text
+    assert "3 recipes, 3 claims" in text
 
 
 def test_results_of_an_empty_gallery_say_how_to_fill_it(tmp_path):
