@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 2
 
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo docs test test-all doctest check check-all static fresh format bench clean
+.PHONY: help install demo docs test test-all test-faults doctest audit check check-all static fresh format bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -44,11 +44,18 @@ demo: $(INSTALLED)  ## verify the theorems, explain a bundled prompt, write a re
 docs: $(INSTALLED)  ## the documentation as a site, in site/index.html; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-test: $(INSTALLED)  ## every test but the slow ones
-	$(PYTEST) -m "not slow"
+test: $(INSTALLED)  ## every test but the slow ones and the long fault suite
+	$(PYTEST) -m "not slow and not faults"
 
-test-all: $(INSTALLED)  ## every test
-	$(PYTEST)
+test-all: $(INSTALLED)  ## every test but the long fault suite
+	$(PYTEST) -m "not faults"
+
+test-faults: $(INSTALLED)  ## kills, full disks, damaged files, lost machines; ten times as much fuzzing
+	$(PYTEST) -m faults
+	ICLENS_FUZZ_LONG=1 $(PYTEST) tests/fuzz
+
+audit: $(INSTALLED)  ## known vulnerabilities of what is installed
+	$(BIN)/python .ci/audit.py
 
 doctest: $(INSTALLED)  ## the examples in docstrings
 	$(PYTEST) --doctest-modules src/iclens
@@ -64,7 +71,7 @@ fresh: $(INSTALLED)  ## install the wheel in a new environment and use it from a
 
 check: static test doctest docs fresh  ## what CI runs
 
-check-all: static test-all doctest docs fresh  ## the same with the slow tests
+check-all: static test-all test-faults doctest docs fresh audit  ## the same with the slow tests, faults and audit
 
 bench: $(INSTALLED)  ## every benchmark, against the peers that are installed
 	$(BIN)/iclens bench --out iclens-out/bench

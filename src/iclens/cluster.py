@@ -11,6 +11,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -416,13 +417,11 @@ class _Tell:
         self.ray = _ray()
         self.board, self.place, self.pause = board, place, pause
         self.last = -math.inf
-        self.answer: Any = None
+        self.answer: Future[bool] | None = None
 
     def is_stopped(self) -> bool:
         """Whether a call that has waited need not begin; a board that is not up yet is not waited for."""
-        answer = self.board.is_stopped.remote()
-        ready, _ = self.ray.wait([answer], timeout=_BOARD_ANSWERS)
-        return bool(ready) and self._said_to_stop(answer)
+        return self._said_to_stop(self.board.is_stopped.remote().future())
 
     def __call__(self, *said: Any) -> None:
         now = time.monotonic()
@@ -430,18 +429,18 @@ class _Tell:
             return
         self.last = now
         if self.answer is not None:
-            ready, _ = self.ray.wait([self.answer], timeout=0)
             # A board that is slow is asked again when it has answered.
-            if not ready:
+            if not self.answer.done():
                 return
             if self._said_to_stop(self.answer):
                 raise KeyboardInterrupt
-        self.answer = self.board.tell.remote(self.place, said)
+        # A future, because Ray lends the CPUs of a task that waits for it to others.
+        self.answer = self.board.tell.remote(self.place, said).future()
 
-    def _said_to_stop(self, answer: Any) -> bool:
+    def _said_to_stop(self, answer: Future[bool]) -> bool:
         # Without the board there is no progress to be seen, but the calls may as well go on.
-        with suppress(self.ray.exceptions.RayError):
-            return self.ray.get(answer)
+        with suppress(self.ray.exceptions.RayError, TimeoutError):
+            return answer.result(_BOARD_ANSWERS)
         return False
 
 

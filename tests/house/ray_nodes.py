@@ -45,13 +45,11 @@ class Nodes:
 
     def _add(self, attempts=4):
         """A node; on a busy machine its processes may not be up in the half minute that Ray gives them."""
-        for attempt in range(attempts):
-            try:
+        for _ in range(attempts - 1):
+            # Ray raises bare ones, and ends the process where it waits for the head.
+            with suppress(Exception, SystemExit):
                 return self.local.add_node(num_cpus=1, include_dashboard=False)
-            # Ray raises bare ones.
-            except Exception as error:
-                if attempt == attempts - 1 or "timed out" not in str(error):
-                    raise
+        return self.local.add_node(num_cpus=1, include_dashboard=False)
 
     def kill(self, node):
         self.local.remove_node(node, allow_graceful=False)

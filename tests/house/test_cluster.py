@@ -174,12 +174,15 @@ def test_a_call_whose_machine_dies_is_begun_anew_elsewhere(nodes, calls, tmp_pat
         killed = []
 
         def kill(place, *said):
-            begun = [file.read_text() for file in tmp_path.iterdir()]
+            begun = [int(file.read_text()) for file in tmp_path.glob("[0-9]") if file.read_text().endswith("\n")]
             # Both are at work, so one of them there.
             if len(begun) == 2 and not killed:
                 killed.append(place)
                 nodes.kill(node)
-            if "xx" in begun:
+                until = time.monotonic() + 60
+                while all(os.path.exists(f"/proc/{process}") for process in begun):
+                    assert time.monotonic() < until
+                    time.sleep(0.05)
                 (tmp_path / "go on").touch()
 
         asked = [(tmp_path, place) for place in range(2)]

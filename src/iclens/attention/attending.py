@@ -77,6 +77,8 @@ class Attending:
                 raise UserError(f"mask has dtype {mask.dtype}; it must be bool, True where the query may attend.")
             if mask.ndim < 2 or mask.shape[-1] != n_key or mask.shape[-2] not in (1, n_query):
                 raise UserError(f"mask has shape {tuple(mask.shape)}; its last two axes must be ({n_query}, {n_key}).")
+            if mask.ndim > 2 and mask.shape[-3] not in (1, n_heads):
+                raise UserError(f"mask has shape {tuple(mask.shape)}: its axis of heads must be 1 or {n_heads}.")
         leading = [tensor.shape[:-3] for tensor in (q, k, v)]
         leading += [mask.shape[:-3]] if mask is not None else []
         try:

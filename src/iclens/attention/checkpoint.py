@@ -38,6 +38,7 @@ def from_pretrained(
             them (a module of the user's among them).
         strict: refuse a checkpoint that lacks weights of the model or has others. The variant's must match always.
         **loading: passed to transformers' `from_pretrained`: `dtype`, `device_map`, `local_files_only`, ...
+            Only safetensors are loaded unless `use_safetensors=False` is among them.
 
     Returns:
         The model, in evaluation mode, as after `apply`.
@@ -49,7 +50,8 @@ def from_pretrained(
     from transformers import AutoConfig
 
     shared = {key: loading[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in loading}
-    config = loading.pop("config", None) or AutoConfig.from_pretrained(folder, **shared)
+    config = loading.pop("config", None) or AutoConfig.from_pretrained(folder, trust_remote_code=False, **shared)
+    loading.setdefault("use_safetensors", True)
     name, own, layers = _read_note(getattr(config, SUBMODULE, None), folder)
     if variant is not None and variant != name:
         raise UserError(f"{folder} was saved with the attention variant {name!r}, not with {variant!r}.")

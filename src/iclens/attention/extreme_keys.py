@@ -71,7 +71,7 @@ def lowest(
         spare: how many candidates of a row must stay unchosen.
         causal_from: row t has candidates only among the first t + causal_from + 1 keys; None for no such limit.
     """
-    step = min(256, max(16, _CHUNK_SCORES // (n_batch * n_key)))
+    step = min(256, max(16, _CHUNK_SCORES // max(1, n_batch * n_key)))
     wanted = min(count + skip, n_key)
     # Filled block by block: what stays between two blocks would keep their place in memory from being used again.
     index = share = None

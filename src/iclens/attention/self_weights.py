@@ -67,7 +67,7 @@ class _LogSumExp(torch.autograd.Function):
 
 def _score_blocks(q: Tensor, keys: Tensor, attending: Attending) -> Iterator[tuple[slice, Tensor]]:
     products = ProductBlocks(q, keys)
-    step = min(256, max(16, _CHUNK_SCORES // (products.n_batch * attending.n_key)))
+    step = min(256, max(16, _CHUNK_SCORES // max(1, products.n_batch * attending.n_key)))
     for start in range(0, attending.n_query, step):
         stop = min(start + step, attending.n_query)
         n = stop + attending.first_position if attending.is_causal else attending.n_key

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.estimators.estimator import ESTIMATORS, Estimator
-from iclens.estimators.points import checked_points
+from iclens.estimators.points import check_single_range, checked_points
 from iclens.estimators.prefix_loop import by_prompt_and_prefix
 from iclens.tasks.options import require_counts
 from iclens.tasks.prompt import Prompt
@@ -60,4 +60,6 @@ class DecisionTree(Estimator):
         def answer(xs: np.ndarray, ys: np.ndarray, query: np.ndarray) -> float:
             return tree.fit(xs, ys).predict(query)[0]
 
-        return by_prompt_and_prefix(answer, *checked_points(inputs, labels), queries)
+        inputs, labels = checked_points(inputs, labels)
+        check_single_range(inputs)
+        return by_prompt_and_prefix(answer, inputs, labels, queries)

@@ -10,6 +10,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from iclens.errors import UserError
 from iclens.registry import Registry
 from iclens.tasks.prompt import Prompt
 
@@ -46,7 +47,12 @@ def build_estimator(name: str, options: Mapping[str, Any] | None = None) -> Esti
     """The registered estimator `name` with these options.
 
     Raises:
-        UserError: an unknown name or option ("did you mean"), or an option out of its range.
+        UserError: an unknown name or option ("did you mean"), an option that it cannot do without, or one out of its
+            range.
     """
     options = dict(options or {})
-    return ESTIMATORS.checked(name, options)(**options)
+    estimator = ESTIMATORS.checked(name, options)
+    for option in inspect.signature(estimator).parameters.values():
+        if option.default is option.empty and option.name not in options:
+            raise UserError(f"estimator {name!r} needs the option {option.name!r}.")
+    return estimator(**options)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.estimators.estimator import ESTIMATORS, Estimator
-from iclens.estimators.points import checked_points
+from iclens.estimators.points import check_single_range, checked_points
 from iclens.estimators.prefix_loop import by_prompt_and_prefix
 from iclens.tasks.options import require_counts, require_positive
 from iclens.tasks.prompt import Prompt
@@ -71,4 +71,6 @@ class GradientBoosting(Estimator):
             # It refuses a single point, whose answer is its label.
             return ensemble.fit(xs, ys).predict(query)[0] if len(ys) > 1 else ys[0]
 
-        return by_prompt_and_prefix(answer, *checked_points(inputs, labels), queries)
+        inputs, labels = checked_points(inputs, labels)
+        check_single_range(inputs)
+        return by_prompt_and_prefix(answer, inputs, labels, queries)

@@ -21,9 +21,10 @@ def checked_points(
     """The same points, with zero for the last label: no prefix has it, so it may be unknown (NaN).
 
     Raises:
-        UserError: shapes or dtypes that do not fit, no point, or a number that is not finite.
+        UserError: shapes or dtypes that do not fit, no point, or a number that is not finite or whose square is not.
     """
-    if inputs.ndim < 2 or labels.ndim < 2 or inputs.shape[:-1] != labels.shape[:-1] or 0 in inputs.shape:
+    empty = 0 in (*inputs.shape, *labels.shape)
+    if inputs.ndim < 2 or labels.ndim < 2 or inputs.shape[:-1] != labels.shape[:-1] or empty:
         raise UserError(
             f"inputs have shape {tuple(inputs.shape)} and labels {tuple(labels.shape)}: they must be (..., n_points, "
             "d) and (..., n_points, d_y), with equal leading axes and none of them empty."
@@ -35,6 +36,8 @@ def checked_points(
     known = labels[..., :-1, :]
     for name, tensor in (("inputs", inputs), ("labels", known)):
         check_finite(name, tensor)
+        if not tensor.detach().square().sum((-2, -1)).isfinite().all():
+            raise UserError(f"{name} hold numbers whose squares, added up, leave the range of {tensor.dtype}.")
     return inputs, torch.cat([known, torch.zeros_like(labels[..., -1:, :])], -2)
 
 
@@ -47,6 +50,17 @@ def check_finite(name: str, tensor: Tensor) -> None:
     # A finite sum is the cheap proof; an infinite one may have overflowed.
     if not tensor.detach().sum().isfinite() and not tensor.detach().isfinite().all():
         raise UserError(f"{name} of shape {tuple(tensor.shape)} hold NaN or infinity: every number must be finite.")
+
+
+def check_single_range(inputs: Float[Tensor, "*batch n d"]) -> None:
+    """Refuse inputs that float32 cannot hold, which is what scikit-learn's trees keep them in.
+
+    Raises:
+        UserError: an input is too large.
+    """
+    largest = float(inputs.detach().abs().max())
+    if largest > torch.finfo(torch.float32).max:
+        raise UserError(f"an input is {largest:.3g}: trees hold inputs in float32, whose largest number is 3.4e38.")
 
 
 def mapped(features: Features | None, inputs: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch n n_features"]:

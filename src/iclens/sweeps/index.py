@@ -57,7 +57,7 @@ def _unsealed(row: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:
 
 
 def _number_rows(db: sqlite3.Connection, _folder: Path) -> None:
-    """From schema 1 to 2: the order of the rows, which only SQLite's own numbers told, gets a column; rows get seals."""
+    """From schema 1 to 2: the order of the rows, which only SQLite told, gets a column, and every row a seal."""
     db.execute("ALTER TABLE runs RENAME TO runs_1")
     db.execute(_TABLE)
     db.create_function("sealed", 4, _sealed, deterministic=True)

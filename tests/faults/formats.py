@@ -1,0 +1,274 @@
+"""Every file that iclens reads: how a sound one is made, and what is read from it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.recipes.test_recipe import Coin
+from tests.sweeps.small_runs import add
+from tests.training.tiny_runs import tiny
+
+from iclens import bundled
+from iclens.cli import bench
+from iclens.cli.output import write_atomically
+from iclens.errors import UserError
+from iclens.explorer.ask import Ask
+from iclens.lens import prompt_files
+from iclens.lens.loading import load
+from iclens.recipes import reproduction
+from iclens.recipes.parts import PartStore
+from iclens.recipes.recipe import RECIPES
+from iclens.recipes.table import Table
+from iclens.sealed import sealed
+from iclens.sweeps.grid import expand
+from iclens.sweeps.store import Store
+from iclens.tasks import glue
+from iclens.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from iclens.training.config import RunConfig
+from iclens.training.config_file import read_config, toml_text
+from iclens.training.finetune_runs import Run, load_run, run_file, save_run
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        file: its path below the folder.
+        make: writes a sound one and what belongs to it into a folder.
+        read: what is read from the folder: values by name. A name that is missing is a part that was found damaged.
+        sealed: whether we write it with a checksum, so that whatever is read is what was written. Of the others, which
+            people write by hand or other programs make, any content that is sound in itself is as good.
+        slow: one reading takes a second.
+    """
+
+    file: str
+    make: Callable[[Path], None]
+    read: Callable[[Path], dict[str, Any]]
+    sealed: bool
+    slow: bool = False
+
+
+def _written(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text, encoding="utf-8") and None
+
+
+def _config(name: str, folder: Path) -> dict[str, Any]:
+    data = read_config(folder / name)
+    if "sweep" in data:
+        return {"configs": [one.to_dict() for one in expand(data)]}
+    config = RunConfig.from_dict(data)
+    config.check()
+    return {"config": config.to_dict()}
+
+
+def _prompt(name: str, folder: Path) -> dict[str, Any]:
+    return {"prompt": prompt_files.load(folder / name)}
+
+
+PAIRS = [{"input": "the cat", "output": "animal"}, {"input": "red", "output": "colour"}, {"input": "a dog"}]
+OBJECT = {"demonstrations": PAIRS[:2], "query": "a dog", "instruction": "Sort."}
+
+
+def _store(folder: Path) -> None:
+    store = Store(folder / "s")
+    for seed in (0, 1, 2):
+        add(store, seed)
+
+
+def _read_store(folder: Path) -> dict[str, Any]:
+    store = Store(folder / "s", create=False)
+    found: dict[str, Any] = {}
+    for row in store.rows():
+        found[f"row {row.key}"] = repr((row.config, row.result))
+        run = store.load(row.key)
+        try:
+            tensors = {name: value.numpy().tobytes() for name, value in sorted(run.tensors().items())}
+            found[f"run {row.key}"] = repr((run.config, run.result, tensors, run.metrics()))
+        except UserError:
+            continue  # it is said to be damaged when it is asked for
+    # Whatever was found, a store can be put right, and is sound then.
+    store.verify(repair=True)
+    assert [one for one in Store(folder / "s").verify() if one.kind not in ("foreign", "leftover")] == []
+    return found
+
+
+def _checkpoint(folder: Path) -> None:
+    state = {"step": torch.tensor(7), "w": torch.arange(6, dtype=torch.float64).view(2, 3)}
+    rows = [[(3, "loss", None, 0.125), (7, "error", 2, 1.5)]]
+    write_checkpoint(folder / "c.safetensors", ["0123456789abcdef"], Checkpoint(state, rows, 2.5))
+
+
+def _read_checkpoint(folder: Path) -> dict[str, Any]:
+    found = read_checkpoint(folder / "c.safetensors", ["0123456789abcdef"])
+    if found is None:
+        return {}
+    return {"checkpoint": ({name: value.tolist() for name, value in found.state.items()}, found.metrics, found.seconds)}
+
+
+def _parts(folder: Path) -> PartStore:
+    return PartStore(folder, "key", write_atomically)
+
+
+def _part(folder: Path) -> None:
+    _parts(folder).save({"seed": 3}, Table([{"at": 1, "value": 0.1}, {"at": 2, "word": "x"}]), 1.25)
+    next(folder.glob("*.json")).rename(folder / "part.json")
+
+
+def _read_part(folder: Path) -> dict[str, Any]:
+    parts = _parts(folder)
+    (folder / "part.json").rename(parts._file({"seed": 3}))
+    found = parts.load({"seed": 3})
+    return {} if found is None else {"part": (found[0].to_columns(), found[1])}
+
+
+def _table(folder: Path) -> None:
+    from iclens.recipes.reproduce import reproduce
+
+    reproduce(Coin(), "quick", folder, write_atomically)
+
+
+def _read_table(folder: Path) -> dict[str, Any]:
+    entries = RECIPES._entries
+    RECIPES._entries = {**entries, "coin": Coin()}
+    try:
+        kept = reproduction.stored(folder)
+    finally:
+        RECIPES._entries = entries
+    return {} if kept is None else {"table": kept.document()}
+
+
+RUN = Run("cola", "original", 1, {"mcc": 0.25}, [1.0, 0.0], [0.7, 0.6], 100, 2.0, False, "print")
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    found = load_run(folder, "cola", "original", 1, "print")
+    return {} if found is None else {"run": found}
+
+
+MEASURED = {
+    "schema_version": 1, "case": "sums", "description": "d", "command": "c", "measured": "2026-01-01", "quick": True,
+    "pairs": 2, "threads": 1, "device": "cpu", "environment": {"load": 0.5}, "ceilings": {"bytes": 1.5e9},
+    "good": True, "seconds": 1.5, "results": [{"kind": "absent", "peer": "p", "reason": "r"}],
+}  # fmt: skip
+
+
+def _read_bench(folder: Path) -> dict[str, Any]:
+    found = bench._read(folder / "sums.json")
+    return {} if found is None else {"case": found}
+
+
+def _read_glue(part: str, folder: Path) -> dict[str, Any]:
+    task = glue.TASKS["rte"] if isinstance(glue.TASKS, dict) else next(one for one in glue.TASKS if one.name == "rte")
+    found = glue._from_folder(task, folder)
+    return {"rows": list(glue._examples(task, found[part], "here"))}
+
+
+ROWS = [{"sentence1": "A b.", "sentence2": "C d.", "label": 1}, {"sentence1": "E.", "sentence2": "F.", "label": 0}]
+
+
+def _glue_lines(folder: Path) -> None:
+    (folder / "rte").mkdir()
+    (folder / "rte" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+
+def _glue_table(folder: Path) -> None:
+    (folder / "rte").mkdir()
+    lines = ["sentence1,sentence2,label", *(f"{row['sentence1']},{row['sentence2']},{row['label']}" for row in ROWS)]
+    (folder / "rte" / "train.csv").write_text("\n".join(lines) + "\n")
+
+
+def _model(folder: Path) -> None:
+    names = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    for name in names:
+        shutil.copy(bundled.path() / name, folder / name)
+
+
+def _read_model(folder: Path) -> dict[str, Any]:
+    return {"model": load(str(folder)).n_layers}
+
+
+def _shards(folder: Path) -> None:
+    _model(folder)
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    from safetensors import safe_open
+
+    with safe_open(folder / "part.safetensors", "pt") as file:
+        names = list(file.keys())
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, "part.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _read_question(folder: Path) -> dict[str, Any]:
+    """A question as the explorer's page asks it: read from the body of a request there."""
+    try:
+        document = json.loads((folder / "ask.json").read_bytes())
+    except (ValueError, RecursionError, OSError):
+        return {}  # the server's own answer, see tests/explorer
+    return {"ask": Ask.read(document)}
+
+
+QUESTION = {"demonstrations": ["a is b", "c is d"], "query": "e is", "answers": ["b", "d"], "off": [1]}
+SWEPT = toml_text(tiny().to_dict()) + '\n[sweep]\n"training.learning_rate" = [1e-2, 2e-2]\nseed = {range = 2}\n'
+RUN_FILES = ("checksums.json", "config.json", "result.json", "model.safetensors", "metrics.parquet")
+
+
+def _first_run(name: str, folder: Path) -> None:
+    """The file of the first run under a name that does not depend on its key."""
+    _store(folder)
+    run = min((folder / "s" / "runs").iterdir())
+    (run / name).rename(folder / name)
+    (folder / "home").write_text(str(run.relative_to(folder) / name))
+
+
+def _put_back(name: str, folder: Path) -> dict[str, Any]:
+    (folder / name).rename(folder / (folder / "home").read_text())
+    return _read_store(folder)
+
+
+FORMATS: dict[str, Format] = {
+    "configuration, TOML": Format(
+        "c.toml", _written("c.toml", toml_text(tiny().to_dict())), partial(_config, "c.toml"), False
+    ),
+    "configuration, JSON": Format(
+        "c.json", _written("c.json", json.dumps(tiny().to_dict(), default=dict)), partial(_config, "c.json"), False
+    ),
+    "sweep, TOML": Format("s.toml", _written("s.toml", SWEPT), partial(_config, "s.toml"), False),
+    "prompt, text": Format(
+        "p.txt", _written("p.txt", "cat is animal\n\nred is colour\n\ndog is\n"), partial(_prompt, "p.txt"), False
+    ),
+    "prompt, JSON": Format("p.json", _written("p.json", json.dumps(OBJECT)), partial(_prompt, "p.json"), False),
+    "prompt, JSONL": Format(
+        "p.jsonl", _written("p.jsonl", "\n".join(map(json.dumps, PAIRS))), partial(_prompt, "p.jsonl"), False
+    ),
+    **{
+        f"store, {name}": Format(name, partial(_first_run, name), partial(_put_back, name), True)
+        for name in RUN_FILES
+    },
+    "store, index.sqlite": Format("s/index.sqlite", _store, _read_store, True),
+    "checkpoint": Format("c.safetensors", _checkpoint, _read_checkpoint, True),
+    "part of a recipe": Format("part.json", _part, _read_part, True),
+    "table of a recipe": Format("table.json", _table, _read_table, True),
+    "fine-tuning run": Format(
+        str(run_file(Path(), "cola", "original", 1)), lambda folder: save_run(folder, RUN), _read_run, True
+    ),
+    "measured case": Format("sums.json", _written("sums.json", json.dumps(sealed(MEASURED))), _read_bench, True),
+    "data, JSONL": Format("rte/train.jsonl", _glue_lines, partial(_read_glue, "train"), False),
+    "data, CSV": Format("rte/train.csv", _glue_table, partial(_read_glue, "train"), False),
+    "question": Format("ask.json", _written("ask.json", json.dumps(QUESTION)), _read_question, False),
+    **{
+        f"model, {name}": Format(name, _model, _read_model, False, slow=True)
+        for name in ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+                     "tokenizer_config.json")
+    },
+    "model, index of its shards": Format(
+        "model.safetensors.index.json", _shards, _read_model, False, slow=True
+    ),
+}  # fmt: skip
