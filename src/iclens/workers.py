@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from iclens.errors import UserError, is_want_of_memory
@@ -103,14 +104,19 @@ def usable_cores() -> int:
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of that number is on this machine."""
+    """Whether a process of that number runs on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except OSError:  # it is somebody else's
         return True
-    return True
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return True
+    # One that has ended, but whose parent has not asked how, still has its number.
+    return status.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def worth_starting(workers: int, seconds: float) -> int:
@@ -180,7 +186,11 @@ def _in_pool(
     listener.start()
     pool = ProcessPoolExecutor(workers, context, _begin, (threads, words, stop))
     try:
-        waiting: dict[Future[T], int] = {pool.submit(_call, function, calls[place], place): place for place in places}
+        # Processes begin here and inherit it: Ctrl-C in the middle of their imports would end them with a traceback.
+        with _interrupts_blocked():
+            waiting: dict[Future[T], int] = {
+                pool.submit(_call, function, calls[place], place): place for place in places
+            }
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 place = waiting.pop(future)
@@ -198,6 +208,19 @@ def _in_pool(
         listener.join()
         words.close()
     return sorted(left)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C waits until the end; processes that are begun inside never hear of it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _made(function: Callable[..., T], call: tuple[Any, ...], tell: Tell) -> T:

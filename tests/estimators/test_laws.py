@@ -199,10 +199,14 @@ def test_dtypes_that_do_not_fit_are_refused(estimator):
         estimator.prefixes(x[:0], y[:0])
 
 
-def test_sums_that_overflow_are_no_mistake():
+def test_numbers_are_refused_where_their_squares_leave_the_range_and_not_before():
     x, y = points(16, 5, D)
-    y = y.sign() * 1.7e308
-    assert build_estimator("nearest-neighbours", {"n_neighbors": 1}).prefixes(x, y).isfinite().all()
+    nearest = build_estimator("nearest-neighbours", {"n_neighbors": 1})
+    assert nearest.prefixes(x, y.sign() * 1e153).isfinite().all()
+    with pytest.raises(
+        UserError, match=r"labels hold numbers whose squares, added up, leave the range of torch\.float64"
+    ):
+        nearest.prefixes(x, y.sign() * 1e155)
 
 
 @pytest.mark.parametrize(

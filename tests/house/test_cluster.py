@@ -204,8 +204,9 @@ def test_a_connection_that_is_there_stays(nodes, calls):
     import ray
 
     with connected(nodes.cluster):
-        assert slots(nodes.cluster) == 1
-        assert slots(Cluster(nodes.cluster.address, cpus=0.25)) == 4
+        # A node that was just lost may still be counted.
+        assert slots(nodes.cluster) in (1, 2)
+        assert slots(Cluster(nodes.cluster.address, cpus=0.25)) == 4 * slots(nodes.cluster)
     assert ray.is_initialized()
 
 

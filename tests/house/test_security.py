@@ -216,6 +216,16 @@ def test_files_from_another_machine_have_the_five_names(tmp_path):
     assert not list((tmp_path / "s" / "runs").iterdir())
 
 
+@pytest.mark.parametrize("shard", ["../outside.safetensors", "/tmp/outside.safetensors", "sub/x.safetensors"])
+def test_weights_are_read_from_the_models_own_folder(shard, tmp_path):
+    folder = model_folder(tmp_path / "model")
+    weights = (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": shard}}))
+    assert weights.is_file()
+    with pytest.raises(UserError, match="names a file of another folder"):
+        load(str(folder))
+
+
 # Pages
 
 

@@ -98,6 +98,16 @@ def test_want_of_memory_is_one_clear_error(calls, n_workers):
         ended[1].result()
 
 
+def test_a_process_that_has_ended_is_not_alive_though_nobody_has_asked():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as one:
+        assert workers.is_alive(one.pid)
+        one.kill()
+        os.waitid(os.P_PID, one.pid, os.WEXITED | os.WNOWAIT)
+        assert not workers.is_alive(one.pid)
+    assert not workers.is_alive(one.pid)
+    assert workers.is_alive(os.getpid())
+
+
 def test_in_one_process_an_interruption_passes_through(calls, tmp_path):
     def stop(place, *said):
         raise KeyboardInterrupt

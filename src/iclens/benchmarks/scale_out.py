@@ -40,7 +40,7 @@ def scale_out(context: Context) -> Iterator[Entry]:
         return
     long = context.pick(0.2, TASK_SECONDS)
     with connected(Cluster()):
-        tiny, dispatching = _dispatch(context.pick(20, 200))
+        tiny, dispatching = _dispatch(context.pick(20, 500))
         overhead = _overhead(long, context.pick(1, 3))
     within = (
         Verdict(

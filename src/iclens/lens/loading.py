@@ -269,7 +269,8 @@ def _described(name: str) -> tuple[str, Any, Family, Any]:
     source = source_of(name)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # transformers raises whatever a damaged file leads to.
         raise UserError(why_no_config(name, source, error)) from error
     family = family_of(config)
     if Path(source).is_dir():

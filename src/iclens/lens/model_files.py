@@ -62,7 +62,7 @@ def why_no_config(name: str, source: str, error: Exception) -> str:
         try:
             content = json.loads(config.read_text())
             model_type = content.get("model_type") if isinstance(content, dict) else None
-        except ValueError:
+        except (OSError, ValueError, RecursionError):
             return f"the config.json of {name} is not JSON: {first_line(error)}"
         if model_type is None:
             return f"the config.json of {name} names no model_type. Supported families: {supported()}."
@@ -87,7 +87,7 @@ def check_weights(folder: Path) -> None:
     if (folder / "model.safetensors").is_file():
         return
     if index.is_file():
-        shards = sorted(set(json.loads(index.read_text()).get("weight_map", {}).values()))
+        shards = _shards(index)
         lost = [shard for shard in shards if not (folder / shard).is_file()]
         if lost or not shards:
             raise UserError(f"the folder {folder} lacks the weights {lost[0] if lost else 'named in its index'}.")
@@ -101,6 +101,18 @@ def check_weights(folder: Path) -> None:
             "iclens reads only safetensors. Save it again with model.save_pretrained."
         )
     raise UserError(f"the folder {folder} has no weights (model.safetensors).")
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names; each lies beside it."""
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()))
+        beside = all(Path(shard).name == shard for shard in shards)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"the index {index} is not what transformers writes: {first_line(error)}") from error
+    if not beside:
+        raise UserError(f"the index {index} names a file of another folder, which is not read.")
+    return shards
 
 
 def first_line(error: Exception) -> str:
