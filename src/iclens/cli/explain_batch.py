@@ -137,7 +137,8 @@ class Many:
         from iclens.cluster import connected
 
         missing = work.missing(parts)
-        note(f"{work.n_prompts} prompts, {sum(work.tokens)} tokens in {len(work.batches)} batches")
+        batches = "1 batch" if len(work.batches) == 1 else f"{len(work.batches)} batches"
+        note(f"{work.n_prompts} prompts, {sum(work.tokens)} tokens in {batches}")
         if len(missing) < len(work.batches):
             note(f"going on: {len(work.batches) - len(missing)} batches are in {parts.folder} already")
         stale = parts.others(set(work.keys))
