@@ -150,7 +150,7 @@ def test_real_processes_with_workers_that_are_spawned(name, uninterrupted, tmp_p
     work.prepare(folder)
     for _ in range(4):
         whole = work.finished(folder)
-        counts[f"SIGKILL in {name} (new processes)"] += run(draw.uniform(0.3, 1.0) * seconds) == -signal.SIGKILL
+        counts[f"SIGKILL in {name} (new processes)"] += run(draw.uniform(0.1, 0.7) * seconds) == -signal.SIGKILL
         assert work.harmed(whole, folder) == []
     assert run(None) == 0
     assert work.result(folder) == expected

@@ -96,10 +96,13 @@ class Many:
         lines = self._checked(read_lines(self.batch, outline, defaults))
         most_tokens = self.batch_tokens or tokens_at_once(outline)
         work = Work.plan(source, outline, lines, rerun=rerun, most_tokens=most_tokens, threads=self.threads)
+        parts = Parts(self.out)
         if work.is_in(self.out):
+            if parts.folder.is_dir():  # a process was stopped after it wrote the file
+                with parts.held():
+                    parts.remove()
             say(f"{self.out} holds these prompts explained by this model already")
             return 0
-        parts = Parts(self.out)
         with parts.held():
             if not self._compute(work, parts, cluster):
                 return 1
