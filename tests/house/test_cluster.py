@@ -15,8 +15,7 @@ from contextlib import closing
 import pytest
 from tests.house.ray_nodes import interrupted_when, ray_nodes
 
-from iclens import cluster
-from iclens.cluster import Cluster, connected, each_on_cluster, slots
+from iclens.cluster import Cluster, connected, driver, each_on_cluster, slots
 from iclens.errors import UserError
 
 
@@ -143,7 +142,7 @@ def test_leaving_ends_calls_that_run_and_begins_no_other(nodes, calls, tmp_path)
 
 @pytest.mark.slow
 def test_a_call_that_does_not_listen_is_killed_after_a_while(nodes, calls, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_GRACE", 1.0)
+    monkeypatch.setattr(driver, "_GRACE", 1.0)
     running = each_on_cluster(calls.deaf, [(tmp_path / "a",)], cluster=nodes.cluster)
     with closing(running), interrupted_when((tmp_path / "a").exists), pytest.raises(KeyboardInterrupt):
         next(running)

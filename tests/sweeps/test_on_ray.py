@@ -15,10 +15,10 @@ from tests.house.ray_nodes import MARK, marked, ray_nodes
 from tests.training.tiny_runs import tiny
 
 from iclens.cli.main import main
-from iclens.cluster import Cluster, connected
+from iclens.cluster import Cluster, connected, tasks_of
 from iclens.errors import UserError
 from iclens.sweeps import run_folder
-from iclens.sweeps.on_cluster import measure_on_cluster, tasks_of, train_on_cluster
+from iclens.sweeps.on_cluster import measure_on_cluster, train_on_cluster
 from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
 from iclens.sweeps.sweep import SweepPlan, prepare, run

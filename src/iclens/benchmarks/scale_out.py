@@ -16,11 +16,11 @@ import torch
 
 from iclens.benchmarks.case import CASES, Absent, Cell, Context, Entry, Listing, Verdict, takes
 from iclens.benchmarks.training import tiny_configs
-from iclens.cluster import Cluster, connected, each_on_cluster, slots
+from iclens.cluster import TASK_SECONDS, Cluster, connected, each_on_cluster, slots
 from iclens.sweeps import run_folder
 from iclens.sweeps.chunks import groups
 from iclens.sweeps.grid import expand
-from iclens.sweeps.on_cluster import TASK_SECONDS, result_of
+from iclens.sweeps.on_cluster import result_of
 from iclens.sweeps.store import Store
 from iclens.training.train import train
 from iclens.workers import Tell

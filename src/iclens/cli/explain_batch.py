@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 _SHOWN = 10
 """Bad lines that are named one by one."""
 
-_TASK_SECONDS = 10.0
-"""Work of a task on a cluster: what a task costs beside its work is then little of it."""
-
 
 @dataclass(frozen=True)
 class Many:
@@ -182,11 +179,11 @@ class Many:
 
     def _executor(self, source: Source, cluster: Cluster | None, seconds: Sequence[float]) -> Executor:
         """What runs the calls, given their estimated times."""
-        from iclens.cluster import each_on_cluster
+        from iclens.cluster import each_on_cluster, tasks_of
         from iclens.workers import each, usable_cores, worth_starting
 
         if cluster is not None:
-            together = _tasks(seconds)
+            together = tasks_of(seconds)
 
             def on_ray(function: Callable[..., Any], calls: Sequence[Any]) -> Iterator[Any]:
                 return each_on_cluster(function, calls, cluster=cluster, threads=self.threads, together=together)
@@ -204,19 +201,6 @@ class Many:
 
 def _said(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-
-def _tasks(seconds: Sequence[float]) -> list[list[int]]:
-    """Places of consecutive calls, cut so that each task has work for `_TASK_SECONDS`, but perhaps the last."""
-    tasks: list[list[int]] = []
-    total = _TASK_SECONDS
-    for place, one in enumerate(seconds):
-        if total >= _TASK_SECONDS:
-            tasks.append([])
-            total = 0.0
-        tasks[-1].append(place)
-        total += one
-    return tasks
 
 
 def _summary(out: Path, content: bytes) -> int:

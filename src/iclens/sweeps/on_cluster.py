@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from iclens.cluster import Cluster, each_on_cluster
+from iclens.cluster import Cluster, each_on_cluster, tasks_of
 from iclens.sweeps import run_folder
 from iclens.sweeps.chunks import ChunkPlan, plan
 from iclens.sweeps.result import Result
@@ -15,9 +15,6 @@ from iclens.training.config import RunConfig
 from iclens.training.interruption import held_interrupts
 from iclens.training.train import TrainedRun, train
 from iclens.workers import Ended, Tell
-
-TASK_SECONDS = 10.0
-"""Estimated work of a task: what a task costs beside its work is then little of it."""
 
 _MEASURED = 1024
 """Runs of a group that travel to be measured; a chunk holds no more."""
@@ -78,19 +75,6 @@ def measure_on_cluster(
         for ended in ends:
             measured[ended.place] = ended.result()
     return [one for one in measured if one is not None]
-
-
-def tasks_of(seconds: Sequence[float], least: float = TASK_SECONDS) -> list[range]:
-    """Cut consecutive chunks into tasks, each of at least so many seconds but perhaps the last."""
-    tasks, start, total = [], 0, 0.0
-    for place, one in enumerate(seconds):
-        total += one
-        if total >= least:
-            tasks.append(range(start, place + 1))
-            start, total = place + 1, 0.0
-    if start < len(seconds):
-        tasks.append(range(start, len(seconds)))
-    return tasks
 
 
 def result_of(one: TrainedRun, device: str) -> Result:
