@@ -56,7 +56,7 @@ class Nodes:
 
     def busy(self):
         """Process ids of the workers that run a task now."""
-        return [process for process, name in marked(self.mark) if name.startswith("ray::_task")]
+        return [process for process, name in marked(self.mark) if name.startswith("ray::task")]
 
     def kill_a_worker(self):
         # It may have ended since.
