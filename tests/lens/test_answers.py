@@ -12,7 +12,9 @@ from tests.lens.tiny_tokenizers import CHATML, LLAMA_LIKE, byte_level, greedy, u
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from iclens.errors import UserError
-from iclens.lens.answers import Answers, likeliest, score_candidates, token_text
+from iclens.lens.answers import Answers, likeliest, token_text
+from iclens.lens.candidate_scores import score_candidates
+from iclens.lens.loading import LensModel
 from iclens.lens.prompt import Prompt
 from iclens.lens.tokens import tokenize
 
@@ -140,7 +142,7 @@ def test_scores_are_the_sum_of_the_models_steps(family, batch_size):
     tokenizer = byte_level()
     tokenized = tokenize(PROMPT, tokenizer)
     answers = Answers.build(tokenized, tokenizer, ["animal", "colour and dull", "zzzzzzz", "ß"])
-    scores = score_candidates(model(family), tokenized, answers, batch_size)
+    scores = score_candidates(LensModel.wrap(model(family)), tokenized, answers, batch_size)
     for entry, score in zip(answers.candidates, scores, strict=True):
         ids, total = tokenized.input_ids.tolist(), 0.0
         for token_id in entry.token_ids:

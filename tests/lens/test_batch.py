@@ -11,11 +11,10 @@ from tests.lens.zoo import build
 
 from iclens.errors import UserError
 from iclens.lens.batch.explain import RESIDUALS, Explained, explain_batch
+from iclens.lens.batch.held import BatchPath
 from iclens.lens.batch.plan import batches, tokens_at_once
-from iclens.lens.capture import run
 from iclens.lens.explain import explain
 from iclens.lens.loading import LensModel
-from iclens.lens.rotary import longest_alike
 
 
 def lens(name: str, dtype: torch.dtype = torch.float64) -> LensModel:
@@ -90,6 +89,19 @@ def test_a_part_that_is_wrong_shows_in_its_residual(monkeypatch: pytest.MonkeyPa
         assert found.residuals[RESIDUALS.index("capture")] > 1e-8
 
 
+@pytest.mark.parametrize("factor", [0.0, 1.001])
+def test_a_wrong_path_shows_in_its_residual(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    from iclens.lens.batch import explain as explaining
+
+    right = explaining.path_batch
+    monkeypatch.setattr(
+        explaining, "path_batch", lambda *given: BatchPath(right(*given).parts * factor, right(*given).residuals)
+    )
+    model = lens("gpt2")
+    for found in explain_batch(model, [asked(model, one) for one in PROMPTS]):
+        assert found.residuals[RESIDUALS.index("path")] > found.tolerance
+
+
 def test_in_single_precision_sums_that_nearly_cancel_are_taken_again() -> None:
     model = lens("llama", torch.float32)
     found = explain_batch(model, [asked(model, prompt(n, 1, seed)) for seed, n in enumerate([4, 5, 6, 6, 6, 7])])
@@ -119,24 +131,6 @@ def test_tokens_at_once_shrink_with_the_model() -> None:
     small, large = lens("gpt2"), lens("gpt2")
     large.model.config.n_embd, large.model.config.n_inner = 4096, None
     assert tokens_at_once(small) > tokens_at_once(large) >= 1
-
-
-def test_prompts_whose_length_moves_their_positions_run_alone() -> None:
-    model = lens("llama-dynamic-rope")
-    limit = longest_alike(model)
-    assert limit == 16
-    assert longest_alike(lens("llama")) is None
-    everything = [asked(model, prompt(n, 1, seed)) for seed, n in enumerate([1, 1, 2, 4, 4, 5, 5])]
-    for one in batches(everything, model, 10_000):
-        assert len(one) == 1 or max(everything[i].longest for i in one) <= limit
-
-
-def test_a_pass_does_not_remember_longer_prompts() -> None:
-    model = lens("llama-dynamic-rope")
-    short, long = torch.arange(4, 24)[None], torch.arange(4, 44)[None]
-    fresh = run(model, short)
-    run(model, long)
-    torch.testing.assert_close(run(model, short), fresh, rtol=0, atol=0)
 
 
 def test_an_encoder_is_refused() -> None:

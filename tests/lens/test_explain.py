@@ -1,9 +1,12 @@
 """The whole lens on one prompt: what is reported is what the parts and the model say."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -13,6 +16,7 @@ from iclens.lens.agreement import agreements, spearman, top_k
 from iclens.lens.explain import explain
 from iclens.lens.loading import LensModel
 from iclens.lens.prompt import Prompt
+from iclens.lens.tolerance import path_residual, tolerance_of
 
 BLOCKS = (
     "Review: great film\nSentiment: positive",
@@ -172,6 +176,47 @@ def test_a_wrong_capture_is_reported(model, tokenizer, monkeypatch):
     monkeypatch.setattr(tracing, "fast", lambda call: right(call) * 1.01)
     found = explain(model, tokenizer, TEXT)
     assert not found.exact
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("factor", [0.0, 1.1])
+def test_a_wrong_path_is_reported(tokenizer, monkeypatch, dtype, factor):
+    import iclens.lens.explain as explaining
+
+    built = gpt2(tokenizer).to(dtype)
+    right = explaining.path
+    assert explain(built, tokenizer, TEXT).residuals[3].holds
+
+    def wrong(*given):
+        found = right(*given)
+        return replace(found, embedding=found.embedding * factor, bias=found.bias * factor)
+
+    monkeypatch.setattr(explaining, "path", wrong)
+    assert not explain(built, tokenizer, TEXT).residuals[3].holds
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@given(st.floats(-50, 50), st.floats(0, 1), st.floats(0, 200))
+def test_parts_that_are_all_zero_never_hold(dtype, margin, largest_part, largest_logit):
+    margin, largest_part, largest_logit = (torch.tensor(x) for x in (margin, largest_part, largest_logit))
+    found = float(path_residual(torch.zeros_like(margin), margin, largest_part * margin.abs(), largest_logit, dtype))
+    assert found > tolerance_of(dtype) or margin == 0
+
+
+def test_a_margin_is_known_as_well_as_its_logits():
+    # 1e-4 of 2 is 5e-5 of the margin: too much by itself, and nothing beside float32 logits of 100.
+    given = (torch.tensor(2.0001), torch.tensor(2.0), torch.tensor(2.0))
+    assert float(path_residual(*given, torch.tensor(2.0), torch.float32)) > tolerance_of(torch.float32)
+    assert float(path_residual(*given, torch.tensor(100.0), torch.float32)) < tolerance_of(torch.float32)
+    assert float(path_residual(*given, torch.tensor(100.0), torch.float64)) > tolerance_of(torch.float64)
+
+
+def test_a_margin_lost_in_rounding_is_remarked(tokenizer):
+    built = gpt2(tokenizer)
+    assert not [note for note in explain(built, tokenizer, TEXT).notes if "leaves open" in note]
+    # A constant on all logits moves no margin, and leaves nothing of it in bfloat16.
+    built.lm_head.bias = torch.nn.Parameter(torch.full((built.lm_head.out_features,), 4096.0, dtype=built.dtype))
+    assert [note for note in explain(built.to(torch.bfloat16), tokenizer, TEXT).notes if "leaves open" in note]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iclens.lens.answers import Answers, Margin, score_candidates
+from iclens.lens.answers import Answers, Margin
+from iclens.lens.candidate_scores import score_candidates
 from iclens.lens.explanation import Candidate
 from iclens.lens.loading import LensModel
 from iclens.lens.readout import Readout
@@ -87,7 +88,7 @@ def answer_prompt(
         every = torch.log_softmax(next_logits.double(), -1)
         scores = tuple(float(every[candidate.token_ids[0]]) for candidate in built.candidates)
     else:
-        scores = score_candidates(lens_model.model, tokenized, built)
+        scores = score_candidates(lens_model, tokenized, built)
         n_passes += len(built.candidates)
     chosen = built.choose(scores)
     margin = built.margin(lens_model.tokenizer, next_logits, chosen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.lens.explanation import Candidate, NextToken
-from iclens.lens.placed import home_of
 from iclens.lens.tokens import TokenizedPrompt, encode
 
 N_ALTERNATIVES = 9
@@ -336,43 +334,3 @@ def likeliest(
         )
         for index in top
     )
-
-
-@torch.no_grad()
-def score_candidates(
-    model: Any, tokenized: TokenizedPrompt, answers: Answers, batch_size: int = 8
-) -> tuple[float, ...]:
-    """log p(answer | prompt) of every candidate, the sum over all its tokens, in nats.
-
-    Candidates run in batches behind the prompt, padded on the right with a masked token, so that neither a padding
-    token nor its position matters.
-
-    Args:
-        model: a causal language model, called as `model(input_ids=..., attention_mask=...)`.
-        tokenized: the prompt.
-        answers: the candidates.
-        batch_size: how many run at once.
-    """
-    own = tokenized.input_ids
-    device = home_of(model)
-    scores: list[float] = []
-    few_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-    for begin in range(0, len(answers.candidates), batch_size):
-        batch = answers.candidates[begin : begin + batch_size]
-        longest = max(len(entry.token_ids) for entry in batch)
-        rows = torch.zeros(len(batch), own.numel() + longest - 1, dtype=torch.long)
-        mask = torch.zeros_like(rows)
-        for row, entry in enumerate(batch):
-            ids = torch.cat([own.cpu(), torch.tensor(entry.token_ids[:-1], dtype=torch.long)])
-            rows[row, : ids.numel()] = ids
-            mask[row, : ids.numel()] = 1
-        only = {"logits_to_keep": longest} if few_logits else {}
-        output = model(input_ids=rows.to(device), attention_mask=mask.to(device), use_cache=False, **only)
-        logits = output.logits[:, -longest:]
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        log_probabilities = torch.log_softmax(logits.to(dtype), dim=-1)
-        for row, entry in enumerate(batch):
-            at = torch.arange(len(entry.token_ids), device=device)
-            chosen = torch.tensor(entry.token_ids, device=device)
-            scores.append(float(log_probabilities[row, at, chosen].double().sum()))
-    return tuple(scores)

@@ -36,10 +36,8 @@ from iclens.lens.prompt import Prompt
 from iclens.lens.readout import Readout
 from iclens.lens.rerun import Outcome, rerun
 from iclens.lens.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, tokenize
+from iclens.lens.tolerance import TOLERANCE, path_residual, tolerance_of, uncertainty
 from iclens.lens.trace import Trace
-
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-"""Largest relative residual by the weights' dtype: a few thousand roundings."""
 
 
 def explain(
@@ -138,7 +136,7 @@ def explain(
         agreement=agreements(_scores(effects)),
         group_knock_outs=tuple(_knock_out(knocked, n_demonstrations + i) for i in range(len(groups_asked))),
         faithfulness=measured,
-        notes=tokenized.notes + answered.answers.notes,
+        notes=tokenized.notes + answered.answers.notes + _doubts(traced),
         cost=Cost(round(clock.forward, 3), clock.backward, clock.seconds),
         command=command,
     )
@@ -292,17 +290,30 @@ def _residuals(
     knocked: KnockOutResult,
     largest_logit: float,
 ) -> tuple[Residual, ...]:
-    tolerance = TOLERANCE.get(lens_model.dtype, 1e-5)
+    tolerance = tolerance_of(lens_model.dtype)
     # Against the margin of the traced pass, not of the path's own: the two passes must agree as well.
-    # A margin is known no better than the logits that nearly cancel in it.
-    largest = max(largest_logit, abs(step.margin), float(whole.parts.abs().max()))
-    path_residual = abs(float(whole.parts.double().sum()) - step.margin) / max(largest, torch.finfo().tiny)
+    parts = whole.parts.double().cpu()
+    margin, largest = torch.tensor((step.margin, largest_logit), dtype=torch.float64)
+    along_path = path_residual(parts.sum(), margin, parts.abs().max(), largest, lens_model.dtype)
     return (
         Residual("captured attention against the model's own", capture, tolerance),
         Residual("dual models against the attention output of every layer", step.attention_residual, tolerance),
         Residual("direct contributions and the rest against the margin", step.residual, tolerance),
-        Residual("path parts against the margin", path_residual, tolerance),
+        Residual("path parts against the margin", float(along_path), tolerance),
         Residual("knock-out of nothing against the full pass", knocked.residual, tolerance),
+    )
+
+
+def _doubts(traced: Trace) -> tuple[str, ...]:
+    """A remark where the margin is lost in the rounding of the logits."""
+    dtype = traced.lens_model.dtype
+    unsure = float(uncertainty(torch.tensor(traced.readout.largest(traced.logits)), dtype))
+    if abs(traced.margin) > unsure:
+        return ()
+    name = str(dtype).removeprefix("torch.")
+    return (
+        f"the margin, {traced.margin:.3g} nats, is no larger than what {name} leaves open in these logits "
+        f"({unsure:.2g}): load the model in a wider type before you trust its parts.",
     )
 
 

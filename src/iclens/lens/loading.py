@@ -131,10 +131,10 @@ class LensModel:
         length = getattr(self.text_config, "max_position_embeddings", None)
         if length is None:
             return None
-        rope = getattr(self.text_config, "rope_parameters", None) or {}
         # Only this kind of rotary positions stretches beyond the length that the configuration names.
-        stretch = rope.get("factor", 1.0) if rope.get("rope_type") == "dynamic" else 1.0
-        return int(length * stretch)
+        kinds = rotary_settings(self.text_config).values()
+        stretches = [rope.get("factor", 1.0) if rope.get("rope_type") == "dynamic" else 1.0 for rope in kinds]
+        return int(length * min(stretches, default=1.0))
 
     def require_causal(self) -> None:
         """Raise `UserError` for an encoder: it has no next token to explain."""
@@ -143,6 +143,13 @@ class LensModel:
                 f"{self.name} is of the family {self.family.name}, an encoder: its attention can be captured "
                 "and verified, but it has no next token to explain."
             )
+
+
+def rotary_settings(config: Any) -> dict[str, dict[str, Any]]:
+    """The settings of rotary positions by the kind of layer, `""` where all layers have the same; empty without any."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = {kind: one for kind, one in rope.items() if isinstance(one, dict)}
+    return kinds or ({"": rope} if rope else {})
 
 
 def family_of(config: Any) -> Family:

@@ -10,9 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from iclens.lens.answers import Margin
+from iclens.lens.capture import run
 from iclens.lens.loading import LensModel
 from iclens.lens.prompt import Prompt
 from iclens.lens.readout import Readout
+from iclens.lens.rotary import longest_alike
 
 
 class Outcome(NamedTuple):
@@ -59,7 +61,7 @@ def rerun(
     """Margin and log p(answer) of the prompt after deleting the text of each set of demonstrations.
 
     The shortened text is tokenised afresh; the margin keeps its alternatives. Prompts run in batches, the shorter ones
-    padded on the right, where a causal model does not see it.
+    padded on the right, where a causal model does not see it; those whose length moves their positions run alone.
 
     Args:
         lens_model: a causal language model.
@@ -75,12 +77,17 @@ def rerun(
     order = sorted(range(len(shortened)), key=lambda index: len(shortened[index]))
     margins, log_probabilities = torch.zeros(2, len(order), dtype=torch.float64)
     answered = torch.zeros(len(order), dtype=torch.bool)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    alike = longest_alike(lens_model)
+    together = [i for i in order if alike is None or len(shortened[i]) + n_offsets <= alike]
+    batches = [together[start : start + batch_size] for start in range(0, len(together), batch_size)]
+    batches += [[i] for i in order[len(together) :]]
+    done = 0
+    for batch in batches:
         logits = _final_logits(lens_model, [shortened[index] for index in batch], margin, n_offsets)
         where = torch.tensor(batch)
         margins[where], log_probabilities[where], answered[where] = _read(margin, logits)
-        advance(min(start + batch_size, len(order)))
+        done += len(batch)
+        advance(done)
     return Outcome(margins, log_probabilities, answered)
 
 
@@ -121,9 +128,7 @@ def _final_logits(
     positions = lengths[:, None] - 1 + torch.arange(n_offsets)
     keep, places = positions.unique(return_inverse=True)
     device = lens_model.device
-    logits = lens_model.model(
-        input_ids=rows.to(device), attention_mask=mask.to(device), logits_to_keep=keep.to(device), use_cache=False
-    ).logits
+    logits = run(lens_model, rows.to(device), mask.to(device), logits_to_keep=keep.to(device))
     return logits[torch.arange(len(prompts), device=device)[:, None], places.to(device)]
 
 

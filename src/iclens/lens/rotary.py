@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from iclens.lens.loading import LensModel
+from iclens.lens.loading import LensModel, rotary_settings
 
 
 def longest_alike(lens_model: LensModel) -> int | None:
@@ -13,26 +14,37 @@ def longest_alike(lens_model: LensModel) -> int | None:
     Dynamic and long rotary positions (`rope_type` `"dynamic"`, `"longrope"`) change with the longest prompt of a pass
     beyond the length that the model was first trained with; such prompts run alone.
     """
-    rope = _parameters(lens_model)
-    if rope.get("rope_type") not in ("dynamic", "longrope"):
-        return None
-    return int(rope.get("original_max_position_embeddings") or lens_model.text_config.max_position_embeddings)
+    whole = lens_model.text_config.max_position_embeddings if lens_model.context_length else 0
+    lengths = [
+        int(rope.get("original_max_position_embeddings") or whole)
+        for rope in rotary_settings(lens_model.text_config).values()
+        if rope.get("rope_type") in ("dynamic", "longrope")
+    ]
+    return min(lengths, default=None)
 
 
 def forget_longer_prompts(lens_model: LensModel) -> None:
-    """Put dynamic rotary positions back to their first state.
+    """Put dynamic rotary positions back to their first state; every pass of the lens begins with it.
 
     They stay stretched behind the longest text so far; without this, a pass would depend on which texts the model has
     read before, and two passes over one prompt could differ.
     """
-    if _parameters(lens_model).get("rope_type") != "dynamic":
+    settings = rotary_settings(lens_model.text_config)
+    dynamic = [name for name, rope in settings.items() if rope.get("rope_type") == "dynamic"]
+    if not dynamic:
         return
     for module in lens_model.model.modules():
         original = getattr(module, "original_max_seq_len", None)
-        if original is not None and getattr(module, "max_seq_len_cached", original) > original:
-            module.register_buffer("inv_freq", module.original_inv_freq.to(module.inv_freq.device), persistent=False)
-            module.max_seq_len_cached = original
+        if original is not None:
+            for kind in _stretched(module, dynamic, original):
+                first = getattr(module, f"{kind}original_inv_freq").to(getattr(module, f"{kind}inv_freq").device)
+                module.register_buffer(f"{kind}inv_freq", first, persistent=False)
+                setattr(module, f"{kind}max_seq_len_cached", original)
 
 
-def _parameters(lens_model: LensModel) -> dict[str, Any]:
-    return getattr(lens_model.text_config, "rope_parameters", None) or {}
+def _stretched(module: Any, kinds: list[str], original: int) -> Iterator[str]:
+    """Prefixes of the kinds of layers whose positions are stretched now."""
+    for kind in kinds:
+        prefix = f"{kind}_" if kind else ""
+        if getattr(module, f"{prefix}max_seq_len_cached", original) > original:
+            yield prefix

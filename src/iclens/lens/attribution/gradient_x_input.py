@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.lens.attribution.method import ATTRIBUTIONS, Problem, Scores, by_demonstration
+from iclens.lens.rotary import forget_longer_prompts
 
 
 def embeddings(problem: Problem) -> Float[Tensor, "n width"]:
@@ -18,6 +19,7 @@ def embeddings(problem: Problem) -> Float[Tensor, "n width"]:
 def margins_at(problem: Problem, inputs: Float[Tensor, "batch n width"]) -> Float[Tensor, " batch"]:
     """The margin when the token embeddings are `inputs`; differentiable in them."""
     keep = torch.tensor(problem.readout.positions, device=inputs.device)
+    forget_longer_prompts(problem.lens_model)
     logits = problem.lens_model.model(inputs_embeds=inputs, logits_to_keep=keep, use_cache=False).logits
     return problem.readout.margin(logits)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.lens.attribution.method import Problem, Scores
+from iclens.lens.capture import run
 
 BATCH = 64
 
@@ -32,7 +33,7 @@ class Replacement:
         ids = problem.input_ids.repeat(len(tokens), 1)
         ids[:, self.inside] = tokens.cpu()
         keep = torch.tensor(problem.readout.positions, device=device)
-        logits = problem.lens_model.model(input_ids=ids.to(device), logits_to_keep=keep, use_cache=False).logits
+        logits = run(problem.lens_model, ids.to(device), logits_to_keep=keep)
         self.n_prompts += len(tokens)
         return problem.readout.margin(logits).double()
 

@@ -16,6 +16,7 @@ from iclens.lens.explanation import Candidate
 from iclens.lens.loading import LensModel
 from iclens.lens.readout import Readout
 from iclens.lens.rerun import reading as margin_reading
+from iclens.lens.rotary import longest_alike
 from iclens.lens.tokens import TokenizedPrompt
 
 
@@ -116,7 +117,8 @@ def _score_rows(lens_model: LensModel, asked: Sequence[Asked], most_tokens: int)
     """As `score_candidates`: each candidate behind its prompt, the sum over all its tokens."""
     rows = [(one.tokenized.input_ids, entry.token_ids) for one in asked for entry in one.answers.candidates]
     longest = max((len(ids) + len(answer) - 1 for ids, answer in rows), default=1)
-    step = max(1, most_tokens // longest)
+    alike = longest_alike(lens_model)
+    step = 1 if alike is not None and longest > alike else max(1, most_tokens // longest)
     scores: list[float] = []
     for first in range(0, len(rows), step):
         some = rows[first : first + step]

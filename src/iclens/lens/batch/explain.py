@@ -14,9 +14,9 @@ from iclens.lens.batch.answer import Asked, Said, answer_batch
 from iclens.lens.batch.held import BatchPath, path_batch
 from iclens.lens.batch.knock_out import knock_out_batch
 from iclens.lens.batch.trace import BatchTrace, Tokens, check_batch, direct
-from iclens.lens.explain import TOLERANCE
 from iclens.lens.loading import LensModel
 from iclens.lens.rerun import rerun
+from iclens.lens.tolerance import TOLERANCE, path_residual, tolerance_of
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,13 @@ def explain_batch(
         without = None
         if rerun_text:
             between()
-            outcome = rerun(lens_model, one.tokenized.prompt, words.margin, [(i,) for i in range(n)])
+            outcome = rerun(
+                lens_model,
+                one.tokenized.prompt,
+                words.margin,
+                [(i,) for i in range(n)],
+                batch_size=max(1, min(16, most_tokens // one.longest)),
+            )
             without = [values[b] - float(margin) for margin in outcome.margins]
         found.append(
             Explained(
@@ -127,7 +133,7 @@ def explain_batch(
                 other_gradient_step=float(steps[b, most]),
                 other_path=float(paths[b, most]),
                 residuals=tuple(residuals[b]),
-                tolerance=TOLERANCE.get(lens_model.dtype, 1e-5),
+                tolerance=tolerance_of(lens_model.dtype),
             )
         )
     return found
@@ -148,10 +154,10 @@ def _by_demonstration(values: Tensor, groups: Tensor, most: int) -> Tensor:
 
 
 def _path_residuals(traced: BatchTrace, whole: BatchPath) -> Tensor:
-    """As in `explain`: against the margin of the traced pass, relative to the largest number that is added up."""
+    """As in `explain`: against the margin of the traced pass."""
     margins, parts = traced.margins.double(), whole.parts.double().to(traced.margins.device)
-    largest = torch.stack([traced.reading.largest(traced.logits), margins.abs(), parts.abs().amax(1)]).amax(0)
-    return (parts.sum(1) - margins).abs() / largest.clamp_min(torch.finfo(torch.float64).tiny)
+    largest = traced.reading.largest(traced.logits).double().to(margins.device)
+    return path_residual(parts.sum(1), margins, parts.abs().amax(1), largest, traced.lens_model.dtype)
 
 
 def _path(lens_model: LensModel, traced: BatchTrace) -> BatchPath:
