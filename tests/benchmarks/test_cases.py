@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from iclens.benchmarks.case import CASES, Comparison, Context, minutes
 from iclens.benchmarks.ceilings import Ceilings
 from iclens.benchmarks.gpt2_shaped import TINY, ShapedPrompt, lens_model
 from iclens.benchmarks.measure import run_case
+from iclens.recipes.attribution import Measured
 from iclens.training.default_dtype import default_dtype
 
 CONTEXT = Context(Ceilings({"float32": 1e10, "float64": 1e10}, 1e10), pairs=1, quick=True)
@@ -25,6 +28,7 @@ NAMES = [
     "scale-out",
     "scaling",
     "start-up",
+    "store",
     "training",
 ]
 
@@ -98,12 +102,85 @@ def test_wrong_heads_are_found_out():
 def test_a_knock_out_that_is_another_demonstrations_is_found_out(monkeypatch):
     problem = demonstrations.Shaped(lens_model(TINY), ShapedPrompt.draw(TINY, 64, 4))
     what = "knock-out against masked attention"
-    held = {one.what: one.holds for one in problem.agreements("", problem.ours)}
+    held = {one.what: one.holds for one in problem.agreements()}
     assert held[what]
     right = problem._masked_out
     monkeypatch.setattr(problem, "_masked_out", lambda index: right(index + 1))
-    held = {one.what: one.holds for one in problem.agreements("", problem.ours)}
+    held = {one.what: one.holds for one in problem.agreements()}
     assert not held[what]
+
+
+@pytest.mark.parametrize("name", demonstrations.METHODS)
+def test_a_method_whose_scores_are_those_of_others_is_found_out(name, monkeypatch):
+    """Whatever it is, its numbers are compared with their definition before its time is."""
+    problem = demonstrations.Shaped(lens_model(TINY), ShapedPrompt.draw(TINY, 64, 4))
+    n_ours = len(problem.agreements())
+    held = [one.holds for one in demonstrations.agreements(problem, name)]
+    assert len(held) > n_ours
+    assert all(held)
+    method = demonstrations.METHODS[name]
+
+    def rolled(some):
+        call = method.make(some)
+        return lambda: call().roll(1)
+
+    monkeypatch.setitem(demonstrations.METHODS, name, replace(method, make=rolled))
+    held = [one.holds for one in demonstrations.agreements(problem, name)]
+    assert all(held[:n_ours])
+    assert not all(held[n_ours:])
+
+
+def test_shapley_values_that_miss_a_part_are_found_out(monkeypatch):
+    problem = demonstrations.Shaped(lens_model(TINY), ShapedPrompt.draw(TINY, 64, 4))
+    method = demonstrations.METHODS[demonstrations.SHAPLEY]
+    less = replace(method, make=lambda some: lambda: 0.9 * method.make(some)())
+    monkeypatch.setitem(demonstrations.METHODS, demonstrations.SHAPLEY, less)
+    held = {one.what: one.holds for one in demonstrations.agreements(problem, demonstrations.SHAPLEY)}
+    assert not held["sum of the Shapley values against all demonstrations together"]
+
+
+def test_a_method_is_run_before_it_is_timed_or_its_row_says_that_it_was_not(monkeypatch):
+    monkeypatch.setattr(demonstrations, "lens_model", lambda shape: lens_model(TINY))
+    monkeypatch.setattr(demonstrations, "SMALL", replace(TINY, positions=demonstrations.N_TOKENS))
+    rows = [
+        entry
+        for entry in islice(demonstrations.demonstrations(replace(CONTEXT, quick=False)), 10)
+        if isinstance(entry, Comparison)
+    ]
+    cold = [entry for entry in rows if not entry.warm_up]
+    assert cold
+    assert len(cold) < len(rows)
+    assert all(entry.what.endswith("without a warm-up call") == (entry in cold) for entry in rows)
+
+
+VERDICTS = {"AUC": ("auc", +1), "right answers": ("removed", -1), "LDS": ("lds", +1)}
+
+
+def planted(name, shift, spread):
+    """A method and the Lasso; in one measure the method is better by `shift`, more or less."""
+    measure, sign = VERDICTS[name]
+    noise = torch.randn(100, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    noise = (noise - noise.mean()) / noise.std()
+    levels = {one: torch.full((100,), 0.5, dtype=torch.float64) for one in ("auc", "removed", "lds")}
+    ours = levels | {measure: levels[measure] + sign * shift + spread * noise}
+    return Measured(ours, 1.0, 0.0, 1.0), Measured(levels, 64.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_a_wide_interval_is_no_proof_that_a_method_is_as_good(name):
+    def holds(shift, spread):
+        found = quality._verdicts(*planted(name, shift, spread))
+        (own,) = (verdict.holds for verdict in found if verdict.claim.startswith(name))
+        assert all(verdict.holds for verdict in found if not verdict.claim.startswith(name))
+        return own
+
+    assert holds(0.0, 0.0)
+    assert holds(0.0, 0.01)
+    assert holds(0.2, 0.5)
+    # The interval holds 0, and much that is worse.
+    assert not holds(0.0, 0.5)
+    assert not holds(-0.1, 0.6)
+    assert not holds(-0.1, 0.01)
 
 
 def test_scores_of_prompts_side_by_side_are_compared_with_those_of_one(monkeypatch):

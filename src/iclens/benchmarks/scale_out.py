@@ -5,25 +5,25 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from iclens.benchmarks.case import CASES, Absent, Cell, Context, Entry, Listing, Verdict, takes
+from iclens.benchmarks.store import add_runs
 from iclens.benchmarks.training import tiny_configs
 from iclens.cluster import TASK_SECONDS, Cluster, connected, each_on_cluster, slots
-from iclens.sweeps import run_folder
 from iclens.sweeps.chunks import groups
 from iclens.sweeps.grid import expand
-from iclens.sweeps.on_cluster import result_of
 from iclens.sweeps.store import Store
-from iclens.training.train import train
-from iclens.workers import Tell
+from iclens.workers import Ended, Tell, each
+
+Timed = Callable[..., tuple[float, float]]
+"""A task: it tells when it began and when it ended."""
 
 RUNS, CORES, SECONDS_A_RUN = 1_000_000, 1000, (1.0, 10.0, 100.0)
 """Of the estimate: nobody here has so many cores."""
@@ -56,7 +56,7 @@ def scale_out(context: Context) -> Iterator[Entry]:
         {"what": f"share of the slots' time that tasks of {long:g} s left idle, %", "value": 100 * overhead},
     ]
     yield Listing("Ray on this machine", rows, () if context.quick else within)
-    yield Listing("nodes of one CPU on this machine", _nodes(long, context.pick(2, 4)))
+    yield Listing("one and two nodes of one CPU on this machine", _nodes(long, context.pick(2, 4)))
     writing, planning = _writing(context.pick(32, 1024)), _planning(context.pick(64, 1024))
     rows = [
         {"what": "runs that the driver adds to the store a second", "value": 1 / writing},
@@ -84,26 +84,31 @@ def _dispatch(number: int) -> tuple[float, float]:
 def _overhead(seconds: float, rounds: int) -> float:
     """Share of the slots' time in which no task ran; tasks sleep, so that a busy machine counts little."""
     number = slots(Cluster())
-    took, inside = _timed(_sleep, seconds, number * rounds, Cluster())
+    took, inside = _timed(_sleep, seconds, number * rounds, number, partial(each_on_cluster, cluster=Cluster()))
     return 1 - inside / (number * took)
 
 
 def _nodes(seconds: float, tasks: int) -> list[Mapping[str, Cell]]:
-    """The same tasks on one node and on two: asleep, and at work with what cores this machine has free."""
+    """The same tasks on one node and on two: asleep, and at work with what cores this machine has free.
+
+    How much that is, the same work says in one process and in two, without Ray.
+    """
+
+    def on_nodes(function: Timed, number: int) -> float:
+        with _local_nodes(number) as cluster:
+            return _timed(function, seconds, tasks, slots(cluster), partial(each_on_cluster, cluster=cluster))[0]
+
+    def in_processes(function: Timed, number: int) -> float:
+        return _timed(function, seconds, tasks, number, partial(each, workers=number))[0]
+
     rows: list[Mapping[str, Cell]] = []
-    for what, function, amount in (("asleep", _sleep, seconds), ("at work", _multiply, seconds)):
-        took = {}
-        for number in (1, 2):
-            with _local_nodes(number) as cluster:
-                took[number], _ = _timed(function, amount, tasks, cluster)
-        rows.append(
-            {
-                "tasks": f"{tasks} of {amount:g} s, {what}",
-                "one node, s": took[1],
-                "two nodes, s": took[2],
-                "ratio": took[1] / took[2],
-            }
-        )
+    for what, where, function in (
+        ("asleep", on_nodes, _sleep),
+        ("at work", on_nodes, _multiply),
+        ("at work in processes, without Ray", in_processes, _multiply),
+    ):
+        one, two = where(function, 1), where(function, 2)
+        rows.append({"tasks": f"{tasks} of {seconds:g} s, {what}", "one, s": one, "two, s": two, "ratio": one / two})
     return rows
 
 
@@ -126,16 +131,14 @@ def _local_nodes(number: int) -> Iterator[Cluster]:
 
 
 def _timed(
-    function: Callable[..., tuple[float, float]], amount: float, tasks: int, cluster: Cluster
+    function: Timed, amount: float, tasks: int, warm: int, executor: Callable[..., Iterable[Ended[tuple[float, float]]]]
 ) -> tuple[float, float]:
     """Seconds from the first task's beginning to the last one's end, and the sum of what each took.
 
     Every slot has a task before, whose time does not count, so that its process runs.
     """
-    warm = slots(cluster)
     calls = [(0.1,)] * warm + [(amount,)] * tasks
-    ends = each_on_cluster(function, calls, cluster=cluster)
-    spans = [ended.result() for ended in ends if ended.place >= warm]
+    spans = [ended.result() for ended in executor(function, calls) if ended.place >= warm]
     took = max(end for _, end in spans) - min(start for start, _ in spans)
     return took, sum(end - start for start, end in spans)
 
@@ -157,18 +160,10 @@ def _multiply(seconds: float, _tell: Tell) -> tuple[float, float]:
     return start, time.monotonic()
 
 
-def _writing(number: int, together: int = 16) -> float:
+def _writing(number: int) -> float:
     """Seconds for each run that is added to a store, in the chunks in which runs arrive."""
-    first, *others = tiny_configs(number)
-    (one,) = train([replace(first, training=replace(first.training, steps=1))])
-    result = result_of(one, "cpu")
-    runs = iter([(config.key(), run_folder.pack(config, one.tensors, one.metrics, result)) for config in others])
     with tempfile.TemporaryDirectory(prefix="iclens-scale-out-") as folder:
-        store = Store(Path(folder))
-        start = time.perf_counter()
-        while chunk := dict(islice(runs, together)):
-            store.add_packed(chunk)
-        return (time.perf_counter() - start) / len(others)
+        return add_runs(Store(Path(folder)), tiny_configs(number))
 
 
 def _planning(number: int) -> float:
