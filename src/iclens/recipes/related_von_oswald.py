@@ -64,7 +64,7 @@ class TrainedStepSettings:
     n_context: int = stated(10, "N = n_I = 10, noiseless")
     d: int = stated(10, "n_I")
     query_in_keys: bool = stated(False, "the query is not among the keys")
-    steps: int = chosen(6000, "of Adam; in the sheet of facts no training is stated")
+    steps: int = chosen(6000, "of Adam; the paper's training is not known to us")
     batch: int = chosen(512)
     learning_rate: float = chosen(0.01, "cosine schedule")
     init_std: float = chosen(0.1)

@@ -44,7 +44,7 @@ class VariantCurves(VariantStudy):
     quick = Preset(VariantSettings(tasks=("linear", "classes"), steps_per_epoch=4, batch=32), seconds=125)
     paper = Preset(VariantSettings(), seconds=1400)
     revision = 2
-    # The sheet's grid for negatives, a strength of either sign for α, and the controls.
+    # The paper's grid for negatives, a strength of either sign for α, and the controls.
     rows: ClassVar = {
         "normal": NORMAL,
         "α = −0.5": Row("regularised", "regularized", {"alpha": -0.5}),
