@@ -29,8 +29,10 @@ def suffer(commands, work, folder, moments, number, counts):
         assert outcome.orphans == 0
         stopped = {"KILL": -signal.SIGKILL, "INT": 130}[number]
         assert outcome.status in (0, stopped), outcome.said
-        # A worker whose parent was killed may say that nobody hears it any more.
-        assert number == "KILL" or "Traceback" not in outcome.said, outcome.said
+        # A worker whose parent was killed may say that nobody hears it any more. A Ctrl-C that comes while Python clears
+        # up a weak reference, Python itself reports and drops; the command then goes on, as the rest of this test sees.
+        dropped = "Exception ignored in" in outcome.said and outcome.status == 0
+        assert number == "KILL" or dropped or "Traceback" not in outcome.said, outcome.said
         struck += outcome.status == stopped
         harmed = work.harmed(whole_before, folder)
         counts["lost or changed"] += len(harmed)
