@@ -47,7 +47,7 @@ class Explain:
         faithfulness: also measure how well the scores foretell the model on shortened prompts.
         json: write everything to this file.
         html: write a self-contained page to this file.
-        dtype: precision of the weights; the model's own when left out.
+        dtype: precision of the weights; float32 when left out, so that residuals are tight.
         device: where to compute, e.g. cpu or cuda.
         device_map: auto spreads a model that is larger than one device over all of them, memory and disk.
         next_tokens: how many likely next tokens to report.
