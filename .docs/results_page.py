@@ -85,12 +85,13 @@ def _section(entry: Mapping[str, Any], docs: Path) -> str:
         parts.append(_picture(entry, folder))
     small = f"{SMALL}/{entry['recipe']}"
     if (docs / small / RECORD).exists():
-        command = _entry(docs / small / RECORD)["command"]
+        made = _entry(docs / small / RECORD)
         parts.append(
-            f"At a size that a CPU trains, which is no verdict on the claims at theirs: `{command}`. "
+            f"At a size that a CPU trains, which is no verdict on the claims at theirs: `{made['command']}`. "
             f"[Settings, numbers and data]({small}/index.html)."
         )
-        parts.append(_picture(entry, small))
+        if made["picture"]:
+            parts.append(_picture(entry, small))
     return "\n\n".join(parts)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.recipes.test_recipe import Coin
+from tests.recipes.coin import Coin
 from tests.sweeps.small_runs import add
 from tests.training.tiny_runs import tiny
 

@@ -8,19 +8,10 @@ import signal
 import threading
 import time
 from contextlib import contextmanager, suppress
-from pathlib import Path
+
+from tests.house.started import MARK, marked
 
 from iclens.cluster import Cluster
-
-MARK = "ICLENS_TEST_NODES"
-
-
-def marked(mark):
-    """(process id, command line) of every process that was started with this mark, and of their own ones."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if f"{MARK}={mark}\0".encode() in folder.joinpath("environ").read_bytes():
-                yield int(folder.name), folder.joinpath("cmdline").read_bytes().decode(errors="replace")
 
 
 class Nodes:

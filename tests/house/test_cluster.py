@@ -14,6 +14,7 @@ from contextlib import closing
 
 import pytest
 from tests.house.ray_nodes import interrupted_when, ray_nodes
+from tests.house.started import wait_for
 
 from iclens.cluster import Cluster, connected, driver, each_on_cluster, slots
 from iclens.errors import UserError
@@ -57,12 +58,11 @@ def test_missing_ray_is_one_clear_error(monkeypatch):
         next(each_on_cluster(divmod, [(1, 2)], cluster=Cluster()))
 
 
-def test_an_address_where_nobody_answers_is_refused_at_once():
-    pytest.importorskip("ray")
-    begun = time.monotonic()
+def test_an_address_where_nobody_answers_is_refused_before_ray_tries_for_minutes(monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked to connect"))
     with pytest.raises(UserError, match="no Ray cluster answers at"):
         next(each_on_cluster(divmod, [(1, 2)], cluster=Cluster("127.0.0.1:1")))
-    assert time.monotonic() - begun < 10
 
 
 def test_a_ray_that_does_not_start_is_one_clear_error(monkeypatch):
@@ -118,7 +118,13 @@ def test_calls_are_taken_up_a_bounded_number_ahead(nodes, calls):
 
 
 @pytest.mark.slow
-def test_leaving_ends_calls_that_run_and_begins_no_other(nodes, calls, tmp_path):
+def test_leaving_ends_calls_that_run_and_begins_no_other(nodes, calls, tmp_path, monkeypatch):
+    import ray
+
+    # They end by themselves: nobody has to be killed.
+    monkeypatch.setattr(driver, "_GRACE", 120.0)
+    killed, cancel = [], ray.cancel
+    monkeypatch.setattr(ray, "cancel", lambda one, **options: killed.append(one) or cancel(one, **options))
     files = [tmp_path / str(place) for place in range(4)]
     heard = threading.Event()
 
@@ -127,11 +133,10 @@ def test_leaving_ends_calls_that_run_and_begins_no_other(nodes, calls, tmp_path)
         raise KeyboardInterrupt
 
     running = each_on_cluster(calls.endless, [(file,) for file in files], cluster=nodes.cluster, report=stop)
-    begun = time.monotonic()
     with closing(running), pytest.raises(KeyboardInterrupt):
         next(running)
     assert heard.is_set()
-    assert time.monotonic() - begun < 60
+    assert killed == []
     # There is one CPU.
     (file,) = [file for file in files if file.exists()]
     assert nodes.busy() == []
@@ -147,10 +152,7 @@ def test_a_call_that_does_not_listen_is_killed_after_a_while(nodes, calls, tmp_p
     with closing(running), interrupted_when((tmp_path / "a").exists), pytest.raises(KeyboardInterrupt):
         next(running)
     process = int((tmp_path / "a").read_text())
-    until = time.monotonic() + 20
-    while os.path.exists(f"/proc/{process}"):
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_for(lambda: not os.path.exists(f"/proc/{process}"))
 
 
 @pytest.mark.slow
@@ -178,10 +180,7 @@ def test_a_call_whose_machine_dies_is_begun_anew_elsewhere(nodes, calls, tmp_pat
             if len(begun) == 2 and not killed:
                 killed.append(place)
                 nodes.kill(node)
-                until = time.monotonic() + 60
-                while all(os.path.exists(f"/proc/{process}") for process in begun):
-                    assert time.monotonic() < until
-                    time.sleep(0.05)
+                wait_for(lambda: not all(os.path.exists(f"/proc/{process}") for process in begun))
                 (tmp_path / "go on").touch()
 
         asked = [(tmp_path, place) for place in range(2)]

@@ -170,6 +170,11 @@ def test_results_show_every_verdict_of_the_gallery(tmp_path):
     text = hook("results_page").results(tmp_path)
     assert "gallery-quick/card/figure.svg" in text
     assert "3 recipes, 3 claims" in text
+    # Nor has the small one, where its recipe could not be run.
+    (tmp_path / "gallery-quick" / "card" / "figure.svg").unlink()
+    text = hook("results_page").results(tmp_path)
+    assert "(gallery-quick/card/index.html)" in text
+    assert "gallery-quick/card/figure" not in text
 
 
 def test_results_of_an_empty_gallery_say_how_to_fill_it(tmp_path):

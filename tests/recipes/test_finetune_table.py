@@ -11,18 +11,19 @@ from tests.recipes.planting import Planted
 
 from iclens.cli.output import write_atomically
 from iclens.recipes import finetune_table
-from iclens.recipes.finetune import ROWS
+from iclens.recipes.finetune import ROWS, TYPES
 from iclens.recipes.finetune_table import FinetuneTable, TableSettings
 from iclens.recipes.recipe import Preset
 from iclens.recipes.reproduce import reproduce
+from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.table import Table
 
 RECIPE = FinetuneTable()
 SETTINGS = RECIPE.quick.settings
 
 
-def planted(gains, generated=True, n_seeds=SETTINGS.n_seeds):
-    draws = np.random.default_rng(0)
+def planted(gains, generated=True, n_seeds=SETTINGS.n_seeds, draw=0):
+    draws = np.random.default_rng(draw)
     common = 0.5 + 0.05 * draws.standard_normal(n_seeds)
     rows = []
     for name in SETTINGS.rows:
@@ -67,7 +68,22 @@ def test_a_gain_on_the_examples_that_chose_is_not_enough():
     found = planted({"augmented g1&g2": 0.2})
     luck = Table({**row, "reports": 0.5} if "fold" in row and row["fold"] is not None else row for row in found)
     verdicts = RECIPE.check(luck, SETTINGS)
-    assert [verdict.outcome for verdict in verdicts] == ["does not hold", "does not hold", "holds under"]
+    assert [verdict.outcome for verdict in verdicts] == ["does not hold"] * 3
+
+
+@pytest.mark.parametrize("draw", [121, 355])
+def test_the_best_of_many_rows_has_to_be_better_than_luck(draw):
+    """Draws without any effect in which the best row's plain interval over the best control lies above 0."""
+    table = planted({}, draw=draw)
+    scores = {name: table.where(row=name).only("score").column("score") for name in SETTINGS.rows}
+    control, best = (
+        max((name for name in scores if ROWS[name].kind in kinds), key=lambda name: scores[name].mean())
+        for kinds in (("control",), TYPES)
+    )
+    assert seed_mean(scores[best] - scores[control]).low > 0
+    beyond = RECIPE.check(table, SETTINGS)[2]
+    assert f"{best} minus {control}" in beyond.numbers
+    assert beyond.outcome == "does not hold"
 
 
 def test_a_control_never_is_the_best_row():
@@ -115,5 +131,9 @@ PLANTED = {
     "ren-liu-table-1": [
         Planted(claim, partial(planted, {"augmented g1&g2": 0.2}), partial(planted, {}), SETTINGS)
         for claim in RECIPE.claims
+    ]
+    + [
+        Planted(RECIPE.claims[2], partial(planted, {"augmented g1&g2": 0.2}), partial(planted, {}, draw=draw), SETTINGS)
+        for draw in (121, 355)
     ]
 }

@@ -96,6 +96,21 @@ def test_runs_that_blew_up_are_counted_and_left_out():
     assert not any(verdict.holds for verdict in ENTRY.check(Table(many), SETTINGS)[::2][:2])
 
 
+def learned_only(*seeds: int) -> Table:
+    return Table(row | ({} if row["seed"] in seeds else {"error": 1e12}) for row in map(dict, planted()))
+
+
+@pytest.mark.parametrize("seeds", [(), (0,), (0, 1)])
+def test_where_nothing_was_learned_nothing_was_measured(seeds):
+    """A ratio takes two seeds, a parameter half of the five."""
+    parameter, ratio, fit, _ = ENTRY.check(learned_only(*seeds), SETTINGS)
+    assert (parameter.outcome, fit.outcome) == ("cannot be tested here", "cannot be tested here")
+    assert f"σ = 2, τ = 2: {len(seeds)} of 5 runs learned" in parameter.untested
+    assert ratio.outcome == ("holds under" if len(seeds) == 2 else "cannot be tested here")
+    if len(seeds) < 2:
+        assert f"{len(seeds)} seeds learned all three levels" in ratio.untested
+
+
 def test_answers_that_ridge_does_not_explain():
     assert outcomes(planted(unexplained=0.2)) == ["holds", "holds", "does not hold", "holds"]
 

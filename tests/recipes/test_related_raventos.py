@@ -13,6 +13,7 @@ from iclens.estimators.estimator import build_estimator
 from iclens.recipes.recipe import RECIPES
 from iclens.recipes.related_raventos import _away
 from iclens.recipes.related_runs import fresh_prompts, squared_error
+from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.table import Table
 from iclens.tasks.task import build_task
 
@@ -23,7 +24,7 @@ SETTINGS = ENTRY.quick.settings
 LABELS = SETTINGS.d + SETTINGS.noise_std**2
 
 
-def planted(share, gain=lambda n: 0.5, spread=0.2) -> Table:
+def planted(share, gain=lambda n: 0.5, spread=lambda n: 0.2) -> Table:
     """Models whose distance to dMMSE has this share (of the number of tasks), and this gain over dMMSE.
 
     `spread` is the sum of both distances, relative to the mean square of ridge regression's answers.
@@ -32,7 +33,7 @@ def planted(share, gain=lambda n: 0.5, spread=0.2) -> Table:
     rows = []
     for n in SETTINGS.pools:
         for seed in range(SETTINGS.n_seeds):
-            distance = spread * (LABELS - 0.4) * (1 + 0.02 * draws.standard_normal())
+            distance = spread(n) * (LABELS - 0.4) * (1 + 0.02 * draws.standard_normal())
             row = {"tasks": n, "seed": seed, "ridge_error": 0.4, "pool_error": 2.0}
             row |= {"error": 2.0 - gain(n) + 0.02 * draws.standard_normal()}
             row |= {"from_pool": share(n) * distance, "from_ridge": (1 - share(n)) * distance}
@@ -45,7 +46,7 @@ def outcomes(table: Table) -> list[str]:
 
 
 def test_a_threshold_is_found_where_it_is():
-    few, threshold, beyond = ENTRY.check(planted(lambda n: 0.1 if n <= 8 else 0.8), SETTINGS)
+    few, threshold, beyond = ENTRY.check(planted(_leaves), SETTINGS)
     assert few.holds
     assert threshold.holds
     assert beyond.holds
@@ -62,17 +63,26 @@ def test_the_wrong_way_round_is_no_threshold():
     assert outcomes(planted(lambda n: 0.9 if n <= 8 else 0.2))[:2] == ["does not hold", "does not hold"]
 
 
+def test_a_small_pool_that_left_dmmse_without_learning_is_the_wrong_way_round_too():
+    assert outcomes(hardly_learned()) == ["holds", "does not hold", "cannot be tested here"]
+
+
 def test_a_model_that_is_no_better_than_its_prior():
-    share = lambda n: 0.1 if n <= 8 else 0.8  # noqa: E731
-    assert outcomes(planted(share, lambda n: -0.1))[2] == "does not hold"
-    found = ENTRY.check(planted(share, lambda n: 0.5 if n == 32 else -0.1), SETTINGS)[2]
+    assert outcomes(planted(_leaves, lambda n: -0.1))[2] == "does not hold"
+    found = ENTRY.check(planted(_leaves, lambda n: 0.5 if n == 32 else -0.1), SETTINGS)[2]
     assert (found.outcome, found.condition) == ("holds under", "the pool has 32 tasks")
+
+
+def test_the_better_of_two_pools_has_to_be_better_than_luck():
+    table = one_lucky_pool()
+    lucky = table.where(prompts="fresh", tasks=32)
+    assert seed_mean(lucky.column("pool_error") - lucky.column("error")).low > 0
+    assert outcomes(table) == ["holds", "holds", "does not hold"]
 
 
 def test_nearer_to_ridge_regression_than_to_dmmse_is_not_near():
     """Half of ridge regression's answers: a quarter of their mean square away from them, dMMSE further."""
-    share = lambda n: 0.1 if n <= 8 else 0.8  # noqa: E731
-    threshold = ENTRY.check(planted(share, spread=1.3), SETTINGS)[1]
+    threshold = ENTRY.check(planted(_leaves, spread=lambda n: 1.3), SETTINGS)[1]
     assert not threshold.holds
     assert "32 tasks 0.26" in threshold.numbers
     assert "ridge regression 0.40" in threshold.numbers
@@ -103,6 +113,21 @@ def _leaves(n):
     return 0.1 if n <= 8 else 0.8
 
 
+def hardly_learned():
+    """With 4 tasks far from both, and further from dMMSE; with 8 near dMMSE again."""
+    return planted(lambda n: 0.8 if n == 4 else _leaves(n), spread=lambda n: 2.0 if n == 4 else 0.2)
+
+
+def one_lucky_pool():
+    """With 32 tasks a gain of 3.1 standard errors: with 5 seeds 2.8 tell one pool from 0, 3.5 the better of two."""
+
+    def error(row):
+        return 2.0 - 3.1 * 0.1 * 0.5**0.5 + 0.1 * (row["seed"] - 2)
+
+    table = planted(_leaves, lambda n: -0.1)
+    return Table(row | ({"error": error(row)} if row["tasks"] == 32 else {}) for row in map(dict, table))
+
+
 PLANTED = {
     "raventos-threshold": [
         Planted(claim, partial(planted, _leaves), absent)
@@ -116,5 +141,9 @@ PLANTED = {
             strict=True,
         )
     ]
-    + [Planted(ENTRY.claims[1], partial(planted, _leaves), partial(planted, _leaves, spread=1.3))]
+    + [
+        Planted(ENTRY.claims[1], partial(planted, _leaves), partial(planted, _leaves, spread=lambda n: 1.3)),
+        Planted(ENTRY.claims[1], partial(planted, _leaves), hardly_learned),
+        Planted(ENTRY.claims[2], partial(planted, _leaves), one_lucky_pool),
+    ]
 }

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.house.ray_nodes import MARK, marked, ray_nodes
+from tests.house.ray_nodes import ray_nodes
+from tests.house.started import marked, started, wait_for
 from tests.training.tiny_runs import tiny
 
 from iclens.cli.main import main
@@ -260,25 +260,19 @@ def test_ctrl_c_ends_the_command_and_its_ray_and_the_command_goes_on(tmp_path, e
     pytest.importorskip("ray")
     file, runs = config_file(tmp_path, steps=1000, n_seeds=6), tmp_path / "runs"
     command = [sys.executable, "-m", "iclens", "sweep", str(file), "--store", str(runs), "--chunk", "1"]
-    mark = str(tmp_path)
-    process = subprocess.Popen(
-        [*command, "--on", "ray"],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", MARK: mark},
-    )
-    while not (runs / "runs").exists() or not list((runs / "runs").glob("[0-9a-f]*")):
+
+    def one_is_there():
         assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    asked = time.monotonic()
-    (os.killpg if everybody else os.kill)(process.pid, signal.SIGINT)
-    _, complaints = process.communicate(timeout=60)
-    assert time.monotonic() - asked < 30
+        return any((runs / "runs").glob("[0-9a-f]*"))
+
+    with started([*command, "--on", "ray"], stderr=subprocess.PIPE, text=True) as (process, mark):
+        wait_for(one_is_there)
+        (os.killpg if everybody else os.kill)(process.pid, signal.SIGINT)
+        _, complaints = process.communicate(timeout=300)
+        assert list(marked(mark)) == []
     assert process.returncode == 130, complaints
     assert "Traceback" not in complaints
     assert "the same command goes on from here" in complaints
-    assert list(marked(mark)) == []
     present = Store(runs).keys()
     assert 0 < len(present) < 6
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

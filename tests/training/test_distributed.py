@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from tests.training import together
 from tests.training.test_train import assert_identical, interrupted
+from tests.training.torchrun import COMPLETE, said_by, torchrun
 
-from iclens.cli.main import main
 from iclens.errors import UserError
-from iclens.sweeps.store import Store
-from iclens.training.checkpoint import checkpoint_keys, read_checkpoint
-from iclens.training.config import RunConfig
-from iclens.training.config_file import read_config, toml_text
+from iclens.training.checkpoint import read_checkpoint
 from iclens.training.distributed import Processes, joined, launched
-from iclens.training.ensemble import Ensemble
 from iclens.training.train import TrainedRun, train
 
-ROOT = Path(__file__).resolve().parents[2]
 BIAS = "blocks.0.qkv.bias"
-COMPLETE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
-
-
-def torchrun(*arguments, size=2, **options):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(size), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-    )
-
-
-def ended(process, seconds=240):
-    try:
-        return process.communicate(timeout=seconds)[0]
-    finally:
-        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +25,8 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     interrupted(together.SEVERAL, folder / "one.safetensors", 7)
     (folder / "damaged.safetensors").write_bytes(b"text")
-    process = torchrun(str(Path(together.__file__)), str(folder))
-    said = ended(process)
+    with torchrun(together.__file__, str(folder)) as process:
+        said = said_by(process)
     assert process.returncode == 0, said
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)], folder
 
@@ -204,122 +174,3 @@ def test_a_device_is_cpu_or_cuda():
     if torch.cuda.device_count() == 0:
         with pytest.raises(UserError, match=r"needs GPU 0 of its machine, which has 0"), joined(one, "cuda"):
             pass
-
-
-# The command.
-
-
-@pytest.fixture
-def configuration(tmp_path):
-    path = tmp_path / "run.toml"
-    tables = together.SEVERAL[0].to_dict()
-    path.write_text(toml_text({name: tables[name] for name in ("task", "model", "training", "seed")}))
-    return path
-
-
-def arguments(configuration, store, *overrides):
-    return ["train", str(configuration), *overrides, "--store", str(store), "--threads", "1"]
-
-
-@pytest.fixture
-def alone_among_many(monkeypatch):
-    """The environment of a training in several processes, of which there is one."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    for name, value in {**COMPLETE, "RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": str(port)}.items():
-        monkeypatch.setenv(name, value)
-
-
-def test_the_first_process_keeps_the_run_and_shows_it(configuration, tmp_path, monkeypatch, alone_among_many, capsys):
-    store = tmp_path / "store"
-    assert main(arguments(configuration, store)) == 0
-    said = capsys.readouterr()
-    assert "30 steps, each shared by 1 processes with 1 threads" in said.err
-    assert "squared error" in said.out
-    assert main(arguments(configuration, store)) == 0
-    assert "already; it is not trained again" in capsys.readouterr().err
-    monkeypatch.delenv("WORLD_SIZE")
-    assert main(arguments(configuration, store)) == 2
-    assert "WORLD_SIZE is missing" in capsys.readouterr().err
-    for name in COMPLETE:
-        monkeypatch.delenv(name, raising=False)
-    assert main(arguments(configuration, tmp_path / "alone")) == 0
-    (ours,), (theirs,) = Store(store).rows(), Store(tmp_path / "alone").rows()
-    assert (ours.key, ours.config, ours.result.final) == (theirs.key, theirs.config, theirs.result.final)
-    assert os.listdir(store / "unfinished") == []
-
-
-def test_a_run_that_diverges_has_its_exit_status(configuration, tmp_path, alone_among_many):
-    assert main(arguments(configuration, tmp_path / "store", "training.learning_rate=1e9", "training.clip=0")) == 1
-
-
-def test_a_dry_run_and_a_store_that_is_a_file(configuration, tmp_path, alone_among_many, capsys):
-    assert main([*arguments(configuration, tmp_path / "none"), "--dry-run"]) == 0
-    assert not (tmp_path / "none").exists()
-    (tmp_path / "file").write_text("")
-    assert main(arguments(configuration, tmp_path / "file")) == 2
-    assert "is a file: a store of runs is a folder" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_torchrun_that_is_stopped_leaves_the_state_of_one_process(configuration, tmp_path, number):
-    store = tmp_path / "store"
-    process = torchrun("-m", "iclens", *arguments(configuration, store, "training.steps=1000000"))
-    try:
-        wait_for(lambda: training_in(process.pid))
-        time.sleep(0.5)
-    finally:
-        process.send_signal(number)
-    said = ended(process)
-    assert process.returncode != 0
-    assert "stopped; the same command goes on from here" in said
-    assert "error:" not in said
-    (file,) = (store / "unfinished").iterdir()
-    config = RunConfig.from_dict(read_config(str(configuration), ["training.steps=1000000"]))
-    assert checkpoint_keys(file) == [config.key()]
-    state = read_checkpoint(file, [config.key()]).state
-    alone = Ensemble([config])
-    for _ in range(int(state["step"])):
-        alone.step()
-    assert alone.step_count > 0
-    torch.testing.assert_close(state["values"], alone.state()["values"], rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.slow
-def test_a_killed_process_ends_the_others(configuration, tmp_path):
-    store = tmp_path / "store"
-    process = torchrun("-m", "iclens", *arguments(configuration, store, "training.steps=100000"))
-    try:
-        wait_for(lambda: training_in(process.pid))
-        (victim, *_) = children_of(process.pid)
-        os.kill(victim, signal.SIGKILL)
-        said = ended(process, 60)
-    finally:
-        process.kill()
-    assert process.returncode != 0
-    assert "has lost another one" in said or "Signal 15" in said
-
-
-def wait_for(there, seconds=300):
-    deadline = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def training_in(parent):
-    """Whether both processes of a torchrun hold SIGTERM back, as they do while they train."""
-    masks = []
-    for child in children_of(parent):
-        with contextlib.suppress(OSError):
-            status = Path(f"/proc/{child}/status").read_text()
-            masks.append(int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16))
-    return len(masks) == 2 and all(mask >> (signal.SIGTERM - 1) & 1 for mask in masks)
-
-
-def children_of(parent):
-    """Processes whose parent this is, from the system's list."""
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False)
-    return [int(line) for line in listed.stdout.split()]

@@ -167,7 +167,8 @@ class Best:
         of: the type, or `"all"`.
         row: the row with the highest mean.
         score: its scores over seeds.
-        gain: its differences to the original; biased upwards, since the row was chosen by them.
+        gain: its differences to the original, or to the control that it was held against; biased upwards, since the row
+            was chosen by them.
         simultaneous: the same differences with an interval that holds for all rows of the choice at once (Bonferroni).
         p: of the gain, corrected for the choice (`max_statistic`).
         nested: the gain on seeds and examples that did not choose.
@@ -183,7 +184,7 @@ class Best:
     nested: Nested
     n_rows: int
 
-    def beats_original(self, n_asked: int = 1) -> bool:
+    def beats(self, n_asked: int = 1) -> bool:
         """Whether both corrections find a gain: p ≤ 0.05 / n_asked, and the nested gain's interval above 0.
 
         Args:
@@ -198,22 +199,24 @@ def best_row(
     scores: Mapping[str, Float[Tensor, " n_seeds"]],
     folds: Mapping[str, Float[Tensor, "n_seeds n_folds 2"]],
     corrected_for: Sequence[str] = (),
+    against: str = ORIGINAL.name,
 ) -> Best:
     """The row with the highest mean score, with what the choice among many does to its gain.
 
     Args:
         of: what the rows are, for the answer.
         names: the rows to choose from.
-        scores: headline numbers by row, the original's among them.
+        scores: headline numbers by row, those of `against` among them.
         folds: `fold_scores` by row.
         corrected_for: the rows for which p and the simultaneous interval are corrected, `names` among them; `names`
             when empty.
+        against: the row that gains are differences to.
     """
     asked = list(corrected_for or names)
-    gains = torch.stack([scores[name] for name in asked]) - scores[ORIGINAL.name]
+    gains = torch.stack([scores[name] for name in asked]) - scores[against]
     places = [asked.index(name) for name in names]
     place = places[int(gains[places].mean(-1).argmax())]
-    parts = torch.stack([folds[name] for name in names]) - folds[ORIGINAL.name]
+    parts = torch.stack([folds[name] for name in names]) - folds[against]
     return Best(
         of=of,
         row=asked[place],
@@ -326,7 +329,7 @@ class Results:
                 Verdict(
                     f"{title}: the best of {best.n_rows} rows is better than the original (p ≤ 0.05, corrected for the "
                     "choice, and the nested gain's interval above 0)",
-                    best.beats_original(),
+                    best.beats(),
                     f"{best.row}: gain {best.gain}, corrected p = {best.p:.3f} with {len(self.plan.seeds)} seeds, "
                     f"nested gain {best.nested.gain}",
                 )

@@ -71,7 +71,7 @@ class RidgeSettings:
     d: int = stated(8)
     n_context: int = stated(40, "40 pairs")
     levels: tuple[tuple[float, float], ...] = chosen(
-        ((0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (2.0, 2.0)), "pairs (σ, τ); the paper's are not in our sheet of facts"
+        ((0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (2.0, 2.0)), "pairs (σ, τ); the paper's are not known to us"
     )
     n_heads: int = chosen(1, "the paper: 4, in a transformer of width 512, which does not train on a CPU")
     model: str = chosen("linear-attention", "layers of linear attention on tokens (x, y), of the tokens' width")
@@ -160,6 +160,10 @@ class RidgeParameter(Recipe[RidgeSettings]):
         condition = "" if all_learned else f"the run has learned, that is, errs at most {LEARNED:g} times as Bayes"
         ratios = {(noise / spread) ** 2 for noise, spread in good}
         where = "" if everywhere else f"(σ, τ) is {' or '.join(f'({a:g}, {b:g})' for a, b in good)}"
+        ratio, near = self._ratio(_learned(table, settings), settings, condition), self._nearer(table)
+        if not good and not off:
+            nowhere = f"At no level half of the runs or more learned: {'; '.join(said)}."
+            return [PARAMETER.untested(nowhere), ratio, FIT.untested(nowhere), near]
         return [
             PARAMETER.judged(
                 not off and len(ratios) > 1,
@@ -168,14 +172,14 @@ class RidgeParameter(Recipe[RidgeSettings]):
                 "level at which half of them or more did, and these levels have two values of σ²/τ² or more",
                 " and ".join(filter(None, (where, condition))),
             ),
-            self._ratio(_learned(table, settings), settings, condition),
+            ratio,
             FIT.judged(
                 max(unexplained) <= UNEXPLAINED,
                 f"SPD over the mean square of the answers, at worst {max(unexplained):.4f}",
                 f"its mean over the seeds that learned is at most {UNEXPLAINED:g} at every level",
                 condition,
             ),
-            self._nearer(table),
+            near,
         ]
 
     @staticmethod
@@ -208,6 +212,10 @@ class RidgeParameter(Recipe[RidgeSettings]):
                 for a, b in ((noise, spread), louder, both)
             ]
             common = sorted(set.intersection(*(set(found) for found in by_seed)))
+            if len(common) < 2:
+                return RATIO.untested(
+                    f"{len(common)} seeds learned all three levels, and an interval takes two or more."
+                )
             first, second, third = (np.array([found[seed] for seed in common]) for found in by_seed)
             kept = seed_mean(third - first)
             moved = seed_mean(second - third)

@@ -1,0 +1,173 @@
+"""Parts of a recipe's work: they survive an interruption, and no other work takes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from tests.recipes.coin import Coin, planted
+
+from iclens.cli.output import write_atomically
+from iclens.errors import UserError
+from iclens.recipes.parts import PartStore, work_key
+from iclens.recipes.recipe import RECIPES, Preset
+from iclens.recipes.reproduce import Order, reproduce, reproduce_all
+from iclens.recipes.reproduction import TABLE, stored
+from iclens.recipes.table import Table
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, registered):
+    whole = reproduce(planted(), "quick", tmp_path / "..", lambda *_: None).table
+    stopped = planted(stop_at=4)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(stopped, "quick", tmp_path, write_atomically)
+    assert not (tmp_path / TABLE).exists()
+    assert len(list((tmp_path / "parts").glob("*.json"))) == 4
+    resumed = planted()
+    made = reproduce(resumed, "quick", tmp_path, write_atomically, resume=True)
+    assert len(resumed.measured) == 2
+    assert made.table == whole
+    assert not (tmp_path / "parts").exists()
+    again = planted()
+    assert reproduce(again, "quick", tmp_path, write_atomically, resume=True).table == whole
+    assert again.measured == []
+
+
+def test_without_resume_everything_is_measured_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(planted(stop_at=4), "quick", tmp_path, write_atomically)
+    fresh = planted()
+    reproduce(fresh, "quick", tmp_path, write_atomically)
+    assert len(fresh.measured) == 6
+
+
+def test_a_fresh_run_that_was_interrupted_goes_on_and_does_not_give_the_older_table(tmp_path, registered):
+    older = reproduce(planted(), "quick", tmp_path, write_atomically)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(planted(stop_at=4), "quick", tmp_path, write_atomically)
+    assert stored(tmp_path).table == older.table  # nothing is lost before there is something new
+    resumed = planted()
+    reproduce(resumed, "quick", tmp_path, write_atomically, resume=True)
+    assert len(resumed.measured) == 2
+
+
+def test_a_table_of_an_older_revision_is_neither_taken_nor_drawn(tmp_path, registered, monkeypatch):
+    reproduce(planted(), "quick", tmp_path, write_atomically)
+    monkeypatch.setattr(Coin, "revision", 2)
+    with pytest.raises(UserError, match="another revision"):
+        stored(tmp_path)
+    fresh = planted()
+    reproduce(fresh, "quick", tmp_path, write_atomically, resume=True)
+    assert len(fresh.measured) == 6
+
+
+def test_parts_beside_one_that_fails_are_kept(tmp_path, registered, monkeypatch):
+    failing = planted()
+    measure = Coin.measure
+
+    def sometimes(self, part, settings, progress):
+        if part["seed"] == 0:
+            raise UserError("no such coin.")
+        return measure(self, part, settings, progress)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Coin, "measure", sometimes)
+        with pytest.raises(UserError, match="no such coin"):
+            reproduce(failing, "quick", tmp_path, write_atomically)
+    resumed = planted()
+    reproduce(resumed, "quick", tmp_path, write_atomically, resume=True)
+    assert {part["seed"] for part in resumed.measured} == {0}
+
+
+def test_what_the_machine_lacks_is_said_and_parts_made_elsewhere_are_kept(tmp_path, registered, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(planted(stop_at=4), "quick", tmp_path, write_atomically)
+    with monkeypatch.context() as patched:
+        patched.setattr(Coin, "lacking", lambda self, settings: "There is no coin here.")
+        made = reproduce(planted(), "quick", tmp_path, write_atomically, resume=True)
+    assert (made.not_run, len(made.table)) == ("There is no coin here.", 0)
+    resumed = planted()
+    reproduce(resumed, "quick", tmp_path, write_atomically, resume=True)
+    assert len(resumed.measured) == 2
+
+
+def test_only_a_preset_that_needs_a_gpu_runs_on_one(monkeypatch):
+    assert [Coin().device(preset.settings) for preset in (Coin.quick, Coin.paper)] == ["cpu", "cpu"]
+    monkeypatch.setattr(Coin, "paper", dataclasses.replace(Coin.paper, needs_gpu="many coins"))
+    assert [Coin().device(preset.settings) for preset in (Coin.quick, Coin.paper)] == ["cpu", "cuda"]
+
+
+def test_parts_of_other_settings_or_revisions_are_not_taken(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(planted(stop_at=4), "quick", tmp_path, write_atomically)
+    monkeypatch.setattr(Coin, "revision", 2)
+    changed = planted()
+    reproduce(changed, "quick", tmp_path, write_atomically, resume=True)
+    assert len(changed.measured) == 6
+    other = Coin()
+    assert work_key(other, other.quick.settings, "1") != work_key(other, other.paper.settings, "1")
+    assert work_key(other, other.quick.settings, "1") != work_key(other, other.quick.settings, "2")
+
+
+def test_a_damaged_part_is_measured_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(planted(stop_at=4), "quick", tmp_path, write_atomically)
+    files = sorted((tmp_path / "parts").glob("*.json"))
+    files[0].write_text(files[0].read_text()[:-20])
+    files[1].write_text("[]")
+    resumed = planted()
+    made = reproduce(resumed, "quick", tmp_path, write_atomically, resume=True)
+    assert len(resumed.measured) == 4
+    assert made.table == planted().run(Coin.quick.settings)
+
+
+def test_a_part_is_written_whole_or_not_at_all(tmp_path):
+    def full(path: Path, content: str | bytes) -> None:
+        raise UserError("cannot write: no space left on device.")
+
+    store = PartStore(tmp_path / "parts", "key", full)
+    with pytest.raises(UserError, match="no space left"):
+        store.save({"seed": 0}, Table([{"a": 1}]), 1.0)
+    assert store.load({"seed": 0}) is None
+
+
+def test_numbers_do_not_depend_on_the_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("iclens.recipes.reproduce.worth_starting", lambda workers, seconds: workers)
+    tables = []
+    for jobs in (1, 2):
+        orders = []
+        for name in ("ren-liu-figs-6-8", "ren-liu-fig-3-left"):
+            small = dataclasses.replace(RECIPES[name].quick.settings, n_seeds=2)
+            monkeypatch.setattr(type(RECIPES[name]), "quick", Preset(small, seconds=1))
+            orders.append(Order(RECIPES[name], "quick", tmp_path / f"{name}-{jobs}"))
+            orders[-1].folder.mkdir()
+        shares = []
+        outcomes = list(
+            reproduce_all(orders, write_atomically, jobs=jobs, watch=lambda share, _, to=shares: to.append(share))
+        )
+        assert shares == sorted(shares)
+        assert shares[-1] == pytest.approx(1)
+        tables.append({outcome.order.recipe.id: outcome.made.table for outcome in outcomes})
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 2
+
+
+def test_what_watches_the_clock_runs_last_and_in_this_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("iclens.recipes.reproduce.worth_starting", lambda workers, seconds: workers)
+    monkeypatch.setattr(Coin, "alone", lambda self, part, settings: True)
+    clocked = planted()
+    orders = [Order(clocked, "quick", tmp_path / "clocked"), Order(RECIPES["ren-liu-fig-3-left"], "quick", tmp_path)]
+    orders[0].folder.mkdir()
+    outcomes = list(reproduce_all(orders, write_atomically, jobs=2))
+    assert [outcome.order for outcome in outcomes] == orders[::-1]
+    # Counted in this process.
+    assert len(clocked.measured) == 6
+
+
+def test_progress_rises_to_the_end():
+    seen = []
+    Coin().run(Coin.quick.settings, lambda done, total, message: seen.append(done / total))
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    assert len(seen) == 6
