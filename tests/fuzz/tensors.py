@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -104,6 +105,12 @@ def is_moderate(*given: Tensor) -> bool:
         bool(one.isfinite().all()) and float(one.detach().abs().max() if one.numel() else 0.0) < _limit(one)
         for one in given
     )
+
+
+def multiply_in_range(*given: Tensor) -> bool:
+    """Whether products of one number of each, added up, stay within the dtype's range."""
+    sizes = [float(one.detach().abs().max()) if one.numel() else 0.0 for one in given]
+    return not all(sizes) or sum(map(math.log10, sizes)) < math.log10(torch.finfo(given[0].dtype).max) - 4
 
 
 def _limit(tensor: Tensor) -> float:

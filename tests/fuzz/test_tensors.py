@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fuzz.tensors import DTYPES, FLOATS, examples, is_moderate, refused, tensors
+from tests.fuzz.tensors import DTYPES, FLOATS, examples, is_moderate, multiply_in_range, refused, tensors
 from torch import Tensor
 
 from iclens.attention import ATTENTIONS, build
@@ -83,6 +83,8 @@ def test_dual_models(data, kernel):
         log_loss = refused(lambda: dual.loss(log=True))
         if not is_moderate(q, k, v) or (scale or 1.0) > 1 or q.dtype not in FLOATS:
             return
+        if not dual.kernel.normalizes and not multiply_in_range(q, k, v):
+            return
         assert not any(bool(one.isnan().any()) for one in found if one is not None)
         if log_loss is not None:
             assert not any(bool(one.log_abs.isnan().any()) for one in log_loss)
@@ -126,6 +128,8 @@ def test_feature_maps(data, name, kernel):
             return
         prediction = refused(explicit.predict)
     if prediction is None or not is_moderate(q, k, v):
+        return
+    if not dual.kernel.normalizes and not multiply_in_range(q, k, v):
         return
     assert not prediction.isnan().any()
 

@@ -299,6 +299,10 @@ def saved_page(text):
     return page.saved({"mode": "saved", "text": text, text: [text, {"a": text}]})
 
 
+def can_be_encoded(text):
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 PAGES = {
     "gallery": page_of_gallery,
     "saved": saved_page,
@@ -311,8 +315,11 @@ def test_no_text_becomes_an_element_of_a_page(name):
     render = PAGES[name]
     expected = Elements(render("plain words")).found
 
+    # What the gallery and an explanation show was refused at the entry where it held half of a surrogate pair.
+    shown = texts if name == "saved" else texts.filter(can_be_encoded)
+
     @examples(15)
-    @given(text=texts)
+    @given(text=shown)
     def check(text):
         content = refused(lambda: render(text))
         if content is None:
@@ -322,13 +329,13 @@ def test_no_text_becomes_an_element_of_a_page(name):
         content.encode("utf-8")
 
     for text in HOSTILE:
-        if text != "\ud800" or name == "saved":
+        if can_be_encoded(text) or name == "saved":
             assert Elements(render(text)).found <= expected, text
     check()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", [text for text in HOSTILE if text.strip() and text != "\ud800"])
+@pytest.mark.parametrize("text", [text for text in HOSTILE if text.strip() and can_be_encoded(text)])
 def test_no_prompt_becomes_an_element_of_the_page_of_an_explanation(text, tmp_path):
     pages = []
     for content in ("word", text):
