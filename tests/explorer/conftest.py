@@ -70,3 +70,11 @@ def serving(app):
 def served(model, example):
     with serving(build_app(model, example)) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from tests.explorer.browsing import launched
+
+    with launched() as running:
+        yield running

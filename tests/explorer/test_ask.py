@@ -1,19 +1,13 @@
-"""What the page asks: parts and text give the same prompt, mistakes give one sentence, and every question can be told
-again as a command and as Python."""
-
-import itertools
-import subprocess
+"""What the page asks: parts and text give the same prompt, and mistakes give one sentence."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from iclens.errors import UserError
-from iclens.explorer import recreate
 from iclens.explorer.ask import Ask
 from iclens.explorer.snapshot import question
 from iclens.lens.prompt import Prompt
-from iclens.lens.prompt_files import load as load_prompt
 
 BLOCKS = ["cat is red .", "apple is blue .", "dog is red ."]
 
@@ -81,49 +75,3 @@ def test_pairs_are_written_through_the_template():
 )
 def test_every_mistake_is_one_sentence_about_itself(document, said):
     assert said in refused(document)
-
-
-def examples():
-    yield Ask.read({"demonstrations": BLOCKS, "query": "horse is", "answers": ["red", "it's 'blue'"], "off": [0, 2]})
-    yield Ask.read(
-        {"demonstrations": ["END\nx 'y' $HOME `ls` \\n"], "query": "q", "instruction": "a\n\nb", "answer": "-"}
-    )
-    pairs = [{"input": "c{a}t", "output": 'r"ed'}, {"input": "плюм", "output": "blue"}]
-    yield Ask.read({"demonstrations": pairs, "query": "dog", "template": "{input} is\n{output}", "instruction": "Go."})
-
-
-@pytest.mark.parametrize("ask", list(examples()), ids=range(3))
-def test_the_command_writes_the_same_prompt(ask, tmp_path):
-    written, middle, last = recreate.command(ask, "bundled").rpartition("\niclens explain")
-    # What runs the model is only shown, as its words.
-    subprocess.run(
-        ["sh", "-c", f"{written}\nfor word in{last}; do printf '%s\\0' \"$word\"; done > words"],
-        cwd=tmp_path,
-        check=True,
-    )
-    words = (tmp_path / "words").read_text().split("\0")[:-1]
-    options = dict(itertools.pairwise(words))
-    blocks = int(options.get("--instruction-blocks", 0))
-    prompt = load_prompt(tmp_path / options["--prompt"], template=options.get("--template"), instruction_blocks=blocks)
-    assert middle
-    assert prompt == ask.prompt
-    if ask.answers:
-        start = words.index("--answers") + 1
-        assert tuple(words[start : start + len(ask.answers)]) == ask.answers
-
-
-@pytest.mark.parametrize("ask", list(examples()), ids=range(3))
-def test_the_python_builds_the_same_prompt(ask, monkeypatch):
-    import iclens
-
-    found = {}
-
-    def explain(model, **arguments):
-        found.update(arguments)
-        return type("Nothing", (), {"ranked": lambda self: ()})()
-
-    monkeypatch.setattr(iclens, "explain", explain, raising=False)
-    exec(recreate.python(ask, "bundled"), {})
-    assert found["prompt"] == ask.prompt
-    assert tuple(found.get("answers", ())) == ask.answers
-    assert found.get("knock_out", [ask.off]) == [ask.off]

@@ -1,63 +1,17 @@
 """The page in a browser: every interaction, by keyboard, on a narrow screen, from a disk, and with hostile prompts."""
 
-import base64
-import json
 import re
-import shutil
 
 import pytest
+from tests.explorer.browsing import MARKS, SHORT, link, number, refuse_addresses, says, scores, serious, visits
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed on this system"),
-]
-
-SHORT = {
-    "demonstrations": ["cat is vux .", "plum is nef .", "dog is vux ."],
-    "query": "horse is",
-    "answers": ["vux", "nef"],
-}
-PATIENCE = 60_000
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as running:
-        launched = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield launched
-        launched.close()
+pytestmark = MARKS
 
 
 @pytest.fixture
 def visit(browser, served):
-    """Open a page; at the end nothing may have gone wrong in it or been fetched from elsewhere."""
-    problems, contexts = [], []
-
-    def opened(address=None, width=1200, **options):
-        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("dialog", lambda dialog: (problems.append("a dialog"), dialog.dismiss()))
-        page.on("request", lambda request: local(request.url) or problems.append(request.url))
-        page.goto(address or served.address)
-        page.wait_for_selector("body.settled")
-        return page
-
-    def local(url):
-        return url.startswith((served.address, "file:", "blob:", "data:"))
-
-    yield opened
-    for context in contexts:
-        context.close()
-    # A refused question and a failed one have a status that the browser logs.
-    assert [problem for problem in problems if not re.search("422|500|ERR_FAILED", problem)] == []
+    with visits(browser, served.address, "body.settled") as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -66,25 +20,9 @@ def short(visit, served):
     return visit(served.address + link(SHORT))
 
 
-def link(state):
-    return "#q=" + base64.urlsafe_b64encode(json.dumps(state).encode()).decode().rstrip("=")
-
-
 def settled(page):
     # The policy forbids to evaluate strings, also for `wait_for_function`.
     page.wait_for_selector("body.answered.settled:not(.waiting)")
-
-
-def says(page, selector, text):
-    playwright.expect(page.locator(selector)).to_contain_text(text, timeout=PATIENCE)
-
-
-def scores(page):
-    return [number(text) for text in page.locator(".demonstration .score").all_inner_texts()]
-
-
-def number(text):
-    return float(text.replace("−", "-").replace("≈ 0", "0"))
 
 
 def texts(page):
@@ -111,6 +49,52 @@ def test_switching_a_demonstration_off_shows_what_was_foretold_and_what_is(short
     assert shown == pytest.approx(expected, abs=6e-4)
     short.get_by_role("button", name="Switch all on").click()
     short.wait_for_selector("#without", state="hidden")
+
+
+def test_turned_means_that_another_answer_is_likeliest_than_before(visit, served):
+    # The answer that is explained need not be the likeliest one.
+    asked = {**SHORT, "answer": "nef"}
+    page = visit(served.address + link({**asked, "off": [1]}))
+    settled(page)
+    assert page.locator("#answer").inner_text() == "nef"
+    assert page.locator("#changed").inner_text() == ""
+    page = visit(served.address + link({**SHORT, "off": [0, 2]}))
+    settled(page)
+    _, seen = served.ask("glance", {**SHORT, "off": [0, 2]})
+    odds = {one["text"]: one["probability"] for one in seen["without"]["measured"]["candidates"]}
+    assert odds["nef"] > odds["vux"]
+    assert page.locator("#changed").inner_text() == "without #0, #2: nef"
+
+
+def test_scores_stay_with_the_demonstrations_that_they_are_of(short):
+    known = short.locator(".demonstration .score").all_inner_texts()
+    short.route("**/api/glance", lambda route: route.fulfill(status=500, json={"error": "The model failed."}))
+    short.locator(".demonstration textarea").nth(0).fill("cat is zup .")
+    says(short, "#problem", "The model failed.")
+    assert short.locator(".demonstration .score").all_inner_texts() == known
+    short.get_by_role("button", name="Delete: demonstration 0").click()
+    for selector in ("input[value=path]", "input[value=gradient_step]"):
+        assert short.locator(".demonstration .score").all_inner_texts() == ["…", "…"]
+        short.locator(selector).check()
+    short.locator("#query").fill("lion is")
+    assert short.locator(".demonstration .score").all_inner_texts() == ["…", "…"]
+    short.unroute("**/api/glance")
+    short.locator("#query").fill("dog is")
+    short.locator("#problem").wait_for(state="hidden")
+    assert len(scores(short)) == 2
+
+
+@pytest.mark.parametrize("answers", [["cat", "dog", "plum", "saw", "horse", "nef", "vux"], ["vux nef", "vux zup"], []])
+def test_a_heads_pulls_are_the_cells_of_the_maps(visit, served, answers):
+    page = visit(served.address + link({**SHORT, "answers": answers, "layer": 3, "head": 0}))
+    settled(page)
+    says(page, "#head h3 >> nth=0", "Layer 3, head 0")
+    rows = page.locator("#head table.dual tbody tr").all()
+    pulls = [row.locator("td").nth(1).inner_text().strip() for row in rows]
+    for i in range(3):
+        page.locator("#of").select_option(str(i))
+        cell = page.locator(".cell[aria-selected=true]").get_attribute("aria-label")
+        assert cell == f"layer 3, head 0: {pulls[i]} nats"
 
 
 def test_demonstrations_are_added_moved_flipped_and_deleted(short):
@@ -216,6 +200,19 @@ def test_a_link_brings_everything_back(short, visit):
     assert scores(other) == scores(short)
 
 
+def test_an_address_that_cannot_be_written_stops_nothing(visit, served):
+    page = visit(served.address + link(SHORT), permissions=["clipboard-read", "clipboard-write"])
+    refuse_addresses(page)
+    page.locator("#query").fill("dog is")
+    settled(page)
+    _, seen = served.ask("glance", {**SHORT, "query": "dog is"})
+    assert scores(page) == pytest.approx([one["gradient_step"] for one in seen["demonstrations"]], abs=6e-4)
+    page.get_by_role("button", name="Copy the link").click()
+    says(page, "#said", "copied")
+    other = visit(page.evaluate("navigator.clipboard.readText()"))
+    assert other.locator("#query").input_value() == "dog is"
+
+
 @pytest.mark.parametrize("hash", ["#q=", "#q=!!!", "#q=eyJkZW1vbnN0cmF0aW9ucyI6MX0", "#q=bnVsbA"])
 def test_a_broken_link_opens_the_example(visit, served, hash):
     page = visit(served.address + hash)
@@ -250,15 +247,8 @@ def test_nothing_overflows_on_a_narrow_screen(visit, scheme):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(visit, scheme):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     page = visit(color_scheme=scheme)
     page.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
     page.wait_for_selector("#without:not([hidden])")
     settled(page)
-    found = axe.Axe().run(page).response["violations"]
-    serious = [
-        (one["id"], [node["html"][:120] for node in one["nodes"][:3]])
-        for one in found
-        if one["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert serious(page) == []

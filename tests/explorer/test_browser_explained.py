@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from tests.explorer.test_browser import BROWSER, number, playwright, scores
+from tests.explorer.browsing import MARKS, number, scores, visits
 from tests.explorer.test_explained import ANSWERS, OPTIONS, TEXT
 
 import iclens
@@ -11,10 +11,7 @@ from iclens.explorer.explained import explained_page
 from iclens.lens.prompt import Prompt
 from iclens.report.display_text import signed
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed on this system"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -23,28 +20,16 @@ def explanation(model):
 
 
 @pytest.fixture
-def opened(model, tmp_path):
-    """Opens the page of an explanation; nothing may have gone wrong in it or been fetched."""
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        problems = []
+def opened(browser, model, tmp_path):
+    """Opens the page of an explanation; nothing may go wrong on it or be fetched."""
+    file = tmp_path / "page.html"
+    with visits(browser, file.as_uri(), "body.settled") as visit:
 
         def show(explanation):
-            file = tmp_path / "page.html"
             file.write_text(explained_page(model, Prompt.from_text(TEXT), explanation, answers=ANSWERS, **OPTIONS))
-            page = browser.new_page()
-            page.on("pageerror", lambda error: problems.append(str(error)))
-            page.on("console", lambda message: problems.append(message.text))
-            page.on(
-                "request", lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url)
-            )
-            page.goto(file.as_uri())
-            page.wait_for_selector("body.settled")
-            return page
+            return visit()
 
         yield show
-        browser.close()
-        assert problems == []
 
 
 def test_every_number_can_be_read(opened, explanation):

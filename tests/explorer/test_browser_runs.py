@@ -4,8 +4,8 @@ import json
 import math
 
 import pytest
+from tests.explorer.browsing import MARKS, playwright, refuse_addresses, says, serious, visits
 from tests.explorer.conftest import serving
-from tests.explorer.test_browser import BROWSER, PATIENCE, playwright, says
 from tests.explorer.test_runs import RECORD, VERDICT, put
 from tests.sweeps.small_runs import SmallConfig, tensors_of
 
@@ -13,10 +13,7 @@ from iclens.explorer.app import build_app
 from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed on this system"),
-]
+pytestmark = MARKS
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 # A picture that would call for help if it were more than a picture.
@@ -51,35 +48,10 @@ def kept(model, example, folders):
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as running:
-        launched = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
 @pytest.fixture
 def visit(browser, kept):
-    problems, contexts = [], []
-
-    def opened(hash="#runs", width=1200, **options):
-        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("dialog", lambda dialog: (problems.append("a dialog"), dialog.dismiss()))
-        page.on("request", lambda asked: asked.url.startswith((kept.address, "data:")) or problems.append(asked.url))
-        page.goto(kept.address + hash)
-        page.wait_for_selector("body.runs-settled")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert [problem for problem in problems if "422" not in problem and "ERR_FAILED" not in problem] == []
+    with visits(browser, kept.address, "body.runs-settled") as opened:
+        yield lambda hash="#runs", **options: opened(kept.address + hash, **options)
 
 
 def rows(page):
@@ -123,20 +95,54 @@ def test_curves_follow_the_choice_and_read_off_by_keys(visit):
     assert "log=1" in page.url
 
 
+def test_curves_of_runs_that_are_no_longer_chosen_are_not_drawn(visit):
+    page = visit("#runs?keys=")
+    held = []
+    page.route("**/api/curves", lambda route: held.append(route))
+    with page.expect_request("**/api/curves"):
+        rows(page).nth(0).get_by_role("checkbox").check()
+    with page.expect_event("requestfailed", timeout=10_000):
+        rows(page).nth(0).get_by_role("checkbox").uncheck()
+    says(page, "#runs-curves", "Choose runs")
+
+
+@pytest.mark.parametrize(("offset", "first"), [(9999, 26), (37, 26), (36, 37), (25, 26)])
+def test_a_link_behind_the_last_run_shows_the_last_page(visit, offset, first):
+    page = visit(f"#runs?offset={offset}")
+    says(page, "#runs-count", f"Runs {first} to 37 of 37")
+    page.get_by_role("button", name="Earlier rows").click()
+    says(page, "#runs-count", f"Runs {max(1, first - 25)} to")
+
+
+def test_an_address_that_cannot_be_written_stops_nothing(visit):
+    page = visit()
+    refuse_addresses(page)
+    page.get_by_label("Only runs that meet").fill("seed<1")
+    says(page, "#runs-count", "of 6, chosen from 37")
+
+
 def test_small_multiples_have_a_panel_for_each_value(visit):
     page = visit()
     page.get_by_label("A panel for each").select_option("training.learning_rate")
     page.get_by_label("a line for each").select_option("task.name")
     playwright.expect(page.locator(".multiples > div")).to_have_count(3)
-    assert page.locator(".multiples h3").all_inner_texts() == [
-        "learning_rate 0.001",
-        "learning_rate 0.01",
-        "learning_rate 0.1",
-    ]
+    titles = [f"learning_rate {rate}" for rate in (0.001, 0.01, 0.1)]
+    playwright.expect(page.locator(".multiples h3")).to_have_text(titles)
     page.locator("#panels-x").select_option("training.learning_rate")
     page.get_by_label("A panel for each").select_option("")
     playwright.expect(page.locator(".multiples > div")).to_have_count(1)
     says(page, "#panels .axis-name", "training.learning_rate")
+    assert "at some places only" not in page.locator("#panels").inner_text()
+    # One run diverged after its first step.
+    page.locator("#panels-x").select_option("")
+    page.get_by_label("a line for each").select_option("")
+    playwright.expect(page.locator("#panels .legend")).to_have_count(0)
+    says(page, "#panels", "1 run is in the mean at some places only")
+    page.locator("#panels figure").focus()
+    page.keyboard.press("ArrowRight")
+    playwright.expect(page.locator("#panels .readout")).not_to_contain_text("runs")
+    page.keyboard.press("ArrowRight")
+    says(page, "#panels .readout", "(36 of 37 runs)")
 
 
 def test_recipes_stand_with_verdict_and_picture(visit):
@@ -190,13 +196,11 @@ def test_views_are_reached_by_keyboard_and_keep_their_state(visit):
 
 def test_a_missing_store_and_a_missing_gallery_are_told_in_place(browser, served, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = browser.new_page()
-    page.goto(served.address + "#runs")
-    page.wait_for_selector("body.runs-settled")
-    says(page, "#runs-problem", "There is no store of runs in iclens-runs")
-    says(page, "#recipes-problem", "There is no gallery in iclens-out/gallery")
-    assert page.locator("#panels-section").is_hidden()
-    page.close()
+    with visits(browser, served.address, "body.runs-settled") as opened:
+        page = opened(served.address + "#runs")
+        says(page, "#runs-problem", "There is no store of runs in iclens-runs")
+        says(page, "#recipes-problem", "There is no gallery in iclens-out/gallery")
+        assert page.locator("#panels-section").is_hidden()
 
 
 def test_a_server_that_is_gone_is_told_in_place(visit):
@@ -213,11 +217,4 @@ def test_nothing_overflows_and_axe_finds_nothing_serious(visit, scheme):
     page.wait_for_selector("#panels figure")
     page.get_by_text("The second").click()
     assert page.evaluate("document.documentElement.scrollWidth") == 360
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    found = axe.Axe().run(page).response["violations"]
-    serious = [
-        (one["id"], [node["html"][:120] for node in one["nodes"][:3]])
-        for one in found
-        if one["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert serious(page) == []

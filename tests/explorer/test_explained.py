@@ -7,7 +7,6 @@ import hashlib
 import html.parser
 import json
 import re
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import iclens
-from iclens.explorer import page, recreate
-from iclens.explorer.ask import Ask
+from iclens.explorer import page
 from iclens.explorer.explained import explained_page
 from iclens.lens.prompt import Prompt
 
@@ -104,16 +102,6 @@ def test_its_python_gives_the_same_explanation(source, explanation, model, monke
         assert one["gradient_step"] == pytest.approx(other["gradient_step"], abs=1e-5)
         assert one["rerun_margin_change"] == pytest.approx(other["rerun_margin_change"], abs=1e-4)
     assert [group["demonstrations"] for group in again["group_knock_outs"]] == [[0, 2]]
-
-
-def test_the_python_builds_a_prompt_that_no_text_gives(monkeypatch):
-    chat = Prompt.from_examples([("a", "b"), ("c\n\nd", "e")], "f", "<{input}> {output}", "Do \N{SNOWMAN}\n\nit.")
-    prompt = replace(chat, add_special_tokens=False, lead="", follow="\n")
-    scope = {}
-    monkeypatch.setattr(iclens, "explain", lambda *_, **__: scope.update(done=True), raising=False)
-    written = recreate.python(Ask(prompt), "m")
-    exec(written[: written.index("for effect")], scope)
-    assert scope["prompt"] == prompt
 
 
 HOSTILE = ["<script>alert(1)</script>", "</script><!--", '"><img src=x onerror=alert(1)>', "{{7*7}} ]]> &amp; \u2028"]

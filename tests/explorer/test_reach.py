@@ -5,8 +5,8 @@ import time
 
 import pytest
 import torch
+from tests.explorer.browsing import MARKS, PATIENCE, SHORT, link, visits
 from tests.explorer.conftest import serving
-from tests.explorer.test_browser import BROWSER, PATIENCE, SHORT, link, playwright
 from tests.sweeps.small_runs import SmallConfig
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
@@ -20,10 +20,7 @@ from iclens.lens.loading import LensModel
 from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed on this system"),
-]
+pytestmark = MARKS
 
 LABELS = ("vux", "blick", "nef", "zup")
 
@@ -42,14 +39,6 @@ def long_model():
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=48, n_head=12, n_layer=12, n_positions=1100, **ends)
     return LensModel.wrap(GPT2LMHeadModel(config).float().eval(), tokenizer, "long")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as running:
-        launched = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 class Watched:
@@ -96,10 +85,9 @@ def test_a_page_opens_and_answers_with_little_work(served, watched):
 
     answered()
     assert watched.during(answered) < 700
-    paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
-    first = "performance.getEntriesByType('resource').filter((one) => one.name.includes('glance'))[0].startTime"
-    # What is asked first is asked as soon as the page is there.
-    assert watched.page.evaluate(f"{first} - {paint}") < 1_000
+    # What is asked first is asked as soon as the page is there: nothing comes before the answer but what shows it.
+    names = "performance.getEntriesByType('resource').map((one) => one.name.split('/').at(-1))"
+    assert sorted(watched.page.evaluate(names)[:3]) == ["explorer.css", "explorer.js", "glance"]
 
 
 def test_an_edit_is_answered_with_little_work(served, watched):
@@ -107,15 +95,31 @@ def test_an_edit_is_answered_with_little_work(served, watched):
     watched.page.goto(served.address + link(SHORT))
     watched.page.wait_for_selector("body.settled")
     server = least(lambda: served.ask("glance", {**SHORT, "query": "dog is"}))
-    # To the end, with everything that follows the answer.
-    edit = watched.during(
-        lambda: (
-            watched.page.locator("#query").fill("dog is"),
-            watched.page.wait_for_selector("body.answered.settled:not(.waiting)"),
-        )
-    )
+
+    def edited(query):
+        watched.page.locator("#query").fill(query)
+        # To the end, with everything that follows the answer.
+        watched.page.wait_for_selector("body.answered.settled:not(.waiting)")
+
+    edit = min(watched.during(lambda query=query: edited(query)) for query in ("dog is", "apple is", "saw is"))
     assert server < 0.1
     assert edit < 250
+
+
+def test_a_moved_point_is_answered_with_little_work(served, watched):
+    """The page asks at once; server and browser together stay below 300 ms."""
+    watched.page.goto(served.address + "#lab")
+    watched.page.wait_for_selector("body.lab-settled")
+    server = least(lambda: served.ask("lab", {"n": 20, "steps": 100, "attention": "negative"}))
+    watched.page.locator(".lab-point").nth(0).focus()
+
+    def moved():
+        watched.page.keyboard.press("ArrowUp")
+        watched.page.wait_for_selector("body.lab-settled")
+
+    edit = min(watched.during(moved) for _ in range(5))
+    assert server < 0.2
+    assert edit < 100
 
 
 def test_a_prompt_of_1000_tokens_stays_smooth(long_model, watched):
@@ -156,29 +160,32 @@ def test_a_saved_page_of_512_tokens_opens_from_a_disk(long_model, browser, tmp_p
     written = page_module.saved(data)
     assert len(written.encode()) < 500_000
     (tmp_path / "page.html").write_text(written)
-    problems = []
-    page = browser.new_page()
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text))
-    page.goto((tmp_path / "page.html").as_uri())
-    page.wait_for_selector("body.settled")
-    assert page.locator(".demonstration").count() == 128
-    assert problems == []
-    page.close()
+    with visits(browser, (tmp_path / "page.html").as_uri(), "body.settled") as opened:
+        assert opened().locator(".demonstration").count() == 128
 
 
-def test_ten_thousand_runs_stay_quick(tmp_path):
-    store = Store(tmp_path)
+def runs_of(folder, n):
+    """A store of `n` runs that only the index knows well."""
+    store = Store(folder)
     rows = []
-    for i in range(10_000):
-        (tmp_path / "runs" / f"{i:016x}").mkdir()
+    for i in range(n):
+        (folder / "runs" / f"{i:016x}").mkdir()
         config = SmallConfig(i % 500, 10.0 ** -(i % 4), f"task {i % 5}").to_dict()
         result = Result("finished", 1.0, 2, final={"loss": (i * 7 % 1000) / 1000})
         rows.append((i + 1, f"{i:016x}", json.dumps(config), result.to_json(), "0" * 64))
     store._index.insert(rows)
-    runs = Runs(tmp_path)
-    assert least(lambda: Runs(tmp_path).listing({"limit": 25}), 1) < 3.0
+    return folder
+
+
+def test_ten_thousand_runs_stay_quick(tmp_path):
+    few, many = (runs_of(tmp_path / str(n), n) for n in (100, 10_000))
+    # What reading one run from its store takes on this machine.
+    unit = least(lambda: Runs(few).listing({"limit": 25})) / 100
+    assert least(lambda: Runs(many).listing({"limit": 25}), 1) < 2 * 10_000 * unit
+    runs = Runs(many)
     assert runs.listing({"limit": 25})["n_runs"] == 10_000
-    assert least(lambda: runs.listing({"limit": 25, "offset": 5_000})) < 0.05
-    assert least(lambda: runs.listing({"limit": 25, "sort": "final.loss"})) < 0.3
-    assert least(lambda: runs.listing({"limit": 25, "where": "seed<4"})) < 0.3
+    # Once they are read, a page costs what it shows, and an order or a choice what it must look through.
+    assert least(lambda: runs.listing({"limit": 25, "offset": 5_000})) < 50 * unit
+    assert least(lambda: runs.listing({"limit": 25, "sort": "final.loss"})) < 3_000 * unit
+    asked = iter(["seed<4", "seed<5", "seed<6"])
+    assert least(lambda: runs.listing({"limit": 25, "where": next(asked)})) < 3_000 * unit

@@ -112,6 +112,24 @@ def test_a_line_is_the_mean_and_interval_over_seeds(runs, x):
         )
 
 
+def test_a_mean_says_over_how_many_runs_it_is(tmp_path):
+    store = Store(tmp_path)
+    for seed, values in enumerate([(1.0, 2.0, 3.0), (3.0, 4.0, math.inf), (5.0,), (math.nan,)]):
+        rows = [(step, "loss", None, value) for step, value in enumerate(values)]
+        store.add(SmallConfig(seed), tensors_of(seed), rows, Result("diverged", 1.0, 2))
+    (line,) = Runs(tmp_path).panels({"metric": "loss"})["panels"][0]["lines"]
+    assert (line["x"], line["mean"], line["n"]) == ([0, 1, 2], [3, 3, 3], [3, 2, 1])
+    assert (line["n_runs"], line["n_partial"], line["n_left_out"]) == (4, 2, 1)
+
+
+def test_a_run_that_diverges_alone_is_in_part_of_its_line(tmp_path):
+    store = Store(tmp_path)
+    rows = [(0, "loss", None, 1.0), (1, "loss", None, math.inf)]
+    store.add(SmallConfig(0), tensors_of(0), rows, Result("diverged", 1.0, 1))
+    (line,) = Runs(tmp_path).panels({"metric": "loss"})["panels"][0]["lines"]
+    assert (line["x"], line["n"], line["n_partial"], line["n_left_out"]) == ([0], [1], 1, 0)
+
+
 def test_what_is_averaged_besides_seeds_is_said(runs):
     assert runs.panels({"metric": "loss", "panel": "task.name"})["also_over"] == ["training.learning_rate"]
     assert runs.panels({"metric": "loss"})["also_over"] == ["task.name", "training.learning_rate"]
@@ -164,11 +182,13 @@ def test_a_damaged_run_is_told_in_place_of_its_curve(tmp_path):
     ("view", "asked", "said"),
     [
         ("listing", {"order": "x"}, "'order' is not known"),
+        ("listing", {"offest": 3}, "Did you mean 'offset'"),
+        ("listing", {"limit": 2.5}, "limit is 2.5: it must be a whole number of 0 or more"),
         ("listing", {"where": "nonsense"}, "not a condition"),
         ("listing", {"where": "task.nam=x"}, "Did you mean 'task.name'"),
         ("listing", {"sort": "los"}, "no run has a column"),
         ("listing", {"offset": -1}, "0 or more"),
-        ("curves", {"keys": "abc"}, "list of runs"),
+        ("curves", {"keys": "abc"}, "list of strings"),
         ("curves", {"keys": ["0" * 16] * (MOST_CURVES + 1)}, "at most"),
         ("panels", {"metric": "loss", "panel": "nothing"}, "no run has a column"),
     ],
@@ -208,6 +228,8 @@ def test_a_gallery_is_shown_as_it_was_written(gallery):
         ("verdicts.json", '[{"outcome": "perhaps"}]'),
         ("verdicts.json", "3"),
         ("table.json", "[]"),
+        ("table.json", '{"seconds": 1' + "0" * 400 + "}"),
+        ("verdicts.json", "[" * 100_000),
     ],
 )
 def test_a_broken_recipe_does_not_hide_the_others(gallery, file, content):

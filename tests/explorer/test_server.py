@@ -125,6 +125,7 @@ def test_only_its_own_pages_are_answered(served):
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Origin": f"http://127.0.0.1:{served.port + 1}"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Host": "evil.example"}, 403),
         ({"Host": f"evil.example:{served.port}", "Origin": f"http://evil.example:{served.port}"}, 403),
         ({"Host": "192.168.0.7"}, 403),

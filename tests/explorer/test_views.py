@@ -1,5 +1,7 @@
 """The views of a head and of the layers against numbers from other routes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,10 +10,12 @@ from iclens.bounds import generalization_bounds, measured_gap
 from iclens.dual import DualModel
 from iclens.explorer.ask import Ask
 from iclens.explorer.bound_view import bound_view
-from iclens.explorer.head_view import head_view
+from iclens.explorer.glance import begin, glance, read_answers
+from iclens.explorer.head_view import Common, head_view
 from iclens.explorer.layers_view import layers_view, principal
 from iclens.kernels import SignedLog
 from iclens.kernels.softcapped import SoftcappedKernel
+from iclens.lens.answers import likeliest
 from iclens.lens.capture import capture
 from iclens.lens.prompt import Prompt
 from iclens.lens.tokens import tokenize
@@ -47,15 +51,73 @@ def test_a_head_is_the_dual_model_of_its_captured_attention(model, asked, layer,
     assert view["trajectory"] == pytest.approx(left, abs=1e-5)
 
 
-@pytest.mark.parametrize(("layer", "head"), [(0, 1), (3, 0)])
-def test_a_heads_pulls_are_its_cell_of_the_map(model, asked, layer, head):
-    view = head_view(model, Ask.read({**asked, "layer": layer, "head": head}))
-    explanation = iclens.explain(model, prompt=TEXT, answers=ANSWERS)
-    chosen = ANSWERS.index(explanation.answer)
-    for one, effect in zip(view["demonstrations"], explanation.demonstrations, strict=True):
-        others = [pull for i, pull in enumerate(one["pulls"]) if i != chosen]
-        pull = one["pulls"][chosen] - sum(others) / len(others)
-        assert pull == pytest.approx(effect.by_layer_and_head[layer][head], rel=1e-4, abs=1e-6)
+MANY = ["cat", "dog", "plum", "saw", "horse", "nef", "zup", "blick", "vux"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"answers": list(ANSWERS)},
+        {"answers": []},
+        {"answers": [], "answer": "nef"},
+        {"answers": MANY},
+        {"answers": MANY, "answer": "blick"},
+        {"answers": ["vux nef", "vux zup"]},
+    ],
+    ids=["three", "none", "one that is asked for", "the last of many", "an unlikely one of many", "that begin alike"],
+)
+def test_a_heads_pulls_are_its_cells_of_the_maps(model, given):
+    ask = Ask.read({"text": TEXT, **given})
+    seen = glance(model, ask)
+    common = Common.of(model, ask)
+    explanation = iclens.explain(model, prompt=TEXT, answers=ask.answers or None, answer=ask.answer)
+    size = max(abs(value) for row in seen["by_layer_and_head"] for value in row)
+    assert size > 1e-3
+    for layer, head in [(0, 1), (3, 0)]:
+        view = head_view(model, replace(ask, layer=layer, head=head), common)
+        pulls = [one["pull"] for one in view["demonstrations"]]
+        for cells in (seen["demonstrations"], explanation.to_dict()["demonstrations"]):
+            own = [one["by_layer_and_head"][layer][head] for one in cells]
+            assert pulls == pytest.approx(own, rel=1e-9, abs=1e-6 * size)
+        assert sum(pulls) == pytest.approx(seen["by_layer_and_head"][layer][head], abs=1e-6 * size)
+        assert view["initial"]["pull"] == float(common.initial[layer, head])
+    elsewhere = sum(token.gradient_step for token in explanation.tokens if token.part is None)
+    assert float(common.initial.sum()) == pytest.approx(elsewhere, abs=1e-5 * size)
+
+
+def test_what_the_positives_say_sums_to_the_heads_pulls(model, asked):
+    view = head_view(model, Ask.read({**asked, "layer": 3, "head": 0}))
+    chosen = view["readings"].index(iclens.explain(model, prompt=TEXT, answers=ANSWERS).answer)
+    for i, one in enumerate(view["demonstrations"]):
+        said = torch.tensor([pair["pulls"] for pair in view["pairs"] if pair["part"] == i]).sum(0)
+        others = torch.cat([said[:chosen], said[chosen + 1 :]])
+        assert float(said[chosen] - others.mean()) == pytest.approx(one["pull"], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ({"answers": ["vux", "nef"]}, ["vux", "nef"]),
+        ({"answers": MANY}, [*MANY[:5], "vux"]),
+        ({"answers": MANY, "answer": "dog"}, MANY[:6]),
+    ],
+)
+def test_the_answers_that_are_read_out_have_the_explained_one_among_them(model, given, read):
+    view = head_view(model, Ask.read({"text": TEXT, **given, "layer": 0, "head": 0}))
+    assert view["readings"] == read
+
+
+@pytest.mark.parametrize("given", [{"answers": [], "answer": "nef"}, {"answers": ["vux nef", "vux zup"]}])
+def test_where_answers_tell_nothing_apart_likely_tokens_are_read_out_too(model, given):
+    ask = Ask.read({"text": TEXT, **given, "layer": 0, "head": 0})
+    begun = begin(model, ask)
+    wanted = read_answers(model, begun, 6)
+    candidates = [candidate.text for candidate in begun.candidates]
+    assert list(wanted)[: len(candidates)] == candidates
+    likely = {token.token_id for token in likeliest(model.tokenizer, begun.first.logits[0], 4)}
+    assert likely <= set(wanted.values())
+    assert len(wanted) == len(candidates) + len(likely - {wanted[text] for text in candidates})
+    assert any(len(set(pair["pulls"])) > 1 for pair in head_view(model, ask)["pairs"])
 
 
 def test_training_pairs_are_the_heaviest_tokens_of_demonstrations(model, asked):

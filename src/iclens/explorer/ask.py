@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iclens.errors import UserError
+from iclens.explorer.reading import known, text, texts, whole
 from iclens.lens.prompt import BLANK_LINE, Prompt
 
 _KEYS = (
@@ -66,18 +67,12 @@ class Ask:
         Raises:
             UserError: a key that is not known, a value of the wrong kind, or a prompt that cannot be read.
         """
-        if not isinstance(document, Mapping):
-            raise UserError('the question is no JSON object: send {"text": …} or {"demonstrations": […], "query": …}.')
-        unknown = sorted(set(document) - set(_KEYS))
-        if unknown:
-            raise UserError(f"the key {unknown[0]!r} is not known: there are {', '.join(_KEYS)}.")
-        answers = _strings(document.get("answers") or [], "answers")
-        answer = _string(document, "answer") or None
+        document = known(document, _KEYS, '{"text": …} or {"demonstrations": […], "query": …}')
         common: dict[str, Any] = {
-            "answers": tuple(answers),
-            "answer": answer,
-            "layer": _index(document, "layer"),
-            "head": _index(document, "head"),
+            "answers": tuple(texts(document, "answers")),
+            "answer": text(document, "answer") or None,
+            "layer": whole(document, "layer"),
+            "head": whole(document, "head"),
         }
         read = _from_text if document.get("text") is not None else _from_parts
         given = read(document)
@@ -89,25 +84,24 @@ def _from_text(document: Mapping[str, Any]) -> dict[str, Any]:
     for other in ("demonstrations", "query", "instruction", "template"):
         if document.get(other) is not None:
             raise UserError(f"'text' and {other!r} are both given: give the prompt as text or in parts.")
-    blocks = _index(document, "instruction_blocks") or 0
-    text = _string(document, "text") or ""
-    return {"prompt": Prompt.from_text(text, blocks), "instruction_blocks": blocks}
+    blocks = whole(document, "instruction_blocks") or 0
+    return {"prompt": Prompt.from_text(text(document, "text") or "", blocks), "instruction_blocks": blocks}
 
 
 def _from_parts(document: Mapping[str, Any]) -> dict[str, Any]:
     demonstrations = document.get("demonstrations")
     if not isinstance(demonstrations, list) or not demonstrations:
         raise UserError("there are no demonstrations: a prompt needs at least one, and a query.")
-    query = _string(document, "query")
+    query = text(document, "query")
     if query is None or not query.strip():
         raise UserError("the query is empty: write what the model is to continue.")
-    instruction = _string(document, "instruction") or ""
+    instruction = text(document, "instruction") or ""
     if all(isinstance(entry, str) for entry in demonstrations):
         if document.get("template") is not None:
             raise UserError("a template writes pairs of input and output: these demonstrations are text already.")
         return _from_blocks(demonstrations, query, instruction)
     pairs = tuple(_pair(i, entry) for i, entry in enumerate(demonstrations))
-    template = _string(document, "template")
+    template = text(document, "template")
     before = instruction if instruction.strip() else None
     return {
         "prompt": Prompt.from_examples(pairs, query, template, before),
@@ -130,8 +124,8 @@ def _from_blocks(blocks: list[str], query: str, instruction: str) -> dict[str, A
     leading = Prompt.count_blocks(instruction)
     # Line ends around a block would widen the blank line that parts it from the next.
     parts = [*([instruction.strip("\r\n")] if leading else []), *(block.strip("\r\n") for block in blocks)]
-    text = BLANK_LINE.join([*parts, query.strip("\r\n")])
-    return {"prompt": Prompt.from_text(text, leading), "instruction_blocks": leading}
+    joined = BLANK_LINE.join([*parts, query.strip("\r\n")])
+    return {"prompt": Prompt.from_text(joined, leading), "instruction_blocks": leading}
 
 
 def _pair(index: int, entry: Any) -> tuple[str, str]:
@@ -141,28 +135,6 @@ def _pair(index: int, entry: Any) -> tuple[str, str]:
     if not all(isinstance(part, str) for part in entry.values()):
         raise UserError(f"demonstration {index} holds something that is no string: write it as {right}.")
     return entry["input"], entry["output"]
-
-
-def _strings(value: Any, name: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UserError(f"{name!r} must be a list of strings.")
-    return value
-
-
-def _string(document: Mapping[str, Any], name: str) -> str | None:
-    value = document.get(name)
-    if value is not None and not isinstance(value, str):
-        raise UserError(f"{name!r} must be a string.")
-    return value
-
-
-def _index(document: Mapping[str, Any], name: str) -> int | None:
-    value = document.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise UserError(f"{name!r} must be a whole number, counted from 0.")
-    return value
 
 
 def _off(value: Any, n_demonstrations: int) -> tuple[int, ...]:

@@ -40,5 +40,5 @@ def explained_page(
     data = snapshot(lens_model, ask, explanation.to_dict())
     defaults = signature(explain).parameters
     given = {name: value for name, value in options.items() if value != defaults[name].default}
-    data["glance"]["python"] = recreate.python(ask, lens_model.name, **given)
+    data["glance"]["python"] = recreate.python(ask, lens_model, **given)
     return page.saved(data)

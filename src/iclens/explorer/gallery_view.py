@@ -69,7 +69,8 @@ def _recipe(folder: Path, name: str) -> dict[str, Any]:
             "verdicts": [_verdict(one) for one in verdicts],
             "problem": None,
         }
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    # What others wrote can also nest too deep, or hold a number that no float holds.
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         return {"id": name, "verdicts": [], "pictures": [], "problem": f"{name} cannot be read: {error}"}
 
 

@@ -29,12 +29,23 @@ def begin(lens_model: LensModel, ask: Ask) -> Answered:
 
 
 def read_answers(lens_model: LensModel, answered: Answered, most: int) -> dict[str, int]:
-    """The first `most` candidates, or without candidates the likeliest next tokens, each with its first token's id."""
-    candidates = {entry.text: entry.token_ids[0] for entry in answered.answers.candidates[:most]}
-    if candidates:
-        return candidates
-    near = likeliest(lens_model.tokenizer, answered.first.logits[0], _N_LIKELY)
-    return {token.text: token.token_id for token in near}
+    """The first `most` candidates, the explained one always among them, each with its first token's id.
+
+    Where these begin with fewer than two tokens, so that nothing could be told apart by them, the likeliest next tokens
+    come after them.
+    """
+    candidates = list(zip(answered.answers.candidates, answered.candidates, strict=True))
+    room = most - sum(scored.chosen for _, scored in candidates[most:])
+    found = {
+        entry.text: entry.token_ids[0] for i, (entry, scored) in enumerate(candidates) if i < room or scored.chosen
+    }
+    if len(set(found.values())) > 1:
+        return found
+    known = set(found.values())
+    for token in likeliest(lens_model.tokenizer, answered.first.logits[0], _N_LIKELY):
+        if token.token_id not in known:
+            found.setdefault(token.text, token.token_id)
+    return found
 
 
 def glance(lens_model: LensModel, ask: Ask) -> dict[str, Any]:
@@ -79,8 +90,8 @@ def glance(lens_model: LensModel, ask: Ask) -> dict[str, Any]:
         "without": _without(lens_model, ask, answered, read) if ask.off else None,
         "notes": list(tokenized.notes + answered.answers.notes),
         "n_tokens": tokenized.n_tokens,
-        "command": recreate.command(ask, lens_model.name),
-        "python": recreate.python(ask, lens_model.name),
+        "command": recreate.command(ask, lens_model),
+        "python": recreate.python(ask, lens_model),
     }
 
 
@@ -92,7 +103,7 @@ def explanation(lens_model: LensModel, ask: Ask) -> dict[str, Any]:
         answers=ask.answers or None,
         answer=ask.answer,
         knock_out=[ask.off] if ask.off else [],
-        command=recreate.command(ask, lens_model.name),
+        command=recreate.command(ask, lens_model),
     )
     return found.to_dict()
 

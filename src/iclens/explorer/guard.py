@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -79,7 +79,7 @@ class Guard:
         if not self._is_ours(host):
             return "This server does not go by the name in the request's Host. Open the address that it printed."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and not _is_at(origin, host):
             return "The request comes from another site's page. Open the address that the server printed."
         if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
             return "The request comes from another site's page. Open the address that the server printed."
@@ -94,9 +94,19 @@ class Guard:
         return not self.loopback and _is_address(name)
 
 
+def _is_at(address: str, host: str) -> bool:
+    parts = _split(address)
+    return parts is not None and parts.netloc.lower() == host.lower()
+
+
 def _name(host: str) -> str | None:
+    parts = _split(f"//{host}")
+    return None if parts is None else parts.hostname
+
+
+def _split(address: str) -> SplitResult | None:
     try:
-        return urlsplit(f"//{host}").hostname
+        return urlsplit(address)
     except ValueError:
         return None
 

@@ -16,7 +16,7 @@ from iclens.explorer.bound_view import bound_view, number
 from iclens.explorer.glance import begin, read_answers
 from iclens.kernels import Kernel
 from iclens.kernels.softcapped import SoftcappedKernel
-from iclens.lens.answered import Answered, by_group
+from iclens.lens.answered import Answered, by_group, read_margin
 from iclens.lens.attend import fast
 from iclens.lens.capture import run
 from iclens.lens.gradient_step import gradient_step
@@ -34,11 +34,16 @@ class Common:
 
     Attributes:
         answered: the answer.
-        readings: for each candidate, what each token adds through each head, directly, to the logit of its first
-            token, (n_layers, n_heads, n).
+        pulls: what each demonstration adds to the margin through each head, directly: the map, (n_layers, n_heads,
+            n_demonstrations).
+        initial: the same of all other tokens together, (n_layers, n_heads).
+        readings: for each answer that is read out, what each token adds to the logit of its first token, (n_layers,
+            n_heads, n).
     """
 
     answered: Answered
+    pulls: Tensor
+    initial: Tensor
     readings: dict[str, Tensor]
 
     @classmethod
@@ -48,8 +53,13 @@ class Common:
         last = answered.tokenized.n_tokens - 1
         wanted = read_answers(lens_model, answered, MOST_ANSWERS)
         readouts = {text: Readout(((last, index, 1.0),)) for text, index in wanted.items()}
+        # Not from the readings: where answers begin alike, the margin is read behind the answer's own tokens.
+        read = read_margin(lens_model, answered)
+        direct = gradient_step(read.traced).contributions.double()
         return cls(
             answered,
+            by_group(direct, read.groups, answered.tokenized.n_demonstrations),
+            direct[..., read.groups < 0].sum(-1),
             {
                 text: gradient_step(dataclasses.replace(answered.first, readout=readout)).contributions
                 for text, readout in readouts.items()
@@ -83,7 +93,7 @@ def head_view(lens_model: LensModel, ask: Ask, common: Common | None = None) -> 
     walked = torch.cat([initial[None], initial + parts.cumsum(0)])
     loss, alignment = dual.loss(log=True), dual.alignment()
     readings = {text: pulls[layer, head].double() for text, pulls in common.readings.items()}
-    pulls = [by_group(pull, tokenized.groups, tokenized.n_demonstrations).tolist() for pull in readings.values()]
+    pulls = common.pulls[layer, head].tolist()
     return {
         "layer": layer,
         "head": head,
@@ -97,14 +107,14 @@ def head_view(lens_model: LensModel, ask: Ask, common: Common | None = None) -> 
                 "size": float(parts[i].norm()),
                 "alignment_before": float(alignment.before[0, i]),
                 "alignment_after": float(alignment.after[0, i]),
-                "pulls": [pull[i] for pull in pulls],
+                "pull": pulls[i],
             }
             for i, span in enumerate(tokenized.prompt.demonstrations)
         ],
         "initial": {
             "weight": float(1.0 - weights.sum()),
             "size": float(initial.norm()),
-            "pulls": [float(pull[tokenized.groups < 0].sum()) for pull in readings.values()],
+            "pull": float(common.initial[layer, head]),
         },
         "prediction_size": float(dual.predict()[0].norm()),
         "pairs": _pairs(answered, dual, readings),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from iclens.errors import UserError, did_you_mean
+from iclens.errors import UserError
+from iclens.explorer.reading import known, shown, whole
 from iclens.training.regressors import MOST_POINTS, VARIANTS
 
 LARGEST_Y = 3.5
@@ -62,15 +62,7 @@ class LabAsk:
         Raises:
             UserError: a key that is not known, or a value of the wrong kind or out of its range.
         """
-        if not isinstance(document, Mapping):
-            raise UserError(
-                'the question is no JSON object: send {"points": [[x, y], …], "query": x}, or {} for a draw.'
-            )
-        for key in document:
-            if key not in _KEYS:
-                raise UserError(
-                    f"the key {key!r:.40} is not known.{did_you_mean(key, _KEYS)} Known: {', '.join(_KEYS)}."
-                )
+        document = known(document, _KEYS, '{"points": [[x, y], …], "query": x}, or {} for a draw')
         given = {key: value for key, value in document.items() if value is not None}
         read: dict[str, Any] = {}
         for name, (low, high) in _RANGES.items():
@@ -78,10 +70,10 @@ class LabAsk:
                 read[name] = _number(name, given[name], low, high)
         for name, (least, most) in _COUNTS.items():
             if name in given:
-                read[name] = _count(name, given[name], least, most)
-        for name, known in (("attention", tuple(VARIANTS)), ("features", FEATURES)):
+                read[name] = whole(given, name, least, most)
+        for name, names in (("attention", tuple(VARIANTS)), ("features", FEATURES)):
             if name in given:
-                read[name] = _one_of(name, given[name], known)
+                read[name] = _one_of(name, given[name], names)
         if "query" in given:
             read["query"] = _number("the query's x", given["query"], -1.0, 1.0)
         if "points" in given:
@@ -105,22 +97,11 @@ def _points(value: Any) -> tuple[tuple[float, float], ...]:
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-        raise UserError(f"{name} is {_shown(value)}: it must be a number from {low:g} to {high:g}.")
+        raise UserError(f"{name} is {shown(value)}: it must be a number from {low:g} to {high:g}.")
     return float(value)
 
 
-def _count(name: str, value: Any, least: int, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise UserError(f"{name} is {_shown(value)}: it must be a whole number from {least} to {most}.")
+def _one_of(name: str, value: Any, names: tuple[str, ...]) -> str:
+    if value not in names:
+        raise UserError(f"{name} is {shown(value)}: it must be one of {', '.join(names)}.")
     return value
-
-
-def _one_of(name: str, value: Any, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise UserError(f"{name} is {_shown(value)}: it must be one of {', '.join(known)}.")
-    return value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:39] + "…"

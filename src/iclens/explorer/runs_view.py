@@ -11,6 +11,7 @@ import torch
 
 from iclens.errors import UserError
 from iclens.explorer.kept_runs import KeptRuns, Record, cell, is_number
+from iclens.explorer.reading import known, text, texts, whole
 from iclens.recipes.selection import over_seeds
 from iclens.sweeps.selection import differing, is_setting, known_column, ordered
 from iclens.sweeps.store import Store
@@ -49,16 +50,17 @@ class Runs:
         Raises:
             UserError: there is no store, or a condition or column that no run knows.
         """
-        _known(asked, "where", "sort", "reverse", "offset", "limit")
+        known(asked, ("where", "sort", "reverse", "offset", "limit"), "{} for the first runs")
         table = self._kept.read()
-        chosen = table.where(_text(asked, "where"))
-        sort = _text(asked, "sort")
+        chosen = table.where(text(asked, "where") or "")
+        sort = text(asked, "sort")
         if sort and table.records:
             known_column(table.records, sort)
         rows = chosen.records
         if sort and any(sort in one for one in rows):
             rows = ordered(rows, sort, reverse=bool(asked.get("reverse")))
-        start, limit = _count(asked, "offset", 0), min(_count(asked, "limit", MOST_ROWS), MOST_ROWS)
+        start = whole(asked, "offset") or 0
+        limit = MOST_ROWS if (most := whole(asked, "limit")) is None else min(most, MOST_ROWS)
         return {
             "store": str(self.folder),
             "n_runs": len(table.records),
@@ -81,13 +83,11 @@ class Runs:
         Raises:
             UserError: there is no store or no such run, or there are too many.
         """
-        _known(asked, "keys", "metric")
-        keys = asked.get("keys") or []
-        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise UserError("'keys' must be a list of runs' keys.")
+        known(asked, ("keys", "metric"), '{"keys": […], "metric": …}')
+        keys = texts(asked, "keys")
         if len(keys) > MOST_CURVES:
             raise UserError(f"{len(keys)} runs are chosen: at most {MOST_CURVES} curves can be told apart.")
-        table, metric = self._kept.read(), _text(asked, "metric")
+        table, metric = self._kept.read(), text(asked, "metric") or ""
         found = []
         for key in keys:
             try:
@@ -100,6 +100,9 @@ class Runs:
     def panels(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """A sweep as small multiples: mean and 95 % interval (Student's t) over the runs that share a line's settings.
 
+        A mean is over the runs whose value at its place is finite: `n` of them; the line counts the runs that have
+        none at all (`n_left_out`) and those that have some and lack others (`n_partial`).
+
         Args:
             asked: `metric`; `panel` and `colour`, the settings of which every value has a panel or a line; `x`, a
                 numeric setting to plot the last values against, or nothing for curves; `where`.
@@ -107,10 +110,10 @@ class Runs:
         Raises:
             UserError: there is no store, an unknown setting, or more panels, lines or runs than can be shown.
         """
-        _known(asked, "metric", "panel", "colour", "x", "where")
+        known(asked, ("metric", "panel", "colour", "x", "where"), '{"metric": …}')
         table = self._kept.read()
-        chosen = table.where(_text(asked, "where")).records
-        metric, panel, colour, x = (_text(asked, name) for name in ("metric", "panel", "colour", "x"))
+        chosen = table.where(text(asked, "where") or "").records
+        metric, panel, colour, x = (text(asked, name) or "" for name in ("metric", "panel", "colour", "x"))
         for name in filter(None, (panel, colour, x)):
             known_column(table.records, name)
         rows, columns = (_values(chosen, name) for name in (panel, colour))
@@ -155,36 +158,39 @@ class Runs:
 
     def _line(self, store: Store, group: Sequence[Record], metric: str, x: str) -> dict[str, Any]:
         at: dict[float, list[float]] = {}
-        left_out = 0
+        counts: list[tuple[int, int]] = []
         for one in group:
             try:
                 pairs = (
                     [(one.get(x), _last(one, metric))]
                     if x
-                    else zip(*self._curve(store, one["key"], metric), strict=True)
+                    else list(zip(*self._curve(store, one["key"], metric), strict=True))
                 )
             except UserError:
-                left_out += 1
+                counts.append((0, 0))
                 continue
-            known = [
+            finite = [
                 (float(place), value)
                 for place, value in pairs
                 if is_number(place) and value is not None and math.isfinite(value)
             ]
-            left_out += not known
-            for place, value in known:
+            counts.append((len(finite), len(pairs)))
+            for place, value in finite:
                 at.setdefault(place, []).append(value)
-        places = sorted(at)
-        if not x:
-            places = _spread(places, _PANEL_POINTS)
+        every = sorted(at)
+        places = every if x else _spread(every, _PANEL_POINTS)
         found = [over_seeds(torch.tensor(at[place], dtype=torch.float64)) for place in places]
+        # Over the values of a setting, runs are spread and not missing.
+        n_places = 1 if x else len(every)
         return {
             "x": places,
             "mean": [one.mean for one in found],
             "low": [_finite(one.low) for one in found],
             "high": [_finite(one.high) for one in found],
+            "n": None if x else [len(at[place]) for place in places],
             "n_runs": len(group),
-            "n_left_out": left_out,
+            "n_left_out": sum(n_finite == 0 for n_finite, _ in counts),
+            "n_partial": sum(0 < n_finite < max(n_given, n_places) for n_finite, n_given in counts),
         }
 
     def _curve(self, store: Store, key: str, metric: str) -> Curve:
@@ -235,25 +241,3 @@ def _spread(values: Sequence[Any], most: int) -> list[Any]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _known(asked: Mapping[str, Any], *names: str) -> None:
-    if not isinstance(asked, Mapping):
-        raise UserError("the question is no JSON object.")
-    unknown = sorted(set(asked) - set(names))
-    if unknown:
-        raise UserError(f"the key {unknown[0]!r} is not known: there are {', '.join(names)}.")
-
-
-def _text(asked: Mapping[str, Any], name: str) -> str:
-    value = asked.get(name) or ""
-    if not isinstance(value, str):
-        raise UserError(f"{name!r} must be a string.")
-    return value
-
-
-def _count(asked: Mapping[str, Any], name: str, otherwise: int) -> int:
-    value = asked.get(name, otherwise)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise UserError(f"{name!r} must be a whole number, 0 or more.")
-    return value

@@ -45,14 +45,18 @@ export function renderAnswer(seen) {
       ),
     ),
   );
-  renderChanged(seen, names, less);
+  renderChanged(names, less && likeliest(all), less && likeliest(less), key);
   renderWithout(seen, names);
 }
 
-function renderChanged(seen, names, less) {
-  const first = less && less.reduce((best, one) => (one.probability > best.probability ? one : best));
-  const kept = !first || first.text.trim() === seen.answer.trim();
-  put(byId("changed"), kept ? null : el("span", { class: "turned" }, `without ${names}: `, el("bdi", {}, oneLine(first.text.trim(), 40))));
+function likeliest(answers) {
+  return answers.reduce((best, one) => (one.probability > best.probability ? one : best));
+}
+
+/** Says what is likeliest now, when it was not before. */
+function renderChanged(names, before, now, key) {
+  const turned = now && key(now) !== key(before);
+  put(byId("changed"), turned ? el("span", { class: "turned" }, `without ${names}: `, el("bdi", {}, oneLine(now.text.trim() || now.text, 40))) : null);
 }
 
 function renderWithout(seen, names) {

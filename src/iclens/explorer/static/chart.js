@@ -34,6 +34,12 @@ export function rangeOf(values, log) {
   return [low, high];
 }
 
+/** Whether values want a logarithmic axis: all are positive, and they span more than a factor of ten. */
+export function isWide(values) {
+  const known = values.filter((one) => one != null);
+  return known.length > 0 && Math.min(...known) > 0 && Math.max(...known) > 10 * Math.min(...known);
+}
+
 function scaleOf([low, high], log, from, to) {
   const map = log ? Math.log10 : (one) => one;
   const share = (one) => (map(one) - map(low)) / (map(high) - map(low));
@@ -41,7 +47,8 @@ function scaleOf([low, high], log, from, to) {
 }
 
 /**
- * A figure of lines `{name, index, x, y, low, high}`; `y`, `low` and `high` may hold null where there is no number.
+ * A figure of lines `{name, index, x, y, low, high}`; `y`, `low` and `high` may hold null where there is no number. A line that
+ * is a mean may say over how many of how many runs: `n` at each place, and `n_runs`.
  *
  * Options: `width`, `height`, `log` (of y), `xName`, `yName`, `xRange`, `yRange` (to share axes between figures).
  */
@@ -75,8 +82,10 @@ export function lineChart(lines, options) {
     at = place;
     cursor.setAttribute("d", `M${x(place).toFixed(1)} ${PAD.top}V${height - PAD.bottom}`);
     const values = lines.flatMap((line) => {
-      const value = line.y[line.x.indexOf(place)];
-      return value == null ? [] : [`${line.name || yName} ${short(value)}`];
+      const where = line.x.indexOf(place);
+      const value = line.y[where];
+      const few = line.n && line.n[where] < line.n_runs ? ` (${line.n[where]} of ${line.n_runs} runs)` : "";
+      return value == null ? [] : [`${line.name || yName} ${short(value)}${few}`];
     });
     read.textContent = `${xName} ${short(place)}: ${values.join(" · ")}`;
   };

@@ -5,9 +5,11 @@ import { colour, largest, signed } from "./numbers.js";
 import { change, given, isSaved, state } from "./state.js";
 
 const rows = [];
+let unscored = false; // no scores have come since the rows were built
 
 /** Builds the rows anew, after demonstrations were added, moved or deleted. */
 export function renderEditor() {
+  unscored = true;
   rows.length = 0;
   rows.push(...state.demonstrations.map(buildRow));
   put(byId("demonstrations"), ...rows.map((row) => row.item));
@@ -19,8 +21,12 @@ export function renderEditor() {
   renderSwitches();
 }
 
-/** Colours the rows by their scores and writes these beside them; null while they are not known. */
-export function renderScores(scores, stale = false) {
+/** Colours the rows by their scores and writes these beside them; null while they are not known.
+ *
+ * Stale ones, of the prompt as it was, are still shown while the text of a row changes, but not beside other rows. */
+export function renderScores(newest, stale = false) {
+  if (!stale) unscored = false;
+  const scores = unscored ? null : newest;
   const most = scores === null ? 0 : largest(scores);
   byId("full").textContent = most > 0 ? `full colour: ${most.toFixed(3)} nats` : "";
   rows.forEach((row, i) => {

@@ -90,19 +90,17 @@ export function renderHeadProblem(sentence) {
 
 /** One head as a model that is trained on the demonstrations. */
 export function renderHead(view, answer) {
-  const chosen = Math.max(0, view.readings.findIndex((text) => text.trim() === answer.trim()));
-  const pull = (one) => one.pulls[chosen] - mean(one.pulls.filter((_, i) => i !== chosen));
   const all = [...view.demonstrations, view.initial];
-  const most = largest(all.map(pull));
+  const most = largest(all.map((one) => one.pull));
   const heaviest = largest(all.map((one) => one.weight));
-  const reading = oneLine(view.readings[chosen].trim(), 20);
+  const reading = oneLine(answer.trim() || answer, 20);
   const row = (name, one, aligned) =>
     el(
       "tr",
       {},
       el("th", { scope: "row" }, name),
       el("td", {}, el("span", { class: "number" }, percent(one.weight)), share(heaviest > 0 ? Math.max(0, one.weight) / heaviest : 0)),
-      el("td", {}, el("span", { class: "number" }, signed(pull(one))), bar(pull(one), most)),
+      el("td", {}, el("span", { class: "number" }, signed(one.pull)), bar(one.pull, most)),
       el("td", { class: "number" }, aligned),
     );
   put(

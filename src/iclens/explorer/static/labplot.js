@@ -52,12 +52,12 @@ export function startLabPlot(figure, edits) {
     const width = Math.round(figure.clientWidth);
     if (width > 0 && width !== labSize.width) {
       labSize = { width, height: Math.round(Math.max(430, Math.min(620, width * 0.82))) };
-      if (labPlotted) renderLabPlot(labPlotted);
+      renderLabPlot(labPlotted);
     }
   }).observe(figure);
 }
 
-/** Draws an answer; points and query as they stand in the state, which may be ahead of it. */
+/** Draws an answer, or null before there is one; points and query as they stand in the state, which may be ahead of it. */
 export function renderLabPlot(answer) {
   labPlotted = answer;
   const { width, height } = labSize;
@@ -66,8 +66,8 @@ export function renderLabPlot(answer) {
     labLayers.clip.setAttribute(name, value);
   }
   put(labLayers.axes, ...labAxes());
-  put(labLayers.curves, ...labCurves(answer));
-  put(labLayers.pulls, ...labBars(answer));
+  put(labLayers.curves, ...(answer ? labCurves(answer) : []));
+  put(labLayers.pulls, ...(answer ? labBars(answer) : []));
   renderLabPoints();
 }
 
@@ -115,6 +115,7 @@ function labBars(answer) {
 /** Points and query where the state has them. */
 export function renderLabPoints() {
   const group = labLayers.points;
+  if (!lab.points) return renderLabQuery();
   const focused = [...group.children].indexOf(document.activeElement);
   while (group.childElementCount > lab.points.length) group.lastElementChild.remove();
   while (group.childElementCount < lab.points.length) group.append(labPointHandle());
@@ -147,6 +148,7 @@ function renderLabQuery() {
   line.setAttribute("d", `M0 ${LAB_PAD.top}V${labStripZero() + LAB_PAD.strip / 2}`);
   for (const [name, value] of Object.entries({ x: -14, width: 28, y: LAB_PAD.top, height: floor - LAB_PAD.top + 26 })) reach.setAttribute(name, value);
   knob.setAttribute("d", `M0 ${floor - 1}l9 13v9h-18v-9z`);
+  dot.setAttribute("visibility", prediction === undefined ? "hidden" : "visible");
   dot.setAttribute("cy", labY(Math.max(-4, Math.min(4, prediction ?? 0))));
 }
 

@@ -5,20 +5,26 @@ import { largest, plain, short, signed } from "./numbers.js";
 import { isSaved } from "./state.js";
 import { lab } from "./labstate.js";
 
-/** The table of an answer; rows are kept, so that a field keeps its cursor. */
-export function renderLabTable(answer, edits) {
+/** A row for every point. Rows are kept, so that a field keeps its cursor; what an answer said of others is not. */
+export function renderLabRows(edits) {
   const body = byId("lab-rows");
+  const held = body.contains(document.activeElement);
+  if (body.childElementCount !== lab.points.length) body.querySelectorAll(".lab-pull, .lab-left_out").forEach((cell) => put(cell));
   while (body.childElementCount > lab.points.length) body.lastElementChild.remove();
   while (body.childElementCount < lab.points.length) body.append(labRow(body.childElementCount, edits));
+  if (held && !body.contains(document.activeElement)) body.lastElementChild.querySelector("button").focus();
+  renderLabFields();
+}
+
+/** What each point does to an answer; of points that it is not about, nothing. */
+export function renderLabEffects(answer) {
+  if (answer.points.length !== lab.points.length) return;
   const most = { pull: largest(answer.points.map((one) => one.pull)), left_out: largest(answer.points.map((one) => one.left_out)) };
   answer.points.forEach((one, i) => {
-    const row = body.children[i];
-    if (!row) return;
     for (const name of ["pull", "left_out"]) {
-      put(row.querySelector(`.lab-${name}`), el("span", { class: "number" }, signed(one[name])), bar(one[name], most[name]));
+      put(byId("lab-rows").children[i].querySelector(`.lab-${name}`), el("span", { class: "number" }, signed(one[name])), bar(one[name], most[name]));
     }
   });
-  renderLabFields();
   put(
     byId("lab-sum"),
     el("b", {}, plain(answer.answers.model)),
@@ -27,7 +33,7 @@ export function renderLabTable(answer, edits) {
 }
 
 /** Coordinates as the state has them, but for the field that is being typed in. */
-export function renderLabFields() {
+function renderLabFields() {
   [...byId("lab-rows").children].forEach((row, i) => {
     for (const name of ["x", "y"]) {
       const field = row.querySelector(`input[name=${name}]`);

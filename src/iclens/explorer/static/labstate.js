@@ -1,5 +1,6 @@
 // What the Lab view is about: points, a query, and the settings of what answers it.
 
+import { coded, decoded } from "./address.js";
 import { given } from "./state.js";
 
 export const labFacts = given.lab;
@@ -21,42 +22,34 @@ export function labAlpha() {
   return lab.alpha ?? Math.max(1e-4, labRounded((lab.noise / labFacts.weight_std) ** 2));
 }
 
-/** The question for the server: about the points, or for `n` new ones. */
-export function labQuestion(draw = false) {
+/** The question for the server: about the points, or to draw `n` new ones with a seed. */
+export function labQuestion(draw = null) {
   const asked = { seed: lab.seed, noise: lab.noise, query: lab.query, attention: lab.attention, features: lab.features };
   Object.assign(asked, { alpha: labAlpha(), neighbours: lab.neighbours, steps: lab.steps, rate: lab.rate });
-  if (draw || lab.points === null) asked.n = lab.n;
-  else asked.points = lab.points.map((one) => [one.x, one.y]);
-  return asked;
+  return Object.assign(asked, draw ?? { points: lab.points.map((one) => [one.x, one.y]) });
 }
 
 export function labHash() {
-  const kept = { ...lab, points: lab.points?.map((one) => (one.from === null ? [one.x, one.y] : [one.x, one.y, one.from])) ?? null };
-  const bytes = new TextEncoder().encode(JSON.stringify(kept));
-  const binary = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
-  return "#lab?s=" + btoa(binary).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+  const points = lab.points?.map((one) => (one.from === null ? [one.x, one.y] : [one.x, one.y, one.from])) ?? null;
+  return "#lab?s=" + coded({ ...lab, points });
 }
 
 /** Takes over the state of a link; false, and nothing changes, when it carries none that can be read. */
 export function labFromHash(hash) {
-  if (!hash.startsWith("#lab?s=")) return false;
-  try {
-    const binary = atob(hash.slice(7).replaceAll("-", "+").replaceAll("_", "/"));
-    const read = JSON.parse(new TextDecoder().decode(Uint8Array.from(binary, (one) => one.charCodeAt(0))));
-    if (!isLabState(read)) return false;
-    const points = read.points?.map(([x, y, from]) => ({ x, y, from: from ?? null })) ?? null;
-    for (const name of Object.keys(lab)) if (name in read) lab[name] = read[name];
-    lab.points = points;
-    return true;
-  } catch {
-    return false;
-  }
+  const read = hash.startsWith("#lab?s=") ? decoded(hash.slice(7)) : undefined;
+  if (!isLabState(read)) return false;
+  const points = read.points?.map(([x, y, from]) => ({ x, y, from: from ?? null })) ?? null;
+  for (const name of Object.keys(lab)) if (name in read) lab[name] = read[name];
+  lab.points = points;
+  lab.n = points?.length ?? lab.n;
+  return true;
 }
 
 /** Takes over settings as the server writes them. */
 export function labTakeOver(settings) {
   for (const name of Object.keys(lab)) if (name in settings && name !== "points") lab[name] = settings[name];
   lab.points = settings.points.map(([x, y]) => ({ x, y, from: null }));
+  lab.n = lab.points.length;
 }
 
 function isLabState(read) {
@@ -65,8 +58,7 @@ function isLabState(read) {
   const point = (one) =>
     Array.isArray(one) && coordinate(one[0]) && coordinate(one[1]) && (one[2] == null || (Number.isInteger(one[2]) && one[2] >= 0 && one[2] < labFacts.most_points));
   return (
-    read !== null &&
-    typeof read === "object" &&
+    read instanceof Object &&
     LAB_NUMBERS.every((name) => read[name] === undefined || number(read[name])) &&
     (read.alpha == null || number(read.alpha)) &&
     (read.attention === undefined || Object.hasOwn(labFacts.variants, read.attention)) &&
@@ -77,14 +69,20 @@ function isLabState(read) {
   );
 }
 
-/** The first places among the drawn points that no point on the plot has. */
-export function labFree(drawn, count) {
+/**
+ * Brings the points to their number and noise: more are drawn from the same function, fewer leave the last ones out; those that
+ * were drawn keep their noise, times σ, and those that were moved stay.
+ */
+export function labFit(drawn) {
+  lab.points.length = Math.min(lab.points.length, lab.n);
+  lab.points = lab.points.map((one) => (one.from === null ? one : labDrawn(drawn, one.from)));
   const used = new Set(lab.points.map((one) => one.from));
-  return drawn.x.map((_, i) => i).filter((i) => !used.has(i)).slice(0, count);
+  const free = drawn.x.map((_, i) => i).filter((i) => !used.has(i));
+  lab.points.push(...free.slice(0, lab.n - lab.points.length).map((i) => labDrawn(drawn, i)));
 }
 
 /** A drawn point with the chosen noise. */
-export function labDrawn(drawn, i) {
+function labDrawn(drawn, i) {
   const most = labFacts.largest_y;
   const y = drawn.value[i] + lab.noise * drawn.noise[i];
   return { x: drawn.x[i], y: labRounded(Math.max(-most, Math.min(most, y))), from: i };

@@ -1,5 +1,6 @@
 // From an edit to what is shown: the answer at once, what costs more right after.
 
+import { writeAddress } from "./address.js";
 import { renderAnswer, renderChecks } from "./answer.js";
 import { renderDetails } from "./details.js";
 import { renderEditor, renderScores, startEditor } from "./editor.js";
@@ -26,7 +27,12 @@ function edited() {
   clearTimeout(timer);
   renderScores(currentScores(), true);
   document.body.classList.add("waiting");
-  timer = setTimeout(refresh, PAUSE);
+  timer = setTimeout(() => (keepAddress(), refresh()), PAUSE);
+}
+
+/** Browsers allow an address only so many changes: one for each pause, not for each key. */
+function keepAddress() {
+  if (!isSaved && viewOf(location.hash) === "prompt") writeAddress(toHash());
 }
 
 async function refresh() {
@@ -103,10 +109,15 @@ function renderGlance() {
   renderColours();
 }
 
-function renderColours() {
+function renderColours(stale = false) {
   const scores = currentScores();
-  renderScores(scores);
+  renderScores(scores, stale);
   renderTokens(shown.glance, shown.explanation, state.colour, scores ?? []);
+}
+
+/** Whether the numbers at hand are of the prompt before the last edit. */
+function isStale() {
+  return document.body.classList.contains("waiting") || !byId("problem").hidden;
 }
 
 /** A sentence in place of the answer; what was typed stays. */
@@ -118,10 +129,10 @@ function renderProblem(sentence) {
 }
 
 onChange((kind) => {
-  if (!isSaved) history.replaceState(null, "", toHash());
   if (kind === "all") renderEditor();
   if (kind === "prompt" || kind === "all") edited();
-  if (kind === "view" && shown.glance) renderColours();
+  else keepAddress();
+  if (kind === "view" && shown.glance) renderColours(isStale());
   if (kind === "head" && shown.glance) {
     refreshHead(question(), running.signal);
   }
@@ -143,7 +154,7 @@ window.addEventListener("hashchange", () => {
   if (location.hash !== toHash() && fromHash(location.hash)) {
     renderEditor();
     edited();
-  } else if (shown.glance) history.replaceState(null, "", toHash());
+  } else if (shown.glance) keepAddress();
 });
 addView("prompt", open);
 addView("lab", openLab);

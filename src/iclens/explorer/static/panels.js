@@ -1,6 +1,6 @@
 // A sweep as small multiples: one panel for each value of a setting, all on the same axes.
 
-import { drawnOf, legend, lineChart, rangeOf } from "./chart.js";
+import { drawnOf, isWide, legend, lineChart, rangeOf } from "./chart.js";
 import { byId, el, put } from "./elements.js";
 import { ask } from "./server.js";
 
@@ -40,11 +40,13 @@ function renderPanels(found, sought) {
   }));
   const all = panels.flatMap((panel) => panel.lines);
   const values = all.flatMap((line) => line.y).filter((one) => one != null);
-  const log = sought.log ?? (values.length > 0 && Math.min(...values) > 0 && Math.max(...values) > 10 * Math.min(...values));
+  const log = sought.log ?? isWide(values);
   // An interval that reaches towards zero must not squeeze the means on a logarithmic axis.
   const yRange = rangeOf(log ? values : all.flatMap(drawnOf), log);
   const xRange = rangeOf(all.flatMap((line) => line.x), false);
-  const left = all.reduce((sum, line) => sum + line.n_left_out, 0);
+  const count = (name) => all.reduce((sum, line) => sum + line[name], 0);
+  const [left, partial] = [count("n_left_out"), count("n_partial")];
+  const runs = (n, one, several) => `${n.toLocaleString("en")} ${n === 1 ? `run is ${one}` : `runs are ${several}`}`;
   put(
     byId("panels"),
     found.colour ? legend(found.colours.map((value) => ({ index: indexOf(value), name: `${found.colour} ${value || "–"}` }))) : null,
@@ -61,7 +63,8 @@ function renderPanels(found, sought) {
       ),
     ),
     el("p", { class: "note" }, `${found.n_runs.toLocaleString("en")} runs${log ? ", on a logarithmic axis" : ""}.`),
-    left ? el("p", { class: "note" }, `${left} runs are left out: they have no finite ${found.metric}, or cannot be read.`) : null,
+    left ? el("p", { class: "note" }, `${runs(left, "left out: it has", "left out: they have")} no finite ${found.metric}, or cannot be read.`) : null,
+    partial ? el("p", { class: "note broken" }, `${runs(partial, "in the mean at some places only: it has", "in the mean at some places only: they have")} no finite ${found.metric} at the others. Where a mean is over fewer runs, pointing at it says so.`) : null,
     found.also_over.length
       ? el("p", { class: "note broken" }, `The runs of a line differ in ${found.also_over.join(", ")} too: the mean is over these as well, and the interval is none over seeds. Narrow the runs by a condition to compare like with like.`)
       : null,

@@ -1,6 +1,7 @@
 // The store: a list of runs, page by page, and their learning curves.
 
-import { legend, lineChart } from "./chart.js";
+import { writeAddress } from "./address.js";
+import { isWide, legend, lineChart } from "./chart.js";
 import { byId, el, put } from "./elements.js";
 import { refreshPanels, startPanels } from "./panels.js";
 import { openRecipes } from "./recipes.js";
@@ -39,11 +40,15 @@ async function inPlace(part, problem, work) {
 }
 
 async function refreshRuns() {
-  writeAddress();
+  keepAddress();
   await inPlace("runs", byId("runs-problem"), async (signal) => {
     const { where, sort, reverse, offset } = sought;
     const found = await ask("runs", { where, sort, reverse, offset, limit: PAGE }, signal);
     if (signal.aborted) return;
+    if (offset > 0 && offset >= found.n_chosen) {
+      sought.offset = PAGE * Math.max(0, Math.ceil(found.n_chosen / PAGE) - 1);
+      return refreshRuns();
+    }
     listed = found;
     sought.keys ??= found.rows.slice(0, FIRST_CHOSEN).map((row) => row[0]);
     if (!found.metrics.includes(sought.metric)) sought.metric = found.metrics[0] ?? "";
@@ -93,7 +98,7 @@ function runRow(row, columns) {
     onchange: () => {
       sought.keys = sought.keys.filter((one) => one !== key);
       if (chosen.checked) sought.keys.push(key);
-      writeAddress();
+      keepAddress();
       refreshCurves();
     },
   });
@@ -108,6 +113,7 @@ function runRow(row, columns) {
 
 async function refreshCurves() {
   const out = byId("runs-curves");
+  only("curves");
   if (!sought.keys.length) return put(out, el("p", { class: "note" }, "Choose runs in the list to see how they learnt."));
   if (sought.keys.length > MOST_CHOSEN) {
     return put(out, el("p", { class: "note" }, `${sought.keys.length} runs are chosen: ${MOST_CHOSEN} curves can be told apart.`));
@@ -143,23 +149,21 @@ function nameOf(key) {
   return [key.slice(0, 8), ...settings.slice(0, 5)].join(" · ");
 }
 
-/** As the reader says; until then, where all values are positive and span more than a factor of ten. */
+/** As the reader says; until then, where the values want it. */
 function logarithmic(values) {
-  const known = values.filter((one) => one != null);
-  const wide = known.length > 0 && Math.min(...known) > 0 && Math.max(...known) > 10 * Math.min(...known);
-  const log = sought.log ?? wide;
+  const log = sought.log ?? isWide(values);
   byId("runs-log").checked = log;
   return log;
 }
 
-function writeAddress() {
+function keepAddress() {
   const words = new URLSearchParams();
   for (const name of ["where", "sort", "metric", "panel", "colour", "x"]) if (sought[name]) words.set(name, sought[name]);
   if (sought.reverse) words.set("reverse", "1");
   if (sought.offset) words.set("offset", String(sought.offset));
   if (sought.log !== null) words.set("log", sought.log ? "1" : "0");
   if (sought.keys !== null) words.set("keys", sought.keys.join(","));
-  if (viewOf(location.hash) === "runs") history.replaceState(null, "", `#runs?${words}`);
+  if (viewOf(location.hash) === "runs") writeAddress(`#runs?${words}`);
 }
 
 function readAddress() {
@@ -190,7 +194,7 @@ export function openRuns() {
   startPanels(sought, () => refreshRuns());
   window.addEventListener("hashchange", () => {
     if (viewOf(location.hash) !== "runs") return;
-    if (!location.hash.includes("?")) return writeAddress();
+    if (!location.hash.includes("?")) return keepAddress();
     readAddress();
     refreshRuns();
   });

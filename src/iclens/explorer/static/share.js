@@ -1,8 +1,9 @@
 // Links, commands and files that give the same numbers.
 
+import { linkTo } from "./address.js";
 import { byId } from "./elements.js";
 import { savedPage } from "./server.js";
-import { question, state } from "./state.js";
+import { question, state, toHash } from "./state.js";
 
 export function renderShare(seen) {
   byId("command").textContent = seen.command;
@@ -10,13 +11,26 @@ export function renderShare(seen) {
 }
 
 export function startShare() {
-  byId("copy-link").addEventListener("click", () => copy(location.href, "link"));
-  byId("copy-command").addEventListener("click", () => copy(byId("command").textContent, "command"));
-  byId("copy-python").addEventListener("click", () => copy(byId("python").textContent, "Python"));
+  byId("copy-link").addEventListener("click", () => copy(linkTo(toHash()), "link", say));
+  byId("copy-command").addEventListener("click", () => copy(byId("command").textContent, "command", say));
+  byId("copy-python").addEventListener("click", () => copy(byId("python").textContent, "Python", say));
   byId("save").addEventListener("click", save);
 }
 
-async function copy(text, what) {
+async function save() {
+  const button = byId("save");
+  button.disabled = true;
+  const view = state.layer === null ? {} : { layer: state.layer, head: state.head };
+  await download(() => savedPage({ ...question(), ...view }), "iclens-explore.html", say);
+  button.disabled = false;
+}
+
+function say(sentence) {
+  byId("said").textContent = sentence;
+}
+
+/** Copies a text, and says that it did, or how else to get it. */
+export async function copy(text, what, say) {
   try {
     await navigator.clipboard.writeText(text);
     say(`The ${what} is copied.`);
@@ -25,26 +39,18 @@ async function copy(text, what) {
   }
 }
 
-async function save() {
-  const button = byId("save");
-  button.disabled = true;
+/** Gives the reader a page that is still to be written as a file. */
+export async function download(write, name, say) {
   say("Writing the page …");
   try {
-    const view = state.layer === null ? {} : { layer: state.layer, head: state.head };
-    const url = URL.createObjectURL(await savedPage({ ...question(), ...view }));
+    const url = URL.createObjectURL(await write());
     const link = document.createElement("a");
     link.href = url;
-    link.download = "iclens-explore.html";
+    link.download = name;
     link.click();
     setTimeout(() => URL.revokeObjectURL(url), 10000);
     say("The page is saved.");
   } catch (error) {
     say(error.message);
-  } finally {
-    button.disabled = false;
   }
-}
-
-function say(sentence) {
-  byId("said").textContent = sentence;
 }

@@ -1,5 +1,7 @@
 // What the page is about: the one thing that a link carries.
 
+import { coded, decoded } from "./address.js";
+
 export const given = JSON.parse(document.getElementById("data").textContent);
 export const isSaved = given.mode === "saved";
 
@@ -53,33 +55,23 @@ export function question() {
 
 /** The state as a link's hash. */
 export function toHash() {
-  const text = JSON.stringify({ ...question(), layer: state.layer, head: state.head, colour: state.colour });
-  const bytes = new TextEncoder().encode(text);
-  const binary = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
-  return "#q=" + btoa(binary).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+  return "#q=" + coded({ ...question(), layer: state.layer, head: state.head, colour: state.colour });
 }
 
 /** The state of a link's hash; false when it carries none that can be read. */
 export function fromHash(hash) {
-  if (!hash.startsWith("#q=")) return false;
-  try {
-    const binary = atob(hash.slice(3).replaceAll("-", "+").replaceAll("_", "/"));
-    const read = JSON.parse(new TextDecoder().decode(Uint8Array.from(binary, (one) => one.charCodeAt(0))));
-    if (!isQuestion(read)) return false;
-    takeOver(read);
-    state.colour = ["knock_out", "path"].includes(read.colour) ? read.colour : "gradient_step";
-    return true;
-  } catch {
-    return false;
-  }
+  const read = hash.startsWith("#q=") ? decoded(hash.slice(3)) : undefined;
+  if (!isQuestion(read)) return false;
+  takeOver(read);
+  state.colour = ["knock_out", "path"].includes(read.colour) ? read.colour : "gradient_step";
+  return true;
 }
 
 function isQuestion(read) {
   const texts = (list) => Array.isArray(list) && list.every((one) => typeof one === "string");
   const index = (one) => one == null || (Number.isInteger(one) && one >= 0);
   return (
-    read !== null &&
-    typeof read === "object" &&
+    read instanceof Object &&
     texts(read.demonstrations) &&
     typeof read.query === "string" &&
     texts(read.answers ?? []) &&

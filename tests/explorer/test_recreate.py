@@ -1,0 +1,196 @@
+"""Every question can be told again as a command and as Python, and both give the numbers of the page."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+from dataclasses import replace
+
+import pytest
+import torch
+
+import iclens
+from iclens.cli.main import main
+from iclens.explorer import recreate
+from iclens.explorer.ask import Ask
+from iclens.explorer.explained import explained_page
+from iclens.explorer.glance import explanation, glance
+from iclens.lens.loading import LensModel, load
+from iclens.lens.prompt import Prompt
+from iclens.lens.prompt_files import load as load_prompt
+
+BLOCKS = ["cat is red .", "apple is blue .", "dog is red ."]
+NUMBERS = ("margin", "tokens", "next_tokens", "candidates", "demonstrations", "others", "group_knock_outs")
+
+
+def examples():
+    yield Ask.read({"demonstrations": BLOCKS, "query": "horse is", "answers": ["red", "it's 'blue'"], "off": [0, 2]})
+    yield Ask.read(
+        {"demonstrations": ["END\nx 'y' $HOME `ls` \\n"], "query": "q", "instruction": "a\n\nb", "answer": "-"}
+    )
+    yield Ask.read({"demonstrations": BLOCKS, "query": "zebra,  "})
+    pairs = [{"input": "c{a}t", "output": 'r"ed'}, {"input": "плюм", "output": "blue"}]
+    yield Ask.read({"demonstrations": pairs, "query": "dog", "template": "{input} is\n{output}", "instruction": "Go."})
+
+
+def words_of(command, folder):
+    """Run the lines of a command but the last, and give the words that the shell makes of that one."""
+    written, middle, last = command.rpartition("\niclens explain")
+    assert middle
+    subprocess.run(
+        ["sh", "-c", f"{written}\nfor word in{last}; do printf '%s\\0' \"$word\"; done > words"], cwd=folder, check=True
+    )
+    return (folder / "words").read_text().split("\0")[:-1]
+
+
+@pytest.mark.parametrize("ask", list(examples()), ids=range(4))
+def test_the_command_writes_the_same_prompt(ask, model, tmp_path):
+    words = words_of(recreate.command(ask, model), tmp_path)
+    options = dict(itertools.pairwise(words))
+    blocks = int(options.get("--instruction-blocks", 0))
+    prompt = load_prompt(tmp_path / options["--prompt"], template=options.get("--template"), instruction_blocks=blocks)
+    assert prompt == ask.prompt
+    if ask.answers:
+        start = words.index("--answers") + 1
+        assert tuple(words[start : start + len(ask.answers)]) == ask.answers
+
+
+@pytest.fixture
+def explained(monkeypatch):
+    """What the Python gives to `iclens.explain`, which is not run."""
+    found = {}
+
+    def explain(model, **arguments):
+        found.update(model=model, **arguments)
+        return type("Nothing", (), {"ranked": lambda self: ()})()
+
+    monkeypatch.setattr(iclens, "explain", explain, raising=False)
+    return found
+
+
+@pytest.mark.parametrize("ask", list(examples()), ids=range(4))
+def test_the_python_builds_the_same_prompt(ask, model, explained):
+    exec(recreate.python(ask, model), {})
+    assert explained["model"] == "bundled"
+    assert explained["prompt"] == ask.prompt
+    assert tuple(explained.get("answers", ())) == ask.answers
+    assert explained.get("knock_out", [ask.off]) == [ask.off]
+
+
+def test_the_python_builds_a_prompt_that_no_text_gives(model, explained):
+    chat = Prompt.from_examples([("a", "b"), ("c\n\nd", "e")], "f", "<{input}> {output}", "Do \N{SNOWMAN}\n\nit.")
+    prompt = replace(chat, add_special_tokens=False, lead="", follow="\n")
+    exec(recreate.python(Ask(prompt), model), {})
+    assert explained["prompt"] == prompt
+
+
+@pytest.fixture(scope="module")
+def double():
+    return load("bundled", dtype=torch.float64)
+
+
+ASKS = {
+    "text": Ask.read(
+        {
+            "demonstrations": ["cat is vux .", "plum is nef .", "dog is vux ."],
+            "query": "horse is",
+            "instruction": "it is",
+            "answers": ["vux", "nef"],
+            "answer": "nef",
+            "off": [0, 2],
+        }
+    ),
+    "an answer like an option": Ask.read(
+        {"demonstrations": ["cat is vux .", "plum is nef ."], "query": "horse is", "answers": ["vux", "-nef"]}
+    ),
+    "pairs": Ask.read(
+        {
+            "demonstrations": [{"input": "cat", "output": "vux ."}, {"input": "plum", "output": "nef ."}],
+            "query": "horse",
+            "template": "{input} is {output}",
+        }
+    ),
+}
+
+
+def floats(value):
+    """All numbers of a document, in their order."""
+    if isinstance(value, dict):
+        return [number for entry in value.values() for number in floats(entry)]
+    if isinstance(value, (list, tuple)):
+        return [number for entry in value for number in floats(entry)]
+    return [value] if isinstance(value, float) else []
+
+
+def numbers(document):
+    return torch.tensor(floats([document[name] for name in NUMBERS]), dtype=torch.float64)
+
+
+def test_the_command_gives_the_numbers_of_the_page(ask, double, model, tmp_path, monkeypatch):
+    seen, whole = glance(double, ask), explanation(double, ask)
+    assert seen["command"] == whole["command"]
+    words = words_of(seen["command"], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", *words, "--json", "found.json"]) == 0
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    same(found, seen, whole)
+    # In single precision they are others: the command tells which.
+    assert (numbers(found) - numbers(explanation(model, ask))).abs().max() > 1e-8
+
+
+def test_the_python_gives_the_numbers_of_the_page(ask, double):
+    seen, whole = glance(double, ask), explanation(double, ask)
+    same(run(seen["python"]), seen, whole)
+
+
+def test_the_python_of_a_saved_page_gives_its_numbers(double):
+    ask = replace(ASKS["text"], off=())
+    found = iclens.explain(double, prompt=ask.prompt, answers=ask.answers, answer=ask.answer, knock_out=[(0, 1)])
+    source = explained_page(
+        double, ask.prompt, found, answers=ask.answers, answer=ask.answer, knock_out=((0, 1),), seed=0
+    )
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', source, re.S)[1])
+    torch.testing.assert_close(numbers(run(data["glance"]["python"])), numbers(found.to_dict()), rtol=0, atol=1e-11)
+
+
+def run(python):
+    """The explanation that the Python makes."""
+    scope = {}
+    exec(python[: python.index("for effect")], scope)
+    return scope["explanation"].to_dict()
+
+
+def same(found, seen, whole):
+    assert found["model"]["dtype"] == "float64"
+    assert found["answer"].strip() == seen["answer"].strip()
+    torch.testing.assert_close(numbers(found), numbers(whole), rtol=0, atol=1e-11)
+    near = {"rel": 0.0, "abs": 1e-11}
+    assert found["margin"] == pytest.approx(seen["margin"], **near)
+    for name in ("tokens", "demonstrations"):
+        steps = [[one["gradient_step"] for one in document[name]] for document in (found, seen)]
+        assert steps[0] == pytest.approx(steps[1], **near)
+    for name in ("candidates", "next_tokens"):
+        assert floats(found[name]) == pytest.approx(floats(seen[name]), **near)
+    foretold = [] if seen["without"] is None else [seen["without"]["foretold"]["margin"]]
+    assert [group["margin"] for group in found["group_knock_outs"]] == pytest.approx(foretold, **near)
+
+
+@pytest.fixture(params=ASKS)
+def ask(request):
+    return ASKS[request.param]
+
+
+@pytest.mark.parametrize(
+    ("split", "option", "argument"),
+    [(False, ["--device", "cuda:1"], "device='cuda:1'"), (True, ["--device-map", "auto"], "device_map='auto'")],
+)
+def test_they_say_where_the_weights_are(split, option, argument, model, monkeypatch, tmp_path):
+    plain = recreate.command(ASKS["text"], model) + recreate.python(ASKS["text"], model)
+    assert not re.search("dtype|device|load", plain)
+    monkeypatch.setattr(LensModel, "device", torch.device("cuda:1"))
+    monkeypatch.setattr(LensModel, "is_split", split)
+    words = words_of(recreate.command(ASKS["text"], model), tmp_path)
+    assert words[2:4] == option
+    assert f"load('bundled', {argument})" in recreate.python(ASKS["text"], model)
