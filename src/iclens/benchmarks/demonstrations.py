@@ -21,24 +21,35 @@ from iclens.benchmarks.case import (
     Target,
     takes,
 )
-from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.gpt2_shaped import SMALL, TINY, Shape, ShapedPrompt, lens_model
+from iclens.benchmarks.known_scores import (
+    Known,
+    Make,
+    ablations,
+    integrals,
+    lasso_weights,
+    left_out,
+    shapley_values,
+)
 from iclens.benchmarks.peers import missing
 from iclens.benchmarks.quality import one_batch, quality
+from iclens.benchmarks.shaped_margin import Shaped
 from iclens.lens.attribution.lasso import fit
-from iclens.lens.gradient_step import gradient_step
-from iclens.lens.knock_out import knock_out
-from iclens.lens.loading import LensModel
-from iclens.lens.trace import Trace, trace
 
 N_TOKENS = 512
 """Of the prompt, however many demonstrations it is cut into."""
+
+FEW_TOKENS = 96
+"""Of the prompt on which the methods' scores are checked."""
+
+MOST_WARMED = 33
+"""Passes of a method that is run once before it is timed."""
 
 N_ABLATIONS, N_ORDERS, N_STEPS, BATCH = 64, 5, 8, 8
 
 
 @CASES.register("demonstrations")
-@takes(minutes=17, long=35)
+@takes(minutes=19, long=38)
 def demonstrations(context: Context) -> Iterator[Entry]:
     """Attribution of 4, 16, 64 demonstrations: Captum, 64 ablations and a Lasso, leave-one-out; quality and cost."""
     shape = context.pick(TINY, SMALL)
@@ -64,18 +75,29 @@ def _against(context: Context, shape: Shape, n: int, name: str) -> Entry:
     if name == FEATURE_ABLATION and n >= 16 and not context.quick:
         targets = (Target("speed-up", 0.4 * n, f"0.4 · {n} times as fast"),)
     passes = METHODS[name].passes(n)
+    # A call that takes minutes is not made only to warm up: the row says so.
+    warm_up = passes <= MOST_WARMED or context.quick
     return Comparison(
-        f"scores of {n} demonstrations, {len(problem.prompt.ids)} tokens",
+        f"scores of {n} demonstrations, {len(problem.prompt.ids)} tokens"
+        + ("" if warm_up else ", without a warm-up call"),
         Side("gradient step and exact knock-out", problem.ours, _probe("ours", size) if probed else None),
         Side(name, method, _probe(name, size) if probed else None),
-        lambda: problem.agreements(name, method),
+        lambda: agreements(problem, name),
         problem.floor(shape),
         targets,
-        # The others take up to minutes, and the check has run ours.
-        most_pairs=3 if passes <= 20 or context.quick else 2 if passes <= 33 or targets else 1,
+        # The others take up to minutes.
+        most_pairs=3 if passes <= 20 or context.quick else 2 if passes <= MOST_WARMED or targets else 1,
         repeat=False,
-        warm_up=False,
+        warm_up=warm_up,
     )
+
+
+def agreements(problem: Shaped, name: str) -> Sequence[Agreement]:
+    """Ours against the plain model; the method's, of a short prompt of four, against what they are defined to be."""
+    vocabulary = Shape(vocabulary=problem.lens_model.n_vocabulary)
+    four = Shaped(problem.lens_model, ShapedPrompt.draw(vocabulary, FEW_TOKENS, 4))
+    method = METHODS[name]
+    return [*problem.agreements(), *method.known(four, method.make)]
 
 
 def _probe(name: str, size: dict[str, Any]) -> Probe:
@@ -88,90 +110,6 @@ def method_call(name: str, n: int, n_tokens: int, quick: bool) -> Callable[[], o
     shape = TINY if quick else SMALL
     problem = Shaped(lens_model(shape), ShapedPrompt.draw(shape, n_tokens, n))
     return problem.ours if name == "ours" else METHODS[name].make(problem)
-
-
-class Shaped:
-    """The random model's margin on a prompt of n demonstrations, and ways to run it on changed prompts."""
-
-    def __init__(self, wrapped: LensModel, prompt: ShapedPrompt) -> None:
-        self.lens_model, self.prompt = wrapped, prompt
-        self.sets = [(i,) for i in range(prompt.n_demonstrations)]
-        # Token 0 stands for "nothing", as an unknown token would.
-        self.neutral = torch.where(prompt.groups >= 0, 0, prompt.ids)
-
-    @torch.no_grad()
-    def margins(self, ids: Tensor) -> Tensor:
-        """Of prompts (batch, n): the logits of the last token only."""
-        logits = self.lens_model.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
-        return self.prompt.margin(logits)
-
-    def trace(self) -> Trace:
-        """The one full pass."""
-        return trace(self.lens_model, self.prompt.ids, self.prompt.readout, self.prompt.query_start)
-
-    def ours(self) -> tuple[Tensor, Tensor]:
-        """Gradient step (tokens summed) and exact knock-out of every demonstration."""
-        traced = self.trace()
-        scores = self.prompt.by_demonstration(gradient_step(traced).contributions.sum((0, 1)))
-        return scores, knock_out(traced, self.prompt.groups, self.sets).margin_changes
-
-    def deleted(self, keep: Tensor) -> Tensor:
-        """The margin of the prompt with only some demonstrations (rows of a mask), each really shortened."""
-        margins = []
-        for row in keep:
-            left = (self.prompt.groups < 0) | row[self.prompt.groups.clamp(min=0)]
-            margins.append(self.margins(self.prompt.ids[left][None])[0])
-        return torch.stack(margins)
-
-    def agreements(self, name: str, method: Callable[[], Any]) -> Sequence[Agreement]:
-        """Ours against its own checks and the plain model; theirs against what it is defined to be."""
-        traced = self.trace()
-        plain = self.margins(self.prompt.ids[None])
-        step, knocked = gradient_step(traced), knock_out(traced, self.prompt.groups, self.sets)
-        found = [
-            Agreement.of("margin of the traced pass", torch.tensor([traced.margin]), plain, 1e-4),
-            Agreement("contributions and the rest against the margin", step.residual, 1e-5),
-            Agreement("knock-out of nothing against the plain pass", knocked.residual, 1e-5),
-            Agreement.of("knock-out against masked attention", knocked.margins[:1], self._masked_out(0), 1e-4),
-        ]
-        if name == FEATURE_ABLATION:
-            found.append(self._ablation(method))
-        return found
-
-    def _ablation(self, method: Callable[[], Any]) -> Agreement:
-        """Captum's score of the first demonstration against its definition; with many, on the prompt cut into four."""
-        problem = self
-        if self.prompt.n_demonstrations > 16:
-            shape = Shape(vocabulary=int(self.lens_model.model.config.vocab_size))
-            problem = Shaped(self.lens_model, ShapedPrompt.draw(shape, len(self.prompt.ids), 4))
-            method = METHODS[FEATURE_ABLATION].make(problem)
-        one = problem.prompt.ids.clone()
-        one[problem.prompt.groups == 0] = 0
-        expected = problem.margins(problem.prompt.ids[None]) - problem.margins(one[None])
-        return Agreement.of("ablation of the first demonstration", method()[:1], expected, 1e-3)
-
-    @torch.no_grad()
-    def _masked_out(self, demonstration: int) -> Tensor:
-        """The margin from the plain model when the query's rows of the mask hide a demonstration."""
-        n = len(self.prompt.ids)
-        seen = torch.ones(n, n, dtype=torch.bool).tril()
-        seen[self.prompt.query_start :, self.prompt.groups == demonstration] = False
-        # A mask with four axes is used as it is; very negative where nothing is seen.
-        mask = torch.zeros(n, n).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
-        ids = self.prompt.ids[None]
-        logits = self.lens_model.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1).logits
-        return self.prompt.margin(logits)
-
-    def floor(self, shape: Shape) -> Floor:
-        """One pass over the prompt, and n + 1 over the query's tokens."""
-        n, query = len(self.prompt.ids), len(self.prompt.ids) - self.prompt.query_start
-        rerun = 2.0 * shape.block_parameters * query + 4.0 * n * query * shape.width * shape.layers
-        rerun += 2.0 * shape.vocabulary * shape.width
-        return Floor(
-            shape.forward_operations(n, 1) + (self.prompt.n_demonstrations + 1) * rerun,
-            shape.weight_bytes(),
-            "one forward pass of the prompt + n + 1 passes over the query's tokens",
-        )
 
 
 def _captum(problem: Shaped, make: Callable[[Any, Any], Any], **options: Any) -> Callable[[], Tensor]:
@@ -244,29 +182,34 @@ class Method:
 
     Attributes:
         make: its call.
+        known: how far its scores are from what they are defined to be.
         passes: about how many forward passes of the whole prompt it takes for n demonstrations.
         wanted: for which n it is measured, unless all are.
     """
 
-    make: Callable[[Shaped], Callable[[], Tensor]]
+    make: Make
+    known: Known
     passes: Callable[[int], float]
     wanted: Callable[[int], bool] = lambda n: True
 
 
 METHODS: dict[str, Method] = {
     FEATURE_ABLATION: Method(
-        lambda problem: _captum(problem, lambda attr, margins: attr.FeatureAblation(margins)), lambda n: n + 1.0
+        lambda problem: _captum(problem, lambda attr, margins: attr.FeatureAblation(margins)),
+        ablations,
+        lambda n: n + 1.0,
     ),
     SHAPLEY: Method(
         lambda problem: _captum(problem, lambda attr, margins: attr.ShapleyValueSampling(margins), n_samples=N_ORDERS),
+        shapley_values,
         lambda n: N_ORDERS * n + 1.0,
         lambda n: n <= 16,
     ),
     # A backward pass costs two forward ones.
-    INTEGRATED_GRADIENTS: Method(_captum_gradients, lambda n: 3.0 * N_STEPS, lambda n: n == 16),
+    INTEGRATED_GRADIENTS: Method(_captum_gradients, integrals(N_STEPS), lambda n: 3.0 * N_STEPS, lambda n: n == 16),
     # Half of the demonstrations are left, on average.
     f"{N_ABLATIONS} ablations and a Lasso (ContextCite's way)": Method(
-        _lasso, lambda n: N_ABLATIONS / 2, lambda n: n == 16
+        _lasso, lasso_weights, lambda n: N_ABLATIONS / 2, lambda n: n == 16
     ),
-    "true leave-one-out": Method(_leave_one_out, lambda n: float(n)),
+    "true leave-one-out": Method(_leave_one_out, left_out, lambda n: float(n)),
 }

@@ -134,13 +134,28 @@ def _quality_row(name: str, row: Measured) -> dict[str, Cell]:
 
 
 def _verdicts(ours: Measured, lasso: Measured) -> tuple[Verdict, ...]:
+    """The gradient step against the Lasso: the interval excludes being worse by more than a margin."""
+    from iclens.recipes.which_demonstrations_verdicts import AUC_MARGIN, LDS_MARGIN, REMOVED_MARGIN
+
     auc, removed, lds = (ours.against(lasso, measure) for measure in ("auc", "removed", "lds"))
     # A backward pass costs two forward ones.
     passes = ours.forward_passes + 2 * ours.backward_passes
     return (
-        Verdict("AUC of the gradient step is at least that of the Lasso of 64 ablations", auc.high >= 0, f"{auc}"),
-        Verdict("no more right answers are left after removal than with the Lasso", removed.low <= 0, f"{removed}"),
-        Verdict("LDS is at least that of the Lasso, within the interval", lds.high >= 0, f"difference {lds}"),
+        Verdict(
+            f"AUC is at most {AUC_MARGIN} below that of the Lasso of 64 ablations, with the interval",
+            auc.low >= -AUC_MARGIN,
+            f"difference {auc}",
+        ),
+        Verdict(
+            f"right answers after removal are at most {REMOVED_MARGIN} more than the Lasso's, with the interval",
+            removed.high <= REMOVED_MARGIN,
+            f"difference {removed}",
+        ),
+        Verdict(
+            f"LDS is at most {LDS_MARGIN} below the Lasso's, with the interval",
+            lds.low >= -LDS_MARGIN,
+            f"difference {lds}",
+        ),
         Verdict(
             "at most a thirtieth of the Lasso's forward passes",
             passes <= lasso.forward_passes / 30,

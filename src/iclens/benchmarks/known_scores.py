@@ -1,0 +1,96 @@
+"""What each method's scores are by definition: its own are compared with these before it is timed.
+
+A method whose scores depend on chance, or on a penalty, is compared on a margin of which they are known: one that is a
+sum over tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from iclens.benchmarks.case import Agreement
+from iclens.benchmarks.gpt2_shaped import ShapedPrompt
+from iclens.benchmarks.shaped_margin import Shaped
+from iclens.lens.attribution import Problem
+from iclens.lens.attribution.integrated_gradients import integrate
+from iclens.lens.loading import LensModel
+from iclens.lens.rerun import Outcome
+
+Make = Callable[[Shaped], Callable[[], Tensor]]
+"""From a margin to the call that shares it out among the demonstrations."""
+
+Known = Callable[[Shaped, Make], list[Agreement]]
+"""From a margin and a method to how far its scores are from what they are defined to be."""
+
+
+class Additive(Shaped):
+    """A margin that is a sum over the prompt's tokens, 0 for "nothing": each demonstration's share is its own sum."""
+
+    def __init__(self, wrapped: LensModel, prompt: ShapedPrompt) -> None:
+        super().__init__(wrapped, prompt)
+        generator = torch.Generator().manual_seed(2)
+        self.values = torch.randn(wrapped.n_vocabulary, generator=generator)
+        self.values[0] = 0.0
+
+    def margins(self, ids: Tensor) -> Tensor:
+        """The sums of prompts (batch, n)."""
+        return self.values[ids].sum(-1)
+
+    def scores(self) -> Tensor:
+        """Of every demonstration."""
+        return self.prompt.by_demonstration(self.values[self.prompt.ids])
+
+
+def ablations(problem: Shaped, make: Make) -> list[Agreement]:
+    """What replacing each demonstration by "nothing" takes from the margin."""
+    ids, groups = problem.prompt.ids, problem.prompt.groups
+    replaced = torch.stack([torch.where(groups == i, problem.neutral, ids) for (i,) in problem.sets])
+    expected = problem.margins(ids[None]) - problem.margins(replaced)
+    return [Agreement.of("ablation of every demonstration", make(problem)(), expected, 1e-3)]
+
+
+def left_out(problem: Shaped, make: Make) -> list[Agreement]:
+    """What leaving the text of each demonstration out takes from the margin."""
+    ids, groups = problem.prompt.ids, problem.prompt.groups
+    without = torch.cat([problem.margins(ids[groups != i][None]) for (i,) in problem.sets])
+    expected = problem.margins(ids[None]) - without
+    return [Agreement.of("the margin without every demonstration's text", make(problem)(), expected, 1e-3)]
+
+
+def shapley_values(problem: Shaped, make: Make) -> list[Agreement]:
+    """In whatever orders: they sum to what all demonstrations do together, and of a sum they are its parts."""
+    both = problem.margins(torch.stack([problem.prompt.ids, problem.neutral]))
+    total = make(problem)().sum()[None]
+    additive = Additive(problem.lens_model, problem.prompt)
+    return [
+        Agreement.of("sum of the Shapley values against all demonstrations together", total, both[:1] - both[1:], 1e-3),
+        Agreement.of("Shapley values of a sum against its parts", make(additive)(), additive.scores(), 1e-3),
+    ]
+
+
+def lasso_weights(problem: Shaped, make: Make) -> list[Agreement]:
+    """Of a sum they are its parts, a little smaller for the penalty."""
+    additive = Additive(problem.lens_model, problem.prompt)
+    return [Agreement.of("the Lasso's weights of a sum against its parts", make(additive)(), additive.scores(), 2e-2)]
+
+
+def integrals(n_steps: int) -> Known:
+    """The integral along the line from "nothing", by a quadrature of our own with the same nodes."""
+
+    def known(problem: Shaped, make: Make) -> list[Agreement]:
+        prompt, model = problem.prompt, problem.lens_model.model
+        asked = Problem(
+            problem.lens_model, prompt.ids, prompt.groups, prompt.query_start, prompt.readout, _not_deleted, 0
+        )
+        start = model.get_input_embeddings()(problem.neutral).detach()
+        expected = prompt.by_demonstration(integrate(asked, n_steps, start))
+        return [Agreement.of("integrated gradients against a quadrature of our own", make(problem)(), expected, 1e-3)]
+
+    return known
+
+
+def _not_deleted(keep: Tensor) -> Outcome:
+    raise AssertionError("integrated gradients delete nothing")

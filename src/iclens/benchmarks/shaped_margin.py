@@ -1,0 +1,90 @@
+"""The margin that is shared out among demonstrations: of a random model of GPT-2's shape, on a prompt of n of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from iclens.benchmarks.case import Agreement
+from iclens.benchmarks.ceilings import Floor
+from iclens.benchmarks.gpt2_shaped import Shape, ShapedPrompt
+from iclens.lens.gradient_step import gradient_step
+from iclens.lens.knock_out import knock_out
+from iclens.lens.loading import LensModel
+from iclens.lens.trace import Trace, trace
+
+
+class Shaped:
+    """The random model's margin on a prompt of n demonstrations, and ways to run it on changed prompts.
+
+    Attributes:
+        lens_model: the model.
+        prompt: the prompt.
+        sets: each demonstration alone.
+        neutral: the prompt's tokens with "nothing" for every token of a demonstration.
+    """
+
+    def __init__(self, wrapped: LensModel, prompt: ShapedPrompt) -> None:
+        self.lens_model, self.prompt = wrapped, prompt
+        self.sets = [(i,) for i in range(prompt.n_demonstrations)]
+        # Token 0 stands for "nothing", as an unknown token would.
+        self.neutral = torch.where(prompt.groups >= 0, 0, prompt.ids)
+
+    @torch.no_grad()
+    def margins(self, ids: Tensor) -> Tensor:
+        """Of prompts (batch, n): the logits of the last token only."""
+        logits = self.lens_model.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
+        return self.prompt.margin(logits)
+
+    def trace(self) -> Trace:
+        """The one full pass."""
+        return trace(self.lens_model, self.prompt.ids, self.prompt.readout, self.prompt.query_start)
+
+    def ours(self) -> tuple[Tensor, Tensor]:
+        """Gradient step (tokens summed) and exact knock-out of every demonstration."""
+        traced = self.trace()
+        scores = self.prompt.by_demonstration(gradient_step(traced).contributions.sum((0, 1)))
+        return scores, knock_out(traced, self.prompt.groups, self.sets).margin_changes
+
+    def deleted(self, keep: Tensor) -> Tensor:
+        """The margin of the prompt with only some demonstrations (rows of a mask), each really shortened."""
+        margins = []
+        for row in keep:
+            left = (self.prompt.groups < 0) | row[self.prompt.groups.clamp(min=0)]
+            margins.append(self.margins(self.prompt.ids[left][None])[0])
+        return torch.stack(margins)
+
+    def agreements(self) -> list[Agreement]:
+        """The gradient step and the knock-out against their own checks and the plain model."""
+        traced = self.trace()
+        plain = self.margins(self.prompt.ids[None])
+        step, knocked = gradient_step(traced), knock_out(traced, self.prompt.groups, self.sets)
+        return [
+            Agreement.of("margin of the traced pass", torch.tensor([traced.margin]), plain, 1e-4),
+            Agreement("contributions and the rest against the margin", step.residual, 1e-5),
+            Agreement("knock-out of nothing against the plain pass", knocked.residual, 1e-5),
+            Agreement.of("knock-out against masked attention", knocked.margins[:1], self._masked_out(0), 1e-4),
+        ]
+
+    @torch.no_grad()
+    def _masked_out(self, demonstration: int) -> Tensor:
+        """The margin from the plain model when the query's rows of the mask hide a demonstration."""
+        n = len(self.prompt.ids)
+        seen = torch.ones(n, n, dtype=torch.bool).tril()
+        seen[self.prompt.query_start :, self.prompt.groups == demonstration] = False
+        # A mask with four axes is used as it is; very negative where nothing is seen.
+        mask = torch.zeros(n, n).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
+        ids = self.prompt.ids[None]
+        logits = self.lens_model.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1).logits
+        return self.prompt.margin(logits)
+
+    def floor(self, shape: Shape) -> Floor:
+        """One pass over the prompt, and n + 1 over the query's tokens."""
+        n, query = len(self.prompt.ids), len(self.prompt.ids) - self.prompt.query_start
+        rerun = 2.0 * shape.block_parameters * query + 4.0 * n * query * shape.width * shape.layers
+        rerun += 2.0 * shape.vocabulary * shape.width
+        return Floor(
+            shape.forward_operations(n, 1) + (self.prompt.n_demonstrations + 1) * rerun,
+            shape.weight_bytes(),
+            "one forward pass of the prompt + n + 1 passes over the query's tokens",
+        )
