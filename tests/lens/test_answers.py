@@ -137,12 +137,13 @@ def test_explained_answer_is_the_users_or_the_likeliest():
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
-@pytest.mark.parametrize("batch_size", [2, 8])
-def test_scores_are_the_sum_of_the_models_steps(family, batch_size):
+@pytest.mark.parametrize("most_tokens", [1, 60, 4096])
+def test_scores_are_the_sum_of_the_models_steps(family, most_tokens):
     tokenizer = byte_level()
     tokenized = tokenize(PROMPT, tokenizer)
     answers = Answers.build(tokenized, tokenizer, ["animal", "colour and dull", "zzzzzzz", "ß"])
-    scores = score_candidates(LensModel.wrap(model(family)), tokenized, answers, batch_size)
+    rows = [(tokenized.input_ids, entry.token_ids) for entry in answers.candidates]
+    scores = score_candidates(LensModel.wrap(model(family)), rows, most_tokens)
     for entry, score in zip(answers.candidates, scores, strict=True):
         ids, total = tokenized.input_ids.tolist(), 0.0
         for token_id in entry.token_ids:

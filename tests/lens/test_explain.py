@@ -196,7 +196,7 @@ def test_a_wrong_path_is_reported(tokenizer, monkeypatch, dtype, factor):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@given(st.floats(-50, 50), st.floats(0, 1), st.floats(0, 200))
+@given(st.floats(-50, 50, allow_subnormal=False), st.floats(0, 1), st.floats(0, 200))
 def test_parts_that_are_all_zero_never_hold(dtype, margin, largest_part, largest_logit):
     margin, largest_part, largest_logit = (torch.tensor(x) for x in (margin, largest_part, largest_logit))
     found = float(path_residual(torch.zeros_like(margin), margin, largest_part * margin.abs(), largest_logit, dtype))

@@ -78,7 +78,7 @@ def test_shortened_prompts_and_candidates_do_not_depend_on_their_batch() -> None
     assert together.margins.tolist() == pytest.approx([float(some.margins) for some in alone], rel=1e-12)
     # Some of them are longer than the limit, and the last is not.
     assert one.tokenized.n_tokens > (longest_alike(model) or 0)
-    scores = score_candidates(model, one.tokenized, one.answers)
+    scores = score_candidates(model, [(one.tokenized.input_ids, entry.token_ids) for entry in one.answers.candidates])
     for candidate, score in zip(one.answers.candidates, scores, strict=True):
         ids = torch.cat([one.tokenized.input_ids, torch.tensor(candidate.token_ids)])
         steps = run(model, ids[None, :-1]).detach()[0, one.tokenized.n_tokens - 1 :].log_softmax(-1)

@@ -13,9 +13,8 @@ from torch import Tensor
 from iclens.benchmarks.case import Agreement, Cell, Comparison, Context, Listing, Side, Target, Verdict
 from iclens.benchmarks.peers import missing
 from iclens.lens.attribution import ATTRIBUTIONS, Problem
-from iclens.lens.batch.answer import side_by_side
 from iclens.lens.batch.reading import Reading
-from iclens.lens.batch.trace import direct, trace_batch
+from iclens.lens.batch.trace import Tokens, direct, trace_batch
 from iclens.lens.loading import LensModel
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def one_batch(context: Context) -> Comparison:
 @torch.no_grad()
 def _side_by_side(learner: LensModel, problems: Sequence[Problem]) -> Tensor:
     """The gradient step's scores, (prompts, demonstrations)."""
-    tokens = side_by_side(
+    tokens = Tokens.of(
         [problem.input_ids for problem in problems], [problem.query_start for problem in problems], learner.device
     )
     reading = Reading.of([problem.readout for problem in problems], learner.device)

@@ -88,7 +88,8 @@ def answer_prompt(
         every = torch.log_softmax(next_logits.double(), -1)
         scores = tuple(float(every[candidate.token_ids[0]]) for candidate in built.candidates)
     else:
-        scores = score_candidates(lens_model, tokenized, built)
+        rows = [(tokenized.input_ids, candidate.token_ids) for candidate in built.candidates]
+        scores = tuple(score_candidates(lens_model, rows))
         n_passes += len(built.candidates)
     chosen = built.choose(scores)
     margin = built.margin(lens_model.tokenizer, next_logits, chosen)

@@ -1,51 +1,50 @@
-"""How likely the model holds each candidate answer behind a prompt."""
+"""How likely the model holds candidate answers behind their prompts."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
-from iclens.lens.answers import Answers
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from iclens.lens.batch.reading import Reading, unembedding_only
+from iclens.lens.batch.trace import Tokens
 from iclens.lens.capture import run
 from iclens.lens.loading import LensModel
+from iclens.lens.readout import Readout
 from iclens.lens.rotary import longest_alike
-from iclens.lens.tokens import TokenizedPrompt
 
 
 @torch.no_grad()
 def score_candidates(
-    lens_model: LensModel, tokenized: TokenizedPrompt, answers: Answers, batch_size: int = 8
-) -> tuple[float, ...]:
-    """log p(answer | prompt) of every candidate, the sum over all its tokens, in nats.
+    lens_model: LensModel, rows: Sequence[tuple[Int[Tensor, " _"], Sequence[int]]], most_tokens: int = 1 << 12
+) -> list[float]:
+    """log p(answer | prompt) of every row, the sum over all the answer's tokens, in nats.
 
-    Candidates run in batches behind the prompt, padded on the right with a masked token, so that neither a padding
-    token nor its position matters; one by one where the length of a text moves its positions.
+    Rows run side by side, filled up on the right, where a causal model's real tokens never look; one by one where the
+    length of a text moves its positions.
 
     Args:
         lens_model: a causal language model.
-        tokenized: the prompt.
-        answers: the candidates.
-        batch_size: how many run at once.
+        rows: a prompt's token ids, and the ids of an answer behind it.
+        most_tokens: tokens of one pass, filled-up ones counted; a longer row is a pass of its own.
     """
-    own = tokenized.input_ids
-    device = lens_model.device
+    longest = max((len(ids) + len(answer) - 1 for ids, answer in rows), default=1)
     alike = longest_alike(lens_model)
-    if alike is not None and own.numel() + max(len(entry.token_ids) - 1 for entry in answers.candidates) > alike:
-        batch_size = 1
+    step = 1 if alike is not None and longest > alike else max(1, most_tokens // longest)
     scores: list[float] = []
-    for begin in range(0, len(answers.candidates), batch_size):
-        batch = answers.candidates[begin : begin + batch_size]
-        longest = max(len(entry.token_ids) for entry in batch)
-        rows = torch.zeros(len(batch), own.numel() + longest - 1, dtype=torch.long)
-        mask = torch.zeros_like(rows)
-        for row, entry in enumerate(batch):
-            ids = torch.cat([own.cpu(), torch.tensor(entry.token_ids[:-1], dtype=torch.long)])
-            rows[row, : ids.numel()] = ids
-            mask[row, : ids.numel()] = 1
-        logits = run(lens_model, rows.to(device), mask.to(device), logits_to_keep=longest)
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        log_probabilities = torch.log_softmax(logits[:, -longest:].to(dtype), dim=-1)
-        for row, entry in enumerate(batch):
-            at = torch.arange(len(entry.token_ids), device=logits.device)
-            chosen = torch.tensor(entry.token_ids, device=logits.device)
-            scores.append(float(log_probabilities[row, at, chosen].double().sum()))
-    return tuple(scores)
+    for first in range(0, len(rows), step):
+        some = rows[first : first + step]
+        whole = [torch.cat([ids.cpu(), torch.tensor(answer[:-1], dtype=torch.long)]) for ids, answer in some]
+        tokens = Tokens.of(whole, [0] * len(some), lens_model.device)
+        answers = [
+            Readout(((0, 0, 1.0),), tuple((len(ids) - 1 + at, index) for at, index in enumerate(answer)))
+            for ids, answer in some
+        ]
+        reading = Reading.of(answers, lens_model.device)
+        with unembedding_only(lens_model, reading.positions):
+            logits = run(lens_model, tokens.ids, position_ids=tokens.places)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        scores += reading.log_probability(wide[:, None])[:, 0].double().tolist()
+    return scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,15 @@ class Tokens:
     ids: Int[Tensor, "batch n"]
     lengths: Int[Tensor, " batch"]
     starts: Int[Tensor, " batch"]
+
+    @classmethod
+    def of(cls, rows: Sequence[Tensor], starts: Sequence[int], device: torch.device) -> Tokens:
+        """Token ids of several prompts, filled up on the right with each one's last."""
+        lengths = torch.tensor([len(row) for row in rows])
+        longest = int(lengths.max())
+        # A padding token of the vocabulary would have transformers warn of a mask that is not needed here.
+        ids = torch.stack([torch.cat([row, row[-1:].expand(longest - len(row))]) for row in rows])
+        return cls(ids.to(device), lengths.to(device), torch.tensor(starts, device=device))
 
     @property
     def real(self) -> Bool[Tensor, "batch n"]:
