@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises, the hint that it may carry, and how want of memory is told."""
+"""The one exception that a user's mistake raises, the hint that it may carry, and how errors are told from another."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ class UserError(ValueError):
     The command line prints the message alone and exits with status 2; a library caller catches it
     as a `ValueError`.
     """
+
+
+def said(error: Exception) -> str:
+    """An error in one line: a user's mistake by its message alone, any other with its kind."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def is_want_of_memory(error: BaseException) -> bool:

@@ -107,7 +107,7 @@ def is_alive(process: int) -> bool:
     """Whether a process of that number runs on this machine."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no process has so large a number
         return False
     except OSError:  # it is somebody else's
         return True
@@ -240,6 +240,8 @@ def _begin(threads: int, words: Any, stop: Any) -> None:
     torch.set_num_threads(threads)
     # The terminal sends it to every process; the event is what ends a worker, where its call can bear it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The pool ends its processes by it when one of them was killed, also where the command was started to ignore it.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Words that nobody hears any more must not keep the process from ending.
     words.cancel_join_thread()
     threading.Thread(target=_end_with_parent, daemon=True).start()

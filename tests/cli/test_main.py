@@ -19,7 +19,7 @@ from iclens.cli.main import main
 from iclens.cli.output import say
 from iclens.errors import UserError
 
-NOT_COMMANDS = {"command", "main", "output", "explain_batch", "training_progress"}
+NOT_COMMANDS = {"command", "main", "output", "explain_batch", "progress", "where"}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.table import Table
 
@@ -17,6 +17,8 @@ from iclens.cli.output import check_writable, make_folder, note, say, show, writ
 from iclens.errors import UserError
 
 
+# The disk is waited for.
+@settings(deadline=None)
 @given(content=st.one_of(st.text(), st.binary()))
 def test_what_was_written_is_read_back(content, tmp_path_factory):
     path = tmp_path_factory.mktemp("out") / "file"
@@ -49,6 +51,33 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     write_atomically(tmp_path / "file", "all")
     assert len(list(tmp_path.iterdir())) == 4
     assert not (tmp_path / f"{name}{ended.pid}.tmp").exists()
+
+
+def test_a_leftover_of_no_possible_process_is_in_nobodys_way(tmp_path):
+    name = output._temporary_name()
+    for number in (10**20, "²"):
+        (tmp_path / f"{name}{number}.tmp").write_text("")
+    write_atomically(tmp_path / "file", "all")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}².tmp", "file"]
+
+
+def test_the_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """What it was made from may be deleted next."""
+    flushed, renamed = {}, []
+    sync, replace = os.fsync, output.Path.replace
+
+    def fsync(descriptor):
+        sync(descriptor)
+        flushed[os.fstat(descriptor).st_ino] = os.fstat(descriptor).st_size
+
+    def replaced(self, target):
+        renamed.append(flushed.get(self.stat().st_ino))
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(output.Path, "replace", replaced)
+    write_atomically(tmp_path / "file", "all of it")
+    assert renamed == [len("all of it")]
 
 
 def test_a_new_file_has_the_mode_that_open_gives(tmp_path):

@@ -108,6 +108,11 @@ def test_a_process_that_has_ended_is_not_alive_though_nobody_has_asked():
     assert workers.is_alive(os.getpid())
 
 
+@pytest.mark.parametrize("number", [2**31, 10**20])
+def test_a_number_that_no_process_can_have_is_not_alive(number):
+    assert not workers.is_alive(number)
+
+
 def test_in_one_process_an_interruption_passes_through(calls, tmp_path):
     def stop(place, *said):
         raise KeyboardInterrupt

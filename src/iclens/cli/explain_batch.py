@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from iclens.cli.output import check_writable, note, say, write_atomically
-from iclens.errors import UserError
+from iclens.cli.where import Where, refuse_torchrun
+from iclens.errors import UserError, said
 
 if TYPE_CHECKING:
     from iclens.cluster import Cluster
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 _SHOWN = 10
 """Bad lines that are named one by one."""
 
+_MEASURED = 3
+"""Batches that are tried, each alone, to learn how long one takes."""
+
 
 @dataclass(frozen=True)
 class Many:
@@ -32,26 +38,14 @@ class Many:
         out: the Parquet file to write; finished work is kept in a folder beside it until all is done.
         skip_bad: go on without the lines that cannot be explained; each becomes a row with its error.
         batch_tokens: tokens that go through the model at once; by the model's size when left out.
-        workers: processes; when left out one on a GPU, else the number of cores, as far as they are worth their start.
-        threads: torch threads of each.
-        on: local processes, or ray.
-        address: local starts Ray on this machine; auto is the cluster that this machine belongs to; or its host:port.
-        task_cpus: CPUs of a Ray task; as many as threads when left out.
-        task_gpus: GPUs of a Ray task, a fraction to share one; 1 when left out and the device is cuda.
-        retries: how often work is begun anew on Ray whose process or machine died.
+        where: in which processes, on which machines.
     """
 
     batch: Path | None = None
     out: Path | None = None
     skip_bad: bool = False
     batch_tokens: int | None = None
-    workers: int | None = None
-    threads: int = 1
-    on: Literal["local", "ray"] = "local"
-    address: str = "local"
-    task_cpus: float | None = None
-    task_gpus: float | None = None
-    retries: int = 3
+    where: Annotated[Where, tyro.conf.arg(name="")] = field(default_factory=Where)
 
     def check(self) -> None:
         """Refuse options that make no sense, before any work.
@@ -60,10 +54,12 @@ class Many:
             UserError: the first of them.
         """
         if self.batch is None:
-            given = [name for name, value in vars(self).items() if value != getattr(Many, name)]
+            given = [name for name in vars(self) if name != "where" and getattr(self, name) != getattr(Many, name)]
+            given += self.where.given()
             if given:
                 raise UserError(f"--{given[0].replace('_', '-')} is for many prompts: give --batch FILE as well.")
             return
+        refuse_torchrun("explain --batch")
         if self.out is None:
             raise UserError("--batch needs --out FILE, the Parquet file to write.")
         check_writable(self.out)
@@ -71,12 +67,9 @@ class Many:
             raise UserError(
                 f"cannot write {self.out}: --out must be a file, so that finished work can be kept beside it."
             )
-        for name, value in (("threads", self.threads), ("workers", self.workers), ("batch-tokens", self.batch_tokens)):
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value}: it must be at least 1.")
-        for name in ("address", "task_cpus", "task_gpus", "retries"):
-            if self.on == "local" and getattr(self, name) != getattr(Many, name):
-                raise UserError(f"--{name.replace('_', '-')} is for a Ray cluster: give --on ray as well.")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise UserError(f"--batch-tokens {self.batch_tokens}: it must be at least 1.")
+        self.where.check()
 
     def run(self, source: Source, defaults: Defaults, *, rerun: bool) -> int:
         """Explain every prompt; 0, or 1 when a batch failed or a residual exceeds its tolerance."""
@@ -87,20 +80,21 @@ class Many:
 
         assert self.batch is not None
         assert self.out is not None
-        cluster = self._cluster(source.device)
+        cluster = self.where.cluster(gpu=_on_gpu(source))
         outline = source.outline()
         outline.require_causal()
         lines = self._checked(read_lines(self.batch, outline, defaults))
         most_tokens = self.batch_tokens or tokens_at_once(outline)
-        work = Work.plan(source, outline, lines, rerun=rerun, most_tokens=most_tokens, threads=self.threads)
+        threads = self.where.threads
+        work = Work.plan(source, outline, lines, rerun=rerun, most_tokens=most_tokens, threads=threads)
         parts = Parts(self.out)
-        if work.is_in(self.out):
-            if parts.folder.is_dir():  # a process was stopped after it wrote the file
-                with parts.held():
-                    parts.remove()
-            say(f"{self.out} holds these prompts explained by this model already")
-            return 0
+        if work.is_in(self.out) and not parts.folder.is_dir():
+            return self._said_present()
         with parts.held():
+            # Another process has written it meanwhile, or was stopped after it had.
+            if work.is_in(self.out):
+                parts.remove()
+                return self._said_present()
             if not self._compute(work, parts, cluster):
                 return 1
             content = work.assemble(parts)
@@ -108,14 +102,9 @@ class Many:
             parts.remove()
         return _summary(self.out, content)
 
-    def _cluster(self, device: str) -> Cluster | None:
-        from iclens.cluster import Cluster
-
-        if self.on == "local":
-            return None
-        cpus = float(self.threads) if self.task_cpus is None else self.task_cpus
-        gpus = float(device != "cpu") if self.task_gpus is None else self.task_gpus
-        return Cluster(self.address, cpus, gpus, self.retries)
+    def _said_present(self) -> int:
+        say(f"{self.out} holds these prompts explained by this model already")
+        return 0
 
     def _checked(self, lines: list[Line]) -> list[Line]:
         """The lines, if the bad ones are none or may be skipped."""
@@ -133,8 +122,8 @@ class Many:
 
     def _compute(self, work: Work, parts: Parts, cluster: Cluster | None) -> bool:
         """Fill in the parts that are missing; False when some failed."""
-        from iclens.cli.training_progress import bar, duration, resumable
-        from iclens.cluster import connected
+        from iclens.cli.progress import bar, duration, resumable
+        from iclens.cluster import TASK_SECONDS, connected
 
         missing = work.missing(parts)
         batches = "1 batch" if len(work.batches) == 1 else f"{len(work.batches)} batches"
@@ -146,31 +135,32 @@ class Many:
             note(f"{stale} batches in {parts.folder} are of other prompts, options or weights, and are not used")
         if not missing:
             return True
-        tokens = work.tokens
-        # The middle one stands for the rest: prompts are in order of their length.
-        first = missing[len(missing) // 2]
-        rest = [place for place in missing if place != first]
+        tokens, waiting = work.tokens, list(missing)
         around: AbstractContextManager[None] = nullcontext() if cluster is None else connected(cluster)
         failed: list[str] = []
         with around, resumable(), bar(tokens, "explaining") as report:
             for place in set(range(len(work.batches))) - set(missing):
                 report(place, tokens[place])
-            rate = 0.0
-            for ended in work.compute([first], parts, self._executor(work.source, cluster, [0.0])):
-                if isinstance(ended.error, UserError):
-                    # Of the model or the cluster: it would be that of every batch.
-                    raise ended.error
-                if ended.error is not None:
-                    failed.append(_said(ended.error))
-                    continue
-                rate = ended.result() / tokens[first]
-                report(first, tokens[first])
-            seconds = [rate * tokens[place] for place in rest]
-            if rest:
+            rate = None
+            while rate is None and waiting and len(failed) < _MEASURED:
+                # The middle one stands for the rest: prompts are in order of their length.
+                first = waiting.pop(len(waiting) // 2)
+                for ended in work.compute([first], parts, self._executor(work.source, cluster, [0.0])):
+                    if isinstance(ended.error, UserError):
+                        # Of the model or the cluster: it would be that of every batch.
+                        raise ended.error
+                    if ended.error is not None:
+                        failed.append(said(ended.error))
+                        continue
+                    rate = ended.result() / tokens[first]
+                    report(first, tokens[first])
+            # Of unknown time, each is worth a task, and together worth all processes.
+            seconds = [TASK_SECONDS if rate is None else rate * tokens[place] for place in waiting]
+            if waiting and rate is not None:
                 note(f"about {duration(sum(seconds))} of work left")
-            for ended in work.compute(rest, parts, self._executor(work.source, cluster, seconds)):
+            for ended in work.compute(waiting, parts, self._executor(work.source, cluster, seconds)):
                 if ended.error is not None:
-                    failed.append(_said(ended.error))
+                    failed.append(said(ended.error))
                 else:
                     report(ended.place, tokens[ended.place])
         for text, count in Counter(failed).items():
@@ -182,25 +172,25 @@ class Many:
         from iclens.cluster import each_on_cluster, tasks_of
         from iclens.workers import each, usable_cores, worth_starting
 
+        threads = self.where.threads
         if cluster is not None:
             together = tasks_of(seconds)
 
             def on_ray(function: Callable[..., Any], calls: Sequence[Any]) -> Iterator[Any]:
-                return each_on_cluster(function, calls, cluster=cluster, threads=self.threads, together=together)
+                return each_on_cluster(function, calls, cluster=cluster, threads=threads, together=together)
 
             return on_ray
-        on_processor = source.device == "cpu" and source.device_map is None
-        alone = worth_starting(usable_cores(), sum(seconds, 0.0)) if on_processor else 1
-        workers = self.workers or alone
+        alone = 1 if _on_gpu(source) else worth_starting(usable_cores(), sum(seconds, 0.0))
+        workers = self.where.workers or alone
 
         def here(function: Callable[..., Any], calls: Sequence[Any]) -> Iterator[Any]:
-            return each(function, calls, workers=workers, threads=self.threads)
+            return each(function, calls, workers=workers, threads=threads)
 
         return here
 
 
-def _said(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+def _on_gpu(source: Source) -> bool:
+    return source.device != "cpu" or source.device_map is not None
 
 
 def _summary(out: Path, content: bytes) -> int:

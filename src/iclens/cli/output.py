@@ -123,6 +123,9 @@ def _replace(target: Path, data: bytes) -> None:
         # Opened rather than made by `tempfile`, whose private mode would survive the renaming.
         with temporary.open("wb") as file:
             file.write(data)
+            # What this was made from may be deleted next: a power failure must not take both.
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -136,7 +139,7 @@ def _clear_leftovers(folder: Path) -> None:
     """Remove what processes of this machine left that were killed while they wrote."""
     for path in folder.glob(f"{_temporary_name()}*.tmp"):
         number = path.name.removeprefix(_temporary_name()).removesuffix(".tmp")
-        if number.isdigit():
+        if number.isdecimal():
             from iclens.workers import is_alive
 
             if not is_alive(int(number)):

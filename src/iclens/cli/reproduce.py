@@ -15,6 +15,7 @@ from tyro.conf import Positional
 
 from iclens.cli.command import command
 from iclens.cli.output import make_folder, note, say, show, write_atomically
+from iclens.cli.where import refuse_torchrun
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Reproduce:
 
     def run(self) -> int:
         """Run the recipes, write the pages, and return the exit status."""
+        refuse_torchrun("reproduce")
         from iclens.recipes.recipe import RECIPES
         from iclens.workers import usable_cores
 

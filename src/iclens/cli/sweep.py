@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from iclens.cli.command import command
 from iclens.cli.output import note, say
+from iclens.cli.where import Where, refuse_torchrun
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,35 +33,24 @@ class Sweep:
     Attributes:
         config: a file or the name of a preset, and then overrides path=value.
         store: folder of finished runs.
-        workers: processes that train at once; the number of cores when left out, or of tasks that the cluster can run.
-        threads: torch threads of each.
         memory: cap of the memory of all workers, in GiB; on Ray of each task.
         chunk: runs trained at once, instead of a measured number.
         device: cpu or cuda.
-        on: local processes, or ray.
-        address: local starts Ray on this machine; auto is the cluster that this machine belongs to; or its host:port.
-        task_cpus: CPUs of a Ray task; as many as threads when left out.
-        task_gpus: GPUs of a Ray task, a fraction to share one; 1 when left out and the device is cuda.
-        retries: how often work is begun anew on Ray whose process or machine died.
         dry_run: only say what would be trained and what it would cost.
+        where: in which processes, on which machines.
     """
 
     config: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     store: Path = Path("iclens-runs")
-    workers: int | None = None
-    threads: int = 1
     memory: float = 4.0
     chunk: int | None = None
     device: str = "cpu"
-    on: Literal["local", "ray"] = "local"
-    address: str = "local"
-    task_cpus: float | None = None
-    task_gpus: float | None = None
-    retries: int = 3
     dry_run: bool = False
+    where: Annotated[Where, tyro.conf.arg(name="")] = field(default_factory=Where)
 
     def run(self) -> int:
         """Train what is missing; 0, or 1 when a run diverged or a chunk failed."""
+        refuse_torchrun("sweep")
         from iclens.cluster import connected
         from iclens.sweeps.grid import expand
         from iclens.training.config_file import read_config
@@ -68,12 +58,12 @@ class Sweep:
 
         if not self.config:
             raise UserError("name a configuration file with a [sweep] table.")
-        for name, value in (("threads", self.threads), ("workers", self.workers), ("chunk", self.chunk)):
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value}: it must be at least 1.")
+        self.where.check()
+        if self.chunk is not None and self.chunk < 1:
+            raise UserError(f"--chunk {self.chunk}: it must be at least 1.")
         if not 0 < self.memory < float("inf"):
             raise UserError(f"--memory {self.memory}: it must be a positive number of GiB.")
-        cluster = self._cluster()
+        cluster = self.where.cluster(gpu=self.device != "cpu")
         if cluster is None:
             usable_device(self.device)
         data = read_config(self.config[0], self.config[1:])
@@ -83,23 +73,10 @@ class Sweep:
         with nullcontext() if cluster is None else connected(cluster):
             return self._train(configs, cluster)
 
-    def _cluster(self) -> Cluster | None:
-        from iclens.cluster import Cluster
-
-        if self.on == "local":
-            options = (("address", self.address != "local"), ("task-cpus", self.task_cpus is not None))
-            for name, given in (*options, ("task-gpus", self.task_gpus is not None)):
-                if given:
-                    raise UserError(f"--{name} is for a Ray cluster: give --on ray as well.")
-            return None
-        cpus = float(self.threads) if self.task_cpus is None else self.task_cpus
-        gpus = float(self.device != "cpu") if self.task_gpus is None else self.task_gpus
-        return Cluster(self.address, cpus, gpus, self.retries)
-
     def _train(self, configs: list[RunConfig], cluster: Cluster | None) -> int:
         from collections import Counter
 
-        from iclens.cli.training_progress import bar, duration, resumable
+        from iclens.cli.progress import bar, duration, resumable
         from iclens.cluster import slots
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import GIB, prepare, run
@@ -113,9 +90,9 @@ class Sweep:
             if store.read_only and not self.dry_run:
                 raise UserError(f"the store {self.store} is read-only: no permission to write there.")
         here = usable_cores() if self.device == "cpu" else 1
-        workers = self.workers or (here if cluster is None else max(1, slots(cluster)))
+        workers = self.where.workers or (here if cluster is None else max(1, slots(cluster)))
         note(f"{len(configs)} runs; measuring how many to train at once")
-        with torch_threads(self.threads):
+        with torch_threads(self.where.threads):
             prepared = prepare(
                 configs,
                 store,
@@ -141,7 +118,7 @@ class Sweep:
                 prepared,
                 store,
                 workers=workers,
-                threads=self.threads,
+                threads=self.where.threads,
                 device=self.device,
                 cluster=cluster,
                 report=report,

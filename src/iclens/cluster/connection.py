@@ -46,7 +46,7 @@ class Cluster:
             raise UserError(f"{self.retries} retries: it must be at least 0.")
         if self.address not in ("local", "auto"):
             host, _, port = self.address.rpartition(":")
-            if not host or "/" in host or not port.isdigit():
+            if not host or "/" in host or not port.isdecimal():
                 raise UserError(
                     f"{self.address!r} is no address of a Ray cluster: local, auto or host:port, on one of its nodes."
                 )
@@ -117,7 +117,7 @@ def _connect(ray: Any, cluster: Cluster) -> None:
         try:
             # Ray itself would try for minutes.
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        except (OSError, OverflowError):
+        except (OSError, OverflowError, ValueError):  # the last for a name or a number that can be none
             raise UserError(missing) from None
     try:
         ray.init(address=cluster.address, **quiet)

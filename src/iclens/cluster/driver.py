@@ -26,7 +26,11 @@ _PER_SLOT = 2
 """Tasks in flight for every one that can run: a free slot finds one waiting, and the driver does not hold them all."""
 
 _LEAST_IN_FLIGHT = 8
-"""Tasks in flight on however small a cluster, so that one which grows on demand sees the demand."""
+"""Tasks in flight on however small a cluster, so that one which grows on demand sees the demand.
+
+Its first machine must be there: without room for one task, `_check_room` refuses before any is submitted, because it
+cannot know of machines to come.
+"""
 
 _LOOK = 0.25
 """Seconds of one wait: Ctrl-C takes effect between two."""
@@ -69,8 +73,8 @@ def each_on_cluster(
             now and then.
 
     Raises:
-        UserError: Ray is missing, there is no such cluster, none of its machines has what a task needs, or they do not
-            run the same versions.
+        UserError: Ray is missing, there is no such cluster, none of the machines that it has now has what a task needs,
+            though others might be started on demand, or they do not run the same versions.
     """
     with connected(cluster):
         tasks = together if together is not None else ([place] for place in range(len(calls)))

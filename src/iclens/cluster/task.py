@@ -21,9 +21,9 @@ _BOARD_ANSWERS = 0.1
 
 
 def versions() -> dict[str, str]:
-    """What must be the same on all machines for results to be the same."""
+    """What must be the same on all machines for results to be the same, and to be filed as what the driver computes."""
     found = {"Python": platform.python_version()}
-    for name in ("iclens", "torch"):
+    for name in ("iclens", "torch", "transformers", "tokenizers"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gc
-import hashlib
-import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from iclens.errors import UserError
-from iclens.sweeps.result import Result
+from iclens.sweeps.migrations import MIGRATIONS
+from iclens.sweeps.rows import COLUMNS, TABLE, IndexDamaged, Row, rows_of, sealed_digest, unsealed
 from iclens.sweeps.run_folder import SCHEMA, NewerSchema
 
 BUSY_SECONDS = 60.0
@@ -24,109 +21,7 @@ _APPLICATION = 0x49434C53
 
 _FROZEN = "ro&immutable=1"
 
-_COLUMNS = "key, config, result, digest"
-
-_TABLE = """CREATE TABLE IF NOT EXISTS runs (
-    number INTEGER PRIMARY KEY,
-    key TEXT NOT NULL UNIQUE,
-    config TEXT NOT NULL,
-    result TEXT NOT NULL,
-    digest TEXT NOT NULL
-)"""
-
 _NEXT = "(SELECT coalesce(max(number), 0) + 1 FROM runs)"
-
-
-_SEAL = ":"
-"""Stands between the digest of a run and the seal of its row, which are one cell."""
-
-
-def _sealed(key: str, config: str, result: str, digest: str) -> str:
-    """The digest with a checksum of the row: SQLite has none, and would give a flipped digit as it is."""
-    content = "\0".join((key, config, result, digest)).encode("utf-8", "surrogatepass")
-    return f"{digest}{_SEAL}{hashlib.sha256(content).hexdigest()}"
-
-
-def _unsealed(row: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:
-    key, config, result, cell = row
-    if not all(isinstance(text, str) for text in row) or cell != _sealed(
-        key, config, result, digest := cell.partition(_SEAL)[0]
-    ):
-        raise IndexDamaged("a row is not what was written")
-    return key, config, result, digest
-
-
-def _number_rows(db: sqlite3.Connection, _folder: Path) -> None:
-    """From schema 1 to 2: the order of the rows, which only SQLite told, gets a column, and every row a seal."""
-    db.execute("ALTER TABLE runs RENAME TO runs_1")
-    db.execute(_TABLE)
-    db.create_function("sealed", 4, _sealed, deterministic=True)
-    with_seals = "key, config, result, sealed(key, config, result, digest)"
-    db.execute(f"INSERT INTO runs ({_COLUMNS}) SELECT {with_seals} FROM runs_1 ORDER BY rowid")
-    db.execute("DROP TABLE runs_1")
-
-
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection, Path], None]] = {1: _number_rows}
-"""Steps from an older schema to the next, by the older one's number; called with the index and the store's folder."""
-
-
-@contextmanager
-def nothing_collected() -> Iterator[None]:
-    """No search for garbage inside: among a hundred thousand new objects, none of them garbage, it doubles the time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-class IndexDamaged(Exception):
-    """The index is lost or not readable; the runs are not touched by that."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A run as the index lists it.
-
-    Attributes:
-        key: its name.
-        config: plain nested values.
-        result: how it ended, with the last value of each metric.
-        digest: SHA-256 of its checksums.
-    """
-
-    key: str
-    config: dict[str, Any]
-    result: Result
-    digest: str
-
-    @staticmethod
-    def of(key: Any, config: Any, result: Any, digest: Any) -> Row:
-        """A row from its texts: configuration and result are JSON.
-
-        Raises:
-            IndexDamaged: they are not what the store writes.
-        """
-        return _rows([(key, config, result, digest)])[0]
-
-
-def _rows(found: list[tuple[Any, Any, Any, Any]]) -> list[Row]:
-    """Rows from their texts; the JSON of all of them is read at once, which halves the time."""
-    if not found:
-        return []
-    keys, configs, results, digests = zip(*found, strict=True)
-    try:
-        with nothing_collected():
-            tables = json.loads(f"[{','.join(configs)}]")
-            ends = map(Result.from_plain, json.loads(f"[{','.join(results)}]"))
-            rows = [Row(*parts) for parts in zip(keys, tables, ends, digests, strict=True)]
-    except (ValueError, TypeError, RecursionError) as error:
-        raise IndexDamaged(f"a row cannot be read: {error}") from None
-    if not all(isinstance(row.key, str) and isinstance(row.config, dict) for row in rows):
-        raise IndexDamaged("a row is not what was written")
-    return rows
 
 
 @dataclass(frozen=True)
@@ -172,7 +67,7 @@ class Index:
             # Writers then do not wait for readers. The mode stays with the file.
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("BEGIN IMMEDIATE")
-            db.execute(_TABLE)
+            db.execute(TABLE)
             db.execute(f"PRAGMA application_id = {_APPLICATION}")
             db.execute(f"PRAGMA user_version = {SCHEMA}")
             db.execute("COMMIT")
@@ -216,8 +111,8 @@ class Index:
             frozen: nobody writes: read the file as it is, without the files beside it that SQLite would make.
         """
         with self._connected(_FROZEN if frozen else "rw") as db:
-            found = db.execute(f"SELECT {_COLUMNS} FROM runs ORDER BY number").fetchall()
-        return _rows([_unsealed(row) for row in found])
+            found = db.execute(f"SELECT {COLUMNS} FROM runs ORDER BY number").fetchall()
+        return rows_of([unsealed(row) for row in found])
 
     def next_number(self) -> int:
         """One more than the number of any row."""
@@ -233,9 +128,9 @@ class Index:
         with self._connected() as db:
             db.execute("BEGIN IMMEDIATE")
             db.executemany(
-                f"INSERT OR IGNORE INTO runs (number, {_COLUMNS}) VALUES (max(?, {_NEXT}), ?, ?, ?, ?)",
+                f"INSERT OR IGNORE INTO runs (number, {COLUMNS}) VALUES (max(?, {_NEXT}), ?, ?, ?, ?)",
                 [
-                    (number, key, config, result, _sealed(key, config, result, digest))
+                    (number, key, config, result, sealed_digest(key, config, result, digest))
                     for number, key, config, result, digest in rows
                 ],
             )

@@ -9,11 +9,11 @@ from typing import Any
 from iclens.cluster import Cluster, each_on_cluster, tasks_of
 from iclens.sweeps import run_folder
 from iclens.sweeps.chunks import ChunkPlan, plan
-from iclens.sweeps.result import Result
+from iclens.sweeps.result import result_of
 from iclens.sweeps.store import Store
 from iclens.training.config import RunConfig
 from iclens.training.interruption import held_interrupts
-from iclens.training.train import TrainedRun, train
+from iclens.training.train import train
 from iclens.workers import Ended, Tell
 
 _MEASURED = 1024
@@ -75,12 +75,6 @@ def measure_on_cluster(
         for ended in ends:
             measured[ended.place] = ended.result()
     return [one for one in measured if one is not None]
-
-
-def result_of(one: TrainedRun, device: str) -> Result:
-    """How a trained run ended, as a store keeps it."""
-    last = one.config.training.steps if one.diverged_at is None else one.diverged_at
-    return Result(status=one.status, seconds=one.seconds, last_finite_step=last, device=device)
 
 
 class _Calls(Sequence[tuple[Any, ...]]):

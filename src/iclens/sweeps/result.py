@@ -9,9 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from iclens.errors import UserError
+
+if TYPE_CHECKING:
+    from iclens.training.train import TrainedRun
 
 _MOST = 2**53
 """JSON readers of other languages round larger numbers."""
@@ -115,6 +118,12 @@ class Result:
         if not isinstance(data, dict) or data.keys() not in _NAMES or not isinstance(data["final"], dict):
             raise ValueError("not a result")
         return Result(**{**data, "final": {name: float(value) for name, value in data["final"].items()}})
+
+
+def result_of(one: TrainedRun, device: str) -> Result:
+    """How a trained run ended, as a store keeps it."""
+    last = one.config.training.steps if one.diverged_at is None else one.diverged_at
+    return Result(status=one.status, seconds=one.seconds, last_finite_step=last, device=device)
 
 
 _ALL = {item.name for item in fields(Result)}

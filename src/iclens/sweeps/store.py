@@ -25,8 +25,8 @@ from iclens.errors import UserError
 from iclens.sweeps import run_folder, verification
 from iclens.sweeps.catalogue import DAMAGED, INDEX, Catalogue
 from iclens.sweeps.folders import is_key, is_temporary, writing
-from iclens.sweeps.index import Row
 from iclens.sweeps.result import Result
+from iclens.sweeps.rows import Row
 from iclens.sweeps.run_folder import Configuration, Run
 from iclens.sweeps.verification import Problem
 from iclens.workers import is_alive
@@ -278,7 +278,7 @@ class Store:
                 found.append(path)
         for path in sorted(folder.glob(".*.tmp")):
             number = path.stem.rpartition("-")[2]
-            if not (number.isdigit() and is_alive(int(number))):
+            if not (number.isdecimal() and is_alive(int(number))):
                 found.append(path)
         return found
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from iclens.cluster import Cluster
-from iclens.errors import UserError
+from iclens.errors import UserError, said
 from iclens.sweeps.chunks import ChunkPlan, groups, plan
-from iclens.sweeps.on_cluster import measure_on_cluster, result_of, train_on_cluster
+from iclens.sweeps.on_cluster import measure_on_cluster, train_on_cluster
+from iclens.sweeps.result import result_of
 from iclens.sweeps.store import UNFINISHED, Store
 from iclens.training.checkpoint import checkpoint_keys
 from iclens.training.config import RunConfig
@@ -198,7 +199,7 @@ def run(
             except Exception as error:
                 if len(prepared.chunks) == 1 and not isinstance(error, UserError):
                     raise
-                failed.append(_said(error))
+                failed.append(said(error))
     _forget_finished(store)
     return SweepResult(counts["finished"], counts["diverged"], failed)
 
@@ -255,10 +256,6 @@ def _forget_finished(store: Store) -> None:
         keys = checkpoint_keys(path)
         if keys and all(store.has(key) for key in keys):
             path.unlink(missing_ok=True)
-
-
-def _said(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _chunk(path: str, configs: list[dict[str, Any]], device: str, tell: Tell) -> list[str]:

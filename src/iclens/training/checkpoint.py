@@ -58,6 +58,9 @@ def write_checkpoint(path: Path, keys: list[str], checkpoint: Checkpoint) -> Non
         # A folder, because safetensors has a temporary file of its own beside the one it is asked for.
         temporary.mkdir(parents=True, exist_ok=True)
         save_file(tensors, temporary / path.name, {"iclens": json.dumps(meta)})
+        # Else after a power failure the name might be there without the content, and the old one gone.
+        with (temporary / path.name).open("rb+") as file:
+            os.fsync(file.fileno())
         (temporary / path.name).replace(path)
     except Exception as error:
         # safetensors reports a full disk by an exception of its own.
@@ -74,14 +77,15 @@ def read_checkpoint(path: Path, keys: list[str]) -> Checkpoint | None:
     """
     from safetensors import safe_open
 
-    if not path.exists():
-        return None
     try:
         with safe_open(path, "pt") as file:
             meta = json.loads((file.metadata() or {})["iclens"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found = Checkpoint(state, meta["metrics"], meta["seconds"])
         sound = is_whole(meta) and meta["tensors"] == _digest(state)
+    except FileNotFoundError:
+        # Also when another process that trained these runs took it away just now.
+        return None
     except _UNREADABLE as error:
         raise _damaged(path) from error
     if not sound:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -71,7 +70,8 @@ def train(
     With `checkpoint`, the state is written there every `checkpoint_seconds` and on an interruption, and a file that is
     there is taken up: on one machine and with one number of threads the result is bit for bit that of an uninterrupted
     training. It is written once more after the last step, and removed by the caller once results are safe. Ctrl-C takes
-    effect at the end of a step; pressed twice it takes effect at once, and the checkpoint stays as it was.
+    effect at the end of a step; pressed twice it takes effect at once, and the checkpoint stays as it was. SIGTERM
+    takes effect at the end of a step as well, and then does what it did before.
 
     Args:
         configs: the runs.
@@ -103,8 +103,8 @@ def train(
 
     settings = ensemble.first
     every = max(1, settings.steps // _LOSS_POINTS)
-    # torchrun ends its processes by SIGTERM.
-    with held_interrupts((signal.SIGINT,) if processes is None else (signal.SIGINT, signal.SIGTERM)) as interruption:
+    # Processes that train together have to wait for each other before they end.
+    with held_interrupts(pass_on=processes is None) as interruption:
         while ensemble.step_count < settings.steps:
             if processes is not None:
                 processes.asked = interruption.pressed

@@ -20,6 +20,9 @@ _ENDING = ".part"
 _TEMPORARY = ".new"
 _LOCK = "lock"
 
+_TRIES = 100
+"""How often the lock is tried anew because another process finished, and took the folder away, in that moment."""
+
 
 class Parts:
     """The parts of one output.
@@ -38,24 +41,17 @@ class Parts:
         Raises:
             UserError: it cannot be made, or another process has it.
         """
-        import fcntl
-
-        try:
-            self.folder.mkdir(exist_ok=True)
-            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            reason = "a file has that name" if self.folder.is_file() else error.strerror
-            raise UserError(f"cannot keep finished batches in {self.folder}: {reason}.") from error
-        try:
+        for _ in range(_TRIES):
+            descriptor = self._opened_lock()
+            if descriptor is None:
+                continue
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"another process is at work on {self.folder}: let it finish, or give another --out."
-                ) from None
-            yield
-        finally:
-            os.close(descriptor)
+                if self._is_held_by(descriptor):
+                    yield
+                    return
+            finally:
+                os.close(descriptor)
+        raise self._busy()
 
     def read(self, key: str) -> bytes | None:
         """The content of a part; None when it is not there or not whole."""
@@ -98,6 +94,39 @@ class Parts:
                 path.unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
+
+    def _opened_lock(self) -> int | None:
+        """The lock's file, open; None when the folder was taken away in that moment."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+            return os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError as error:
+            if self.folder.parent.is_dir():
+                return None
+            reason = error.strerror
+        except OSError as error:
+            reason = "a file has that name" if self.folder.is_file() else error.strerror
+        raise UserError(f"cannot keep finished batches in {self.folder}: {reason}.")
+
+    def _is_held_by(self, descriptor: int) -> bool:
+        """Lock the open file; False when the lock has another file by now, as after its holder has finished.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        import fcntl
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._busy() from None
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self.folder / _LOCK))
+        except FileNotFoundError:
+            return False
+
+    def _busy(self) -> UserError:
+        return UserError(f"another process is at work on {self.folder}: let it finish, or give another --out.")
 
     def _path(self, key: str) -> Path:
         return self.folder / (key + _ENDING)

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from iclens.errors import UserError
 from iclens.lens.batch.explain import explain_batch
 from iclens.lens.batch.lines import Line
 from iclens.lens.batch.parts import Parts
@@ -139,14 +140,22 @@ class Work:
                 yield Ended(place, seconds)
 
     def assemble(self, parts: Parts) -> bytes:
-        """The Parquet file of all parts, rows in the order of the prompts' file."""
+        """The Parquet file of all parts, rows in the order of the prompts' file.
+
+        Raises:
+            UserError: a part is not there, or not whole.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         pieces = [table(self.bad, [None] * len(self.bad))]
         for key in self.keys:
             content = parts.read(key)
-            assert content is not None
+            if content is None:
+                raise UserError(
+                    f"a finished batch in {parts.folder} was changed or taken away meanwhile; the same command computes"
+                    " it again."
+                )
             with pa.ipc.open_stream(pa.BufferReader(content)) as stream:
                 pieces.append(stream.read_all())
         whole = pa.concat_tables(pieces).sort_by([("line", "ascending"), ("demonstration", "ascending")])

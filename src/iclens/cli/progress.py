@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,10 +12,10 @@ from iclens.cli.output import note
 
 @contextmanager
 def bar(steps: Sequence[int], task: str = "training") -> Iterator[Callable[[int, int], None]]:
-    """A bar over the steps of all chunks; nothing where standard error is not a terminal.
+    """A bar over all that is to be done; nothing where standard error is not a terminal.
 
     Args:
-        steps: steps of every chunk.
+        steps: of every chunk of the work, e.g. its training steps.
         task: what is being done.
 
     Yields:
@@ -50,12 +52,27 @@ def bar(steps: Sequence[int], task: str = "training") -> Iterator[Callable[[int,
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Say after Ctrl-C that nothing is lost."""
+    """Say after Ctrl-C that nothing is lost; SIGTERM, by which Slurm and Kubernetes end a process, is one as well."""
     try:
-        yield
+        with _stopped_by_sigterm():
+            yield
     except KeyboardInterrupt:
         note("stopped; the same command goes on from here")
         raise
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    # Only the main thread may; None: a handler that was not set by Python cannot be set again by it.
+    if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def duration(seconds: float) -> str:

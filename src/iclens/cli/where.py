@@ -1,0 +1,96 @@
+"""Where a command computes: in processes of this machine, or on a Ray cluster; started once in either case."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from iclens.errors import UserError
+
+if TYPE_CHECKING:
+    from iclens.cluster import Cluster
+
+_OF_RAY = ("address", "task_cpus", "task_gpus", "retries")
+"""Options that local processes do not have."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where to compute.
+
+    Attributes:
+        workers: processes; when left out one on a GPU, else the number of cores, as far as they are worth their start.
+        threads: torch threads of each process or Ray task.
+        on: local processes, or ray.
+        address: local starts Ray on this machine; auto is the cluster that this machine belongs to; or its host:port.
+        task_cpus: CPUs of a Ray task; as many as threads when left out.
+        task_gpus: GPUs of a Ray task, a fraction to share one; when left out 1, or 0 where only processors compute.
+        retries: how often work is begun anew on Ray whose process or machine died.
+    """
+
+    workers: int | None = None
+    threads: int = 1
+    on: Literal["local", "ray"] = "local"
+    address: str = "local"
+    task_cpus: float | None = None
+    task_gpus: float | None = None
+    retries: int = 3
+
+    def given(self) -> list[str]:
+        """Names of the fields that differ from their defaults."""
+        return [name for name, value in vars(self).items() if value != getattr(Where, name)]
+
+    def check(self) -> None:
+        """Refuse options that make no sense, before any work.
+
+        Raises:
+            UserError: the first of them.
+        """
+        for name, value in (("threads", self.threads), ("workers", self.workers)):
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value}: it must be at least 1.")
+        if self.on == "ray" and self.workers is not None:
+            raise UserError(
+                "--workers is for processes of this machine: on Ray as many tasks run at once as there is room for,"
+                " fewer when each is given more with --task-cpus."
+            )
+        for name in self.given():
+            if self.on == "local" and name in _OF_RAY:
+                raise UserError(f"--{name.replace('_', '-')} is for a Ray cluster: give --on ray as well.")
+
+    def cluster(self, *, gpu: bool) -> Cluster | None:
+        """The Ray cluster, or None for processes of this machine.
+
+        Args:
+            gpu: whether the work is for GPUs.
+
+        Raises:
+            UserError: a value out of its range.
+        """
+        from iclens.cluster import Cluster
+
+        if self.on == "local":
+            return None
+        cpus = float(self.threads) if self.task_cpus is None else self.task_cpus
+        gpus = float(gpu) if self.task_gpus is None else self.task_gpus
+        return Cluster(self.address, cpus, gpus, self.retries)
+
+
+def refuse_torchrun(command: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse to be one of several processes that were started together: each would do all of the work.
+
+    Args:
+        command: what the user typed after `iclens`.
+        environment: in which `torchrun` says how many they are.
+
+    Raises:
+        UserError: there are several.
+    """
+    size = environment.get("WORLD_SIZE", "")
+    if "LOCAL_RANK" in environment and size.isdecimal() and int(size) > 1:
+        raise UserError(
+            f"`iclens {command}` starts its own processes: start it once, without torchrun. Only `iclens train` shares"
+            " its work among the processes of torchrun."
+        )

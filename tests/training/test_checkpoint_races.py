@@ -1,0 +1,63 @@
+"""A checkpoint is whole on the disk before it has its name, and one that goes while it is opened was not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import safetensors
+import torch
+from tests.training.tiny_runs import tiny
+
+from iclens.training.checkpoint import Checkpoint, checkpoint_keys, read_checkpoint, write_checkpoint
+from iclens.training.train import train
+
+KEPT = Checkpoint({"values": torch.arange(5.0)}, [[]], 1.0)
+
+
+def taken_away(path, monkeypatch):
+    """Another process that has finished the same runs removes their checkpoint just before this one opens it."""
+    plain = safetensors.safe_open
+
+    def late(name, *rest):
+        path.unlink(missing_ok=True)
+        return plain(name, *rest)
+
+    monkeypatch.setattr(safetensors, "safe_open", late)
+
+
+def test_a_checkpoint_that_goes_while_it_is_opened_was_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.safetensors"
+    write_checkpoint(path, ["a"], KEPT)
+    taken_away(path, monkeypatch)
+    assert read_checkpoint(path, ["a"]) is None
+    assert checkpoint_keys(path) == []
+
+
+def test_training_then_begins_anew(tmp_path, monkeypatch):
+    config, path = tiny(), tmp_path / "checkpoint.safetensors"
+    (whole,) = train([config], checkpoint=path)
+    assert path.exists()
+    taken_away(path, monkeypatch)
+    (again,) = train([config], checkpoint=path)
+    assert all(torch.equal(value, whole.tensors[name]) for name, value in again.tensors.items())
+
+
+def test_a_checkpoint_is_flushed_before_it_has_its_name(tmp_path, monkeypatch):
+    path, flushed, renamed = tmp_path / "checkpoint.safetensors", {}, []
+    sync, replace = os.fsync, Path.replace
+
+    def fsync(descriptor):
+        sync(descriptor)
+        found = os.fstat(descriptor)
+        flushed[found.st_ino] = found.st_size
+
+    def replaced(self, target):
+        renamed.append(flushed.get(self.stat().st_ino) == self.stat().st_size)
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replaced)
+    write_checkpoint(path, ["a"], KEPT)
+    assert renamed == [True]
+    assert torch.equal(read_checkpoint(path, ["a"]).state["values"], KEPT.state["values"])
