@@ -312,7 +312,8 @@ def test_only_the_explorer_and_ray_open_ports():
     """And nothing but transformers and datasets asks a server for anything."""
     modules = {"socket", "socketserver", "http", "urllib.request", "requests", "httpx", "aiohttp", "ftplib", "uvicorn"}
     found = {(file, module) for file, module in imported() if module in modules or module.split(".")[0] in modules}
-    assert {file for file, _ in found} <= {"cli/explore.py", "explorer/app.py", "cluster/connection.py", "training/distributed.py"}
+    known = {"cli/explore.py", "explorer/app.py", "cluster/connection.py", "training/distributed.py"}
+    assert {file for file, _ in found} <= known
 
 
 def test_ray_is_started_on_loopback_without_its_dashboard():
