@@ -29,8 +29,8 @@ def suffer(commands, work, folder, moments, number, counts):
         assert outcome.orphans == 0
         stopped = {"KILL": -signal.SIGKILL, "INT": 130}[number]
         assert outcome.status in (0, stopped), outcome.said
-        # A worker whose parent was killed may say that nobody hears it any more. A Ctrl-C that comes while Python clears
-        # up a weak reference is reported and dropped by Python itself; the command goes on, as the rest of this sees.
+        # A worker whose parent was killed may say that nobody hears it any more. A Ctrl-C that comes while Python drops
+        # a weak reference is reported and dropped by Python itself; the command goes on, as the rest of this sees.
         dropped = "Exception ignored in" in outcome.said and outcome.status == 0
         assert number == "KILL" or dropped or "Traceback" not in outcome.said, outcome.said
         struck += outcome.status == stopped
