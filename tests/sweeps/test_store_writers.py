@@ -67,6 +67,15 @@ def test_a_process_killed_before_its_row_loses_nothing(tmp_path):
     assert before.verify() == []
 
 
+def test_a_run_that_another_process_has_placed_and_not_yet_listed_is_there_for_who_finished_it_too(tmp_path):
+    add(Store(tmp_path), 0)
+    before = Store(tmp_path)
+    assert in_another_process(killed, tmp_path, "between rename and row") == -signal.SIGKILL
+    key = add(before, 7)
+    assert before.load(key).config["seed"] == 7
+    assert before.verify() == []
+
+
 def test_repair_lists_what_has_no_row(tmp_path):
     store = Store(tmp_path)
     key = add(store)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import safetensors
 import torch
 from tests.training.tiny_runs import tiny
 
@@ -17,13 +16,14 @@ KEPT = Checkpoint({"values": torch.arange(5.0)}, [[]], 1.0)
 
 def taken_away(path, monkeypatch):
     """Another process that has finished the same runs removes their checkpoint just before this one opens it."""
-    plain = safetensors.safe_open
+    plain = Path.open
 
-    def late(name, *rest):
-        path.unlink(missing_ok=True)
-        return plain(name, *rest)
+    def late(self, *rest):
+        if self == path:
+            path.unlink(missing_ok=True)
+        return plain(self, *rest)
 
-    monkeypatch.setattr(safetensors, "safe_open", late)
+    monkeypatch.setattr(Path, "open", late)
 
 
 def test_a_checkpoint_that_goes_while_it_is_opened_was_not_there(tmp_path, monkeypatch):
@@ -32,6 +32,23 @@ def test_a_checkpoint_that_goes_while_it_is_opened_was_not_there(tmp_path, monke
     taken_away(path, monkeypatch)
     assert read_checkpoint(path, ["a"]) is None
     assert checkpoint_keys(path) == []
+
+
+def test_a_checkpoint_that_is_replaced_after_it_was_opened_is_read_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.safetensors"
+    write_checkpoint(path, ["a"], KEPT)
+    plain = Path.open
+
+    def early(self, *rest):
+        opened = plain(self, *rest)
+        if self == path:
+            monkeypatch.setattr(Path, "open", plain)
+            write_checkpoint(path, ["a"], Checkpoint({"values": torch.arange(7.0)}, [[]], 2.0))
+        return opened
+
+    monkeypatch.setattr(Path, "open", early)
+    assert torch.equal(read_checkpoint(path, ["a"]).state["values"], KEPT.state["values"])
+    assert read_checkpoint(path, ["a"]).seconds == 2.0
 
 
 def test_training_then_begins_anew(tmp_path, monkeypatch):

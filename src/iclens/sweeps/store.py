@@ -199,8 +199,10 @@ class Store:
                 for _ in pool.map(place, new, range(first, first + len(new))):
                     pass
         finally:
-            if added:
-                self._catalogue.healed(lambda: self._catalogue.enter(added))
+            # Also those that another process has placed just now: it may not have listed them yet, or never will.
+            there = [key for key in new if (self._runs / key).exists()]
+            if there:
+                self._catalogue.healed(lambda: self._catalogue.enter(there))
         return added
 
     def remove(self, key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -20,6 +21,10 @@ from iclens.sealed import is_whole, sealed
 
 _UNREADABLE = (SafetensorError, KeyError, TypeError, AttributeError, OSError, ValueError, RuntimeError, RecursionError)
 """What reading a file that is no checkpoint, or a part of one, may raise."""
+
+
+_LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors refuses a longer one."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,13 @@ def read_checkpoint(path: Path, keys: list[str]) -> Checkpoint | None:
     Raises:
         UserError: the file is not a checkpoint, is damaged, or belongs to other runs.
     """
-    from safetensors import safe_open
+    from safetensors.torch import load
 
     try:
-        with safe_open(path, "pt") as file:
-            meta = json.loads((file.metadata() or {})["iclens"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # One read: `safe_open` opens a file more than once, and another process may replace it in between.
+        with path.open("rb") as file:
+            content = file.read()
+        meta, state = _meta(io.BytesIO(content)), load(content)
         found = Checkpoint(state, meta["metrics"], meta["seconds"])
         sound = is_whole(meta) and meta["tensors"] == _digest(state)
     except FileNotFoundError:
@@ -97,14 +103,20 @@ def read_checkpoint(path: Path, keys: list[str]) -> Checkpoint | None:
 
 def checkpoint_keys(path: Path) -> list[str]:
     """The keys of the runs of a checkpoint, in their order; empty if the file is none, or is damaged."""
-    from safetensors import safe_open
-
     try:
-        with safe_open(path, "pt") as file:
-            meta = json.loads((file.metadata() or {})["iclens"])
+        with path.open("rb") as file:
+            meta = _meta(file)
         return [str(key) for key in meta["keys"]] if is_whole(meta) else []
     except _UNREADABLE:
         return []
+
+
+def _meta(file: io.BufferedIOBase) -> Any:
+    """What `write_checkpoint` has put beside the tensors."""
+    n_header = int.from_bytes(file.read(8), "little")
+    if n_header > _LONGEST_HEADER:
+        raise ValueError(f"a header of {n_header} bytes")
+    return json.loads(json.loads(file.read(n_header))["__metadata__"]["iclens"])
 
 
 def _damaged(path: Path) -> UserError:
