@@ -49,7 +49,7 @@ def folder(variable: str, peer: str, needed: str) -> Path | Absent:
 def versions() -> dict[str, str]:
     """Versions of the peers that are installed, and of what they are compared through."""
     found = {}
-    for distribution in (*PACKAGES.values(), "transformers", "scikit-learn", "numpy"):
+    for distribution in (*PACKAGES.values(), "transformers", "scikit-learn", "numpy", "ray"):
         try:
             found[distribution] = version(distribution)
         except PackageNotFoundError:
