@@ -37,6 +37,9 @@ LEVEL = 0.05
 
 _EPOCHS_PER_TEST = 5
 
+_LEAST_STEPS_PER_TEST = 80
+"""Of so few steps and small batches as `quick` has, 20 tests on 2,000 prompts cost more than the training."""
+
 _COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5")
 
 
@@ -159,7 +162,7 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
                     "loss": "query",
                     "loss_kind": "cross-entropy" if classes else "squared",
                     "learning_rate": settings.learning_rate,
-                    "evaluate_every": _EPOCHS_PER_TEST * settings.steps_per_epoch,
+                    "evaluate_every": max(_EPOCHS_PER_TEST * settings.steps_per_epoch, _LEAST_STEPS_PER_TEST),
                     "evaluation_prompts": 2000,
                 },
             }
