@@ -15,13 +15,13 @@ from iclens.errors import UserError
 
 if TYPE_CHECKING:
     from iclens.dual import DualModel
-    from iclens.lens.explain import explain
+    from iclens.lens.explaining import explain
 
 __version__ = version("iclens")
 __all__ = ["DualModel", "UserError", "__version__", "explain"]
 
 # Imported on first use: torch and transformers take seconds, and the command line's help needs neither.
-_HOMES = {"DualModel": "iclens.dual", "explain": "iclens.lens.explain"}
+_HOMES = {"DualModel": "iclens.dual", "explain": "iclens.lens.explaining"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from iclens.cli.main import main
-from iclens.lens.batch import work
+from iclens.lens.many import work
 
 PAIRS = [("cat", "vux"), ("apple", "nef"), ("dog", "vux"), ("plum", "nef"), ("hammer", "zup"), ("peru", "koba")]
 

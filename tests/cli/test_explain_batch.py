@@ -11,9 +11,9 @@ import pytest
 from tests.cli.batches import PAIRS, batch, interrupted_after, prompts, rows, text, write
 
 from iclens.cli.main import main
-from iclens.lens.batch.rows import COLUMNS
-from iclens.lens.explain import explain
-from iclens.lens.loading import load
+from iclens.lens.explaining import explain
+from iclens.lens.many.rows import COLUMNS
+from iclens.lens.model.loading import load
 
 
 def test_rows_hold_what_explain_says(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_what_is_not_exact_is_said(
 ) -> None:
     import torch
 
-    from iclens.lens.explain import TOLERANCE
+    from iclens.lens.explaining import TOLERANCE
 
     monkeypatch.setitem(TOLERANCE, torch.float32, 1e-12)
     assert batch(tmp_path, prompts(1)) == 1
@@ -122,8 +122,8 @@ BAD = {
 def test_every_bad_line_is_named_and_nothing_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from iclens.lens.batch.lines import read_lines
-    from iclens.lens.loading import outline
+    from iclens.lens.many.lines import read_lines
+    from iclens.lens.model.loading import outline
 
     file = tmp_path / "p.jsonl"
     good = json.dumps(text(2))

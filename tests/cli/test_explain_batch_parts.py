@@ -14,8 +14,8 @@ from iclens.cli import explain_batch
 from iclens.cli.explain_batch import Many
 from iclens.cli.main import main
 from iclens.cluster import TASK_SECONDS
-from iclens.lens.batch import work
-from iclens.lens.batch.parts import Parts
+from iclens.lens.many import work
+from iclens.lens.many.parts import Parts
 
 PAIRS = ("cat is vux .", "apple is nef .", "dog is vux .", "plum is nef .", "saw is zup .")
 N = len(PAIRS)

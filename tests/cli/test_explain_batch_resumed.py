@@ -17,7 +17,7 @@ import pytest
 from tests.cli.batches import batch, interrupted_after, prompts, rows
 
 from iclens.errors import UserError
-from iclens.lens.batch.parts import Parts
+from iclens.lens.many.parts import Parts
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
@@ -134,7 +134,7 @@ def test_a_model_that_changed_is_another_model(tmp_path: Path) -> None:
     import shutil
 
     from iclens import bundled
-    from iclens.lens.batch.source import Source
+    from iclens.lens.many.source import Source
 
     shutil.copytree(bundled.path(), tmp_path / "m")
     source = Source(str(tmp_path / "m"))

@@ -13,7 +13,7 @@ import uvicorn
 
 from iclens.explorer.app import build_app
 from iclens.explorer.opening import opening
-from iclens.lens.loading import load
+from iclens.lens.model.loading import load
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from iclens.errors import UserError
 from iclens.explorer.ask import Ask
 from iclens.explorer.snapshot import question
-from iclens.lens.prompt import Prompt
+from iclens.lens.prompt.prompt import Prompt
 
 BLOCKS = ["cat is red .", "apple is blue .", "dog is red ."]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import iclens
 from iclens.explorer import page
 from iclens.explorer.explained import explained_page
-from iclens.lens.prompt import Prompt
+from iclens.lens.prompt.prompt import Prompt
 
 TEXT = "cat is vux .\n\napple is nef .\n\ndog is vux .\n\nhorse is"
 ANSWERS = ("vux", "nef")

@@ -16,7 +16,7 @@ from iclens.explorer.app import build_app
 from iclens.explorer.ask import Ask
 from iclens.explorer.runs_view import Runs
 from iclens.explorer.snapshot import question, snapshot
-from iclens.lens.loading import LensModel
+from iclens.lens.model.loading import LensModel
 from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
 

@@ -17,9 +17,9 @@ from iclens.explorer import recreate
 from iclens.explorer.ask import Ask
 from iclens.explorer.explained import explained_page
 from iclens.explorer.glance import explanation, glance
-from iclens.lens.loading import LensModel, load
-from iclens.lens.prompt import Prompt
-from iclens.lens.prompt_files import load as load_prompt
+from iclens.lens.model.loading import LensModel, load
+from iclens.lens.prompt.documents import load as load_prompt
+from iclens.lens.prompt.prompt import Prompt
 
 BLOCKS = ["cat is red .", "apple is blue .", "dog is red ."]
 NUMBERS = ("margin", "tokens", "next_tokens", "candidates", "demonstrations", "others", "group_knock_outs")

@@ -12,7 +12,7 @@ from iclens.cli.explore import Explore
 from iclens.cli.main import main
 from iclens.explorer import page
 from iclens.explorer.guard import is_loopback
-from iclens.lens.prompt import Prompt
+from iclens.lens.prompt.prompt import Prompt
 
 TEXT = "cat is vux .\n\napple is nef .\n\ndog is vux .\n\nhorse is"
 ANSWERS = ["vux", "nef"]

@@ -15,10 +15,10 @@ from iclens.explorer.head_view import Common, head_view
 from iclens.explorer.layers_view import layers_view, principal
 from iclens.kernels import SignedLog
 from iclens.kernels.softcapped import SoftcappedKernel
-from iclens.lens.answers import likeliest
-from iclens.lens.capture import capture
-from iclens.lens.prompt import Prompt
-from iclens.lens.tokens import tokenize
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt.tokens import tokenize
+from iclens.lens.read.answers import likeliest
+from iclens.lens.read.capture import capture
 
 TEXT = "cat is vux .\n\napple is nef .\n\ndog is vux .\n\nhorse is"
 ANSWERS = ("vux", "nef", "zup")
@@ -174,7 +174,7 @@ def test_views_of_a_model_with_other_norms_and_grouped_heads():
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from iclens import bundled
-    from iclens.lens.loading import LensModel
+    from iclens.lens.model.loading import LensModel
 
     tokenizer = AutoTokenizer.from_pretrained(bundled.path())
     config = LlamaConfig(

@@ -20,8 +20,8 @@ from iclens.cli import bench
 from iclens.cli.output import write_atomically
 from iclens.errors import UserError
 from iclens.explorer.ask import Ask
-from iclens.lens import prompt_files
-from iclens.lens.loading import load
+from iclens.lens.model.loading import load
+from iclens.lens.prompt.prompt import documents as prompt_files
 from iclens.recipes import reproduction
 from iclens.recipes.parts import PartStore
 from iclens.recipes.recipe import RECIPES

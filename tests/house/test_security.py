@@ -25,8 +25,8 @@ from iclens import bundled
 from iclens.cli.explore import Explore
 from iclens.errors import UserError
 from iclens.explorer.guard import POLICY, Guard
-from iclens.lens.loading import load
-from iclens.lens.prompt import Prompt
+from iclens.lens.model.loading import load
+from iclens.lens.prompt.prompt import Prompt
 from iclens.sweeps import run_folder
 from iclens.sweeps.store import Store
 

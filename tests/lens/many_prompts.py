@@ -8,11 +8,11 @@ from functools import cache
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from iclens.lens.answers import Answers
-from iclens.lens.batch.answer import Asked
-from iclens.lens.loading import LensModel
-from iclens.lens.prompt import Prompt
-from iclens.lens.tokens import tokenize
+from iclens.lens.many.answer import Asked
+from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt.tokens import tokenize
+from iclens.lens.read.answers import Answers
 
 ANSWERS = (None, ("w1", "w2 w3", "w2 w4"), ("w5", "w6"), None, ("w7 w8", "w7 w9"))
 

@@ -12,11 +12,11 @@ from tests.lens.tiny_tokenizers import CHATML, LLAMA_LIKE, byte_level, greedy, u
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from iclens.errors import UserError
-from iclens.lens.answers import Answers, likeliest, token_text
-from iclens.lens.candidate_scores import score_candidates
-from iclens.lens.loading import LensModel
-from iclens.lens.prompt import Prompt
-from iclens.lens.tokens import tokenize
+from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt.tokens import tokenize
+from iclens.lens.read.answers import Answers, likeliest, token_text
+from iclens.lens.read.candidate_scores import score_candidates
 
 EXAMPLES = [("the cat", "animal"), ("red", "colour")]
 PROMPT = Prompt.from_examples(EXAMPLES, "a dog")

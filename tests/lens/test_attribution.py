@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from tests.lens.word_learner import PAIRS, margins_one_by_one, problem, text_of
 
 from iclens.errors import UserError
-from iclens.lens.attribution import ATTRIBUTIONS, by_demonstration
-from iclens.lens.attribution.gradient_x_input import embeddings, margins_at
-from iclens.lens.attribution.integrated_gradients import integrate
-from iclens.lens.attribution.lasso import fit, logit_scaled
-from iclens.lens.attribution.replacement import Replacement
-from iclens.lens.rerun import Outcome
+from iclens.lens.scores.methods import ATTRIBUTIONS, by_demonstration
+from iclens.lens.scores.methods.gradient_x_input import embeddings, margins_at
+from iclens.lens.scores.methods.integrated_gradients import integrate
+from iclens.lens.scores.methods.lasso import fit, logit_scaled
+from iclens.lens.scores.methods.replacement import Replacement
+from iclens.lens.scores.rerun import Outcome
 
 N = len(PAIRS)
 COSTS = {

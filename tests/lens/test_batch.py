@@ -10,11 +10,11 @@ from tests.lens.many_prompts import ANSWERS, PROMPTS, asked, prompt, tokenizer
 from tests.lens.zoo import build
 
 from iclens.errors import UserError
-from iclens.lens.batch.explain import RESIDUALS, Explained, explain_batch
-from iclens.lens.batch.held import BatchPath
-from iclens.lens.batch.plan import batches, tokens_at_once
-from iclens.lens.explain import explain
-from iclens.lens.loading import LensModel
+from iclens.lens.explaining import explain
+from iclens.lens.many.explain import RESIDUALS, Explained, explain_batch
+from iclens.lens.many.held import BatchPath
+from iclens.lens.many.plan import batches, tokens_at_once
+from iclens.lens.model.loading import LensModel
 
 
 def lens(name: str, dtype: torch.dtype = torch.float64) -> LensModel:
@@ -79,7 +79,7 @@ def test_path_parts_sum_to_the_margin() -> None:
 
 
 def test_a_part_that_is_wrong_shows_in_its_residual(monkeypatch: pytest.MonkeyPatch) -> None:
-    from iclens.lens.batch import trace
+    from iclens.lens.many import trace
 
     model = lens("gpt2")
     right = trace.fast
@@ -91,7 +91,7 @@ def test_a_part_that_is_wrong_shows_in_its_residual(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("factor", [0.0, 1.001])
 def test_a_wrong_path_shows_in_its_residual(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    from iclens.lens.batch import explain as explaining
+    from iclens.lens.many import explain as explaining
 
     right = explaining.path_batch
     monkeypatch.setattr(

@@ -10,12 +10,12 @@ import torch
 from tests.lens.zoo import CAUSAL, ENCODERS, TWO_POSITIONS, build, lens, tokens
 
 from iclens.errors import UserError
-from iclens.lens.attend import eager, fast
-from iclens.lens.capture import capture, check_capture, run
-from iclens.lens.loading import LensModel
-from iclens.lens.path import path
-from iclens.lens.session import AttentionCall, attending
-from iclens.lens.trace import trace
+from iclens.lens.model.loading import LensModel
+from iclens.lens.model.session import AttentionCall, attending
+from iclens.lens.read.attend import eager, fast
+from iclens.lens.read.capture import capture, check_capture, run
+from iclens.lens.read.trace import trace
+from iclens.lens.scores.path import path
 
 ALL = [*CAUSAL, *ENCODERS]
 
@@ -187,7 +187,7 @@ def test_fast_and_written_out_attention_agree(name: str) -> None:
 def test_long_prompts_are_cut_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids = lens("gemma2", torch.float64), tokens(20)
     whole = capture(model, ids).output
-    monkeypatch.setattr("iclens.lens.attend.MOST_SCORES", 4 * 20 * 3)
+    monkeypatch.setattr("iclens.lens.read.attend.MOST_SCORES", 4 * 20 * 3)
     torch.testing.assert_close(capture(model, ids).output, whole, rtol=1e-13, atol=1e-13)
 
 
@@ -205,7 +205,7 @@ def test_an_attention_mask_of_another_shape_is_refused() -> None:
 
 
 def test_a_residual_that_is_no_number_is_reported_as_such() -> None:
-    from iclens.lens.capture import CaptureCheck
+    from iclens.lens.read.capture import CaptureCheck
 
     assert math.isnan(CaptureCheck("eager", 0.0, (("a", math.nan), ("b", 0.5))).worst)
 

@@ -12,11 +12,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 import iclens
 from iclens import UserError
-from iclens.lens.agreement import agreements, spearman, top_k
-from iclens.lens.explain import explain
-from iclens.lens.loading import LensModel
-from iclens.lens.prompt import Prompt
-from iclens.lens.tolerance import path_residual, tolerance_of
+from iclens.lens.explaining import explain
+from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.read.tolerance import path_residual, tolerance_of
+from iclens.lens.scores.agreement import agreements, spearman, top_k
 
 BLOCKS = (
     "Review: great film\nSentiment: positive",
@@ -170,7 +170,7 @@ def test_the_models_attention_is_as_it_was_afterwards(model, tokenizer):
 
 
 def test_a_wrong_capture_is_reported(model, tokenizer, monkeypatch):
-    import iclens.lens.trace as tracing
+    import iclens.lens.read.trace as tracing
 
     right = tracing.fast
     monkeypatch.setattr(tracing, "fast", lambda call: right(call) * 1.01)
@@ -181,7 +181,7 @@ def test_a_wrong_capture_is_reported(model, tokenizer, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("factor", [0.0, 1.1])
 def test_a_wrong_path_is_reported(tokenizer, monkeypatch, dtype, factor):
-    import iclens.lens.explain as explaining
+    import iclens.lens.explaining as explaining
 
     built = gpt2(tokenizer).to(dtype)
     right = explaining.path

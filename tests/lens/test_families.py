@@ -9,8 +9,8 @@ import torch
 from tests.lens.zoo import CAUSAL, ENCODERS, build, lens
 
 from iclens.errors import UserError
-from iclens.lens.families import FAMILIES
-from iclens.lens.loading import LensModel, family_of
+from iclens.lens.model.families import FAMILIES
+from iclens.lens.model.loading import LensModel, family_of
 
 
 def test_every_registered_family_is_in_the_zoo() -> None:

@@ -8,9 +8,9 @@ from tests.lens.zoo import build, lens, tokens
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-from iclens.lens.capture import run
-from iclens.lens.fused import _SPELT_OUT, fused_activations
-from iclens.lens.loading import LensModel
+from iclens.lens.model.loading import LensModel
+from iclens.lens.read.capture import run
+from iclens.lens.read.fused import _SPELT_OUT, fused_activations
 
 
 def spelt_out(model):

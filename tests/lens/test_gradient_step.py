@@ -7,11 +7,11 @@ import torch
 from tests.lens.zoo import CAUSAL, GROUPS, QUERY_START, TWO_POSITIONS, build, lens, tokens
 
 from iclens.errors import UserError
-from iclens.lens.frozen import holding
-from iclens.lens.gradient_step import explain_directly, gradient_step
-from iclens.lens.loading import LensModel
-from iclens.lens.readout import Readout
-from iclens.lens.trace import trace
+from iclens.lens.model.loading import LensModel
+from iclens.lens.read.frozen import holding
+from iclens.lens.read.readout import Readout
+from iclens.lens.read.trace import trace
+from iclens.lens.scores.gradient_step import explain_directly, gradient_step
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from tests.lens.zoo import CAUSAL, GROUPS, QUERY_START, TWO_POSITIONS, lens, tokens
 
 from iclens.errors import UserError
-from iclens.lens.attend import eager
-from iclens.lens.capture import run
-from iclens.lens.knock_out import knock_out
-from iclens.lens.loading import LensModel
-from iclens.lens.readout import Readout
-from iclens.lens.session import attending
-from iclens.lens.trace import trace
+from iclens.lens.model.loading import LensModel
+from iclens.lens.model.session import attending
+from iclens.lens.read.attend import eager
+from iclens.lens.read.capture import run
+from iclens.lens.read.readout import Readout
+from iclens.lens.read.trace import trace
+from iclens.lens.scores.knock_out import knock_out
 
 SETS = [(0,), (1,), (2,), (3,), (1, 3), (0, 1, 2, 3), ()]
 
@@ -88,7 +88,7 @@ def test_the_order_of_sets_does_not_matter() -> None:
 def test_large_products_are_cut_by_heads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     traced = trace(lens(name, torch.float64), tokens(24), TWO_POSITIONS, QUERY_START)
     whole = knock_out(traced, GROUPS, SETS)
-    monkeypatch.setattr("iclens.lens.knock_out.MOST_SCORES", 1)
+    monkeypatch.setattr("iclens.lens.scores.knock_out.MOST_SCORES", 1)
     torch.testing.assert_close(knock_out(traced, GROUPS, SETS).margins, whole.margins, rtol=1e-12, atol=1e-12)
 
 

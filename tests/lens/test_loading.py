@@ -11,7 +11,7 @@ import torch
 from tests.lens.zoo import build, tokens
 
 from iclens.errors import UserError
-from iclens.lens.loading import LensModel, check_tokenizer, load
+from iclens.lens.model.loading import LensModel, check_tokenizer, load
 
 
 def tokenizer() -> Any:

@@ -7,12 +7,12 @@ import torch
 from tests.lens.zoo import CAUSAL, QUERY_START, TWO_POSITIONS, lens, tokens
 
 from iclens.errors import UserError
-from iclens.lens.attend import eager
-from iclens.lens.frozen import holding
-from iclens.lens.norms import held, pull_back, ratio, shift
-from iclens.lens.path import path
-from iclens.lens.readout import Readout
-from iclens.lens.trace import trace
+from iclens.lens.model.norms import held, pull_back, ratio, shift
+from iclens.lens.read.attend import eager
+from iclens.lens.read.frozen import holding
+from iclens.lens.read.readout import Readout
+from iclens.lens.read.trace import trace
+from iclens.lens.scores.path import path
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -33,7 +33,7 @@ def test_parts_sum_to_the_models_margin(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "opt-350m", "phi", "olmo", "arcee", "cohere", "stablelm"])
 def test_the_held_network_is_linear_in_its_embeddings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The fast kernel's backward pass cannot say that it is linear in the values; the written-out one can.
-    monkeypatch.setattr("iclens.lens.frozen.fast", eager)
+    monkeypatch.setattr("iclens.lens.read.frozen.fast", eager)
     model, ids = lens(name, torch.float64), tokens(24)
     with holding(model, 24) as leaves:
         model.model(ids, use_cache=False, logits_to_keep=torch.tensor(TWO_POSITIONS.positions))
@@ -68,7 +68,7 @@ def test_a_token_with_no_embedding_still_sums() -> None:
     """Gates at exact zeros: a token whose embedding is zero everywhere."""
     from tests.lens.zoo import build
 
-    from iclens.lens.loading import LensModel
+    from iclens.lens.model.loading import LensModel
 
     built = build("llama", torch.float64)
     ids = tokens(24)

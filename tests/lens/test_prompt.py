@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.lens.tiny_tokenizers import CHATML, LLAMA_LIKE, byte_level, with_chat
 
 from iclens.errors import UserError
-from iclens.lens.prompt import Prompt, Span
+from iclens.lens.prompt.prompt import Prompt, Span
 
 LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"), max_size=12)
 VISIBLE_LINE = LINE.filter(lambda line: line.strip("\ufeff").strip() != "")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.lens.tiny_tokenizers import CHATML, with_chat
 
 from iclens.errors import UserError
-from iclens.lens.prompt import Prompt
-from iclens.lens.prompt_files import load
+from iclens.lens.prompt.documents import load
+from iclens.lens.prompt.prompt import Prompt
 
 EXAMPLES = [("the cat", "animal"), ("red {x}", "colour"), ("שלום \u202e\x07", "é\n\n😀")]
 EXPECTED = Prompt.from_examples(EXAMPLES, "a dog")

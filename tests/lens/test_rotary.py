@@ -10,12 +10,12 @@ from tests.lens.many_prompts import asked, prompt, tokenizer
 from tests.lens.zoo import build
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from iclens.lens.batch.plan import batches
-from iclens.lens.candidate_scores import score_candidates
-from iclens.lens.capture import run
-from iclens.lens.loading import LensModel
-from iclens.lens.rerun import rerun
-from iclens.lens.rotary import longest_alike
+from iclens.lens.many.plan import batches
+from iclens.lens.model.loading import LensModel
+from iclens.lens.model.rotary import longest_alike
+from iclens.lens.read.candidate_scores import score_candidates
+from iclens.lens.read.capture import run
+from iclens.lens.scores.rerun import rerun
 
 
 def lens(name: str) -> LensModel:

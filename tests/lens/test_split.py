@@ -12,9 +12,9 @@ from tests.lens.zoo import build
 
 from iclens.errors import UserError
 from iclens.lens import loading
-from iclens.lens.batch.explain import explain_batch
-from iclens.lens.explain import explain
-from iclens.lens.loading import LensModel, load, outline
+from iclens.lens.explaining import explain
+from iclens.lens.many.explain import explain_batch
+from iclens.lens.model.loading import LensModel, load, outline
 
 SPLITS = {
     # Tied embeddings, biases everywhere.

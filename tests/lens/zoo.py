@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from iclens.lens.loading import LensModel
-from iclens.lens.readout import Readout
+from iclens.lens.model.loading import LensModel
+from iclens.lens.read.readout import Readout
 
 _LLAMA = {
     "vocab_size": 61,

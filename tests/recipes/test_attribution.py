@@ -13,8 +13,8 @@ from tests.lens.word_learner import learner, tokenizer
 from iclens.cli.main import main
 from iclens.errors import UserError
 from iclens.intervals import estimate
-from iclens.lens.attribution import ATTRIBUTIONS, Problem, Scores
-from iclens.lens.rerun import Outcome
+from iclens.lens.scores.methods import ATTRIBUTIONS, Problem, Scores
+from iclens.lens.scores.rerun import Outcome
 from iclens.recipes import attribution
 from iclens.recipes.attribution import MEASURES, METHODS, TRUTH, Measured, Results, check, run
 from iclens.recipes.word_cases import conflicting_cases, margin, word_cases
@@ -201,7 +201,7 @@ def single_precision():
 
 
 def test_gradient_step_finds_what_matters_in_the_bundled_learner(single_precision):
-    from iclens.lens.loading import load
+    from iclens.lens.model.loading import load
 
     lens_model = load("bundled")
     cases = word_cases(lens_model.tokenizer, seeded(1), 30)

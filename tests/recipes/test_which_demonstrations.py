@@ -159,7 +159,7 @@ def test_parts_are_chunks_and_the_deep_learner_is_trained_once():
 
 def test_a_part_holds_the_benchmark_s_numbers():
     """The same prompts and seeds, asked of the benchmark itself, and read back from the table."""
-    from iclens.lens.loading import load
+    from iclens.lens.model.loading import load
 
     part = ENTRY.parts(TINY)[1]
     table = ENTRY.measure_part(part, TINY)
@@ -180,7 +180,7 @@ def test_a_part_holds_the_benchmark_s_numbers():
 
 def test_the_deep_learner_is_trained_in_its_part(monkeypatch):
     """With the bundled learner in its place."""
-    from iclens.lens.loading import load
+    from iclens.lens.model.loading import load
     from iclens.recipes import attribution_studies
 
     asked = []

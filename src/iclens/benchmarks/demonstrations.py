@@ -34,7 +34,7 @@ from iclens.benchmarks.known_scores import (
 from iclens.benchmarks.peers import missing
 from iclens.benchmarks.quality import one_batch, quality
 from iclens.benchmarks.shaped_margin import Shaped
-from iclens.lens.attribution.lasso import fit
+from iclens.lens.scores.methods.lasso import fit
 
 N_TOKENS = 512
 """Of the prompt, however many demonstrations it is cut into."""

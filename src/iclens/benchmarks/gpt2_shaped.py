@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iclens.lens.loading import LensModel
-from iclens.lens.readout import Readout
+from iclens.lens.model.loading import LensModel
+from iclens.lens.read.readout import Readout
 
 QUERY_TOKENS = 8
 ANSWER, OTHERS = 11, tuple(range(12, 21))

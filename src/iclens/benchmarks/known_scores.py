@@ -14,10 +14,10 @@ from torch import Tensor
 from iclens.benchmarks.case import Agreement
 from iclens.benchmarks.gpt2_shaped import ShapedPrompt
 from iclens.benchmarks.shaped_margin import Shaped
-from iclens.lens.attribution import Problem
-from iclens.lens.attribution.integrated_gradients import integrate
-from iclens.lens.loading import LensModel
-from iclens.lens.rerun import Outcome
+from iclens.lens.model.loading import LensModel
+from iclens.lens.scores.methods import Problem
+from iclens.lens.scores.methods.integrated_gradients import integrate
+from iclens.lens.scores.rerun import Outcome
 
 Make = Callable[[Shaped], Callable[[], Tensor]]
 """From a margin to the call that shares it out among the demonstrations."""

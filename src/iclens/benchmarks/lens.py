@@ -13,10 +13,10 @@ from iclens.benchmarks.case import CASES, Absent, Agreement, Comparison, Context
 from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.gpt2_shaped import SMALL, TINY, Shape, ShapedPrompt, language_model, lens_model
 from iclens.benchmarks.peers import missing
-from iclens.lens.capture import capture
-from iclens.lens.gradient_step import gradient_step
-from iclens.lens.knock_out import knock_out
-from iclens.lens.trace import trace
+from iclens.lens.read.capture import capture
+from iclens.lens.read.trace import trace
+from iclens.lens.scores.gradient_step import gradient_step
+from iclens.lens.scores.knock_out import knock_out
 
 N_DEMONSTRATIONS = 16
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from iclens.benchmarks.case import Agreement, Cell, Comparison, Context, Listing, Side, Target, Verdict
 from iclens.benchmarks.peers import missing
-from iclens.lens.attribution import ATTRIBUTIONS, Problem
-from iclens.lens.batch.reading import Reading
-from iclens.lens.batch.trace import Tokens, direct, trace_batch
-from iclens.lens.loading import LensModel
+from iclens.lens.many.reading import Reading
+from iclens.lens.many.trace import Tokens, direct, trace_batch
+from iclens.lens.model.loading import LensModel
+from iclens.lens.scores.methods import ATTRIBUTIONS, Problem
 
 if TYPE_CHECKING:
     from iclens.recipes.attribution import Case, Measured

@@ -14,9 +14,9 @@ from iclens.benchmarks.lens import one_head_call
 from iclens.benchmarks.training import tiny_configs
 from iclens.dual.model import DualModel
 from iclens.estimators.estimator import build_estimator
-from iclens.lens.gradient_step import gradient_step
-from iclens.lens.knock_out import knock_out
-from iclens.lens.trace import trace
+from iclens.lens.read.trace import trace
+from iclens.lens.scores.gradient_step import gradient_step
+from iclens.lens.scores.knock_out import knock_out
 from iclens.training.ensemble import Ensemble
 
 Call = Callable[[], object]

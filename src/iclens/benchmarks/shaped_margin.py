@@ -8,10 +8,10 @@ from torch import Tensor
 from iclens.benchmarks.case import Agreement
 from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.gpt2_shaped import Shape, ShapedPrompt
-from iclens.lens.gradient_step import gradient_step
-from iclens.lens.knock_out import knock_out
-from iclens.lens.loading import LensModel
-from iclens.lens.trace import Trace, trace
+from iclens.lens.model.loading import LensModel
+from iclens.lens.read.trace import Trace, trace
+from iclens.lens.scores.gradient_step import gradient_step
+from iclens.lens.scores.knock_out import knock_out
 
 
 class Shaped:

@@ -16,8 +16,8 @@ from iclens.cli.output import check_writable, console, say, stages, write_atomic
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
-    from iclens.lens.loading import LensModel
-    from iclens.lens.prompt import Prompt
+    from iclens.lens.model.loading import LensModel
+    from iclens.lens.prompt.prompt import Prompt
 
 _ONE_PROMPT = ("prompt", "demonstrations", "query", "knock_out", "faithfulness", "json", "html", "next_tokens", "seed")
 """Options that --batch does not have."""
@@ -91,8 +91,8 @@ class Explain:
         import torch
 
         from iclens.explorer.explained import explained_page
-        from iclens.lens.explain import explain
-        from iclens.lens.loading import load
+        from iclens.lens.explaining import explain
+        from iclens.lens.model.loading import load
         from iclens.report.explain_table import print_table
 
         with stages("explaining") as stage:
@@ -152,8 +152,8 @@ class Explain:
                 raise UserError(
                     f"--{name.replace('_', '-')} is for one prompt, not for the prompts of --batch {batch}."
                 )
-        from iclens.lens.batch.lines import Defaults
-        from iclens.lens.batch.source import Source
+        from iclens.lens.many.lines import Defaults
+        from iclens.lens.many.source import Source
 
         defaults = Defaults(self._template(), self.instruction, self.instruction_blocks, self.answers, self.answer)
         return self.many.run(Source(self.model, self.dtype, self.device, self.device_map), defaults, rerun=self.rerun)
@@ -162,7 +162,7 @@ class Explain:
         return None if self.template is None else self.template.replace("\\n", "\n")
 
     def _prompt(self, lens_model: LensModel) -> Prompt:
-        from iclens.lens.prompt_files import load as load_prompt
+        from iclens.lens.prompt.documents import load as load_prompt
 
         if self.prompt is not None and self.demonstrations is not None:
             raise UserError("--prompt and --demonstrations are both given: give one of them.")

@@ -17,10 +17,10 @@ from iclens.errors import UserError, said
 
 if TYPE_CHECKING:
     from iclens.cluster import Cluster
-    from iclens.lens.batch.lines import Defaults, Line
-    from iclens.lens.batch.parts import Parts
-    from iclens.lens.batch.source import Source
-    from iclens.lens.batch.work import Executor, Work
+    from iclens.lens.many.lines import Defaults, Line
+    from iclens.lens.many.parts import Parts
+    from iclens.lens.many.source import Source
+    from iclens.lens.many.work import Executor, Work
 
 _SHOWN = 10
 """Bad lines that are named one by one."""
@@ -73,10 +73,10 @@ class Many:
 
     def run(self, source: Source, defaults: Defaults, *, rerun: bool) -> int:
         """Explain every prompt; 0, or 1 when a batch failed or a residual exceeds its tolerance."""
-        from iclens.lens.batch.lines import read_lines
-        from iclens.lens.batch.parts import Parts
-        from iclens.lens.batch.plan import tokens_at_once
-        from iclens.lens.batch.work import Work
+        from iclens.lens.many.lines import read_lines
+        from iclens.lens.many.parts import Parts
+        from iclens.lens.many.plan import tokens_at_once
+        from iclens.lens.many.work import Work
 
         assert self.batch is not None
         assert self.out is not None

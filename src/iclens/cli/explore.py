@@ -56,8 +56,8 @@ class Explore:
                 from iclens.explorer.ask import Ask
                 from iclens.explorer.guard import is_loopback
                 from iclens.explorer.opening import opening
-                from iclens.lens.loading import load
-                from iclens.lens.prompt_files import load as load_prompt
+                from iclens.lens.model.loading import load
+                from iclens.lens.prompt.documents import load as load_prompt
 
                 dtype = None if self.dtype is None else getattr(torch, self.dtype)
                 lens_model = load(self.model, dtype=dtype, device=self.device)

@@ -27,7 +27,7 @@ from iclens.explorer.lab_view import lab_view, saved_lab
 from iclens.explorer.layers_view import layers_view
 from iclens.explorer.runs_view import Runs
 from iclens.explorer.snapshot import facts_of, snapshot
-from iclens.lens.loading import LensModel
+from iclens.lens.model.loading import LensModel
 
 MOST_BYTES = 1_000_000
 """Largest question that is read."""

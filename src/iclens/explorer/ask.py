@@ -8,7 +8,7 @@ from typing import Any
 
 from iclens.errors import UserError
 from iclens.explorer.reading import known, text, texts, whole
-from iclens.lens.prompt import BLANK_LINE, Prompt
+from iclens.lens.prompt.prompt import BLANK_LINE, Prompt
 
 _KEYS = (
     "text",

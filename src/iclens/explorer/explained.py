@@ -9,10 +9,10 @@ from typing import Any
 from iclens.explorer import page, recreate
 from iclens.explorer.ask import Ask
 from iclens.explorer.snapshot import snapshot
-from iclens.lens.explain import explain
+from iclens.lens.explaining import explain
 from iclens.lens.explanation import Explanation
-from iclens.lens.loading import LensModel
-from iclens.lens.prompt import Prompt
+from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt.prompt import Prompt
 
 
 def explained_page(

@@ -8,14 +8,14 @@ from typing import Any
 
 from iclens.explorer import recreate
 from iclens.explorer.ask import Ask
-from iclens.lens.answered import Answered, Read, answer_prompt, by_group, read_margin
-from iclens.lens.answers import likeliest, token_text
-from iclens.lens.explain import explain
-from iclens.lens.gradient_step import gradient_step
-from iclens.lens.knock_out import knock_out
-from iclens.lens.loading import LensModel
-from iclens.lens.rerun import rerun
-from iclens.lens.tokens import tokenize
+from iclens.lens.explaining import explain
+from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt.tokens import tokenize
+from iclens.lens.read.answered import Answered, Read, answer_prompt, by_group, read_margin
+from iclens.lens.read.answers import likeliest, token_text
+from iclens.lens.scores.gradient_step import gradient_step
+from iclens.lens.scores.knock_out import knock_out
+from iclens.lens.scores.rerun import rerun
 
 N_NEXT = 10
 _N_LIKELY = 4

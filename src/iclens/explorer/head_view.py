@@ -16,13 +16,13 @@ from iclens.explorer.bound_view import bound_view, number
 from iclens.explorer.glance import begin, read_answers
 from iclens.kernels import Kernel
 from iclens.kernels.softcapped import SoftcappedKernel
-from iclens.lens.answered import Answered, by_group, read_margin
-from iclens.lens.attend import fast
-from iclens.lens.capture import run
-from iclens.lens.gradient_step import gradient_step
-from iclens.lens.loading import LensModel
-from iclens.lens.readout import Readout
-from iclens.lens.session import AttentionCall, attending
+from iclens.lens.model.loading import LensModel
+from iclens.lens.model.session import AttentionCall, attending
+from iclens.lens.read.answered import Answered, by_group, read_margin
+from iclens.lens.read.attend import fast
+from iclens.lens.read.capture import run
+from iclens.lens.read.readout import Readout
+from iclens.lens.scores.gradient_step import gradient_step
 
 MOST_PAIRS = 24
 MOST_ANSWERS = 6

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from iclens.explorer.ask import Ask
 from iclens.explorer.glance import begin, read_answers
-from iclens.lens.anatomy import matrix
-from iclens.lens.answered import Answered, by_group, read_margin
-from iclens.lens.capture import run
-from iclens.lens.gradient_step import gradient_step
-from iclens.lens.loading import LensModel
-from iclens.lens.session import implementation
+from iclens.lens.model.anatomy import matrix
+from iclens.lens.model.loading import LensModel
+from iclens.lens.model.session import implementation
+from iclens.lens.read.answered import Answered, by_group, read_margin
+from iclens.lens.read.capture import run
+from iclens.lens.scores.gradient_step import gradient_step
 
 MOST_ANSWERS = 8
 

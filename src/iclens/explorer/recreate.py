@@ -11,8 +11,8 @@ import torch
 
 from iclens.errors import UserError
 from iclens.explorer.ask import Ask
-from iclens.lens.loading import LensModel
-from iclens.lens.prompt import Prompt
+from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt.prompt import Prompt
 
 
 def command(ask: Ask, lens_model: LensModel) -> str:
@@ -53,7 +53,7 @@ def python(ask: Ask, lens_model: LensModel, **options: Any) -> str:
     """
     imports, loaded, model = "import iclens", "", repr(lens_model.name)
     if loading := _loading(lens_model):
-        imports = f"import torch\n\n{imports}\nfrom iclens.lens.loading import load"
+        imports = f"import torch\n\n{imports}\nfrom iclens.lens.model.loading import load"
         told = [f"dtype=torch.{value}" if name == "dtype" else f"{name}={value!r}" for name, value in loading.items()]
         loaded, model = f"model = load({', '.join([model, *told])})\n", "model"
     arguments = [model, "prompt=prompt"]
@@ -63,7 +63,7 @@ def python(ask: Ask, lens_model: LensModel, **options: Any) -> str:
     arguments += [f"{name}={value!r}" for name, value in options.items()]
     made, names = _made(ask)
     return (
-        f"{imports}\nfrom iclens.lens.prompt import {names}\n\n"
+        f"{imports}\nfrom iclens.lens.prompt.prompt import {names}\n\n"
         f"prompt = {made}\n"
         f"{loaded}"
         f"explanation = iclens.explain({', '.join(arguments)})\n"

@@ -14,7 +14,7 @@ from iclens.explorer.glance import explanation, glance
 from iclens.explorer.head_view import Common, head_view
 from iclens.explorer.layers_view import layers_view
 from iclens.explorer.page import rounded
-from iclens.lens.loading import LensModel
+from iclens.lens.model.loading import LensModel
 
 MOST_HEADS = 12
 _MOST_MAPS = 8_000

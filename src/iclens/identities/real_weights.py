@@ -10,8 +10,8 @@ import torch
 
 from iclens.dual import DualModel
 from iclens.identities.identity import Setting, identity, relative, worst
-from iclens.lens.capture import Capture, capture, check_capture
-from iclens.lens.loading import LensModel, load
+from iclens.lens.model.loading import LensModel, load
+from iclens.lens.read.capture import Capture, capture, check_capture
 
 _SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.intervals import Estimate, estimate
-from iclens.lens.answers import Margin
-from iclens.lens.attribution import ATTRIBUTIONS, Problem, Scores
-from iclens.lens.faithfulness import auc, lds, random_subsets, top
-from iclens.lens.loading import LensModel
-from iclens.lens.prompt import Prompt
+from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.read.answers import Margin
+from iclens.lens.scores.faithfulness import auc, lds, random_subsets, top
+from iclens.lens.scores.methods import ATTRIBUTIONS, Problem, Scores
 from iclens.recipes.verdict import Verdict
 
 METHODS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from iclens.lens.loading import LensModel, load
+from iclens.lens.model.loading import LensModel, load
 from iclens.recipes.attribution import Case
 from iclens.recipes.chain_cases import chain_cases
 from iclens.recipes.learners import chain_learner, deep_learner

@@ -65,7 +65,7 @@ def models(part: Part, settings: BeyondSettings, progress: Progress) -> Iterator
             # The last word's label is what is asked for.
             ids = ids[:, : 4 * settings.n_context + 3]
             if weights == "bundled":
-                from iclens.lens.loading import load
+                from iclens.lens.model.loading import load
 
                 yield Trained(load("bundled", dtype=torch.float64).model, ids, 1.0)
             else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from iclens.lens.prompt import Prompt
+from iclens.lens.prompt.prompt import Prompt
 from iclens.recipes.attribution import Case
 from iclens.recipes.word_cases import TEMPLATE, margin
 from iclens.tasks.chains import sample

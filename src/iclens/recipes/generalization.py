@@ -256,8 +256,8 @@ def _random_pool(generator: torch.Generator, settings: BoundSettings, d_o: int, 
 
 def _trained_heads(generator: torch.Generator, settings: BoundSettings) -> dict[str, DualModel]:
     """Every head of the bundled model: tokens of word prompts are the pool, the last token asks."""
-    from iclens.lens.capture import capture
-    from iclens.lens.loading import load
+    from iclens.lens.model.loading import load
+    from iclens.lens.read.capture import capture
     from iclens.recipes.word_cases import word_cases
 
     lens_model = load("bundled", dtype=torch.float64)

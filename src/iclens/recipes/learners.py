@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from iclens.errors import UserError
-from iclens.lens.loading import LensModel, load
+from iclens.lens.model.loading import LensModel, load
 from iclens.tasks.word_tokenizer import word_tokenizer
 from iclens.training.bundled import BundledRecipe, train, write
 from iclens.training.chains import ChainRecipe, train_chains

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from iclens.lens.loading import LensModel, load
+from iclens.lens.model.loading import LensModel, load
 from iclens.recipes.attribution import METHODS, TRUTH, Case, Measured, run
 from iclens.recipes.attribution_studies import STUDIES, Setting
 from iclens.recipes.attribution_studies import Progress as Training

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from iclens.errors import UserError
-from iclens.lens.answers import Margin
-from iclens.lens.prompt import Prompt
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.read.answers import Margin
 from iclens.recipes.attribution import Case
 from iclens.tasks.words import LABELS, WordPrompt, sample
 

@@ -1,0 +1,228 @@
+"""A batch run: what is to be computed, under which names it is kept, and how it becomes one Parquet file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iclens.errors import UserError
+from iclens.lens.many.explain import explain_batch
+from iclens.lens.many.lines import Line
+from iclens.lens.many.parts import Parts
+from iclens.lens.many.plan import batches
+from iclens.lens.many.rows import SCHEMA_VERSION, schema, table
+from iclens.lens.many.source import Source
+from iclens.lens.model.loading import LensModel
+from iclens.workers import Ended, Tell
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_ROW_GROUP = 1 << 16
+
+Call = tuple[Source, str, list[Line], bool, int]
+"""Arguments of `explain_part`: the model, its identity, the prompts, whether to rerun, tokens at once."""
+
+Executor = Callable[[Callable[..., Any], Sequence[Call]], Iterator[Ended[tuple[bytes, float]]]]
+"""Runs a function on calls and yields their results as they end, as `iclens.workers.each`."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch run.
+
+    Attributes:
+        source: the model.
+        identity: a digest of its files.
+        bad: the lines that cannot be explained.
+        batches: the prompts that go through the model together.
+        keys: under which name each batch's part is kept: a digest of all that its bytes depend on.
+        rerun: whether the text of demonstrations is deleted as well.
+        most_tokens: tokens that go through the model at once.
+    """
+
+    source: Source
+    identity: str
+    bad: tuple[Line, ...]
+    batches: tuple[tuple[Line, ...], ...]
+    keys: tuple[str, ...]
+    rerun: bool
+    most_tokens: int
+
+    @classmethod
+    def plan(
+        cls,
+        source: Source,
+        lens_model: LensModel,
+        lines: Sequence[Line],
+        *,
+        rerun: bool,
+        most_tokens: int,
+        threads: int,
+    ) -> Work:
+        """Sort the lines into batches and name their parts.
+
+        Args:
+            source: the model.
+            lens_model: the same, perhaps without its weights.
+            lines: the prompts and the bad lines.
+            rerun: whether to delete the text of demonstrations as well.
+            most_tokens: tokens that go through the model at once.
+            threads: torch threads of each process; sums depend on them in the last bit.
+        """
+        good = [line for line in lines if line.asked is not None]
+        asked = [line.asked for line in good if line.asked is not None]
+        planned = tuple(tuple(good[i] for i in one) for one in batches(asked, lens_model, most_tokens))
+        identity = source.identity()
+        same = {
+            "schema": SCHEMA_VERSION,
+            "versions": {name: version(name) for name in ("iclens", "torch", "transformers")},
+            "model": identity,
+            "dtype": source.dtype,
+            "device": [source.device, source.device_map],
+            "rerun": rerun,
+            "most_tokens": most_tokens,
+            "threads": threads,
+        }
+        keys = tuple(_digest([same, [_content(line) for line in one]]) for one in planned)
+        bad = tuple(line for line in lines if line.asked is None)
+        return cls(source, identity, bad, planned, keys, rerun, most_tokens)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens of every batch, filled-up ones counted: what its time is taken to grow with."""
+        return [len(one) * max(line.asked.longest for line in one if line.asked) for one in self.batches]
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts to be explained."""
+        return sum(map(len, self.batches))
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all that the output's bytes depend on."""
+        return _digest([self.keys, [(line.number, line.id, line.error) for line in self.bad]])
+
+    def missing(self, parts: Parts) -> list[int]:
+        """The batches whose part is not there, or not whole."""
+        return [place for place, key in enumerate(self.keys) if parts.read(key) is None]
+
+    def compute(self, places: Sequence[int], parts: Parts, executor: Executor) -> Iterator[Ended[float]]:
+        """Explain some batches; the part of each is on disk before it is said to have ended.
+
+        Args:
+            places: which batches.
+            parts: where they are kept.
+            executor: runs them.
+
+        Yields:
+            the seconds that a batch took, or why it failed; `place` is the batch's.
+        """
+        calls = [
+            (self.source, self.identity, list(self.batches[place]), self.rerun, self.most_tokens) for place in places
+        ]
+        ends = executor(explain_part, calls)
+        with closing(ends):  # type: ignore[type-var]
+            for ended in ends:
+                place = places[ended.place]
+                if ended.error is not None:
+                    yield Ended(place, None, ended.error)
+                    continue
+                content, seconds = ended.result()
+                parts.write(self.keys[place], content)
+                yield Ended(place, seconds)
+
+    def assemble(self, parts: Parts) -> bytes:
+        """The Parquet file of all parts, rows in the order of the prompts' file.
+
+        Raises:
+            UserError: a part is not there, or not whole.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pieces = [table(self.bad, [None] * len(self.bad))]
+        for key in self.keys:
+            content = parts.read(key)
+            if content is None:
+                raise UserError(
+                    f"a finished batch in {parts.folder} was changed or taken away meanwhile; the same command computes"
+                    " it again."
+                )
+            with pa.ipc.open_stream(pa.BufferReader(content)) as stream:
+                pieces.append(stream.read_all())
+        whole = pa.concat_tables(pieces).sort_by([("line", "ascending"), ("demonstration", "ascending")])
+        whole = whole.replace_schema_metadata(schema(self._facts()).metadata).combine_chunks()
+        sink = pa.BufferOutputStream()
+        pq.write_table(
+            whole, sink, compression="zstd", row_group_size=_ROW_GROUP, write_page_checksum=True, store_schema=True
+        )
+        return sink.getvalue().to_pybytes()
+
+    def is_in(self, output: Path) -> bool:
+        """Whether a file holds this very run already, whole."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            metadata = pq.read_schema(output).metadata or {}
+            if metadata.get(b"iclens.fingerprint") != self.fingerprint.encode():
+                return False
+            found = pq.read_table(output, page_checksum_verification=True)
+        except (OSError, pa.ArrowException):
+            return False
+        return found.num_rows >= self.n_prompts
+
+    def _facts(self) -> dict[str, str]:
+        return {
+            "iclens.model": self.source.name,
+            "iclens.model_identity": self.identity,
+            "iclens.dtype": self.source.dtype or "float32",
+            "iclens.fingerprint": self.fingerprint,
+        }
+
+
+def explain_part(
+    source: Source, identity: str, lines: list[Line], rerun: bool, most_tokens: int, tell: Tell
+) -> tuple[bytes, float]:
+    """Explain one batch in whatever process: its rows as an Arrow stream, and the seconds that it took."""
+    tell()
+    lens_model = source.load(identity)
+    start = time.perf_counter()
+    asked = [line.asked for line in lines if line.asked is not None]
+    found = explain_batch(lens_model, asked, rerun_text=rerun, most_tokens=most_tokens, between=tell)
+    return _stream(table(lines, found)), time.perf_counter() - start
+
+
+def _stream(rows: pyarrow.Table) -> bytes:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return sink.getvalue().to_pybytes()
+
+
+def _content(line: Line) -> Any:
+    asked = line.asked
+    assert asked is not None
+    prompt, answers = asked.tokenized.prompt, asked.answers
+    return [
+        line.number,
+        line.id,
+        asdict(prompt),
+        asked.tokenized.input_ids.tolist(),
+        [(entry.text, entry.token_ids, entry.following) for entry in answers.candidates],
+        answers.explained,
+    ]
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:40]

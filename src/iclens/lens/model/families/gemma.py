@@ -1,0 +1,36 @@
+"""Gemma 2 and 3: norms before and after both branches, soft caps, windows, scaled embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
+
+
+def _layout(config: Any, **changes: Any) -> Family:
+    """The soft caps of scores and logits are honoured by the capture and the read-out."""
+    return llama_layout(
+        config,
+        norms=(
+            "input_layernorm",
+            "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "post_feedforward_layernorm",
+        ),
+        norm_after_attention="post_attention_layernorm",
+        norm_after_mlp="post_feedforward_layernorm",
+        **changes,
+    )
+
+
+@FAMILIES.register("gemma2")
+@FAMILIES.register("gemma3_text")
+def gemma(config: Any) -> Family:
+    """The text models."""
+    return _layout(config)
+
+
+@FAMILIES.register("gemma3")
+def gemma3(config: Any) -> Family:
+    """Gemma 3 with a vision tower: its text model, on text alone."""
+    return _layout(config.text_config, name="gemma3", layers="language_model.layers", final_norm="language_model.norm")

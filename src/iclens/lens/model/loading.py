@@ -1,0 +1,300 @@
+"""Loading a model that the lens handles exactly, or a refusal by name before any forward pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from iclens.errors import UserError
+from iclens.lens.model.anatomy import Anatomy, bind
+from iclens.lens.model.families import FAMILIES, Family
+from iclens.lens.model.files import check_weights, first_line, quiet, source_of, unsupported, why_no_config
+from iclens.lens.model.placed import home_of
+
+MOST_COPIED = 1_000_000_000
+"""Largest model, in parameters, that is copied to float64."""
+
+
+@dataclass(frozen=True)
+class LensModel:
+    """A language model, or an encoder, that the lens can read.
+
+    Attributes:
+        model: the Hugging Face model, in evaluation mode.
+        tokenizer: its fast tokenizer, or None when only token ids will be given.
+        family: where its parts are.
+        name: what the user asked for.
+    """
+
+    model: Any
+    tokenizer: Any
+    family: Family
+    name: str
+
+    @classmethod
+    def wrap(cls, model: Any, tokenizer: Any = None, name: str | None = None) -> LensModel:
+        """A model and tokenizer that are loaded already.
+
+        Args:
+            model: a Hugging Face model of a supported family; causal ones with their language-modelling head.
+            tokenizer: its fast tokenizer; None when only token ids will be given.
+            name: what reports call it; by default the folder or hub name that it was loaded from.
+
+        Raises:
+            UserError: the family, its configuration or the tokenizer cannot be handled exactly.
+        """
+        config = getattr(model, "config", None)
+        if not isinstance(model, nn.Module) or not hasattr(config, "model_type"):
+            raise UserError(f"{type(model).__name__} is not a Hugging Face model: it has no configuration to go by.")
+        family = family_of(config)
+        if tokenizer is not None:
+            check_tokenizer(tokenizer)
+        wrapped = cls(model, tokenizer, family, name or getattr(model, "name_or_path", "") or type(model).__name__)
+        _ = wrapped.anatomy
+        return wrapped
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """The modules that the lens reads."""
+        return bind(self.model, self.family)
+
+    @property
+    def can_be_doubled(self) -> bool:
+        """Whether `in_double` is of use and of reasonable size."""
+        return self.dtype == torch.float32 and self.n_parameters <= MOST_COPIED and not self.is_split
+
+    def in_double(self) -> LensModel:
+        """A copy in float64, for what single precision cannot settle."""
+        return LensModel.wrap(copy.deepcopy(self.model).double(), self.tokenizer, self.name)
+
+    @property
+    def text_config(self) -> Any:
+        """The configuration of the language part."""
+        return self.model.config.get_text_config()
+
+    @property
+    def n_layers(self) -> int:
+        """Number of attention layers."""
+        return len(self.anatomy.layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Number of query heads of a layer."""
+        return int(self.text_config.num_attention_heads)
+
+    @property
+    def n_vocabulary(self) -> int:
+        """Number of logits."""
+        return int(self.text_config.vocab_size)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters, tied ones counted once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in; a model with a device map has further devices."""
+        return home_of(self.model)
+
+    @property
+    def is_split(self) -> bool:
+        """True when a device map has put the weights on several devices, or off them until they are used."""
+        return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
+
+    @property
+    def is_offloaded(self) -> bool:
+        """True when some weights are brought to their device only while they are used."""
+        return any(p.device.type == "meta" for p in self.model.parameters())
+
+    @property
+    def index_device(self) -> torch.device:
+        """Where positions are kept that pick from tensors of any layer."""
+        return torch.device("cpu") if self.is_split else self.device
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens that fit, or None when the configuration sets no limit."""
+        length = getattr(self.text_config, "max_position_embeddings", None)
+        if length is None:
+            return None
+        # Only this kind of rotary positions stretches beyond the length that the configuration names.
+        kinds = rotary_settings(self.text_config).values()
+        stretches = [rope.get("factor", 1.0) if rope.get("rope_type") == "dynamic" else 1.0 for rope in kinds]
+        return int(length * min(stretches, default=1.0))
+
+    def require_causal(self) -> None:
+        """Raise `UserError` for an encoder: it has no next token to explain."""
+        if not self.family.causal:
+            raise UserError(
+                f"{self.name} is of the family {self.family.name}, an encoder: its attention can be captured "
+                "and verified, but it has no next token to explain."
+            )
+
+
+def rotary_settings(config: Any) -> dict[str, dict[str, Any]]:
+    """The settings of rotary positions by the kind of layer, `""` where all layers have the same; empty without any."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = {kind: one for kind, one in rope.items() if isinstance(one, dict)}
+    return kinds or ({"": rope} if rope else {})
+
+
+def family_of(config: Any) -> Family:
+    """The family of a configuration.
+
+    Raises:
+        UserError: the family is not supported, or this configuration of it is not.
+    """
+    if config.model_type not in FAMILIES:
+        raise UserError(unsupported(config.model_type))
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError(
+            f"this {config.model_type} model is quantised: its linear maps are not read exactly. "
+            "Load unquantised weights."
+        )
+    if getattr(config, "output_attentions", False):
+        raise UserError(
+            "config.output_attentions=True forces the eager attention, so that it cannot be captured: set it to False."
+        )
+    family = FAMILIES[config.model_type](config)
+    text = config.get_text_config()
+    backwards = getattr(text, "use_bidirectional_attention", None) or getattr(text, "is_causal", True) is False
+    if family.causal and backwards:
+        raise UserError(
+            f"this {config.model_type} model attends to later tokens (use_bidirectional_attention or is_causal=False): "
+            "iclens explains only causal attention in this family."
+        )
+    return family
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse a tokenizer that cannot say which characters a token covers.
+
+    Raises:
+        UserError: it is not a fast tokenizer.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            f"the tokenizer {type(tokenizer).__name__} gives no offsets, so that tokens cannot be assigned "
+            "to demonstrations: a fast tokenizer (tokenizer.json) is needed."
+        )
+
+
+def load(
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    device_map: str | Mapping[str, str | int] | None = None,
+    offload_folder: str | Path | None = None,
+) -> LensModel:
+    """Load a causal language model or an encoder.
+
+    Only safetensors are loaded and no code from the checkpoint runs. Everything is refused before the weights
+    are read where possible, and always before a forward pass.
+
+    Args:
+        name: a local folder, a hub name, or `"bundled"` for the model that ships with iclens.
+        dtype: type of the weights; float32 by default, so that residuals are tight.
+        device: where to put the model.
+        device_map: for a model larger than one device, instead of `device`: `"auto"` fills the GPUs, then memory, then
+            the disk; or a module's name -> its device. Needs the package accelerate.
+        offload_folder: where weights go that are to stay on disk and are not read from the checkpoint itself.
+
+    Raises:
+        UserError: an unknown model, an unsupported family or configuration, no safetensors weights, weights
+            that do not fit, or a tokenizer without offsets; a device map without accelerate.
+    """
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    source, config, family, tokenizer = _described(name)
+    split: dict[str, Any] = {}
+    if device_map is not None:
+        split = {"device_map": device_map if isinstance(device_map, str) else dict(device_map)}
+        if offload_folder is not None:
+            split["offload_folder"] = str(offload_folder)
+        _check_split(device, device_map)
+    loader = AutoModelForCausalLM if family.causal else AutoModel
+    try:
+        with quiet():
+            model, info = loader.from_pretrained(
+                source,
+                config=config,
+                dtype=dtype or torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **split,
+            )
+        model = (model if split else model.to(device)).eval()
+    except Exception as error:
+        # safetensors, size mismatches and devices each raise their own kind.
+        raise UserError(f"the weights of {name} could not be loaded as safetensors: {first_line(error)}") from error
+    missing = [key for key in info["missing_keys"] if "pooler" not in key]
+    if missing:
+        raise UserError(
+            f"the weights of {name} lack {len(missing)} tensors of a {family.name} model, first "
+            f"{sorted(missing)[0]!r}: they would be random."
+        )
+    return LensModel.wrap(model, tokenizer, name)
+
+
+def outline(name: str) -> LensModel:
+    """A model without its weights: its tokenizer, its sizes and its parts, to plan work that others will do.
+
+    Args:
+        name: as in `load`.
+
+    Raises:
+        UserError: as in `load`, as far as it shows without the weights.
+    """
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    _, config, family, tokenizer = _described(name)
+    with torch.device("meta"):
+        model = (AutoModelForCausalLM if family.causal else AutoModel).from_config(config)
+    return LensModel.wrap(model.eval(), tokenizer, name)
+
+
+def _described(name: str) -> tuple[str, Any, Family, Any]:
+    """Where a model is, its configuration, its family and its tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    source = source_of(name)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        # transformers raises whatever a damaged file leads to.
+        raise UserError(why_no_config(name, source, error)) from error
+    family = family_of(config)
+    if Path(source).is_dir():
+        check_weights(Path(source))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        # Tokenizer classes raise whatever their missing or broken files lead to.
+        raise UserError(f"the tokenizer of {name} could not be loaded: {first_line(error)}") from error
+    check_tokenizer(tokenizer)
+    return source, config, family, tokenizer
+
+
+def _check_split(device: str, device_map: str | Mapping[str, str | int]) -> None:
+    if device != "cpu":
+        raise UserError(f"a device ({device}) and a device map are both given: give one of them.")
+    if isinstance(device_map, str) and device_map != "auto":
+        raise UserError(f"the device map {device_map!r} is not known: give auto, or each module's device.")
+    if find_spec("accelerate") is None:
+        raise UserError("a device map needs the package accelerate: `pip install 'iclens[split]'` brings it.")

@@ -1,0 +1,201 @@
+"""Putting the lens's own attention function into a model for a while, and taking it out again.
+
+Transformers calls a registered function for every attention layer, with q, k, v after rotary positions and
+QK-norms, and a registered mask function once per forward pass. Both are registered, because without the mask
+function causality is lost silently. What the function does is up to the handler of the active session; the
+session lives in a context variable, so that threads and nested uses do not mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from iclens.errors import UserError
+from iclens.lens.model.loading import LensModel
+
+NAME = "iclens"
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What one attention layer hands to its interface.
+
+    Attributes:
+        name: the module's name in the model.
+        q: (batch, query heads, n_query, d).
+        k: (batch, key heads, n_key, d): not repeated for grouped heads.
+        v: (batch, key heads, n_key, d_v).
+        mask: bool (batch, 1, n_query, n_key), True = may attend; None when the layer is causal (or, in an
+            encoder, full) without further masking.
+        scale: factor of the scores.
+        softcap: c of c·tanh(scores/c), or None.
+        causal: what `mask=None` means.
+    """
+
+    name: str
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    mask: torch.Tensor | None
+    scale: float
+    softcap: float | None
+    causal: bool
+
+    @property
+    def groups(self) -> int:
+        """Query heads that share one key head."""
+        return self.q.shape[1] // self.k.shape[1]
+
+    def rows(self, first: int = 0, last: int | None = None) -> torch.Tensor:
+        """The mask of the queries first … last − 1: bool (batch or 1, 1, their number, n_key)."""
+        n_query, n_key = self.q.shape[2], self.k.shape[2]
+        last = n_query if last is None else last
+        if self.mask is not None:
+            return self.mask[:, :, first:last]
+        seen = torch.arange(n_key, device=self.q.device)
+        own = torch.arange(first, last, device=self.q.device)[:, None] + (n_key - n_query)
+        allowed = seen <= own if self.causal else torch.ones_like(seen <= own)
+        return allowed[None, None]
+
+
+Handler = Callable[[AttentionCall], torch.Tensor]
+"""From a call to the heads' output (batch, query heads, n_query, d_v)."""
+
+
+@dataclass(frozen=True)
+class _Session:
+    names: dict[int, str]
+    handler: Handler
+    causal: bool
+    wants_mask: bool
+
+
+_ACTIVE: ContextVar[_Session | None] = ContextVar("iclens_session", default=None)
+
+# Tensors that attention modules pass along and that carry nothing the mask, q and k do not.
+_HARMLESS = ("position_ids", "cache_position", "input_ids", "attention_mask")
+
+
+@contextmanager
+def attending(lens_model: LensModel, handler: Handler, *, wants_mask: bool = False) -> Iterator[None]:
+    """Run the model's attention through `handler` inside the `with` block.
+
+    The model is in evaluation mode meanwhile. Its attention implementation and its modes are put back
+    afterwards, also after an exception. One model must not be used by two threads at once.
+
+    Args:
+        lens_model: the model.
+        handler: computes the heads' output.
+        wants_mask: pass the mask always; otherwise None stands for a plain causal (or full) one, which need not
+            be formed.
+    """
+    _register()
+    names = {id(layer.attention): layer.attention_name for layer in lens_model.anatomy.layers}
+    token = _ACTIVE.set(_Session(names, handler, lens_model.family.causal, wants_mask))
+    try:
+        with implementation(lens_model, NAME):
+            yield
+    finally:
+        _ACTIVE.reset(token)
+
+
+@contextmanager
+def implementation(lens_model: LensModel, name: str | None) -> Iterator[None]:
+    """Evaluation mode, and the attention implementation `name` (None: as loaded), inside the `with` block."""
+    model = lens_model.model
+    training = [module for module in model.modules() if module.training]
+    configs = _configs(model)
+    before = [config._attn_implementation for config in configs]
+    try:
+        model.eval()
+        if name is not None:
+            model.set_attn_implementation(name)
+        yield
+    finally:
+        # From the outside in: setting a configuration also sets the ones inside it.
+        for config, own in zip(configs, before, strict=True):
+            config._attn_implementation = own
+        for module in training:
+            module.training = True
+
+
+def _configs(model: Any) -> list[Any]:
+    """Every configuration of the model and its parts, outer before inner, each once."""
+    found: list[Any] = []
+    waiting = [model.config] + [m.config for m in model.modules() if hasattr(m, "set_attn_implementation")]
+    while waiting:
+        config = waiting.pop(0)
+        if config is not None and all(config is not other for other in found):
+            found.append(config)
+            waiting = [getattr(config, key, None) for key in getattr(config, "sub_configs", {})] + waiting
+    return found
+
+
+@cache
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+
+
+def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    from transformers.masking_utils import sdpa_mask
+
+    session = _active()
+    if session.wants_mask:
+        kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return sdpa_mask(*args, **kwargs)
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    session = _active()
+    name = session.names.get(id(module))
+    if name is None:
+        raise UserError(f"{type(module).__name__} calls the attention interface but is no layer of its family.")
+    for extra, thing in kwargs.items():
+        if extra in ("s_aux", "position_bias", "cache") and thing is not None:
+            raise UserError(f"{name} passes {extra} to its attention, which iclens does not handle.")
+        if isinstance(thing, torch.Tensor) and extra not in _HARMLESS:
+            raise UserError(f"{name} passes a tensor {extra!r} to its attention, which iclens does not know.")
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        # A mask that the caller made: 0 where a token may be seen, very negative where not.
+        attention_mask = attention_mask >= 0
+    call = AttentionCall(
+        name=name,
+        q=query,
+        k=key,
+        v=value,
+        mask=attention_mask,
+        scale=float(query.shape[-1] ** -0.5 if scaling is None else scaling),
+        softcap=None if softcap is None else float(softcap),
+        causal=session.causal,
+    )
+    return session.handler(call).transpose(1, 2).contiguous(), None
+
+
+def _active() -> _Session:
+    session = _ACTIVE.get()
+    if session is None:
+        raise RuntimeError(
+            "the attention implementation 'iclens' runs only inside the lens; choose another with "
+            "model.set_attn_implementation."
+        )
+    return session

@@ -1,0 +1,230 @@
+"""Which tokens belong to which demonstration, from the offsets of one tokenisation of the whole prompt."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from iclens.errors import UserError
+from iclens.lens.prompt.prompt import Prompt, Span
+
+NOT_A_DEMONSTRATION = -1
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """The tokens of a prompt and the part that each belongs to.
+
+    A token belongs to the part with which it shares most visible characters, or, when it shows none, most
+    characters; of two equal parts to the later, because a causal model has read the token whole only there.
+    Roles: `"demonstration"`, `"instruction"`, `"query"`; `"special"` for a token that the tokenizer added or that
+    is special to it, outside the parts; `"separator"` for everything else outside them.
+
+    Attributes:
+        prompt: the prompt.
+        input_ids: vocabulary ids.
+        offsets: the characters of `prompt.text` that each token covers, as the tokenizer reports them.
+        groups: the demonstration of each token, −1 for none; it never falls along the prompt, −1 left aside.
+        roles: the role of each token.
+        query_start: index of the first token of the query; all tokens from there on are the query's.
+        texts: what to show for each token. Apart from added special tokens, whose own name stands, the texts joined
+            give the prompt: white space that no token covers goes to the token after it, and of several tokens that
+            share one character the first has it and the others are empty.
+        notes: tokens that lie across two parts, named, and end tokens that were left out.
+    """
+
+    prompt: Prompt
+    input_ids: Int[Tensor, " n_tokens"]
+    offsets: tuple[tuple[int, int], ...]
+    groups: Int[Tensor, " n_tokens"]
+    roles: tuple[str, ...]
+    query_start: int
+    texts: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens."""
+        return len(self.roles)
+
+    @property
+    def n_demonstrations(self) -> int:
+        """Number of demonstrations."""
+        return len(self.prompt.demonstrations)
+
+
+def encode(text: str, tokenizer: Any, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    """Vocabulary ids and offsets of a text, in one tokenisation, never cut off.
+
+    Raises:
+        UserError: the tokenizer reports no offsets.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            f"the tokenizer ({type(tokenizer).__name__}) reports no offsets, so that demonstrations cannot be found: "
+            "use a fast tokenizer (one with a tokenizer.json)."
+        )
+    encoded = tokenizer(
+        text,
+        add_special_tokens=add_special_tokens,
+        return_offsets_mapping=True,
+        truncation=False,
+        padding=False,
+        verbose=False,
+    )
+    return list(encoded["input_ids"]), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
+
+
+def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None, reserve: int = 0) -> TokenizedPrompt:
+    """Tokenises a prompt once and assigns every token to a part by its offsets.
+
+    End tokens that the tokenizer adds after the text are left out, since the model continues the text.
+
+    Args:
+        prompt: the prompt.
+        tokenizer: a fast Hugging Face tokenizer.
+        context_length: most tokens that fit the model, or None.
+        reserve: tokens that must still fit behind the prompt, for the answer.
+
+    Raises:
+        UserError: no offsets; too long for the context; a demonstration or a query without tokens.
+    """
+    ids, offsets = encode(prompt.text, tokenizer, prompt.add_special_tokens)
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    notes: list[str] = []
+    while ids and ids[-1] in special and offsets[-1][0] == offsets[-1][1]:
+        name = tokenizer.convert_ids_to_tokens(ids[-1])
+        notes.insert(
+            0, f"The tokenizer ends a text with {name!r}; it was left out, since the model continues the text."
+        )
+        del ids[-1], offsets[-1]
+    if context_length is not None and len(ids) + reserve > context_length:
+        behind = f" and {reserve} more for the answer" if reserve else ""
+        raise UserError(
+            f"the prompt has {len(ids)} tokens{behind}, but the model's context holds {context_length}: shorten the "
+            "prompt or give fewer demonstrations."
+        )
+    extents = _extents(ids, offsets, special)
+    parts = _Parts(prompt)
+    groups, roles = [], []
+    for index, (token_id, extent) in enumerate(zip(ids, extents, strict=True)):
+        role, group, others = ("special", NOT_A_DEMONSTRATION, []) if extent is None else parts.assign(*extent)
+        if role == "separator" and token_id in special:
+            role = "special"
+        if others:
+            mine = _part_name(role, group)
+            shown = extent and prompt.text[extent[0] : extent[1]]
+            notes.append(
+                f"Token {index} ({shown!r}) lies across {mine} and {' and '.join(others)}; it counts as {mine}."
+            )
+        groups.append(group)
+        roles.append(role)
+    found = set(groups)
+    for i, span in enumerate(prompt.demonstrations):
+        if i not in found:
+            raise UserError(
+                f"demonstration {i} ({_shorten(span.of(prompt.text))!r}) has no token of its own in this tokenizer: "
+                "leave it out or write it in characters that the tokenizer knows."
+            )
+    if "query" not in roles:
+        raise UserError(
+            f"the query ({_shorten(prompt.query.of(prompt.text))!r}) has no token of its own in this tokenizer."
+        )
+    return TokenizedPrompt(
+        prompt=prompt,
+        input_ids=torch.tensor(ids, dtype=torch.long),
+        offsets=tuple(offsets),
+        groups=torch.tensor(groups, dtype=torch.long),
+        roles=tuple(roles),
+        query_start=roles.index("query"),
+        texts=_texts(prompt.text, ids, extents, tokenizer),
+        notes=tuple(notes),
+    )
+
+
+def _extents(ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: set[int]) -> list[tuple[int, int] | None]:
+    """Offsets with the white space that trimming tokenizers hide; None for added special tokens."""
+    extents: list[tuple[int, int] | None] = []
+    end = 0
+    for token_id, (start, stop) in zip(ids, offsets, strict=True):
+        if start < stop:
+            extents.append((start, stop))
+            end = stop
+        elif token_id in special:
+            extents.append(None)
+        else:
+            extents.append((min(end, start), start))
+            end = max(end, start)
+    return extents
+
+
+def _texts(text: str, ids: Sequence[int], extents: Sequence[tuple[int, int] | None], tokenizer: Any) -> tuple[str, ...]:
+    texts: list[str] = []
+    cursor, last = 0, -1
+    for index, (token_id, extent) in enumerate(zip(ids, extents, strict=True)):
+        if extent is None:
+            texts.append(tokenizer.convert_ids_to_tokens(token_id))
+        else:
+            stop = max(cursor, extent[1])
+            texts.append(text[cursor:stop])
+            cursor, last = stop, index
+    if last >= 0:
+        texts[last] += text[cursor:]
+    return tuple(texts)
+
+
+class _Parts:
+    """The parts of a prompt in order, with everything between them as separators."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.text = prompt.text
+        spans: list[tuple[Span, str, int]] = [
+            (span, "demonstration", i) for i, span in enumerate(prompt.demonstrations)
+        ]
+        spans.append((prompt.query, "query", NOT_A_DEMONSTRATION))
+        if prompt.instruction is not None:
+            spans.insert(0, (prompt.instruction, "instruction", NOT_A_DEMONSTRATION))
+        self.pieces: list[tuple[Span, str, int]] = []
+        cursor = 0
+        for span, role, group in spans:
+            if cursor < span.start:
+                self.pieces.append((Span(cursor, span.start), "separator", NOT_A_DEMONSTRATION))
+            self.pieces.append((span, role, group))
+            cursor = span.end
+        self.starts = [span.start for span, _, _ in self.pieces]
+
+    def assign(self, start: int, end: int) -> tuple[str, int, list[str]]:
+        """Role and demonstration of the token at these characters, and the names of other parts it shows."""
+        first = max(bisect_right(self.starts, min(start, len(self.text) - 1)) - 1, 0)
+        if first + 1 == len(self.starts) or self.starts[first + 1] >= max(end, start + 1):
+            # Nearly every token lies in one part.
+            return (*self.pieces[first][1:], [])
+        best, best_key = first, (-1, -1)
+        visible_in: list[int] = []
+        for i in range(first, len(self.pieces)):
+            span = self.pieces[i][0]
+            if span.start >= max(end, start + 1):
+                break
+            shared = self.text[max(start, span.start) : min(end, span.end)]
+            visible = len("".join(shared.split()))
+            if visible:
+                visible_in.append(i)
+            if (visible, len(shared)) >= best_key:
+                best, best_key = i, (visible, len(shared))
+        _, role, group = self.pieces[best]
+        names = [_part_name(*self.pieces[i][1:]) for i in visible_in if i != best]
+        return role, group, names
+
+
+def _part_name(role: str, group: int) -> str:
+    return f"demonstration {group}" if role == "demonstration" else f"the {role}"
+
+
+def _shorten(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,1 @@
+"""Scores of the demonstrations of a prompt, and how well they predict deletions."""
