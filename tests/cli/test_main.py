@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import iclens.cli
-from iclens.cli.command import COMMANDS, Command, command, discover
 from iclens.cli.main import main
 from iclens.cli.output import say
+from iclens.cli.subcommand import COMMANDS, Command, command, discover
 from iclens.errors import UserError
 
 NOT_COMMANDS = {"command", "main", "output", "explain_batch", "progress", "where"}

@@ -11,7 +11,7 @@ import torch
 from iclens.estimators.estimator import build_estimator
 from iclens.explorer.lab_ask import LabAsk
 from iclens.explorer.lab_view import lab_view, line
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.training import regressors
 from iclens.training.default_dtype import default_dtype
 
@@ -22,7 +22,7 @@ ASKED = {"points": POINTS, "query": 0.25, "alpha": 0.3, "neighbours": 2, "steps"
 def prompt(points, query):
     given = torch.tensor(points).reshape(-1, 2)
     inputs = torch.cat([given[:, :1], torch.tensor([[query]])])
-    return Prompt(inputs[None], torch.cat([given[:, 1:], torch.zeros(1, 1)])[None], {})
+    return PromptBatch(inputs[None], torch.cat([given[:, 1:], torch.zeros(1, 1)])[None], {})
 
 
 def answer(model, given):

@@ -9,16 +9,16 @@ import torch
 
 from iclens.cli.main import main
 from iclens.errors import UserError
+from iclens.matching.comparisons import match
 from iclens.matching.dual_layers import dual_heads
 from iclens.matching.layers import layer_matches
-from iclens.matching.match import match
 from iclens.models.constructions import gradient_step
 from iclens.models.model import build_model
 from iclens.sweeps.store import Store
 from iclens.sweeps.sweep import keep
 from iclens.tasks.task import build_task
 from iclens.training.config import RunConfig
-from iclens.training.train import TrainedRun
+from iclens.training.loop import TrainedRun
 
 
 def config(**training) -> RunConfig:

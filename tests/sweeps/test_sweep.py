@@ -17,9 +17,9 @@ from iclens.errors import UserError
 from iclens.sweeps import sweep
 from iclens.sweeps.store import Store
 from iclens.sweeps.sweep import SweepPlan, checkpoint_path, prepare, run
-from iclens.training import train as training
+from iclens.training import loop as training
 from iclens.training.config import RunConfig
-from iclens.training.train import train
+from iclens.training.loop import train
 
 
 def configs_of(n_seeds=3, widths=(8,), **changes):

@@ -14,7 +14,7 @@ from tests.training.torchrun import COMPLETE, said_by, torchrun
 from iclens.errors import UserError
 from iclens.training.checkpoint import read_checkpoint
 from iclens.training.distributed import Processes, joined, launched
-from iclens.training.train import TrainedRun, train
+from iclens.training.loop import TrainedRun, train
 
 BIAS = "blocks.0.qkv.bias"
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 import iclens
 from iclens.cli.main import main
 from iclens.training import regressors
+from iclens.training.loop import train
 from iclens.training.reproducibly import reproducibly
-from iclens.training.train import train
 
 
 def test_the_shipped_weights_are_those_that_were_measured():

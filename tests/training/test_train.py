@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from tests.training.tiny_runs import tiny
 
 from iclens.errors import UserError
-from iclens.training import train as training
+from iclens.training import loop as training
 from iclens.training.baseline import optimal_errors
 from iclens.training.checkpoint import Checkpoint, checkpoint_keys, read_checkpoint, write_checkpoint
 from iclens.training.ensemble import Ensemble
+from iclens.training.loop import train
 from iclens.training.losses import point_losses
 from iclens.training.optimizer import RunsOptimizer
-from iclens.training.train import train
 
 
 def assert_identical(found, expected):

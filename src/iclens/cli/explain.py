@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from iclens.cli.command import command
 from iclens.cli.explain_batch import Many
 from iclens.cli.output import check_writable, console, say, stages, write_atomically
+from iclens.cli.subcommand import command
 from iclens.errors import UserError
 
 if TYPE_CHECKING:

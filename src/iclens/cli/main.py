@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Annotated, Any, Union
 
-from iclens.cli.command import Command, discover
 from iclens.cli.output import note, say
+from iclens.cli.subcommand import Command, discover
 from iclens.errors import UserError, is_want_of_memory
 
 EXIT_USER_ERROR = 2

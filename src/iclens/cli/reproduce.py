@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from iclens.cli.command import command
 from iclens.cli.output import make_folder, note, say, show, write_atomically
+from iclens.cli.subcommand import command
 from iclens.cli.where import refuse_torchrun
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
-    from iclens.recipes.recipe import Recipe
+    from iclens.recipes.contract import Recipe
     from iclens.recipes.reproduce import Outcome
     from iclens.recipes.reproduction import Reproduction
     from iclens.report.gallery import Entry
@@ -60,7 +60,7 @@ class Reproduce:
     def run(self) -> int:
         """Run the recipes, write the pages, and return the exit status."""
         refuse_torchrun("reproduce")
-        from iclens.recipes.recipe import RECIPES
+        from iclens.recipes.contract import RECIPES
         from iclens.workers import usable_cores
 
         if self.list:
@@ -193,7 +193,7 @@ class Reproduce:
         """The gallery of all that lies in the folder, and a copy without tables if it is wanted."""
         from importlib.metadata import version
 
-        from iclens.recipes.recipe import RECIPES
+        from iclens.recipes.contract import RECIPES
         from iclens.recipes.reproduction import stored
         from iclens.report.gallery import render_index
 
@@ -252,7 +252,7 @@ def _entry(made: Reproduction) -> Entry:
 def _recipes() -> Any:
     from rich.table import Table
 
-    from iclens.recipes.recipe import RECIPES
+    from iclens.recipes.contract import RECIPES
     from iclens.report.gallery import duration
 
     table = Table(title="Recipes", title_justify="left")

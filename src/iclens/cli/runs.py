@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from iclens.cli.command import command
 from iclens.cli.output import check_writable, note, say, write_atomically
+from iclens.cli.subcommand import command
 from iclens.errors import UserError
 
 if TYPE_CHECKING:

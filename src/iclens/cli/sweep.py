@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from iclens.cli.command import command
 from iclens.cli.output import note, say
+from iclens.cli.subcommand import command
 from iclens.cli.where import Where, refuse_torchrun
 from iclens.errors import UserError
 

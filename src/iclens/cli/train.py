@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from iclens.cli.command import command
 from iclens.cli.output import note, say, show
+from iclens.cli.subcommand import command
 from iclens.errors import UserError
 
 if TYPE_CHECKING:

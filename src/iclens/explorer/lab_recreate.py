@@ -11,8 +11,8 @@ def python(ask: LabAsk) -> str:
     features = "regressors.task().features" if ask.features == "waves" else "lambda x: torch.cat([x**0, x], -1)"
     return f"""import torch
 from iclens.estimators.estimator import build_estimator
-from iclens.matching.point_pulls import point_pulls
-from iclens.tasks.prompt import Prompt
+from iclens.matching.pulls import point_pulls
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.training import regressors
 
 torch.set_default_dtype(torch.float64)
@@ -21,7 +21,7 @@ points = torch.tensor([
 query = {ask.query!r}
 inputs = torch.cat([points[:, :1], torch.tensor([[query]])])[None]
 labels = torch.cat([points[:, 1:], torch.zeros(1, 1)])[None]
-prompt = Prompt(inputs, labels, {{}})
+prompt = PromptBatch(inputs, labels, {{}})
 
 split = point_pulls(regressors.load({ask.attention!r}), prompt)
 print("model", split.answer.item())

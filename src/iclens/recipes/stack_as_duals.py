@@ -13,10 +13,10 @@ from torch import Tensor
 
 from iclens.dual import LayerDual, StackDual
 from iclens.features import Mercer
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import new_figure
 from iclens.recipes.lab_runs import train_all
 from iclens.recipes.layers_as_duals import Pass, gpt2_pass, lab_pass
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.seed_curves import seed_curve
 from iclens.recipes.selection import over_seeds
 from iclens.recipes.settings import chosen

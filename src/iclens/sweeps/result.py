@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
-    from iclens.training.train import TrainedRun
+    from iclens.training.loop import TrainedRun
 
 _MOST = 2**53
 """JSON readers of other languages round larger numbers."""

@@ -18,7 +18,7 @@ from iclens.sweeps.store import UNFINISHED, Store
 from iclens.training.checkpoint import checkpoint_keys
 from iclens.training.config import RunConfig
 from iclens.training.distributed import Processes
-from iclens.training.train import TrainedRun, train
+from iclens.training.loop import TrainedRun, train
 from iclens.workers import Ended, Tell, each, worth_starting
 
 GIB = 2**30
@@ -224,7 +224,7 @@ def train_into(
         processes: those that train together, of which this is the first.
 
     Raises:
-        UserError: see `iclens.training.train.train` and `Store.add`.
+        UserError: see `iclens.training.loop.train` and `Store.add`.
     """
     path = checkpoint_path(store, configs)
     advance = None if report is None else (lambda step, _total, _loss: report(step))

@@ -26,8 +26,8 @@ from iclens.models.model import PromptModel
 from iclens.tasks.task import Task
 from iclens.training.config import RunConfig
 from iclens.training.default_dtype import default_dtype
+from iclens.training.loop import train
 from iclens.training.reproducibly import reproducibly
-from iclens.training.train import train
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "softmax": {},
