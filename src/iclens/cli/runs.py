@@ -15,8 +15,8 @@ from iclens.cli.subcommand import command
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
-    from iclens.sweeps.result import Metric
     from iclens.sweeps.store import Store
+    from iclens.training.metric import Metric
 
 STORE = Path("iclens-runs")
 """Where runs are kept unless another folder is named."""

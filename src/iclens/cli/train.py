@@ -62,7 +62,8 @@ class Train:
             raise UserError(f"name a configuration file or a preset: {', '.join(presets())}.")
         if self.threads < 1:
             raise UserError(f"--threads {self.threads}: it must be at least 1.")
-        from iclens.cli.progress import bar, duration, resumable
+        from iclens.cli.progress import bar, resumable
+        from iclens.report.display_text import duration
         from iclens.sweeps.chunks import plan
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import SweepPlan, run

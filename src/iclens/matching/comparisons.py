@@ -63,7 +63,7 @@ class Comparison:
     alignment: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Match:
     """What a model learned.
 
@@ -88,6 +88,10 @@ class Match:
     heads: list[HeadDual]
     n_prompts: int
     n_context: int
+
+    def __repr__(self) -> str:
+        nearest = ", ".join(f"{one.estimator} {one.spd.mean:.3g}" for one in self.comparisons[:3])
+        return f"<Match on {self.n_prompts} prompts: error {self.error.mean:.4g}; nearest by spd: {nearest}>"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -127,20 +126,6 @@ def render_index(entries: Sequence[Entry], version: str) -> str:
     )
 
 
-def duration(seconds: float | int) -> str:
-    """A time to read, e.g. `0.4 s`, `12 s`, `3 min`, `2 h 5 min`."""
-    if not math.isfinite(seconds):
-        return "–"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def _tally(verdicts: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, int], ...]:
     outcomes = [verdict["outcome"] for verdict in verdicts]
     return tuple((outcome, outcomes.count(outcome)) for outcome in MARKS if outcome in outcomes)
@@ -173,7 +158,7 @@ def _environment() -> Environment:
     environment.filters.update(
         visible=display_text.visible,
         one_line=display_text.one_line,
-        duration=duration,
+        duration=display_text.duration,
         value=_value,
         paragraphs=lambda text: [part for part in text.split("\n\n") if part.strip()],
     )

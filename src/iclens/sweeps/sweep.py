@@ -27,7 +27,7 @@ Report = Callable[[int, int], None]
 """(index of the chunk, steps done in it)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepPlan:
     """What a sweep will do, and what that costs.
 
@@ -42,6 +42,10 @@ class SweepPlan:
     steps: list[int]
     seconds: list[float]
     n_present: int
+
+    def __repr__(self) -> str:
+        cost = f"about {sum(self.seconds):.0f} s on one worker"
+        return f"<SweepPlan: {self.n_runs} runs in {len(self.chunks)} chunks, {cost}; {self.n_present} present>"
 
     @property
     def n_runs(self) -> int:
