@@ -58,6 +58,7 @@ def test_every_run_ends_in_the_store(tmp_path):
     assert (prepared.n_runs, prepared.n_present) == (6, 0)
     assert sorted(prepared.steps) == [6] * len(prepared.chunks)
     assert all(seconds > 0 for seconds in prepared.seconds)
+    assert repr(prepared).startswith(f"<SweepPlan: 6 runs in {len(prepared.chunks)} chunks, about ")
     told = []
     result = run(prepared, store, report=lambda *seen: told.append(seen))
     assert (result.finished, result.diverged, result.failed) == (6, 0, [])

@@ -30,7 +30,12 @@ STOPPED_AT = 12
 def seen(runs):
     """What can be compared of trained runs, with plain numbers and tensors only."""
     return [
-        {"tensors": one.tensors, "metrics": one.metrics, "status": one.status, "diverged_at": one.diverged_at or -1}
+        {
+            "tensors": one.tensors,
+            "metrics": [tuple(row) for row in one.metrics],
+            "status": one.status,
+            "diverged_at": one.diverged_at or -1,
+        }
         for one in runs
     ]
 
