@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iclens.report.display_text import duration, one_line, percent, plain, scientific, signed, visible
+from iclens.report.display_text import one_line, percent, plain, scientific, signed, visible
 
 ANY = st.text(st.characters(exclude_categories=[]), max_size=40)
 
@@ -66,19 +66,3 @@ def test_probabilities_are_certain_only_when_they_are(probability):
     assert float(text.removeprefix("> ").removesuffix(" %").replace("−", "-")) == pytest.approx(
         100 * probability, abs=0.051, rel=0.06
     )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.04, "0.0 s"),
-        (9.94, "9.9 s"),
-        (45, "45 s"),
-        (100, "2 min"),
-        (3600, "60 min"),
-        (7500, "2 h 5 min"),
-        (float("nan"), "–"),
-    ],
-)
-def test_durations_read_well(seconds, text):
-    assert duration(seconds) == text

@@ -124,7 +124,7 @@ class Many:
         """Fill in the parts that are missing; False when some failed."""
         from iclens.cli.progress import bar, resumable
         from iclens.cluster import TASK_SECONDS, connected
-        from iclens.report.display_text import duration
+        from iclens.progress import duration
 
         missing = work.missing(parts)
         batches = "1 batch" if len(work.batches) == 1 else f"{len(work.batches)} batches"

@@ -59,8 +59,8 @@ class Finetune:
 
     def run(self) -> int:
         """Run what is missing, print the tables, and return 0: no row has to win."""
+        from iclens.progress import duration
         from iclens.recipes.finetune import cost
-        from iclens.report.display_text import duration
 
         if self.json is not None:
             check_writable(self.json)

@@ -101,7 +101,7 @@ class Reproduce:
         return 1 if failed else 0
 
     def _announce(self, chosen: Sequence[Recipe[Any]], jobs: int) -> None:
-        from iclens.report.display_text import duration
+        from iclens.progress import duration
 
         presets = [recipe.presets[self.preset] for recipe in chosen]
         for recipe, preset in zip(chosen, presets, strict=True):
@@ -170,8 +170,8 @@ class Reproduce:
 
     def _write(self, made: Reproduction) -> None:
         """Everything of one recipe but `table.json`, which is written already."""
+        from iclens.progress import duration
         from iclens.recipes.reproduction import verdict_documents
-        from iclens.report.display_text import duration
         from iclens.report.gallery import render_entry
 
         folder = self.out / made.recipe.id
@@ -253,8 +253,8 @@ def _entry(made: Reproduction) -> Entry:
 def _recipes() -> Any:
     from rich.table import Table
 
+    from iclens.progress import duration
     from iclens.recipes.contract import RECIPES
-    from iclens.report.display_text import duration
 
     table = Table(title="Recipes", title_justify="left")
     for heading in ("id", "what", "reference"):

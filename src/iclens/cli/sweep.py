@@ -78,7 +78,7 @@ class Sweep:
 
         from iclens.cli.progress import bar, resumable
         from iclens.cluster import slots
-        from iclens.report.display_text import duration
+        from iclens.progress import duration
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import GIB, prepare, run
         from iclens.workers import torch_threads, usable_cores

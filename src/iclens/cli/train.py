@@ -63,7 +63,7 @@ class Train:
         if self.threads < 1:
             raise UserError(f"--threads {self.threads}: it must be at least 1.")
         from iclens.cli.progress import bar, resumable
-        from iclens.report.display_text import duration
+        from iclens.progress import duration
         from iclens.sweeps.chunks import plan
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import SweepPlan, run

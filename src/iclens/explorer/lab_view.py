@@ -39,7 +39,7 @@ def lab_view(ask: LabAsk) -> dict[str, Any]:
     drawn = _drawn(ask.seed)
     pairs = ask.points or tuple(zip(drawn["x"][: ask.n], _noisy(drawn, ask), strict=True))
     ask = dataclasses.replace(ask, points=pairs)
-    model = regressors.load(ask.attention)
+    model = regressors.load_regressor(ask.attention)
     points = torch.tensor(pairs, dtype=torch.float64)
     grid = torch.linspace(-1.0, 1.0, N_GRID, dtype=torch.float64)
     queries = torch.cat([grid, grid.new_tensor([ask.query])])
@@ -150,7 +150,7 @@ def _without_each(model: PromptModel, points: Tensor, query: Tensor) -> Tensor:
 
 @cache
 def _task() -> Any:
-    return regressors.task()
+    return regressors.regressor_task()
 
 
 def _drawn(seed: int) -> dict[str, Any]:

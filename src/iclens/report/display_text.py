@@ -74,17 +74,3 @@ def percent(probability: float) -> str:
     if share > 99.99:
         return "> 99.99 %"
     return f"{share:.2f} %" if share < 1.0 or share > 99.0 else f"{share:.1f} %"
-
-
-def duration(seconds: float | int) -> str:
-    """Format a time to be read, e.g. `0.4 s`, `12 s`, `3 min`, `2 h 5 min`."""
-    if not math.isfinite(seconds):
-        return "–"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"

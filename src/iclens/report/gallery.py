@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from iclens.progress import duration
 from iclens.report import display_text
 
 RECORD = "record.json"
@@ -158,7 +159,7 @@ def _environment() -> Environment:
     environment.filters.update(
         visible=display_text.visible,
         one_line=display_text.one_line,
-        duration=display_text.duration,
+        duration=duration,
         value=_value,
         paragraphs=lambda text: [part for part in text.split("\n\n") if part.strip()],
     )
