@@ -17,7 +17,6 @@ from tests.training.tiny_runs import tiny
 
 from iclens import bundled
 from iclens.cli import bench
-from iclens.cli.output import write_atomically
 from iclens.errors import UserError
 from iclens.explorer.ask import Ask
 from iclens.lens.model.loading import load
@@ -34,6 +33,7 @@ from iclens.training.checkpoint import Checkpoint, read_checkpoint, write_checkp
 from iclens.training.config import RunConfig
 from iclens.training.config_file import read_config, toml_text
 from iclens.training.finetune_runs import Run, load_run, run_file, save_run
+from iclens.whole_files import write_atomically
 
 
 @dataclass(frozen=True)

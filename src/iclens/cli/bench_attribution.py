@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from iclens.cli.command import command
-from iclens.cli.output import check_writable, say, show, write_atomically
+from iclens.cli.output import say, show
 from iclens.errors import UserError
+from iclens.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.intervals import Estimate

@@ -12,8 +12,10 @@ import tyro
 
 from iclens.cli.command import command
 from iclens.cli.explain_batch import Many
-from iclens.cli.output import check_writable, console, say, stages, write_atomically
+from iclens.cli.output import console, say
 from iclens.errors import UserError
+from iclens.progress import stages
+from iclens.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.lens.model.loading import LensModel
@@ -93,7 +95,7 @@ class Explain:
         from iclens.explorer.explained import explained_page
         from iclens.lens.explaining import explain
         from iclens.lens.model.loading import load
-        from iclens.report.explain_table import print_table
+        from iclens.lens.table import print_table
 
         with stages("explaining") as stage:
             stage("loading the model")

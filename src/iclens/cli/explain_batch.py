@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from iclens.cli.output import check_writable, note, say, write_atomically
+from iclens.cli.output import note, say
 from iclens.cli.where import Where, refuse_torchrun
 from iclens.errors import UserError, said
+from iclens.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.cluster import Cluster
@@ -122,8 +123,9 @@ class Many:
 
     def _compute(self, work: Work, parts: Parts, cluster: Cluster | None) -> bool:
         """Fill in the parts that are missing; False when some failed."""
-        from iclens.cli.progress import bar, duration, resumable
+        from iclens.cli.progress import duration, resumable
         from iclens.cluster import TASK_SECONDS, connected
+        from iclens.progress import bar
 
         missing = work.missing(parts)
         batches = "1 batch" if len(work.batches) == 1 else f"{len(work.batches)} batches"

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from iclens.cli.command import command
-from iclens.cli.output import note, say, stages
+from iclens.cli.output import note, say
 from iclens.errors import UserError
+from iclens.progress import stages
 
 
 @command("explore")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from iclens.cli.command import command
-from iclens.cli.output import check_writable, note, say, show, write_atomically
+from iclens.cli.output import note, say, show
 from iclens.errors import UserError
+from iclens.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table

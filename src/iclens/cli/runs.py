@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from iclens.cli.command import command
-from iclens.cli.output import check_writable, note, say, write_atomically
+from iclens.cli.output import note, say
 from iclens.errors import UserError
+from iclens.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.sweeps.result import Metric

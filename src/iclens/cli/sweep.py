@@ -76,8 +76,9 @@ class Sweep:
     def _train(self, configs: list[RunConfig], cluster: Cluster | None) -> int:
         from collections import Counter
 
-        from iclens.cli.progress import bar, duration, resumable
+        from iclens.cli.progress import duration, resumable
         from iclens.cluster import slots
+        from iclens.progress import bar
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import GIB, prepare, run
         from iclens.workers import torch_threads, usable_cores

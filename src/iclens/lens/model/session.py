@@ -64,6 +64,15 @@ class AttentionCall:
         allowed = seen <= own if self.causal else torch.ones_like(seen <= own)
         return allowed[None, None]
 
+    @property
+    def key(self) -> int:
+        return id(self.mask)
+
+    def rows_at(self, positions: torch.Tensor) -> torch.Tensor:
+        rows = self.rows().expand(len(positions), 1, -1, -1)[:, 0]
+        positions = positions.to(rows.device)
+        return rows[torch.arange(len(rows), device=rows.device)[:, None], positions]
+
 
 Handler = Callable[[AttentionCall], torch.Tensor]
 """From a call to the heads' output (batch, query heads, n_query, d_v)."""
