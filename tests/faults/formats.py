@@ -20,7 +20,7 @@ from iclens.cli import bench
 from iclens.errors import UserError
 from iclens.explorer.ask import Ask
 from iclens.lens.model.loading import load
-from iclens.lens.prompt.prompt import documents as prompt_files
+from iclens.lens.prompt import read_prompt
 from iclens.recipes import reproduction
 from iclens.recipes.parts import PartStore
 from iclens.recipes.recipe import RECIPES
@@ -70,7 +70,7 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _prompt(name: str, folder: Path) -> dict[str, Any]:
-    return {"prompt": prompt_files.load(folder / name)}
+    return {"prompt": read_prompt(folder / name)}
 
 
 PAIRS = [{"input": "the cat", "output": "animal"}, {"input": "red", "output": "colour"}, {"input": "a dog"}]

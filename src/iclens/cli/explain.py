@@ -19,7 +19,7 @@ from iclens.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.lens.model.loading import LensModel
-    from iclens.lens.prompt.prompt import Prompt
+    from iclens.lens.prompt import Prompt
 
 _ONE_PROMPT = ("prompt", "demonstrations", "query", "knock_out", "faithfulness", "json", "html", "next_tokens", "seed")
 """Options that --batch does not have."""
@@ -156,15 +156,17 @@ class Explain:
                 )
         from iclens.lens.many.lines import Defaults
         from iclens.lens.many.source import Source
+        from iclens.lens.prompt import PromptOptions
 
-        defaults = Defaults(self._template(), self.instruction, self.instruction_blocks, self.answers, self.answer)
+        options = PromptOptions(self._template(), None, self.instruction, self.instruction_blocks)
+        defaults = Defaults(options, self.answers, self.answer)
         return self.many.run(Source(self.model, self.dtype, self.device, self.device_map), defaults, rerun=self.rerun)
 
     def _template(self) -> str | None:
         return None if self.template is None else self.template.replace("\\n", "\n")
 
     def _prompt(self, lens_model: LensModel) -> Prompt:
-        from iclens.lens.prompt.documents import load as load_prompt
+        from iclens.lens.prompt import read_prompt
 
         if self.prompt is not None and self.demonstrations is not None:
             raise UserError("--prompt and --demonstrations are both given: give one of them.")
@@ -177,13 +179,9 @@ class Explain:
             from iclens import bundled
 
             path = bundled.path() / "prompt.txt"
-        options: dict[str, Any] = {
-            "template": self._template(),
-            "query": self.query,
-            "instruction": self.instruction,
-            "instruction_blocks": self.instruction_blocks,
-        }
-        return load_prompt(path, lens_model.tokenizer, **options)
+        return read_prompt(
+            path, lens_model.tokenizer, self._template(), self.query, self.instruction, self.instruction_blocks
+        )
 
 
 def _indices(group: str) -> tuple[int, ...]:

@@ -63,6 +63,9 @@ def build_app(
     runs = Runs(store)
     facts = facts_of(lens_model)
 
+    def read_ask(document: Any) -> Ask:
+        return Ask.read(document, lens_model.tokenizer)
+
     async def home(request: Request) -> Response:
         return HTMLResponse(page.served({"mode": "live", "model": facts, "example": example, "lab": lab_facts()}))
 
@@ -91,7 +94,7 @@ def build_app(
 
     def numbers(view: View) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
-            return await asked(request, Ask.read, lambda ask: _json(view(lens_model, ask)), model_turn)
+            return await asked(request, read_ask, lambda ask: _json(view(lens_model, ask)), model_turn)
 
         return answer
 
@@ -111,7 +114,7 @@ def build_app(
         def work(ask: Ask) -> Response:
             return HTMLResponse(page.saved(snapshot(lens_model, ask)))
 
-        return await asked(request, Ask.read, work, model_turn)
+        return await asked(request, read_ask, work, model_turn)
 
     async def lab(request: Request) -> Response:
         return await asked(request, LabAsk.read, lambda ask: _json(lab_view(ask)), lab_turn)

@@ -54,7 +54,7 @@ def snapshot(lens_model: LensModel, ask: Ask, found: dict[str, Any] | None = Non
     return {
         "mode": "saved",
         "model": facts_of(lens_model),
-        "ask": question(ask),
+        "ask": ask.to_document(),
         "glance": seen,
         "explanation": whole,
         "layers": _or_why_not(lambda: layers_view(lens_model, ask)),
@@ -99,18 +99,3 @@ def _heads(lens_model: LensModel, ask: Ask, order: list[tuple[int, int]]) -> dic
             break
         heads[f"{layer},{head}"] = view
     return heads
-
-
-def question(ask: Ask) -> dict[str, Any]:
-    """The question as the page edits it: blocks of text."""
-    prompt = ask.prompt
-    return {
-        "instruction": "" if prompt.instruction is None else prompt.instruction.of(prompt.text),
-        "demonstrations": [span.of(prompt.text) for span in prompt.demonstrations],
-        "query": prompt.query.of(prompt.text),
-        "answers": list(ask.answers),
-        "answer": ask.answer,
-        "off": list(ask.off),
-        "layer": ask.layer,
-        "head": ask.head,
-    }
