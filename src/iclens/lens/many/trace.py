@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from iclens.huggingface import implementation
 from iclens.lens.many.reading import Reading, take, unembedding_only
 from iclens.lens.model.anatomy import matrix
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.placed import at_hand
-from iclens.lens.model.session import AttentionCall, attending, implementation
+from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import fast, softmax_rows
 from iclens.lens.read.capture import run
 from iclens.lens.read.trace import watched
@@ -211,7 +212,7 @@ def check_batch(traced: BatchTrace) -> Float[Tensor, " batch"]:
         for layer in lens_model.anatomy.layers:
             stack.callback(layer.attention.register_forward_hook(compare(layer.attention_name)).remove)
         stack.enter_context(unembedding_only(lens_model, traced.reading.positions))
-        stack.enter_context(implementation(lens_model, "eager" if traced.capped else None))
+        stack.enter_context(implementation(lens_model.model, "eager" if traced.capped else None))
         logits = run(lens_model, tokens.ids)
     worst.append(_relative(traced.logits, logits, torch.ones_like(logits, dtype=torch.bool)).to(tokens.ids.device))
     return torch.stack(worst).amax(0)
