@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from iclens.explorer.ask import Ask
 from iclens.explorer.glance import begin, read_answers
+from iclens.huggingface import implementation
 from iclens.lens.model.anatomy import matrix
 from iclens.lens.model.loading import LensModel
-from iclens.lens.model.session import implementation
 from iclens.lens.read.answered import Answered, by_group, read_margin
 from iclens.lens.read.capture import run
 from iclens.lens.scores.gradient_step import gradient_step
@@ -84,7 +84,7 @@ def _states(lens_model: LensModel, answered: Answered, ids: list[int]) -> tuple[
 
     handles = [layer.module.register_forward_hook(keep) for layer in anatomy.layers]
     try:
-        with implementation(lens_model, None):
+        with implementation(lens_model.model, None):
             run(lens_model, answered.first.input_ids[None])
             stream = torch.stack([answered.first.inputs[anatomy.layers[0].module].reshape(-1), *outputs])
             for module in (anatomy.final_norm, anatomy.projection):

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 
 from iclens.errors import UserError
+from iclens.huggingface import as_bool, implementation, register, unhandled_term
 from iclens.lens.model.loading import LensModel
 
 NAME = "iclens"
@@ -88,8 +88,7 @@ class _Session:
 
 _ACTIVE: ContextVar[_Session | None] = ContextVar("iclens_session", default=None)
 
-# Tensors that attention modules pass along and that carry nothing the mask, q and k do not.
-_HARMLESS = ("position_ids", "cache_position", "input_ids", "attention_mask")
+_TERMS = ("s_aux", "position_bias", "cache")
 
 
 @contextmanager
@@ -105,54 +104,14 @@ def attending(lens_model: LensModel, handler: Handler, *, wants_mask: bool = Fal
         wants_mask: pass the mask always; otherwise None stands for a plain causal (or full) one, which need not
             be formed.
     """
-    _register()
+    register(NAME, _attention, _mask)
     names = {id(layer.attention): layer.attention_name for layer in lens_model.anatomy.layers}
     token = _ACTIVE.set(_Session(names, handler, lens_model.family.causal, wants_mask))
     try:
-        with implementation(lens_model, NAME):
+        with implementation(lens_model.model, NAME):
             yield
     finally:
         _ACTIVE.reset(token)
-
-
-@contextmanager
-def implementation(lens_model: LensModel, name: str | None) -> Iterator[None]:
-    """Evaluation mode, and the attention implementation `name` (None: as loaded), inside the `with` block."""
-    model = lens_model.model
-    training = [module for module in model.modules() if module.training]
-    configs = _configs(model)
-    before = [config._attn_implementation for config in configs]
-    try:
-        model.eval()
-        if name is not None:
-            model.set_attn_implementation(name)
-        yield
-    finally:
-        # From the outside in: setting a configuration also sets the ones inside it.
-        for config, own in zip(configs, before, strict=True):
-            config._attn_implementation = own
-        for module in training:
-            module.training = True
-
-
-def _configs(model: Any) -> list[Any]:
-    """Every configuration of the model and its parts, outer before inner, each once."""
-    found: list[Any] = []
-    waiting = [model.config] + [m.config for m in model.modules() if hasattr(m, "set_attn_implementation")]
-    while waiting:
-        config = waiting.pop(0)
-        if config is not None and all(config is not other for other in found):
-            found.append(config)
-            waiting = [getattr(config, key, None) for key in getattr(config, "sub_configs", {})] + waiting
-    return found
-
-
-@cache
-def _register() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, _mask)
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
@@ -179,14 +138,13 @@ def _attention(
     name = session.names.get(id(module))
     if name is None:
         raise UserError(f"{type(module).__name__} calls the attention interface but is no layer of its family.")
-    for extra, thing in kwargs.items():
-        if extra in ("s_aux", "position_bias", "cache") and thing is not None:
-            raise UserError(f"{name} passes {extra} to its attention, which iclens does not handle.")
-        if isinstance(thing, torch.Tensor) and extra not in _HARMLESS:
-            raise UserError(f"{name} passes a tensor {extra!r} to its attention, which iclens does not know.")
-    if attention_mask is not None and attention_mask.dtype != torch.bool:
-        # A mask that the caller made: 0 where a token may be seen, very negative where not.
-        attention_mask = attention_mask >= 0
+    term = unhandled_term(kwargs, _TERMS, any_tensor=True)
+    if term in _TERMS:
+        raise UserError(f"{name} passes {term} to its attention, which iclens does not handle.")
+    if term is not None:
+        raise UserError(f"{name} passes a tensor {term!r} to its attention, which iclens does not know.")
+    if attention_mask is not None:
+        attention_mask = as_bool(attention_mask, name, "The lens takes")
     call = AttentionCall(
         name=name,
         q=query,

@@ -15,9 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iclens.errors import UserError
+from iclens.huggingface import implementation
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.rotary import forget_longer_prompts
-from iclens.lens.model.session import AttentionCall, attending, implementation
+from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import eager, fast
 from iclens.lens.read.fused import fused_activations
 
@@ -167,7 +168,7 @@ def check_capture(
 
     with attending(lens_model, attend, wants_mask=True):
         output, captured = _with_outputs(lens_model, input_ids, attention_mask)
-    with implementation(lens_model, "eager" if capped else None):
+    with implementation(lens_model.model, "eager" if capped else None):
         own_output, own = _with_outputs(lens_model, input_ids, attention_mask)
         name = str(lens_model.text_config._attn_implementation)
     return CaptureCheck(
