@@ -19,8 +19,8 @@ from iclens.whole_files import check_writable, write_atomically
 if TYPE_CHECKING:
     from iclens.cluster import Cluster
     from iclens.lens.many.lines import Defaults, Line
+    from iclens.lens.many.model_source import ModelSource
     from iclens.lens.many.parts import Parts
-    from iclens.lens.many.source import Source
     from iclens.lens.many.work import Executor, Work
 
 _SHOWN = 10
@@ -72,13 +72,15 @@ class Many:
             raise UserError(f"--batch-tokens {self.batch_tokens}: it must be at least 1.")
         self.where.check()
 
-    def run(self, source: Source, defaults: Defaults, *, rerun: bool) -> int:
+    def run(self, source: ModelSource, defaults: Defaults, *, scores: tuple[str, ...]) -> int:
         """Explain every prompt; 0, or 1 when a batch failed or a residual exceeds its tolerance."""
+        from iclens.lens.lens import check_scores
         from iclens.lens.many.lines import read_lines
         from iclens.lens.many.parts import Parts
         from iclens.lens.many.plan import tokens_at_once
         from iclens.lens.many.work import Work
 
+        check_scores(scores)
         assert self.batch is not None
         assert self.out is not None
         cluster = self.where.cluster(gpu=_on_gpu(source))
@@ -87,7 +89,7 @@ class Many:
         lines = self._checked(read_lines(self.batch, outline, defaults))
         most_tokens = self.batch_tokens or tokens_at_once(outline)
         threads = self.where.threads
-        work = Work.plan(source, outline, lines, rerun=rerun, most_tokens=most_tokens, threads=threads)
+        work = Work.plan(source, outline, lines, scores=scores, most_tokens=most_tokens, threads=threads)
         parts = Parts(self.out)
         if work.is_in(self.out) and not parts.folder.is_dir():
             return self._said_present()
@@ -169,7 +171,7 @@ class Many:
             note(f"not explained: {text}" + (f" ({count} batches)" if count > 1 else ""))
         return not failed
 
-    def _executor(self, source: Source, cluster: Cluster | None, seconds: Sequence[float]) -> Executor:
+    def _executor(self, source: ModelSource, cluster: Cluster | None, seconds: Sequence[float]) -> Executor:
         """What runs the calls, given their estimated times."""
         from iclens.cluster import each_on_cluster, tasks_of
         from iclens.workers import each, usable_cores, worth_starting
@@ -191,7 +193,7 @@ class Many:
         return here
 
 
-def _on_gpu(source: Source) -> bool:
+def _on_gpu(source: ModelSource) -> bool:
     return source.device != "cpu" or source.device_map is not None
 
 

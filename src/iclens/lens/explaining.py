@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations
 from iclens.lens.explanation import Explanation
-from iclens.lens.lens import Lens, PromptLike, as_lens_model, ask, check_call, check_scores
+from iclens.lens.lens import Lens, as_lens_model, check_call, check_scores
 from iclens.lens.many.plan import batches, tokens_at_once
 from iclens.lens.model.loading import LensModel
-from iclens.lens.passes import Passes
-from iclens.lens.read.question import Question
+from iclens.lens.passes import MOST_TOKENS, Passes
+from iclens.lens.read.question import PromptLike, Question, ask
 from iclens.progress import bar, stages
 
 
@@ -44,7 +45,7 @@ def explain(
 
     Args:
         model: `"bundled"`, a local folder, a hub name, a Hugging Face model, or a `LensModel`.
-        prompt: plain text (blank lines between demonstrations, query last), chat messages, or a `Prompt`.
+        prompt: plain text (blank lines between demonstrations, query last), pairs, chat messages, or a `Prompt`.
         *misplaced: nothing; an argument here gets an error that shows the right call.
         tokenizer: the tokenizer of a Hugging Face model; the others bring theirs.
         answers: candidate answers. The likeliest is explained, against the mean of the others.
@@ -105,7 +106,7 @@ def explain_many(
 
     Args:
         model: as in `explain`.
-        prompts: the prompts.
+        prompts: prompts, or objects that hold `"answers"` as well, as the lines of `--batch` do.
         *misplaced: nothing; an argument here gets an error that shows the right call.
         tokenizer: as in `explain`.
         answers: candidate answers of every prompt.
@@ -125,7 +126,7 @@ def explain_many(
         raise UserError(f"the prompts are one text: give a list of prompts, or call explain(model, {prompts[:20]!r}…).")
     check_call("explain_many", prompts, misplaced)
     wanted = [*scores, *(["rerun"] if rerun_text and "rerun" not in scores else [])]
-    others = check_scores(wanted)
+    check_scores(wanted)
     lens_model = as_lens_model(model, tokenizer)
     lens_model.require_causal()
     questions = []
@@ -135,19 +136,42 @@ def explain_many(
         except UserError as error:
             raise UserError(f"prompt {number}: {error}") from None
     most = most_tokens or tokens_at_once(lens_model)
-    return _each(lens_model, questions, wanted, others, precise, n_next, seed, most, progress)
+    return _each(lens_model, questions, most, progress, scores=wanted, precise=precise, n_next=n_next, seed=seed)
+
+
+def explain_together(
+    lens_model: LensModel,
+    questions: Sequence[Question],
+    scores: Sequence[str] = SCORES,
+    *,
+    precise: bool = False,
+    n_next: int = 10,
+    seed: int = 0,
+    most_tokens: int = MOST_TOKENS,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> list[Explanation]:
+    """Explain prompts that go through the model side by side; methods of `ATTRIBUTIONS` run prompt by prompt.
+
+    Args:
+        lens_model: a causal language model.
+        questions: the prompts; the closer their lengths, the less is spent on filling up.
+        scores: as in `explain`.
+        precise: as in `explain`.
+        n_next: as in `explain`.
+        seed: as in `explain`.
+        most_tokens: tokens that go through the model at once where prompts run several times.
+        progress: called with the name of every stage before it starts; what it raises ends the work.
+    """
+    options: dict[str, Any] = {"precise": precise, "most_tokens": most_tokens, "progress": progress}
+    options["held"] = "path" in scores
+    if not check_scores(scores):
+        return explanations(Passes(lens_model, questions, **options), scores, n_next=n_next)
+    lenses = (Lens(lens_model, question, **options) for question in questions)
+    return [replace(lens.explanation(scores, n_next=n_next, seed=seed), lens=None) for lens in lenses]
 
 
 def _each(
-    lens_model: LensModel,
-    questions: Sequence[Question],
-    scores: Sequence[str],
-    others: Sequence[str],
-    precise: bool,
-    n_next: int,
-    seed: int,
-    most_tokens: int,
-    progress: bool,
+    lens_model: LensModel, questions: Sequence[Question], most_tokens: int, progress: bool, **options: Any
 ) -> Iterator[Explanation]:
     """The explanations in the order of the questions, computed in batches of like length."""
     ready: dict[int, Explanation] = {}
@@ -155,14 +179,8 @@ def _each(
     planned = batches(questions, lens_model, most_tokens)
     with bar([len(one) for one in planned], "explaining") if progress else nullcontext() as report:
         for number, batch in enumerate(planned):
-            some = [questions[i] for i in batch]
-            if others:
-                for i, question in zip(batch, some, strict=True):
-                    lens = Lens(lens_model, question, held="path" in scores, precise=precise, most_tokens=most_tokens)
-                    ready[i] = lens.explanation(scores, n_next=n_next, seed=seed)
-            else:
-                passes = Passes(lens_model, some, held="path" in scores, precise=precise, most_tokens=most_tokens)
-                ready |= zip(batch, explanations(passes, scores, n_next=n_next), strict=True)
+            found = explain_together(lens_model, [questions[i] for i in batch], most_tokens=most_tokens, **options)
+            ready |= zip(batch, found, strict=True)
             if report is not None:
                 report(number, len(batch))
             while following in ready:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,9 +18,9 @@ from iclens.lens.explanation import Candidate, Explanation, NextToken
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.passes import MOST_TOKENS, Passes
 from iclens.lens.prompt.prompt import Prompt
-from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, tokenize
-from iclens.lens.read.answers import Answers, likeliest
-from iclens.lens.read.question import Answered, Question
+from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt
+from iclens.lens.read.answers import likeliest
+from iclens.lens.read.question import Answered, PromptLike, Question, ask
 from iclens.lens.read.readout import Readout
 from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.sums import by_source
@@ -31,9 +31,6 @@ from iclens.lens.scores.gradient_step import GradientStep
 from iclens.lens.scores.knock_out import KnockOuts
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 from iclens.lens.scores.path import PathScores
-
-PromptLike = Prompt | str | Sequence[Mapping[str, str]]
-"""A prompt, plain text (blank lines between demonstrations, the query last), or chat messages."""
 
 _OURS = (*SCORES, "rerun")
 
@@ -70,7 +67,7 @@ class Lens:
 
     Args:
         model: `"bundled"`, a folder, a hub name, a Hugging Face model, or a `LensModel`.
-        prompt: plain text (blank lines between demonstrations, the query last), chat messages, or a `Prompt`; or a
+        prompt: plain text (blank lines between demonstrations, the query last), pairs, chat messages, a `Prompt`, or a
             `Question`, which holds the answers too.
         answers: candidate answers. The likeliest is explained, against the mean of the others.
         answer: the answer to explain instead; without candidates its alternatives are the next most likely tokens.
@@ -102,7 +99,7 @@ class Lens:
         check_call("Lens", prompt, misplaced)
         self.model = as_lens_model(model, tokenizer)
         self.model.require_causal()
-        question = prompt if isinstance(prompt, Question) else ask(self.model, prompt, answers, answer, readout)
+        question = prompt if isinstance(prompt, Question) else ask(self.model, prompt, answers, answer, readout=readout)
         self.passes = Passes(
             self.model, [question], held=held, precise=precise, most_tokens=most_tokens, progress=progress
         )
@@ -301,26 +298,6 @@ class Lens:
         return dataclasses.replace(found, faithfulness=measured, cost=cost)
 
 
-def ask(
-    model: LensModel,
-    prompt: PromptLike,
-    answers: Sequence[str] | None = None,
-    answer: str | None = None,
-    readout: Readout | None = None,
-) -> Question:
-    """Tokenise a prompt with its candidate answers.
-
-    Raises:
-        UserError: the prompt or an answer does not fit the model.
-    """
-    if isinstance(answers, str):
-        raise UserError(f"the answers are the text {answers!r}: give a list, e.g. answers=[{answers!r}, '...'].")
-    tokenized = tokenize(as_prompt(prompt, model.tokenizer), model.tokenizer, model.context_length)
-    return Question(
-        tokenized, Answers.build(tokenized, model.tokenizer, answers, answer, model.context_length), readout
-    )
-
-
 def as_lens_model(model: Any, tokenizer: Any = None) -> LensModel:
     """The model that a user named, loaded or wrapped.
 
@@ -335,15 +312,6 @@ def as_lens_model(model: Any, tokenizer: Any = None) -> LensModel:
     if wrapped.tokenizer is None:
         raise UserError("a tokenizer is needed to read the prompt: explain(model, prompt, tokenizer=tokenizer).")
     return wrapped
-
-
-def as_prompt(prompt: PromptLike, tokenizer: Any) -> Prompt:
-    """A prompt from text or chat messages."""
-    if isinstance(prompt, Prompt):
-        return prompt
-    if isinstance(prompt, str):
-        return Prompt.from_text(prompt)
-    return Prompt.from_chat(prompt, tokenizer)
 
 
 def check_call(name: str, prompt: Any, misplaced: Sequence[Any]) -> None:

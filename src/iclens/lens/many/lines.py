@@ -7,17 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from iclens.errors import UserError
-from iclens.lens.many.answer import Asked
 from iclens.lens.model.loading import LensModel
-from iclens.lens.prompt.documents import PromptOptions, contents, parse, read_answers, read_document
-from iclens.lens.prompt.tokens import tokenize
-from iclens.lens.read.answers import Answers
+from iclens.lens.prompt.documents import PromptOptions, contents, parse
+from iclens.lens.read.question import Question, ask
 
 _LINE = '{"id": "a1", "demonstrations": [{"input": "...", "output": "..."}], "query": "...", "answers": ["...", "..."]}'
-_OWN = ("id", "answers", "answer")
 
 
 @dataclass(frozen=True)
@@ -42,13 +37,13 @@ class Line:
     Attributes:
         number: which, from 1.
         id: the prompt's own name, or the number.
-        asked: the prompt; None when the line is bad.
+        question: the prompt; None when the line is bad.
         error: why it is bad, with the file and the line; None when it is not.
     """
 
     number: int
     id: str
-    asked: Asked | None
+    question: Question | None
     error: str | None = None
 
 
@@ -73,7 +68,7 @@ def read_lines(path: Path, lens_model: LensModel, defaults: Defaults | None = No
         if read.id in seen and read.error is None:
             read = replace(
                 read,
-                asked=None,
+                question=None,
                 error=f"the id {read.id!r} is that of line {seen[read.id]} too: give each prompt its own.",
             )
         seen.setdefault(read.id, number)
@@ -101,7 +96,9 @@ def _read_line(number: int, line: bytes, lens_model: LensModel, defaults: Defaul
         document = parse(text, "this line", _LINE)
         if isinstance(document, dict):
             name = _name(document, name)
-        return Line(number, name, _asked(document, lens_model, defaults))
+            document = {key: value for key, value in document.items() if key != "id"}
+        question = ask(lens_model, document, defaults.answers, defaults.answer, defaults.options)
+        return Line(number, name, question)
     except UserError as error:
         # A key may hold half of a surrogate pair, which neither a terminal nor a table can take.
         return Line(number, name, None, str(error).encode(errors="backslashreplace").decode())
@@ -118,26 +115,3 @@ def _name(document: Mapping[str, Any], number: str) -> str:
     except UnicodeEncodeError:
         raise UserError(f'"id" {name!a} holds half of a surrogate pair: give whole characters.') from None
     return str(name)
-
-
-def _asked(document: Any, lens_model: LensModel, defaults: Defaults) -> Asked:
-    if isinstance(document, dict):
-        answers, answer = read_answers(document)
-        document = {key: value for key, value in document.items() if key not in _OWN}
-        if answers or answer is not None:
-            # A line that names its answers names all of them.
-            defaults = replace(defaults, answers=answers, answer=answer)
-    tokenizer, limit = lens_model.tokenizer, lens_model.context_length
-    tokenized = tokenize(read_document(document, tokenizer, defaults.options, binding=False), tokenizer, limit)
-    built = Answers.build(tokenized, tokenizer, defaults.answers or None, defaults.answer, limit)
-    asked = Asked(tokenized, built)
-    if len(built.candidates) > 1:
-        # Which is the likeliest is not known yet, but whether each could be told from the others is.
-        for chosen in range(len(built.candidates)) if built.explained is None else [built.explained]:
-            built.margin(tokenizer, torch.zeros(1), chosen)
-    if limit is not None and asked.longest > limit:
-        raise UserError(
-            f"prompt and answer together have {asked.longest} tokens, but the model's context holds {limit}: shorten "
-            "the prompt."
-        )
-    return asked

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from iclens.lens.model.session import implementation
+from iclens.huggingface import implementation
 from iclens.lens.read.capture import run
 from iclens.lens.read.padded import unembedding_only
 from iclens.lens.read.tracing import Trace
@@ -42,7 +42,7 @@ def off_by(traced: Trace) -> Float[Tensor, " batch"]:
         for layer in lens_model.anatomy.layers:
             stack.callback(layer.attention.register_forward_hook(compare(layer.attention_name)).remove)
         stack.enter_context(unembedding_only(lens_model, traced.readouts.positions))
-        stack.enter_context(implementation(lens_model, "eager" if traced.capped else None))
+        stack.enter_context(implementation(lens_model.model, "eager" if traced.capped else None))
         logits = run(lens_model, tokens.ids)
     worst.append(_relative(traced.logits, logits, torch.ones_like(logits, dtype=torch.bool)).to(home))
     return torch.stack(worst).amax(0)
