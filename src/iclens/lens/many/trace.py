@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -122,19 +122,15 @@ def trace_batch(lens_model: LensModel, tokens: Tokens, reading: Reading) -> Batc
     batch, n = tokens.ids.shape
     positions = reading.positions
     layers: dict[str, BatchLayer] = {}
-    masks: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
-    kept: list[Tensor | None] = []
+    masks: dict[Hashable, tuple[Tensor, Tensor]] = {}
     capped = False
 
     def record(call: AttentionCall) -> Tensor:
         nonlocal capped
         capped = capped or call.softcap is not None
-        key = id(call.mask), call.q.device
+        key = call.key
         if key not in masks:
-            # Layers share their masks; holding on to the mask keeps its id from being used again.
-            rows = call.rows().expand(batch, 1, -1, -1)[:, 0]
-            masks[key] = take(rows, tokens.query_places), take(rows, positions)
-            kept.append(call.mask)
+            masks[key] = call.rows_at(tokens.query_places), call.rows_at(positions)
         seen, read = masks[key]
         weights = softmax_rows(call, take(call.q.transpose(1, 2), positions).transpose(1, 2), read[:, None])
         layers[call.name] = BatchLayer(call.name, weights, call.k, call.v, seen)

@@ -6,7 +6,7 @@ attention weights are formed only for the positions that are read out, and no n 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -131,15 +131,12 @@ def trace(
             "tokens must include every position that is read."
         )
     layers: dict[str, LayerTrace] = {}
-    masks: dict[tuple[int, torch.device], Tensor] = {}
-    kept: list[Tensor | None] = []
+    masks: dict[Hashable, Tensor] = {}
 
     def record(call: AttentionCall) -> Tensor:
-        key = id(call.mask), call.q.device
+        key = call.key
         if key not in masks:
-            # Layers share their masks; holding on to the mask keeps its id from being used again.
-            masks[key] = call.rows(start)[0, 0].clone()
-            kept.append(call.mask)
+            masks[key] = call.rows(start)[0, 0]
         rows = masks[key]
         weights = softmax_rows(call, call.q[:, :, positions], rows[positions - start])
         layers[call.name] = LayerTrace(call.name, weights[0], call.k[0], call.v[0], rows, call.scale, call.softcap)
