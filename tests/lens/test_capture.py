@@ -184,13 +184,6 @@ def test_fast_and_written_out_attention_agree(name: str) -> None:
     torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
 
 
-def test_long_prompts_are_cut_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, ids = lens("gemma2", torch.float64), tokens(20)
-    whole = capture(model, ids).output
-    monkeypatch.setattr("iclens.lens.read.attend.MOST_SCORES", 4 * 20 * 3)
-    torch.testing.assert_close(capture(model, ids).output, whole, rtol=1e-13, atol=1e-13)
-
-
 def test_nothing_square_is_kept_by_a_trace() -> None:
     n = 100
     traced = trace(lens("mistral"), tokens(n), type(TWO_POSITIONS)(((n - 1, 5, 1.0),)), n - 2)

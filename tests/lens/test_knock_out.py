@@ -13,6 +13,7 @@ from tests.lens.zoo import CAUSAL, GROUPS, QUERY_START, TWO_POSITIONS, lens, tok
 
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.seen import Given
 from iclens.lens.model.session import attending
 from iclens.lens.read.attend import eager
 from iclens.lens.read.capture import run
@@ -30,7 +31,7 @@ def one_by_one(
     blocked[start:] = torch.isin(groups, torch.tensor(chosen, dtype=torch.long))
     with (
         torch.no_grad(),
-        attending(model, lambda call: eager(replace(call, mask=call.mask & ~blocked)), wants_mask=True),
+        attending(model, lambda call: eager(replace(call, seen=Given(call.rows() & ~blocked))), wants_mask=True),
     ):
         logits = run(model, ids)[0, list(readout.positions)]
     return float(readout.margin(logits)), float(readout.log_probability(logits))

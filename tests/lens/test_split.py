@@ -12,8 +12,8 @@ from tests.lens.many_prompts import PROMPTS, asked, tokenizer
 from tests.lens.zoo import build
 
 from iclens.errors import UserError
-from iclens.lens import loading
 from iclens.lens.explaining import explain
+from iclens.lens.model import loading
 from iclens.lens.model.loading import LensModel, load, outline
 
 SPLITS = {

@@ -118,10 +118,9 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
     def record(call: AttentionCall, output: Tensor) -> None:
         nonlocal capped
         capped = capped or call.softcap is not None
-        key = call.key, call.q.device
-        if key not in masks:
-            masks[key] = call.rows_at(tokens.query_places), call.rows_at(positions)
-        seen, read = masks[key]
+        if call.key not in masks:
+            masks[call.key] = call.rows_at(tokens.query_places), call.rows_at(positions)
+        seen, read = masks[call.key]
         q = take(call.q.transpose(1, 2), positions).transpose(1, 2)
         weights = softmax_rows(call, q, read[:, None])
         out = take(output.transpose(1, 2), positions).transpose(1, 2)
