@@ -22,8 +22,8 @@ from iclens.explorer.ask import Ask
 from iclens.lens.model.loading import load
 from iclens.lens.prompt import read_prompt
 from iclens.recipes import reproduction
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.parts import PartStore
-from iclens.recipes.recipe import RECIPES
 from iclens.recipes.table import Table
 from iclens.sealed import sealed
 from iclens.sweeps.grid import expand

@@ -10,9 +10,9 @@ import pytest
 from tests.recipes.planting import Planted
 
 from iclens.recipes import finetune_table
+from iclens.recipes.contract import Preset
 from iclens.recipes.finetune import ROWS, TYPES
 from iclens.recipes.finetune_table import FinetuneTable, TableSettings
-from iclens.recipes.recipe import Preset
 from iclens.recipes.reproduce import reproduce
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.table import Table

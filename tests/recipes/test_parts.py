@@ -9,8 +9,8 @@ import pytest
 from tests.recipes.coin import Coin, planted
 
 from iclens.errors import UserError
+from iclens.recipes.contract import RECIPES, Preset
 from iclens.recipes.parts import PartStore, work_key
-from iclens.recipes.recipe import RECIPES, Preset
 from iclens.recipes.reproduce import Order, reproduce, reproduce_all
 from iclens.recipes.reproduction import TABLE, stored
 from iclens.recipes.table import Table

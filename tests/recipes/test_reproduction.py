@@ -10,8 +10,8 @@ import torch
 from tests.recipes.coin import MEAN, SIGN, Coin
 
 from iclens.errors import UserError
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.figures import COLOURS, style
-from iclens.recipes.recipe import RECIPES
 from iclens.recipes.reproduce import reproduce
 from iclens.recipes.reproduction import TABLE, stored
 from iclens.sealed import sealed

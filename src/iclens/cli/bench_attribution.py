@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from iclens.cli.command import command
 from iclens.cli.output import say, show
+from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.whole_files import check_writable, write_atomically
 

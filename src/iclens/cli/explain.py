@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from iclens.cli.command import command
 from iclens.cli.explain_batch import Many
 from iclens.cli.output import console, say
+from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.progress import stages
 from iclens.whole_files import check_writable, write_atomically

@@ -125,9 +125,9 @@ class Many:
 
     def _compute(self, work: Work, parts: Parts, cluster: Cluster | None) -> bool:
         """Fill in the parts that are missing; False when some failed."""
-        from iclens.cli.progress import duration, resumable
+        from iclens.cli.progress import resumable
         from iclens.cluster import TASK_SECONDS, connected
-        from iclens.progress import bar
+        from iclens.progress import bar, duration
 
         missing = work.missing(parts)
         batches = "1 batch" if len(work.batches) == 1 else f"{len(work.batches)} batches"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from iclens.cli.command import command
 from iclens.cli.output import note, say
+from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.progress import stages
 
