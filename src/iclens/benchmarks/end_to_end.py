@@ -69,7 +69,9 @@ def explained_in_a_batch(lens_model: LensModel, prompt: str) -> object:
 class Explained(Protocol):
     """A way to explain a prompt."""
 
-    def __call__(self, lens_model: LensModel, prompt: str, *, rerun: bool = False) -> Explanation: ...
+    def __call__(self, lens_model: LensModel, prompt: str, *, rerun: bool = False) -> Explanation:
+        """Explain it, with the rerun on demand."""
+        ...
 
 
 @CASES.register("explain")
