@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ SIXTY_FOUR = (64, 3, 2)
 """518 tokens."""
 
 
-def explained(lens_model: LensModel, prompt: str, *, rerun: bool = False) -> Explanation:
+def explained(lens_model: LensModel, prompt: str, rerun: bool = False) -> Explanation:
     """Explain by gradient step, path and knock-out, and on demand by the rerun, with all checks."""
     return explain(lens_model, prompt=prompt, answers=ANSWERS, rerun_text=rerun)
 
@@ -64,14 +64,6 @@ def explained_in_a_batch(lens_model: LensModel, prompt: str) -> object:
     tokenized = tokenize(Prompt.from_text(prompt), lens_model.tokenizer, lens_model.context_length)
     answers = Answers.build(tokenized, lens_model.tokenizer, ANSWERS, None, lens_model.context_length)
     return explain_batch(lens_model, [Asked(tokenized, answers)])
-
-
-class Explained(Protocol):
-    """A way to explain a prompt."""
-
-    def __call__(self, lens_model: LensModel, prompt: str, *, rerun: bool = False) -> Explanation:
-        """Explain it, with the rerun on demand."""
-        ...
 
 
 @CASES.register("explain")
@@ -122,7 +114,7 @@ class Text:
 
     lens_model: LensModel
     prompt: str
-    explained: Explained = explained
+    explained: Callable[[LensModel, str, bool], Explanation] = explained
 
     @property
     def ids(self) -> Tensor:
@@ -156,7 +148,7 @@ class Text:
         scores = "gradient step, path, knock-out" + (", rerun" if rerun else "")
         return Comparison(
             f"explain by {scores}, with all checks: {self.title}",
-            Side("explain", lambda: self.explained(self.lens_model, self.prompt, rerun=rerun)),
+            Side("explain", lambda: self.explained(self.lens_model, self.prompt, rerun)),
             Side("plain forward, last logits only", lambda: self.forward(ids)),
             lambda: self.agreements(rerun=rerun),
             self.floor(shape, rerun=rerun),
@@ -177,7 +169,9 @@ class Text:
         other = checked or self
         return Comparison(
             f"scores of demonstrations, from text: {self.title}" + (", without a warm-up call" if checked else ""),
-            Side("explain by gradient step, path, knock-out", lambda: self.explained(self.lens_model, self.prompt)),
+            Side(
+                "explain by gradient step, path, knock-out", lambda: self.explained(self.lens_model, self.prompt, False)
+            ),
             Side("Captum FeatureAblation, one at a time", lambda: feature_ablation(self.lens_model, self.prompt)),
             lambda: [*self.agreements(), *other.ablated(feature_ablation)],
             targets=() if context.quick else (Target("speed-up", least, "with all checks"),),
@@ -188,7 +182,7 @@ class Text:
 
     def agreements(self, *, rerun: bool = False) -> list[Agreement]:
         """What `explain` says against the model's own passes: as it is, with masked attention, and on less text."""
-        found = self.explained(self.lens_model, self.prompt, rerun=rerun)
+        found = self.explained(self.lens_model, self.prompt, rerun)
         answers = answer_ids(self.prompt, self.lens_model.tokenizer)
         logits = self.forward(self.ids).double()
         said = torch.tensor([candidate.log_probability for candidate in found.candidates], dtype=torch.float64)

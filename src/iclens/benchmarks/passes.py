@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -68,12 +69,12 @@ class Passes:
     @property
     def all(self) -> float:
         """All forward passes."""
-        return sum(self.shares)
+        return math.fsum(self.shares)
 
     @property
     def traced(self) -> float:
         """Those over the whole prompt in which the lens's own attention ran."""
-        return sum(share for share, read in zip(self.shares, self.read, strict=True) if read and share >= 1)
+        return math.fsum(share for share, read in zip(self.shares, self.read, strict=True) if read and share >= 1)
 
 
 @contextmanager
