@@ -6,7 +6,7 @@ Prompts' read-outs differ in number and place; shorter ones are filled up with a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -84,6 +84,12 @@ class Readouts:
     def select(self, chosen: Tensor | slice) -> Readouts:
         """Select prompts of the batch."""
         return Readouts(*(part[chosen] for part in vars(self).values()))
+
+    def one_logit(self, row: int, index: int) -> Readouts:
+        """The logit of one vocabulary index at one of the positions, in place of the margin."""
+        rows = torch.full_like(self.term_rows[:, :1], row)
+        weights = torch.ones_like(self.term_weights[:, :1])
+        return replace(self, term_rows=rows, term_indices=torch.full_like(rows, index), term_weights=weights)
 
     def to(self, device: torch.device) -> Readouts:
         """The same on another device."""

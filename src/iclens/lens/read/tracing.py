@@ -65,7 +65,7 @@ class Trace:
         readouts: what is read from their logits.
         layers: one entry per layer.
         inputs: a module -> its input (batch, n_positions, width) at the read-out positions (norms, every layer).
-        outputs: a module -> its output there (norms, attention, MLPs, unembedding).
+        outputs: a module -> its output there (norms, attention, MLPs, the last layer, unembedding).
         attended: every attention module's own output (batch, n, width), for the check.
         capped: whether a layer caps its scores.
         logits: at the read-out positions.
@@ -145,6 +145,10 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
         inputs[module] = take(args[0].detach().reshape(batch, n, -1), positions)
         outputs[module] = take(output.detach().reshape(batch, n, -1), positions)
 
+    def keep_end(module: nn.Module, args: Any, output: Any) -> None:
+        hidden = output if isinstance(output, Tensor) else output[0]
+        outputs[module] = take(hidden.detach().reshape(batch, n, -1), positions)
+
     def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
         inputs[module] = take((args[0] if args else kwargs["hidden_states"]).detach(), positions)
 
@@ -159,6 +163,7 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
         for layer in anatomy.layers:
             stack.callback(layer.module.register_forward_pre_hook(keep_input, with_kwargs=True).remove)
             stack.callback(layer.attention.register_forward_hook(keep(attended, layer.attention_name)).remove)
+        stack.callback(anatomy.layers[-1].module.register_forward_hook(keep_end).remove)
         stack.callback(head.register_forward_hook(keep(outputs, head)).remove)
         stack.enter_context(unembedding_only(lens_model, positions))
         stack.enter_context(fused_activations(lens_model))
