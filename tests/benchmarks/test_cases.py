@@ -24,6 +24,7 @@ NAMES = [
     "demonstrations",
     "dictionary",
     "estimators",
+    "explain",
     "lens",
     "scale-out",
     "scaling",

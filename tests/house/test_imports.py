@@ -46,6 +46,10 @@ def test_importing_iclens_imports_nothing_heavy():
     assert modules_after("import iclens").isdisjoint(HEAVY)
 
 
+def test_the_plumbing_with_transformers_imports_it_only_when_used():
+    assert modules_after("import iclens.huggingface").isdisjoint(HEAVY)
+
+
 def test_public_names_of_iclens_resolve_and_bring_no_transformers_along():
     code = "import iclens\nfor name in getattr(iclens, '__all__', ()): getattr(iclens, name)"
     assert modules_after(code).isdisjoint({"transformers", "matplotlib"})

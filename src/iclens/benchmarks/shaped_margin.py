@@ -10,8 +10,8 @@ from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.gpt2_shaped import Shape, ShapedPrompt
 from iclens.lens.model.loading import LensModel
 from iclens.lens.read.trace import Trace, trace
-from iclens.lens.scores.gradient_step import gradient_step
-from iclens.lens.scores.knock_out import knock_out
+from iclens.lens.scores.gradient_step import GradientStep, gradient_step
+from iclens.lens.scores.knock_out import KnockOutResult, knock_out
 
 
 class Shaped:
@@ -40,11 +40,23 @@ class Shaped:
         """The one full pass."""
         return trace(self.lens_model, self.prompt.ids, self.prompt.readout, self.prompt.query_start)
 
+    def gradient_step(self) -> GradientStep:
+        """The contributions of every token, with the pass."""
+        return gradient_step(self.trace())
+
+    def knock_out(self, traced: Trace) -> KnockOutResult:
+        """The exact knock-out of every demonstration, after the pass."""
+        return knock_out(traced, self.prompt.groups, self.sets)
+
+    def both(self) -> tuple[GradientStep, KnockOutResult]:
+        """The contributions and the knock-outs, with the pass that they share."""
+        traced = self.trace()
+        return gradient_step(traced), self.knock_out(traced)
+
     def ours(self) -> tuple[Tensor, Tensor]:
         """Gradient step (tokens summed) and exact knock-out of every demonstration."""
-        traced = self.trace()
-        scores = self.prompt.by_demonstration(gradient_step(traced).contributions.sum((0, 1)))
-        return scores, knock_out(traced, self.prompt.groups, self.sets).margin_changes
+        step, knocked = self.both()
+        return self.prompt.by_demonstration(step.contributions.sum((0, 1))), knocked.margin_changes
 
     def deleted(self, keep: Tensor) -> Tensor:
         """The margin of the prompt with only some demonstrations (rows of a mask), each really shortened."""
@@ -56,11 +68,10 @@ class Shaped:
 
     def agreements(self) -> list[Agreement]:
         """The gradient step and the knock-out against their own checks and the plain model."""
-        traced = self.trace()
         plain = self.margins(self.prompt.ids[None])
-        step, knocked = gradient_step(traced), knock_out(traced, self.prompt.groups, self.sets)
+        step, knocked = self.both()
         return [
-            Agreement.of("margin of the traced pass", torch.tensor([traced.margin]), plain, 1e-4),
+            Agreement.of("margin of the traced pass", torch.tensor([step.margin]), plain, 1e-4),
             Agreement("contributions and the rest against the margin", step.residual, 1e-5),
             Agreement("knock-out of nothing against the plain pass", knocked.residual, 1e-5),
             Agreement.of("knock-out against masked attention", knocked.margins[:1], self._masked_out(0), 1e-4),

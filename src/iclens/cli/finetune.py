@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from iclens.cli.output import check_writable, note, say, show, write_atomically
+from iclens.cli.output import note, say, show
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
+from iclens.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.intervals import Estimate

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from iclens.cli.output import check_writable, note, say, show, write_atomically
+from iclens.cli.output import note, say, show
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
+from iclens.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table

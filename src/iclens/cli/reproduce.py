@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from iclens.cli.output import make_folder, note, say, show, write_atomically
+from iclens.cli.output import note, say, show
 from iclens.cli.subcommand import command
 from iclens.cli.where import refuse_torchrun
 from iclens.errors import UserError
+from iclens.whole_files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from iclens.recipes.contract import Recipe

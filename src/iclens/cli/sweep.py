@@ -76,9 +76,9 @@ class Sweep:
     def _train(self, configs: list[RunConfig], cluster: Cluster | None) -> int:
         from collections import Counter
 
-        from iclens.cli.progress import bar, resumable
+        from iclens.cli.progress import resumable
         from iclens.cluster import slots
-        from iclens.progress import duration
+        from iclens.progress import bar, duration
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import GIB, prepare, run
         from iclens.workers import torch_threads, usable_cores
