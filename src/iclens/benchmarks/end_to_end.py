@@ -33,7 +33,7 @@ from iclens.benchmarks.gpt2_shaped import TINY as GPT2_TINY
 from iclens.benchmarks.gpt2_shaped import Shape
 from iclens.benchmarks.largest import largest_tensor
 from iclens.benchmarks.llama_shaped import LARGE, LONG, SMALL, LlamaShape, gpt2_model, llama_model, smollm2
-from iclens.benchmarks.measure import MEBIBYTE
+from iclens.benchmarks.measuring import MEBIBYTE
 from iclens.benchmarks.memory import peak_bytes
 from iclens.benchmarks.passes import counts
 from iclens.benchmarks.peers import missing
