@@ -63,7 +63,7 @@ class BenchAttribution:
         if self.subsets < 2:
             raise UserError(f"--subsets {self.subsets}: a rank correlation needs at least 2.")
 
-        from iclens.lens.scores.methods import ATTRIBUTIONS
+        from iclens.lens import ATTRIBUTIONS
         from iclens.recipes.attribution import check
         from iclens.recipes.attribution_studies import STUDIES
 

@@ -57,6 +57,7 @@ class Explore:
                 from iclens.explorer.ask import Ask
                 from iclens.explorer.guard import is_loopback
                 from iclens.explorer.opening import opening
+                from iclens.explorer.viewed import Kept
                 from iclens.lens.model.loading import load
                 from iclens.lens.prompt import read_prompt
 
@@ -68,9 +69,10 @@ class Explore:
                 stage("reading the first prompt")
                 # The first pass of a process is slow; the first user should not wait for it. It also shows what is
                 # wrong with the prompt before a page opens.
+                viewed = Kept(lens_model).of(Ask.read(example, lens_model.tokenizer))
                 for name, view in VIEWS.items():
                     asked = {**example, "layer": 0, "head": 0} if name == "head" else example
-                    view(lens_model, Ask.read(asked, lens_model.tokenizer))
+                    view(viewed, Ask.read(asked, lens_model.tokenizer))
             alone = is_loopback(self.host)
             names = (self.host, socket.gethostname())
             app = build_app(lens_model, example, names, alone, self.store, self.gallery)

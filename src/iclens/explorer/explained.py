@@ -45,7 +45,7 @@ def show(explanation: Explanation, height: int = 720) -> Any:
         explanation: what was found.
         height: of the frame, in pixels.
     """
-    return Framed(explained_page(explanation), height)
+    return Framed(str(explained_page(explanation)), height)
 
 
 class Framed:

@@ -59,7 +59,7 @@ class Viewed:
         return found
 
     def readings(self, most: int) -> dict[str, Tensor]:
-        """For each answer that is read, what each token adds to the logit of its first token, (n_layers, n_heads, n)."""
+        """For each answer that is read, each token's part of the logit of its first token: (n_layers, n_heads, n)."""
         if most not in self._readings:
             traced = self.lens.traced
             self._readings[most] = {

@@ -9,7 +9,8 @@ from iclens.lens.model.families import FAMILIES, Family
 from iclens.lens.model.loading import LensModel, load, outline
 from iclens.lens.prompt.prompt import Prompt, Span
 from iclens.lens.prompt.tokens import TokenizedPrompt, tokenize
-from iclens.lens.read.capture import Capture, HeadRecord, capture, check_capture
+from iclens.lens.read.capture import Capture, capture, check_capture
+from iclens.lens.read.heads import HeadRecord
 from iclens.lens.read.readout import Readout
 from iclens.lens.rows import COLUMNS
 from iclens.lens.scores.faithfulness import auc, lds

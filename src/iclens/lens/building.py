@@ -78,9 +78,9 @@ def explanations(
         sets = [[(i,) if i < n else () for i in range(alone)] + list(knock_out) for n in counts]
         knocked = passes.knock_out(sets)
         residuals["knock_out"] = knocked.residual
-    reruns = [
-        passes.rerun(b, [(i,) for i in range(n)]).margins if "rerun" in scores else None for b, n in enumerate(counts)
-    ]
+    removed: list[list[float]] | None = None
+    if "rerun" in scores:
+        removed = [passes.rerun(b, [(i,) for i in range(n)]).margins.tolist() for b, n in enumerate(counts)]
     margins = traced.margins.double().tolist()
     log_probabilities = traced.log_probabilities.double().tolist()
     largest = traced.readouts.largest(traced.logits)
@@ -100,7 +100,7 @@ def explanations(
                 gradient_step=None if direct is None else float(direct[b, i]),
                 path=None if through is None else float(through[b, i]),
                 knock_out=own[i] if own is not None and "knock_out" in scores else None,
-                rerun_margin_change=None if reruns[b] is None else margins[b] - float(reruns[b][i]),
+                rerun_margin_change=None if removed is None else margins[b] - removed[b][i],
                 by_layer_and_head=() if maps is None else tuple(map(tuple, maps[b, ..., i].tolist())),
                 scores={name: float(values[i]) for name, values in (others or {}).items()},
             )

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from iclens.errors import UserError
+from iclens.lens import Readout
 from iclens.lens.prompt.prompt import Prompt
-from iclens.lens.read.answers import Margin
 from iclens.recipes.attribution import Case
 from iclens.tasks.words import LABELS, WordPrompt, sample_words
 
@@ -85,7 +85,7 @@ def conflicting_cases(
     return cases
 
 
-def margin(tokenizer: Any, answer: str, candidates: Sequence[str]) -> Margin:
+def margin(tokenizer: Any, answer: str, candidates: Sequence[str]) -> Readout:
     """The answer's logit minus the mean of the other candidates', all of one token.
 
     Raises:
@@ -100,10 +100,9 @@ def margin(tokenizer: Any, answer: str, candidates: Sequence[str]) -> Margin:
         )
     others = [word for word in candidates if word != answer]
     terms = [(0, ids[answer], 1.0), *((0, ids[word], -1.0 / len(others)) for word in others)]
-    return Margin(
+    return Readout(
         answer=answer,
         answer_ids=(ids[answer],),
-        append=(),
         terms=tuple(terms),
         definition=f"The logit of {answer!r} minus the mean logit of the {len(others)} other candidates.",
     )

@@ -1,8 +1,4 @@
-"""Every head's queries, keys, values and mask, taken from a real forward pass and checked against the model.
-
-Source: Ren & Liu 2024: each head's output is the prediction of a dual model trained on its keys and
-values; `HeadRecord` holds what `DualModel.from_attention` needs to build it.
-"""
+"""Every head's queries, keys, values and mask, taken from a real forward pass and checked against the model."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclens.errors import UserError
@@ -21,24 +17,7 @@ from iclens.lens.model.rotary import forget_longer_prompts
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import eager, fast
 from iclens.lens.read.fused import fused_activations
-
-
-@dataclass(frozen=True)
-class HeadRecord(AttentionCall):
-    """One attention layer as it was computed, all heads: what it was called with, and what it gave.
-
-    Attributes:
-        output: the heads' outputs before W_O.
-        real: False for the rows of padding tokens; these are left out of reports.
-    """
-
-    output: Float[Tensor, "batch heads n d_v"]
-    real: Bool[Tensor, "batch n"]
-
-    @property
-    def mask(self) -> Bool[Tensor, "batch 1 n n"]:
-        """Form the whole mask (sliding windows, causality and padding are in it); True = may attend."""
-        return self.rows().expand(len(self.q), -1, -1, -1)
+from iclens.lens.read.heads import HeadRecord
 
 
 @dataclass(frozen=True)

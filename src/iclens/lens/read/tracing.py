@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from iclens.dual import DualModel
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import fast, softmax_rows
 from iclens.lens.read.capture import run
 from iclens.lens.read.frozen import Leaves, holding
 from iclens.lens.read.fused import fused_activations
+from iclens.lens.read.heads import head_dual
 from iclens.lens.read.padded import PaddedTokens, take, unembedding_only
 from iclens.lens.read.readouts import Readouts
 
@@ -53,6 +55,29 @@ class LayerTrace:
     query_mask: Bool[Tensor, "batch n_query n"]
     scale: float
     softcap: float | None
+
+    def dual(
+        self,
+        head: int,
+        groups: int | Int[Tensor, " n"],
+        *,
+        prompt: int = 0,
+        rows: slice = slice(None),
+        dtype: torch.dtype | None = None,
+    ) -> DualModel:
+        """Make the dual model of one head: its `predict()` is the head's `output` at the read-out positions.
+
+        Args:
+            head: the query head.
+            groups: the demonstrations, as in `DualModel.from_attention`.
+            prompt: which prompt of the batch.
+            rows: which of the read-out positions.
+            dtype: computed in this type, say float64; None for the model's own.
+        """
+        shared = head // (self.q.shape[1] // self.k.shape[1])
+        q, k, v = self.q[prompt, head, rows], self.k[prompt, shared], self.v[prompt, shared]
+        q, k, v = (tensor.to(dtype or tensor.dtype) for tensor in (q, k, v))
+        return head_dual(q, k, v, groups, scale=self.scale, softcap=self.softcap, mask=self.mask[prompt, rows])
 
 
 @dataclass(frozen=True)
