@@ -67,7 +67,7 @@ def explained_in_a_batch(lens_model: LensModel, prompt: str) -> object:
 
 
 @CASES.register("explain")
-@takes(minutes=6)
+@takes(minutes=8)
 def explain_end_to_end(context: Context) -> Iterator[Entry]:
     """All of explain, from text to checked scores: in forward passes, beside Captum, in memory, on long prompts."""
     yield from comparisons(context)
@@ -153,7 +153,7 @@ class Text:
             lambda: self.agreements(rerun=rerun),
             self.floor(shape, rerun=rerun),
             () if context.quick else (Target("speed-up", 1 / most, f"at most {most:g} forward passes"),),
-            most_pairs=5,
+            most_pairs=3 if rerun else 5,
             # The check ran both.
             warm_up=False,
         )
