@@ -46,8 +46,11 @@ from iclens.lens.prompt.prompt import BLANK_LINE, Prompt
 from iclens.lens.prompt.tokens import tokenize
 from iclens.lens.read.answers import Answers
 
-EIGHT = (8, 13, 12)
-"""Demonstrations, words of each, words of the query: 160 tokens by the case's own tokenizer."""
+EIGHT = (8, 13, 12, 2)
+"""Demonstrations, words of each, words of the query, seed: 160 tokens by the case's own tokenizer.
+
+The seed is one by which the path's sum loses digits in float32, on both models, and stays within the tolerance.
+"""
 SIXTEEN = (16, 26, 12)
 """512 tokens."""
 SIXTY_FOUR = (64, 3, 2)
