@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 from iclens.cli import output
-from iclens.cli.output import check_writable, make_folder, note, say, show, write_atomically
+from iclens.cli.output import note, say, show
 from iclens.errors import UserError
+from iclens.whole_files import check_writable, make_folder, write_atomically
 
 
 # The disk is waited for.

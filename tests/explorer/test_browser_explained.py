@@ -8,8 +8,8 @@ from tests.explorer.test_explained import ANSWERS, OPTIONS, TEXT
 
 import iclens
 from iclens.explorer.explained import explained_page
+from iclens.lens.display_text import signed
 from iclens.lens.prompt.prompt import Prompt
-from iclens.report.display_text import signed
 
 pytestmark = MARKS
 

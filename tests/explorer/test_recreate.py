@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 
@@ -12,14 +13,14 @@ import pytest
 import torch
 
 import iclens
+from iclens import bundled
 from iclens.cli.main import main
 from iclens.explorer import recreate
 from iclens.explorer.ask import Ask
 from iclens.explorer.explained import explained_page
 from iclens.explorer.glance import explanation, glance
 from iclens.lens.model.loading import LensModel, load
-from iclens.lens.prompt.documents import load as load_prompt
-from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt import Prompt, Span, read_prompt
 
 BLOCKS = ["cat is red .", "apple is blue .", "dog is red ."]
 NUMBERS = ("margin", "tokens", "next_tokens", "candidates", "demonstrations", "others", "group_knock_outs")
@@ -50,8 +51,7 @@ def test_the_command_writes_the_same_prompt(ask, model, tmp_path):
     words = words_of(recreate.command(ask, model), tmp_path)
     options = dict(itertools.pairwise(words))
     blocks = int(options.get("--instruction-blocks", 0))
-    prompt = load_prompt(tmp_path / options["--prompt"], template=options.get("--template"), instruction_blocks=blocks)
-    assert prompt == ask.prompt
+    assert read_prompt(tmp_path / options["--prompt"], instruction_blocks=blocks) == ask.prompt
     if ask.answers:
         start = words.index("--answers") + 1
         assert tuple(words[start : start + len(ask.answers)]) == ask.answers
@@ -79,11 +79,51 @@ def test_the_python_builds_the_same_prompt(ask, model, explained):
     assert explained.get("knock_out", [ask.off]) == [ask.off]
 
 
-def test_the_python_builds_a_prompt_that_no_text_gives(model, explained):
-    chat = Prompt.from_examples([("a", "b"), ("c\n\nd", "e")], "f", "<{input}> {output}", "Do \N{SNOWMAN}\n\nit.")
-    prompt = replace(chat, add_special_tokens=False, lead="", follow="\n")
+@pytest.mark.parametrize("text", ["a: b\n\nc\n\nd: e\n\nf:", "a: b\n\nc: d\r\n e\n\nf:"])
+def test_the_python_builds_a_prompt_that_no_file_gives(text, model, explained):
+    prompt = Prompt.from_text(text)
+    if "\r" not in text:
+        # Its first two blocks are one demonstration.
+        spans = (Span(0, prompt.demonstrations[1].end), prompt.demonstrations[2])
+        prompt = replace(prompt, demonstrations=spans, labels=("b", None))
     exec(recreate.python(Ask(prompt), model), {})
     assert explained["prompt"] == prompt
+    assert recreate.command(Ask(prompt), model).startswith("# No prompt file gives this prompt")
+
+
+def test_a_changed_prompt_does_not_tell_what_it_was_written_from(model, explained):
+    pairs = Prompt.from_examples([("a", "b"), ("c\n\nd", "e")], "f", "<{input}> {output}", "Do \N{SNOWMAN}\n\nit.")
+    for prompt in (replace(pairs, add_special_tokens=False, lead="", follow="\n"), pairs.without([0])):
+        exec(recreate.python(Ask(prompt), model), {})
+        assert explained["prompt"] == prompt
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory):
+    """The bundled model with a chat template of its words."""
+    folder = tmp_path_factory.mktemp("models") / "chatting"
+    shutil.copytree(bundled.path(), folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["chat_template"] = (
+        "{% for m in messages %}{% if m.role == 'user' %}it is {% endif %}{{ m.content }} {% endfor %}"
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return load(str(folder))
+
+
+def test_a_chat_is_the_same_tokens_on_the_page_in_the_command_and_in_python(chatting, tmp_path, monkeypatch):
+    contents = ["cat is", "vux .", "plum is", "nef .", "horse is"]
+    messages = [{"role": "assistant" if i % 2 else "user", "content": said} for i, said in enumerate(contents)]
+    ask = Ask.read({"messages": messages, "answers": ["vux", "nef"], "off": [1]}, chatting.tokenizer)
+    seen = glance(chatting, Ask.read(ask.to_document(), chatting.tokenizer))
+    words = words_of(seen["command"], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", *words, "--json", "found.json"]) == 0
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    for document in (found, run(seen["python"])):
+        assert document["prompt"] == "it is cat is vux . it is plum is nef . it is horse is"
+        assert [token["text"] for token in document["tokens"]] == [token["text"] for token in seen["tokens"]]
+        assert document["margin"] == pytest.approx(seen["margin"], rel=1e-5, abs=1e-5)
 
 
 @pytest.fixture(scope="module")

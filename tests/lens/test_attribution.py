@@ -11,6 +11,7 @@ import torch
 from captum.attr import LayerGradientXActivation, LayerIntegratedGradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from iclens.lens.scores.rerun import Outcome
 from tests.lens.word_learner import PAIRS, margins_one_by_one, problem, text_of
 
 from iclens.errors import UserError
@@ -19,7 +20,6 @@ from iclens.lens.scores.methods.gradient_x_input import embeddings, margins_at
 from iclens.lens.scores.methods.integrated_gradients import integrate
 from iclens.lens.scores.methods.lasso import fit, logit_scaled
 from iclens.lens.scores.methods.replacement import Replacement
-from iclens.lens.scores.rerun import Outcome
 
 N = len(PAIRS)
 COSTS = {

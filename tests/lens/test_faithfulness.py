@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from iclens.lens.scores.rerun import rerun
 from sklearn.metrics import roc_auc_score
 from tests.lens.word_learner import PAIRS, PROMPT, learner, margins_one_by_one, problem, text_of, tokenizer
 
 from iclens.lens.scores.faithfulness import auc, faithfulness, lds, random_subsets, top
-from iclens.lens.scores.rerun import rerun
 from iclens.recipes.word_cases import margin
 from iclens.tasks.words import LABELS, VOCABULARY
 

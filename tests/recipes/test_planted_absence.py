@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from iclens import intervals
-from iclens.recipes.recipe import RECIPES
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.verdict import Verdict
 
 HOLDS = ("holds", "holds under")

@@ -12,7 +12,7 @@ from tests.recipes.planting import Planted
 
 from iclens import intervals
 from iclens.recipes.attribution import MEASURES, TRUTH, run
-from iclens.recipes.recipe import RECIPES
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.table import Table
 from iclens.recipes.which_demonstrations_verdicts import (
     AGAINST,

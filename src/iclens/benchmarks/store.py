@@ -19,7 +19,7 @@ from iclens.sweeps import run_folder
 from iclens.sweeps.result import result_of
 from iclens.sweeps.store import Store
 from iclens.training.config import RunConfig
-from iclens.training.train import train
+from iclens.training.loop import train
 
 LISTED_WITHIN = 0.5
 """Seconds, for a person who waits."""

@@ -5,26 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from iclens.errors import UserError
 from iclens.explorer.ask import Ask
 from iclens.lens.model.loading import LensModel
-from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt import Prompt
+
+_NO_COMMAND = "# No prompt file gives this prompt, whose parts were set in Python: copy the Python instead."
 
 
 def command(ask: Ask, lens_model: LensModel) -> str:
-    """Shell lines that write the prompt to a file and explain it, with the weights' precision and place."""
-    if ask.pairs is None:
-        # One space is what a query without any is read with.
-        lead = "" if ask.prompt.lead == " " else ask.prompt.lead
-        name, content = "prompt.txt", ask.prompt.text + lead
-        options = ["--instruction-blocks", str(ask.instruction_blocks)] if ask.instruction_blocks else []
+    """Write the shell lines that write the prompt to a file and explain it, with the weights' precision and place."""
+    document = ask.prompt.to_document()
+    if document is None:
+        return _NO_COMMAND
+    options = []
+    if "prompt" in document:
+        name, content = "prompt.txt", document["prompt"]
+        if "instruction_blocks" in document:
+            options = ["--instruction-blocks", str(document["instruction_blocks"])]
     else:
-        name, content = "prompt.json", _pairs_file(ask)
-        options = [] if ask.template is None else ["--template", ask.template]
+        name, content = "prompt.json", json.dumps(document, indent=1, ensure_ascii=False)
     words = ["iclens", "explain", "--model", lens_model.name]
     for option, value in _loading(lens_model).items():
         words += ["--" + option.replace("_", "-"), value]
@@ -39,21 +43,23 @@ def command(ask: Ask, lens_model: LensModel) -> str:
 
 
 def _answer(ask: Ask, answer: str) -> str:
-    """An answer as the command line takes it: -x would be an option; white space that precedes it anyway is not."""
+    """Write an answer so that the command line does not take it for an option, with the white space before it."""
     return ask.prompt.lead + answer if answer.startswith("-") and len(answer) > 1 else answer
 
 
 def python(ask: Ask, lens_model: LensModel, **options: Any) -> str:
-    """Python that explains the same prompt, with the weights' precision and place.
+    """Write Python that explains the same prompt, with the weights' precision and place.
 
     Args:
         ask: what is asked.
         lens_model: the model that answers.
         options: further arguments of `iclens.explain`, written as they are.
     """
+    document = ask.prompt.to_document()
     imports, loaded, model = "import iclens", "", repr(lens_model.name)
-    if loading := _loading(lens_model):
-        imports = f"import torch\n\n{imports}\nfrom iclens.lens.model.loading import load"
+    if (loading := _loading(lens_model)) or "messages" in (document or {}):
+        imports = ("import torch\n\n" if "dtype" in loading else "") + imports
+        imports += "\nfrom iclens.lens.model.loading import load"
         told = [f"dtype=torch.{value}" if name == "dtype" else f"{name}={value!r}" for name, value in loading.items()]
         loaded, model = f"model = load({', '.join([model, *told])})\n", "model"
     arguments = [model, "prompt=prompt"]
@@ -61,11 +67,11 @@ def python(ask: Ask, lens_model: LensModel, **options: Any) -> str:
     arguments += [f"answer={ask.answer!r}"] if ask.answer is not None else []
     arguments += [f"knock_out=[{ask.off!r}]"] if ask.off else []
     arguments += [f"{name}={value!r}" for name, value in options.items()]
-    made, names = _made(ask)
+    names = "Prompt, Span" if document is None else "Prompt"
     return (
-        f"{imports}\nfrom iclens.lens.prompt.prompt import {names}\n\n"
-        f"prompt = {made}\n"
+        f"{imports}\nfrom iclens.lens.prompt import {names}\n\n"
         f"{loaded}"
+        f"prompt = {_by_parts(ask.prompt) if document is None else _made(document)}\n"
         f"explanation = iclens.explain({', '.join(arguments)})\n"
         "for effect in explanation.ranked():\n"
         "    print(effect.index, effect.text, effect.gradient_step, effect.knock_out.margin_change)\n"
@@ -73,7 +79,7 @@ def python(ask: Ask, lens_model: LensModel, **options: Any) -> str:
 
 
 def _loading(lens_model: LensModel) -> dict[str, str]:
-    """What `load` is told beside the name, as far as it differs from what `load` does by itself."""
+    """Tell the arguments of `load`, besides the name, that differ from their defaults."""
     told = {}
     if lens_model.dtype != torch.float32:
         told["dtype"] = str(lens_model.dtype).removeprefix("torch.")
@@ -84,43 +90,31 @@ def _loading(lens_model: LensModel) -> dict[str, str]:
     return told
 
 
-def _made(ask: Ask) -> tuple[str, str]:
-    """An expression for the prompt, and the names that it needs."""
-    if ask.pairs is not None:
-        pairs = "".join(f"\n        {pair!r}," for pair in ask.pairs)
-        named = [
-            f"{name}={value!r}" for name in ("template", "instruction") if (value := getattr(ask, name)) is not None
-        ]
-        return "Prompt.from_examples(" + ", ".join([f"[{pairs}\n    ]", repr(ask.query), *named]) + ")", "Prompt"
-    text, blocks = ask.prompt.text, ask.instruction_blocks or 0
-    if _reads_the_same(ask.prompt, blocks):
-        told = f", instruction_blocks={blocks}" if blocks else ""
-        return f"Prompt.from_text({_literal(text)}{told})", "Prompt"
-    # A chat, or pairs in a template of their own: the parts are told by their places.
-    rest = {field.name: getattr(ask.prompt, field.name) for field in dataclasses.fields(ask.prompt)}
-    del rest["text"]
-    told = "".join(f"\n    {name}={value!r}," for name, value in rest.items())
-    return f"Prompt(\n    text={_literal(text)},{told}\n)", "Prompt, Span"
+def _made(document: dict[str, Any]) -> str:
+    """Write an expression for the prompt that a document holds."""
+    if "messages" in document:
+        return f"Prompt.from_chat({_list(document['messages'])}, model.tokenizer)"
+    if "demonstrations" in document:
+        pairs = _list([(pair["input"], pair["output"]) for pair in document["demonstrations"]])
+        named = [f"{name}={document[name]!r}" for name in ("template", "instruction") if name in document]
+        return f"Prompt.from_examples({', '.join([pairs, repr(document['query']), *named])})"
+    told = f", instruction_blocks={document['instruction_blocks']}" if "instruction_blocks" in document else ""
+    return f"Prompt.from_text({_literal(document['prompt'])}{told})"
 
 
-def _reads_the_same(prompt: Prompt, blocks: int) -> bool:
-    try:
-        return Prompt.from_text(prompt.text, blocks) == prompt
-    except UserError:
-        return False
+def _by_parts(prompt: Prompt) -> str:
+    """Write an expression for a prompt that no document holds: its parts are told by their places."""
+    parts = [field.name for field in dataclasses.fields(prompt) if field.init and field.name != "text"]
+    told = "".join(f"\n    {name}={getattr(prompt, name)!r}," for name in parts)
+    return f"Prompt(\n    text={_literal(prompt.text)},{told}\n)"
+
+
+def _list(items: Sequence[Any]) -> str:
+    """Write a list, one item a line."""
+    return "[" + "".join(f"\n    {item!r}," for item in items) + "\n]"
 
 
 def _literal(text: str) -> str:
-    """A text as one string literal a line."""
+    """Write a text, one string literal a line."""
     lines = text.splitlines(keepends=True)
     return "\n    " + "\n    ".join(repr(line) for line in lines) + "\n" if len(lines) > 1 else repr(text)
-
-
-def _pairs_file(ask: Ask) -> str:
-    assert ask.pairs is not None
-    document = {
-        "demonstrations": [{"input": given, "output": said} for given, said in ask.pairs],
-        "query": ask.query,
-        **({} if ask.instruction is None else {"instruction": ask.instruction}),
-    }
-    return json.dumps(document, indent=1, ensure_ascii=False)

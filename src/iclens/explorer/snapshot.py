@@ -11,10 +11,11 @@ from typing import Any
 from iclens.errors import UserError
 from iclens.explorer.ask import Ask
 from iclens.explorer.glance import explanation, glance
-from iclens.explorer.head_view import Common, head_view
+from iclens.explorer.head_view import head_view
 from iclens.explorer.layers_view import layers_view
 from iclens.explorer.page import rounded
-from iclens.lens.model.loading import LensModel
+from iclens.explorer.viewed import Viewed
+from iclens.lens import LensModel
 
 MOST_HEADS = 12
 _MOST_MAPS = 8_000
@@ -23,19 +24,19 @@ _MOST_HEAD_BYTES = 200_000
 """What heads may take of the page together: with long prompts fewer are saved."""
 
 
-def snapshot(lens_model: LensModel, ask: Ask, found: dict[str, Any] | None = None) -> dict[str, Any]:
+def snapshot(viewed: Viewed, ask: Ask, found: dict[str, Any] | None = None) -> dict[str, Any]:
     """The data of a saved page: the explanation, the layers, and the heads that move the margin most.
 
     Args:
-        lens_model: the model.
+        viewed: the lens of the prompt.
         ask: what is asked.
         found: the explanation as plain data where it was computed already; its own numbers are shown.
 
     Raises:
         UserError: the prompt or the answers cannot be handled.
     """
-    seen = glance(lens_model, ask)
-    whole = explanation(lens_model, ask) if found is None else found
+    seen = glance(viewed, ask)
+    whole = explanation(viewed, ask) if found is None else found
     cells = [
         (abs(value), (layer, head))
         for layer, row in enumerate(seen["by_layer_and_head"])
@@ -45,7 +46,7 @@ def snapshot(lens_model: LensModel, ask: Ask, found: dict[str, Any] | None = Non
         for effect in seen["demonstrations"]:
             del effect["by_layer_and_head"]
     # The page takes what both hold from the glance.
-    for effect in whole["demonstrations"]:
+    for effect in whole["sources"]:
         del effect["by_layer_and_head"]
     whole["tokens"] = [{"path": token["path"]} for token in whole["tokens"]]
     seen["next_tokens"] = whole.pop("next_tokens")
@@ -53,12 +54,12 @@ def snapshot(lens_model: LensModel, ask: Ask, found: dict[str, Any] | None = Non
     del whole["prompt"]
     return {
         "mode": "saved",
-        "model": facts_of(lens_model),
-        "ask": question(ask),
+        "model": facts_of(viewed.lens.model),
+        "ask": ask.to_document(),
         "glance": seen,
         "explanation": whole,
-        "layers": _or_why_not(lambda: layers_view(lens_model, ask)),
-        "heads": _heads(lens_model, ask, [at for _, at in sorted(cells, reverse=True)]),
+        "layers": _or_why_not(lambda: layers_view(viewed, ask)),
+        "heads": _heads(viewed, ask, [at for _, at in sorted(cells, reverse=True)]),
     }
 
 
@@ -83,34 +84,18 @@ def _or_why_not(view: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"failed": f"This could not be computed: {' '.join(str(error).split())}"}
 
 
-def _heads(lens_model: LensModel, ask: Ask, order: list[tuple[int, int]]) -> dict[str, Any]:
+def _heads(viewed: Viewed, ask: Ask, order: list[tuple[int, int]]) -> dict[str, Any]:
     """The head that is looked at, and as many of the others, in their order, as the page has room for."""
     looked_at = [] if ask.layer is None or ask.head is None else [(ask.layer, ask.head)]
     heads: dict[str, Any] = {}
     room = _MOST_HEAD_BYTES
-    common = Common.of(lens_model, ask)
     for layer, head in dict.fromkeys([*looked_at, *order]):
         if len(heads) == MOST_HEADS:
             break
         at = dataclasses.replace(ask, layer=layer, head=head)
-        view = _or_why_not(functools.partial(head_view, lens_model, at, common))
+        view = _or_why_not(functools.partial(head_view, viewed, at))
         room -= len(json.dumps(rounded(view)))
         if heads and room < 0:
             break
         heads[f"{layer},{head}"] = view
     return heads
-
-
-def question(ask: Ask) -> dict[str, Any]:
-    """The question as the page edits it: blocks of text."""
-    prompt = ask.prompt
-    return {
-        "instruction": "" if prompt.instruction is None else prompt.instruction.of(prompt.text),
-        "demonstrations": [span.of(prompt.text) for span in prompt.demonstrations],
-        "query": prompt.query.of(prompt.text),
-        "answers": list(ask.answers),
-        "answer": ask.answer,
-        "off": list(ask.off),
-        "layer": ask.layer,
-        "head": ask.head,
-    }

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import torch
 
+from iclens.lens.lens import Lens
 from iclens.lens.read.attend import repeat, weigh
 from iclens.lens.read.capture import capture
-from iclens.lens.scores.methods.method import ATTRIBUTIONS, Problem, Scores, by_demonstration
+from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 
 
 @ATTRIBUTIONS.register("attention_rollout")
 @torch.no_grad()
-def score(problem: Problem, generator: torch.Generator) -> Scores:
+def score(lens: Lens, generator: torch.Generator) -> Scores:
     """Row of the read-out in Π_l (½ I + ½ Ā_l), Ā_l the mean of the heads' attention matrices.
 
     Source: Abnar & Zuidema 2020, "Quantifying attention flow in transformers", section 3.
     """
-    taken = capture(problem.lens_model, problem.input_ids[None].to(problem.lens_model.device))
-    n = len(problem.input_ids)
-    positions = list(problem.readout.positions)
+    taken = capture(lens.model, lens.input_ids[None].to(lens.model.device))
+    n = len(lens.input_ids)
+    positions = lens.readouts.positions[0].tolist()
     rows = torch.eye(n, device=taken.output.device, dtype=taken.output.dtype)[positions]
     for record in reversed(taken.records):
         k = repeat(record.k, record.q.shape[1] // record.k.shape[1])
         scores = record.q @ k.transpose(-1, -2) * record.scale
         mean = weigh(scores, record.mask, record.softcap)[0].mean(0)
         rows = 0.5 * rows + 0.5 * rows @ mean
-    return Scores(by_demonstration(rows.sum(0), problem), 1.0)
+    return Scores(lens.by_demonstration(rows.sum(0)), 1.0)

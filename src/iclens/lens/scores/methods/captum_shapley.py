@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from iclens.lens.scores.methods.method import ATTRIBUTIONS, Problem, Scores
+from iclens.lens.lens import Lens
+from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 from iclens.lens.scores.methods.replacement import attribute
 
 N_PERMUTATIONS = 5
 
 
 @ATTRIBUTIONS.register("captum_shapley")
-def score(problem: Problem, generator: torch.Generator) -> Scores:
+def score(lens: Lens, generator: torch.Generator) -> Scores:
     """Shapley values over 5 random orders, by `captum.attr.ShapleyValueSampling`.
 
     Raises:
@@ -21,6 +22,4 @@ def score(problem: Problem, generator: torch.Generator) -> Scores:
     # Captum draws its orders from the global generator.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return attribute(
-            problem, "captum_shapley", lambda captum: captum.ShapleyValueSampling, n_samples=N_PERMUTATIONS
-        )
+        return attribute(lens, "captum_shapley", lambda captum: captum.ShapleyValueSampling, n_samples=N_PERMUTATIONS)

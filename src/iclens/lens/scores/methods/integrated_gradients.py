@@ -7,15 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclens.lens.lens import Lens
+from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 from iclens.lens.scores.methods.gradient_x_input import embeddings, margins_at
-from iclens.lens.scores.methods.method import ATTRIBUTIONS, Problem, Scores, by_demonstration
 
 N_STEPS = 50
 BATCH = 64
 
 
 def integrate(
-    problem: Problem, n_steps: int = N_STEPS, baseline: Float[Tensor, "n width"] | None = None
+    lens: Lens, n_steps: int = N_STEPS, baseline: Float[Tensor, "n width"] | None = None
 ) -> Float[Tensor, " n"]:
     """Each token's share of margin(embeddings) − margin(baseline).
 
@@ -23,13 +24,13 @@ def integrate(
     difference up to the quadrature's error.
 
     Args:
-        problem: the prompt and its margin.
+        lens: the prompt and its margin.
         n_steps: nodes of the quadrature.
         baseline: embeddings b to start from; zeros by default.
 
     Source: Sundararajan, Taly & Yan 2017, equation 1.
     """
-    inputs = embeddings(problem)
+    inputs = embeddings(lens)
     start = torch.zeros_like(inputs) if baseline is None else baseline
     line = inputs - start
     nodes, weights = np.polynomial.legendre.leggauss(n_steps)
@@ -37,12 +38,12 @@ def integrate(
     shares = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
     for some, mass in zip(times.split(BATCH), torch.tensor(weights / 2).split(BATCH), strict=True):
         points = (start + some[:, None, None] * line).requires_grad_()
-        (gradients,) = torch.autograd.grad(margins_at(problem, points).sum(), points)
+        (gradients,) = torch.autograd.grad(margins_at(lens, points).sum(), points)
         shares += torch.einsum("t,tnd,nd->n", mass.to(inputs.device), gradients.double(), line.double())
     return shares
 
 
 @ATTRIBUTIONS.register("integrated_gradients")
-def score(problem: Problem, generator: torch.Generator) -> Scores:
+def score(lens: Lens, generator: torch.Generator) -> Scores:
     """Integrated gradients of a demonstration's tokens, from zero embeddings in 50 steps."""
-    return Scores(by_demonstration(integrate(problem), problem), float(N_STEPS), float(N_STEPS))
+    return Scores(lens.by_demonstration(integrate(lens)), float(N_STEPS), float(N_STEPS))

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from iclens.lens.scores.methods.method import ATTRIBUTIONS, Problem, Scores
+from iclens.lens.lens import Lens
+from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 
 N_ABLATIONS = 64
 ALPHA = 0.01
@@ -38,18 +39,18 @@ def logit_scaled(log_probabilities: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     return below - torch.log(-torch.expm1(below))
 
 
-def ablations(problem: Problem, generator: torch.Generator) -> Bool[Tensor, "n_ablations n_demonstrations"]:
+def ablations(lens: Lens, generator: torch.Generator) -> Bool[Tensor, "n_ablations n_demonstrations"]:
     """64 random subsets, each demonstration kept with probability ½."""
-    return torch.rand(N_ABLATIONS, problem.n_demonstrations, generator=generator) < 0.5
+    return torch.rand(N_ABLATIONS, lens.n_demonstrations, generator=generator) < 0.5
 
 
 @ATTRIBUTIONS.register("lasso")
-def score(problem: Problem, generator: torch.Generator) -> Scores:
+def score(lens: Lens, generator: torch.Generator) -> Scores:
     """Lasso of log(p/(1 − p)) of the answer on 64 random ablations.
 
     Source: Cohen-Wang, Shah, Georgiev & Madry 2024, "ContextCite: attributing model generation to context",
     section 3: keep-probability ½, α = 0.01, logit-scaled probability of the answer, 64 ablations.
     """
-    keep = ablations(problem, generator)
-    outputs = logit_scaled(problem.deletions(keep).log_probabilities)
-    return Scores(fit(keep, outputs, max(1, len(problem.readout.answer))), float(N_ABLATIONS))
+    keep = ablations(lens, generator)
+    outputs = logit_scaled(lens.deletions(keep).log_probabilities)
+    return Scores(fit(keep, outputs, max(1, len(lens.readout.answer_ids))), float(N_ABLATIONS))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from iclens.lens.scores.methods.method import ATTRIBUTIONS, Problem, Scores, by_demonstration
-from iclens.lens.scores.path import path
+from iclens.lens.lens import Lens
+from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 
 
 @ATTRIBUTIONS.register("path")
-def score(problem: Problem, generator: torch.Generator) -> Scores:
+def score(lens: Lens, generator: torch.Generator) -> Scores:
     """Sum over a demonstration's tokens of their share of the margin through all layers (`iclens.lens.scores.path`)."""
-    whole = path(problem.lens_model, problem.input_ids, problem.readout)
-    return Scores(by_demonstration(whole.parts, problem), 1.0, 1.0)
+    return Scores(lens.by_demonstration(lens.path.parts), 1.0, 1.0)

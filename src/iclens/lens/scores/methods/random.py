@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from iclens.lens.scores.methods.method import ATTRIBUTIONS, Problem, Scores
+from iclens.lens.lens import Lens
+from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 
 
 @ATTRIBUTIONS.register("random")
-def score(problem: Problem, generator: torch.Generator) -> Scores:
+def score(lens: Lens, generator: torch.Generator) -> Scores:
     """Uniform scores that know nothing: AUC ½."""
-    return Scores(torch.rand(problem.n_demonstrations, generator=generator, dtype=torch.float64), 0.0)
+    return Scores(torch.rand(lens.n_demonstrations, generator=generator, dtype=torch.float64), 0.0)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from iclens.errors import UserError
+from iclens.lens.lens import Lens
 from iclens.lens.read.capture import run
-from iclens.lens.scores.methods.method import Problem, Scores
+from iclens.lens.scores.method import Scores
 
 BATCH = 64
 
@@ -21,24 +22,23 @@ class Replacement:
     Everything outside the demonstrations stays in place, so that Captum spends nothing on it.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self.inside = problem.groups >= 0
+    def __init__(self, lens: Lens) -> None:
+        self.lens = lens
+        self.inside = lens.groups >= 0
         self.n_prompts = 0
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor) -> Tensor:
         """Margins of prompts whose demonstrations' tokens are `tokens` (batch, n_inside)."""
-        problem, device = self.problem, self.problem.lens_model.device
-        ids = problem.input_ids.repeat(len(tokens), 1)
+        lens, device = self.lens, self.lens.model.device
+        ids = lens.input_ids.repeat(len(tokens), 1)
         ids[:, self.inside] = tokens.cpu()
-        keep = torch.tensor(problem.readout.positions, device=device)
-        logits = run(problem.lens_model, ids.to(device), logits_to_keep=keep)
+        logits = run(lens.model, ids.to(device), logits_to_keep=lens.readouts.positions[0].to(device))
         self.n_prompts += len(tokens)
-        return problem.readout.margin(logits).double()
+        return lens.margins(logits).double()
 
 
-def attribute(problem: Problem, name: str, method: Callable[[Any], Any], **options: Any) -> Scores:
+def attribute(lens: Lens, name: str, method: Callable[[Any], Any], **options: Any) -> Scores:
     """Run one of Captum's perturbation methods over whole demonstrations.
 
     Raises:
@@ -50,13 +50,13 @@ def attribute(problem: Problem, name: str, method: Callable[[Any], Any], **optio
         raise UserError(
             f"the attribution method {name!r} needs Captum: install it with pip install 'iclens[peers]'."
         ) from error
-    forward = Replacement(problem)
-    tokens = problem.input_ids[forward.inside][None]
-    groups = problem.groups[forward.inside][None]
+    forward = Replacement(lens)
+    tokens = lens.input_ids[forward.inside][None]
+    groups = lens.groups[forward.inside][None]
     values = method(captum.attr)(forward).attribute(
-        tokens, baselines=problem.neutral_id, feature_mask=groups, perturbations_per_eval=BATCH, **options
+        tokens, baselines=lens.neutral_id, feature_mask=groups, perturbations_per_eval=BATCH, **options
     )
     # Captum writes a group's score on each of its tokens.
-    scores = torch.zeros(problem.n_demonstrations, dtype=torch.float64)
+    scores = torch.zeros(lens.n_demonstrations, dtype=torch.float64)
     scores[groups[0]] = values[0].double().cpu()
     return Scores(scores, float(forward.n_prompts))

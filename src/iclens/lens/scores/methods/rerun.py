@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from iclens.lens.scores.methods.method import ATTRIBUTIONS, Problem, Scores
+from iclens.lens.lens import Lens
+from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 
 
 @ATTRIBUTIONS.register("rerun")
-def score(problem: Problem, generator: torch.Generator) -> Scores:
+def score(lens: Lens, generator: torch.Generator) -> Scores:
     """The margin minus the margin of the prompt without the demonstration's text: n_demonstrations + 1 passes."""
-    n = problem.n_demonstrations
+    n = lens.n_demonstrations
     keep = torch.cat([~torch.eye(n, dtype=torch.bool), torch.ones(1, n, dtype=torch.bool)])
-    margins = problem.deletions(keep).margins.double()
+    margins = lens.deletions(keep).margins.double()
     return Scores(margins[-1] - margins[:-1], n + 1.0)

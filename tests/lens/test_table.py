@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 from tests.report.sample import make, odd
 
+from iclens.lens.display_text import one_line, scientific, signed
 from iclens.lens.explanation import Explanation
-from iclens.report.display_text import one_line, scientific, signed
-from iclens.report.explain_table import print_table
+from iclens.lens.table import print_table
 
 
 def printed(explanation: Explanation, width: int = 80, encoding: str = "utf-8", colour: bool = False) -> str:

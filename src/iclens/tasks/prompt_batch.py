@@ -13,7 +13,7 @@ from iclens.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
+class PromptBatch:
     """Demonstrations (x_1, y_1) … (x_n, y_n) and a query x_{n+1} with its target.
 
     All n + 1 points are kept together, because a model or an estimator answers every prefix: point i is the query of
@@ -63,9 +63,9 @@ class Prompt:
         return self.labels[..., -1, :]
 
     @staticmethod
-    def stack(prompts: list[Prompt]) -> Prompt:
+    def stack(prompts: list[PromptBatch]) -> PromptBatch:
         """Prompts of equal shapes under a new first axis (runs)."""
-        return Prompt(
+        return PromptBatch(
             torch.stack([prompt.inputs for prompt in prompts]),
             torch.stack([prompt.labels for prompt in prompts]),
             {name: torch.stack([prompt.function[name] for prompt in prompts]) for name in prompts[0].function},

@@ -25,7 +25,7 @@ from iclens.matching.layers import LayerMatch, layer_matches
 from iclens.matching.predictor import Predictor, of_estimator, of_model
 from iclens.matching.ridge_parameter import RidgeFit, best_ridge
 from iclens.models.transformer import PromptTransformer
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.tasks.task import Task
 from iclens.training.config import RunConfig
 from iclens.training.ensemble import run_model
@@ -63,7 +63,7 @@ class Comparison:
     alignment: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Match:
     """What a model learned.
 
@@ -88,6 +88,10 @@ class Match:
     heads: list[HeadDual]
     n_prompts: int
     n_context: int
+
+    def __repr__(self) -> str:
+        nearest = ", ".join(f"{one.estimator} {one.spd.mean:.3g}" for one in self.comparisons[:3])
+        return f"<Match on {self.n_prompts} prompts: error {self.error.mean:.4g}; nearest by spd: {nearest}>"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values."""
@@ -175,7 +179,7 @@ def match(
 
 
 def _predictors(
-    task: Task, ridge: RidgeFit, answers: Tensor, prompt: Prompt, further: Sequence[str]
+    task: Task, ridge: RidgeFit, answers: Tensor, prompt: PromptBatch, further: Sequence[str]
 ) -> dict[str, Predictor]:
     optimal = task.optimal()
     named = {f"best known: {optimal.estimator}": (optimal.estimator, optimal.options)}
@@ -187,7 +191,7 @@ def _predictors(
     return {label: of_estimator(build_estimator(one, options)) for label, (one, options) in named.items()}
 
 
-def _one_step_rate(answers: Tensor, prompt: Prompt) -> float:
+def _one_step_rate(answers: Tensor, prompt: PromptBatch) -> float:
     """The η whose one step from 0 is nearest to the answers: one step is linear in η, so it is a projection."""
     unit = build_estimator("gradient-descent", {"n_steps": 1, "learning_rate": 1.0})
     step = unit.prefixes(prompt.inputs, prompt.labels)[:, -answers.shape[1] :]
@@ -202,6 +206,6 @@ def _bayes_alpha(task: Task) -> float | None:
     return float(alpha) if isinstance(alpha, int | float) else None
 
 
-def _double(prompt: Prompt) -> Prompt:
+def _double(prompt: PromptBatch) -> PromptBatch:
     function = {name: value.double() if value.is_floating_point() else value for name, value in prompt.function.items()}
-    return Prompt(prompt.inputs.double(), prompt.labels.double(), function)
+    return PromptBatch(prompt.inputs.double(), prompt.labels.double(), function)

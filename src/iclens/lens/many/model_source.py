@@ -18,7 +18,7 @@ _PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokeni
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A model by name.
 
     Attributes:
@@ -63,7 +63,7 @@ class Source:
 
 
 @cache
-def _load(source: Source) -> LensModel:
+def _load(source: ModelSource) -> LensModel:
     dtype = None if source.dtype is None else getattr(torch, source.dtype)
     return load(source.name, dtype=dtype, device=source.device, device_map=source.device_map)
 

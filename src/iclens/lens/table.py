@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import StringIO
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from iclens.lens.display_text import one_line, percent, plain, scientific, signed
 from iclens.lens.explanation import Explanation
-from iclens.report.display_text import one_line, percent, plain, scientific, signed
+from iclens.lens.views import VIEWS
 
 _BAR = 8
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -20,10 +22,16 @@ _WITHOUT_UNICODE = str.maketrans(
     | dict.fromkeys(_EIGHTHS[1:4], "") | dict.fromkeys(_EIGHTHS[4:], "#")
 )  # fmt: skip
 METHODS = {
-    "gradient_step": "gradient step",
-    "path": "path",
+    "gradient_step": "direct effect (gradient step)",
+    "path": "total effect (path)",
     "knock_out": "knock-out",
-    "rerun": "rerun",
+    "rerun": "text removed",
+}
+_COLUMNS = {
+    "gradient_step": "direct\neffect",
+    "path": "total\neffect",
+    "knock_out": "knock-\nout",
+    "rerun": "text\nremoved",
 }
 PARTS = {
     "instruction": "instruction",
@@ -31,8 +39,22 @@ PARTS = {
     "special": "special tokens",
     "query": "the query",
     "answer": "the answer's own tokens",
-    "biases": "the model's biases",
 }
+_TEXT_COLUMNS = 100
+"""Columns of an explanation as text."""
+
+
+@VIEWS.register("text")
+def as_text(explanation: Explanation, width: int = _TEXT_COLUMNS) -> str:
+    """The table of the command as plain text, without colours.
+
+    Args:
+        explanation: what was found.
+        width: columns at most.
+    """
+    stream = StringIO()
+    print_table(explanation, Console(file=stream, width=width, force_terminal=False, highlight=False))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 def print_table(explanation: Explanation, console: Console) -> None:
@@ -106,9 +128,9 @@ class _Printer:
         self.console.print()
 
     def _answer(self) -> None:
-        self.line(self.text("Answer  "), self.text(one_line(self.e.answer.strip(), 200), "bold"))
+        self.line(self.text("Answer            "), self.text(one_line(self.e.answer.strip(), 200), "bold"))
         self.line(
-            self.text("Margin  "), self.text(f"{signed(self.e.margin)} nats", "bold"),
+            self.text("Logit difference  "), self.text(f"{signed(self.e.margin)} nats", "bold"),
             self.text(f"  {one_line(self.e.margin_definition)}", _FAINT),
         )  # fmt: skip
         if self.e.candidates:
@@ -127,31 +149,34 @@ class _Printer:
         self.line(self.text(" " + " · ".join(likely)))
 
     def _demonstrations(self) -> None:
-        ranked = self.e.ranked()
-        rerun = any(effect.rerun_margin_change is not None for effect in ranked)
-        self.heading("Demonstrations", "nats of the margin; + supports the answer")
-        columns = [("#", True), ("demonstration", False), ("gradient\nstep", True), ("", False), ("path", True)]
-        columns += [("knock-out", True), ("(log p)", True)] + ([("rerun", True)] if rerun else [])
+        names = self.e.scores
+        self.heading("Demonstrations", "nats of the logit difference; + supports the answer, − opposes it")
+        columns = [("#", True), ("demonstration", False)]
+        for place, name in enumerate(names):
+            columns.append((_COLUMNS.get(name, one_line(name.replace("_", "\n"), 24)), True))
+            columns += [("", False)] if place == 0 else []
+            columns += [("(log p)", True)] if name == "knock_out" else []
         table = self.table(*columns)
         table.columns[3].min_width = _BAR
-        most = min(160, max(40, 2 * (self.console.width - (66 if rerun else 58))))
-        largest = largest_magnitude([effect.gradient_step for effect in ranked])
-        for effect in ranked:
-            row = [
-                self.text(str(effect.index), _FAINT),
-                self.text(one_line(effect.text, most)),
-                self.text(signed(effect.gradient_step)),
-                self.bar(effect.gradient_step, largest),
-                self.text(signed(effect.path)),
-                self.text(signed(effect.knock_out.margin_change)),
-                self.text(signed(effect.knock_out.log_probability_change), _FAINT),
-            ]
-            table.add_row(*row, *([self.text(signed(effect.rerun_margin_change))] if rerun else []))
+        taken = 12 + 11 * len(columns[2:])
+        most = min(160, max(40, 2 * (self.console.width - taken)))
+        largest = largest_magnitude([effect.score(names[0]) or 0.0 for effect in self.e.sources])
+        for effect in self.e.ranked():
+            row = [self.text(str(effect.index), _FAINT), self.text(one_line(effect.text, most))]
+            for place, name in enumerate(names):
+                row.append(self.text(signed(effect.score(name))))
+                row += [self.bar(effect.score(name) or 0.0, largest)] if place == 0 else []
+                if name == "knock_out" and effect.knock_out is not None:
+                    row.append(self.text(signed(effect.knock_out.log_probability_change), _FAINT))
+            table.add_row(*row)
         self.show(table)
-        self.line(self.text(" (log p): what the knock-out changes in the answer's log-probability", _FAINT))
+        if "knock_out" in names:
+            self.line(
+                self.text(" (log p): the same for the answer's log-probability: with it minus without it", _FAINT)
+            )
         if self.e.group_knock_outs:
             self.heading("Knocked out together")
-            table = self.table(("without", False), ("margin", True), ("knock-out", True), ("(log p)", True))
+            table = self.table(("without", False), ("logit difference", True), ("knock-out", True), ("(log p)", True))
             for group in self.e.group_knock_outs:
                 table.add_row(
                     self.text(", ".join(map(str, group.demonstrations))),
@@ -162,8 +187,8 @@ class _Printer:
             self.show(table)
 
     def _others(self) -> None:
-        self.heading("No demonstrations", "what sets the initialisation W_0")
-        table = self.table(("", False), ("gradient step", True), ("path", True))
+        self.heading("The rest of the prompt")
+        table = self.table(("", False), ("direct effect", True), ("total effect", True))
         for other in self.e.others:
             table.add_row(
                 self.text(one_line(PARTS.get(other.name, other.name), 60)),
@@ -185,7 +210,7 @@ class _Printer:
             self.show(table)
         if self.e.faithfulness:
             self.heading("Faithfulness", f"over {self.e.faithfulness[0].n_subsets} random subsets")
-            table = self.table(("", False), ("LDS", True), ("margin lost without the top", True))
+            table = self.table(("", False), ("LDS", True), ("logit difference lost without the top", True))
             for test in self.e.faithfulness:
                 table.add_row(
                     self.text(_method(test.method)),

@@ -17,6 +17,7 @@ from iclens.training.config import RunConfig
 from iclens.training.distributed import Processes
 from iclens.training.ensemble import Ensemble
 from iclens.training.interruption import held_interrupts
+from iclens.training.metric import Metric
 
 Advance = Callable[[int, int, float], None]
 """(steps done, steps in all, mean training loss of the runs that are alive) after every few steps."""
@@ -25,15 +26,15 @@ _LOSS_POINTS = 100
 """Points of a training curve: each is the mean loss of the steps since the last."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedRun:
     """One finished run.
 
     Attributes:
         config: what it was.
         tensors: its final parameters, without the axis of runs; the last finite ones if it diverged.
-        metrics: rows (step, name, prefix, value); the name is `loss`, the mean training loss since the row before, or
-            `error`, on evaluation prompts, and the prefix a number of demonstrations, None for the mean of all answers.
+        metrics: training losses and errors on evaluation prompts, in the order in which they were measured; the last
+            one is the final error, the mean over all answers.
         status: `finished` or `diverged`.
         diverged_at: the step at which it diverged, or None.
         seconds: its share of the time.
@@ -41,17 +42,23 @@ class TrainedRun:
 
     config: RunConfig
     tensors: dict[str, Tensor]
-    metrics: list[tuple[int, str, int | None, float]]
+    metrics: list[Metric]
     status: Literal["finished", "diverged"]
     diverged_at: int | None
     seconds: float
 
+    def __repr__(self) -> str:
+        what = f"{self.config.model.name} on {self.config.task.name}"
+        steps = self.config.training.steps if self.diverged_at is None else self.diverged_at
+        last = "".join(f", {one.name} {one.value:.4g}" for one in self.metrics[-1:])
+        return f"<TrainedRun {self.config.key()}: {what}, {self.status} at step {steps}{last}>"
+
 
 @dataclass
 class _Curves:
-    """Training losses since the last row, and all rows."""
+    """Training losses since the last metric, and all metrics of each run."""
 
-    rows: list[list[tuple[int, str, int | None, float]]]
+    rows: list[list[Metric]]
     total: Tensor
     count: int = 0
 
@@ -163,7 +170,7 @@ def _taken_up(path: Path | None, keys: list[str], ensemble: Ensemble, curves: _C
         found = None if path is None else read_checkpoint(path, keys)
         if found is not None:
             _restore(found.state, ensemble, curves)
-            curves.rows = [[tuple(row) for row in rows] for rows in found.metrics]
+            curves.rows = [[Metric(*row) for row in rows] for rows in found.metrics]
     if processes is not None:
         _restore(processes.from_first(_state(ensemble, curves)), ensemble, curves)
     return found
@@ -181,7 +188,7 @@ def _losses(curves: _Curves, step: int) -> float:
     means = (curves.total / curves.count).tolist()
     for run, value in enumerate(means):
         if value == value:
-            curves.rows[run].append((step, "loss", None, value))
+            curves.rows[run].append(Metric(step, "loss", None, value))
     curves.total.zero_()
     curves.count = 0
     known = [value for value in means if value == value]
@@ -197,5 +204,5 @@ def _errors(curves: _Curves, ensemble: Ensemble, *, at_the_end: bool = False) ->
         step = ensemble.step_count if diverged[run] < 0 else diverged[run]
         n_context = ensemble.settings[run].n_context
         for place, value in enumerate(values):
-            curves.rows[run].append((step, "error", n_context - len(values) + 1 + place, value))
-        curves.rows[run].append((step, "error", None, sum(values) / len(values)))
+            curves.rows[run].append(Metric(step, "error", n_context - len(values) + 1 + place, value))
+        curves.rows[run].append(Metric(step, "error", None, sum(values) / len(values)))

@@ -14,7 +14,7 @@ from iclens.errors import UserError
 from iclens.models.model import PromptModel
 from iclens.models.runs_attention import RunsAttention
 from iclens.models.transformer import PromptTransformer
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class PointPulls:
 
 
 @torch.no_grad()
-def point_pulls(model: PromptModel, prompt: Prompt) -> PointPulls:
+def point_pulls(model: PromptModel, prompt: PromptBatch) -> PointPulls:
     """Split a model's answer at the query into what each demonstration adds and the rest; exact.
 
     Every head at the query's token is its dual model's prediction W_0φ(q) + Σ_i (part of token i), and the residual
@@ -95,7 +95,7 @@ def point_pulls(model: PromptModel, prompt: Prompt) -> PointPulls:
     return PointPulls(by_head, _read(model, rest[0, :, 0], h[0, :, 0], constant=True), model(inputs, labels)[0, :, -1])
 
 
-def _check(model: PromptModel, prompt: Prompt) -> None:
+def _check(model: PromptModel, prompt: PromptBatch) -> None:
     if not isinstance(model, PromptTransformer) or model.n_runs != 1:
         raise UserError("only one run of the model 'transformer' is split into pulls of its demonstrations.")
     if not model.residual or model.norm == "post":
