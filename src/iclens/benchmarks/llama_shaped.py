@@ -17,7 +17,7 @@ import torch
 from iclens.benchmarks.case import Absent
 from iclens.benchmarks.few_shot import word_tokenizer
 from iclens.benchmarks.gpt2_shaped import Shape, language_model
-from iclens.lens.model.loading import LensModel
+from iclens.lens import LensModel
 
 
 @dataclass(frozen=True)
