@@ -21,7 +21,7 @@ Call = Callable[[], object]
 
 
 @CASES.register("scaling")
-@takes(minutes=4)
+@takes(minutes=3)
 def scaling(context: Context) -> Iterator[Entry]:
     """Cost against tokens (to 32,768), heads, layers, demonstrations, runs and prompts, with the fitted exponents."""
     pick = context.pick
