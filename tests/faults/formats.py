@@ -21,7 +21,7 @@ from iclens.cli.output import write_atomically
 from iclens.errors import UserError
 from iclens.explorer.ask import Ask
 from iclens.lens.model.loading import load
-from iclens.lens.prompt.prompt import documents as prompt_files
+from iclens.lens.prompt import documents as prompt_files
 from iclens.recipes import reproduction
 from iclens.recipes.parts import PartStore
 from iclens.recipes.recipe import RECIPES

@@ -22,8 +22,8 @@ from iclens import bundled
 from iclens.cli.main import main
 from iclens.explorer import page
 from iclens.explorer.ask import Ask
+from iclens.lens.prompt import documents as prompt_files
 from iclens.lens.prompt.prompt import Prompt
-from iclens.lens.prompt.prompt import documents as prompt_files
 from iclens.report.gallery import Entry, SettingLine, render_entry, render_index
 from iclens.sweeps.grid import expand
 from iclens.training.config import RunConfig
