@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.recipes.planting import Planted
+from tests.recipes.planting import Planted, turning
 
 from iclens.recipes import finetune_table
 from iclens.recipes.contract import Preset
@@ -137,3 +137,5 @@ PLANTED = {
         for draw in (121, 355)
     ]
 }
+
+test_every_verdict_turns_when_its_effect_is_absent = turning(PLANTED)
