@@ -242,8 +242,8 @@ def test_rank_of_the_held_feed_forward_is_bounded_by_its_active_units(seed, d_mo
     generator = torch.Generator().manual_seed(seed)
     weights = LayerWeights.random(generator, d_model=d_model, n_heads=1, d_ff=d_ff, activation="relu", gated=gated)
     dual = LayerDual.from_layer(weights, torch.randn(5, d_model, generator=generator), 3)
-    W_F = dual.feed_forward_matrix()
     block, z = weights.feed_forward, weights.norm_2(dual.x_query + dual.heads.predict())
+    W_F = block.held(z).matrix(d_model)
     output = (z.unsqueeze(-2) @ W_F).squeeze(-2) + block.held(z).offset
     assert relative(output, block(z)) <= TOLERANCE
     units = z @ block.W_gate + block.b_gate if gated else z @ block.W_1 + block.b_1

@@ -101,7 +101,11 @@ def _drawn(shape: Shape, n_tokens: int, n_demonstrations: int = 8) -> Shaped:
 
 
 def _attention(name: str) -> Callable[[int], Call]:
-    options: dict[str, Any] = {"softmax": {}, "regularized": {"alpha": 0.5}, "negative": {"k": 1, "beta": 0.1}}[name]
+    options: dict[str, Any] = {
+        "softmax": {},
+        "regularized": {"alpha": 0.5},
+        "negative": {"n_negatives": 1, "beta": 0.1},
+    }[name]
 
     def make(n: int) -> Call:
         variant = build(name, n_heads=8, d=64, d_v=64, **options)
