@@ -15,7 +15,7 @@ from rich.table import Table
 from iclens.cli import output
 from iclens.cli.output import note, say, show
 from iclens.errors import UserError
-from iclens.whole_files import check_writable, make_folder, write_atomically
+from iclens.work.whole_files import check_writable, make_folder, write_atomically
 
 
 # The disk is waited for.

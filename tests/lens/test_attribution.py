@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from iclens.lens.scores.rerun import Outcome
 from tests.lens.word_learner import PAIRS, margins_one_by_one, problem, text_of
 
+from iclens.attribution import ATTRIBUTIONS, by_demonstration
+from iclens.attribution.gradient_x_input import embeddings, margins_at
+from iclens.attribution.integrated_gradients import integrate
+from iclens.attribution.lasso import fit, logit_scaled
+from iclens.attribution.replacement import Replacement
 from iclens.errors import UserError
-from iclens.lens.scores.methods import ATTRIBUTIONS, by_demonstration
-from iclens.lens.scores.methods.gradient_x_input import embeddings, margins_at
-from iclens.lens.scores.methods.integrated_gradients import integrate
-from iclens.lens.scores.methods.lasso import fit, logit_scaled
-from iclens.lens.scores.methods.replacement import Replacement
 
 N = len(PAIRS)
 COSTS = {

@@ -8,9 +8,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from iclens.attribution import Problem
 from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt.prompt import Prompt
-from iclens.lens.scores.methods import Problem
 from iclens.recipes.word_cases import margin
 from iclens.tasks.words import LABELS, VOCABULARY
 

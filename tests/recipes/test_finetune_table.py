@@ -16,7 +16,7 @@ from iclens.recipes.finetune_table import FinetuneTable, TableSettings
 from iclens.recipes.reproduce import reproduce
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.table import Table
-from iclens.whole_files import write_atomically
+from iclens.work.whole_files import write_atomically
 
 RECIPE = FinetuneTable()
 SETTINGS = RECIPE.quick.settings
