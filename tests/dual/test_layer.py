@@ -33,12 +33,14 @@ def layers(draw):
     n_heads = draw(st.integers(1, 4))
     n_kv_heads = draw(st.sampled_from([m for m in range(1, n_heads + 1) if n_heads % m == 0]))
     activation = draw(st.sampled_from([None, "relu", "gelu", "gelu-tanh", "silu"]))
+    d_head = draw(st.integers(1, 5))
     weights = LayerWeights.random(
         generator,
         d_model=draw(st.integers(2, 13)),
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
-        d_head=draw(st.integers(1, 5)),
+        d_head=d_head,
+        rotary=d_head % 2 == 0 and draw(st.booleans()),
         d_ff=draw(st.integers(1, 9)),
         activation=activation,
         gated=activation is not None and draw(st.booleans()),

@@ -18,6 +18,7 @@ from iclens.dual.layer_weights import LayerWeights
 from iclens.dual.model import Alignment, DualModel, LogStepLoss, StepLoss
 from iclens.dual.norms import Norm
 from iclens.dual.online import OnlineRun, OnlineState, online_attention, online_from_features
+from iclens.dual.rotary import Rotary
 from iclens.dual.stack import Paths, StackDual, StackWeights, Step
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "OnlineRun",
     "OnlineState",
     "Paths",
+    "Rotary",
     "StackDual",
     "StackWeights",
     "Step",

@@ -83,7 +83,7 @@ class LayerDual:
             demonstrations = demonstrations.unsqueeze(-2)
         z = weights.attention_inputs(x)
         heads = HeadsDual.from_attention(
-            weights.queries(z[..., index, :]),
+            weights.queries(z[..., index, :], index),
             weights.keys(z),
             weights.values(z),
             weights.W_O,
