@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iclens.errors import UserError
-from iclens.whole_files import check_writable, make_folder, write_atomically
+from iclens.work import check_writable, make_folder, write_atomically
 
 LEFT = f".iclens-{platform.node()}-"
 """How the temporary files of this machine begin; the number of their process and .tmp follow."""

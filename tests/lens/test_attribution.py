@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.lens.word_learner import MARGIN, PAIRS, PROMPT, learner, margins_one_by_one, shared_lens, text_of
 
+from iclens.attribution import ATTRIBUTIONS
+from iclens.attribution.gradient_x_input import embeddings, margins_at
+from iclens.attribution.integrated_gradients import integrate
+from iclens.attribution.lasso import fit, logit_scaled
+from iclens.attribution.replacement import Replacement
 from iclens.errors import UserError
-from iclens.lens import ATTRIBUTIONS, Lens
+from iclens.lens import Lens
 from iclens.lens.scores.deletions import Outcome
-from iclens.lens.scores.methods.gradient_x_input import embeddings, margins_at
-from iclens.lens.scores.methods.integrated_gradients import integrate
-from iclens.lens.scores.methods.lasso import fit, logit_scaled
-from iclens.lens.scores.methods.replacement import Replacement
 
 N = len(PAIRS)
 COSTS = {
