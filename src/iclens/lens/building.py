@@ -9,7 +9,6 @@ from torch import Tensor
 
 from iclens.lens.explanation import (
     RESIDUALS,
-    Cost,
     Explanation,
     KnockOut,
     ModelFacts,
@@ -85,7 +84,7 @@ def explanations(
     log_probabilities = traced.log_probabilities.double().tolist()
     largest = traced.readouts.largest(traced.logits)
     found = []
-    for b, (question, answered) in enumerate(zip(questions, passes.answered, strict=True)):
+    for b, (question, answered) in enumerate(zip(questions, passes.answers, strict=True)):
         tokenized, readout = question.tokenized, answered.readout
         prompt = tokenized.prompt
         sizes = Counter(tokenized.groups.tolist())
@@ -136,7 +135,7 @@ def explanations(
                 scores=tuple(scores),
                 group_knock_outs=() if own is None else own[len(sets[b]) - len(knock_out) :],
                 notes=tokenized.notes + question.answers.notes + _doubts(model, margins[b], largest[b]),
-                cost=Cost(round(passes.forward_passes, 3), passes.backward_passes, dict(passes.seconds)),
+                cost=passes.cost,
                 command=command,
             )
         )

@@ -51,24 +51,18 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 
 @VIEWS.register("rows")
 def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """One dictionary per source, with every name of `COLUMNS`.
-
-    Args:
-        found: the explanation.
-        about: `line` and `id` of the prompt in its file.
-    """
+    """One dictionary per source, with every name of `COLUMNS`; `about`: `line` and `id` of the prompt in its file."""
     residuals = {residual.key: residual.value for residual in found.residuals}
+    following = found.next_tokens[0]
     whole: dict[str, Any] = dict.fromkeys(name for name, _, _ in COLUMNS) | {
         **(about or {}),
         "n_tokens": sum(token.role != "answer" for token in found.tokens),
         "n_demonstrations": len(found.sources),
         "answer": found.answer,
         "answer_log_probability": found.answer_log_probability,
-        "predicted": max(found.candidates, key=lambda one: one.log_probability).text
-        if found.candidates
-        else found.next_tokens[0].text,
-        "next_token": found.next_tokens[0].text,
-        "next_token_probability": found.next_tokens[0].probability,
+        "predicted": max(found.candidates, key=lambda one: one.log_probability, default=following).text,
+        "next_token": following.text,
+        "next_token_probability": following.probability,
         "candidates": [one.text for one in found.candidates],
         "candidate_log_probabilities": [one.log_probability for one in found.candidates],
         "margin": found.margin,
@@ -99,11 +93,7 @@ def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[
 
 
 def schema(facts: Mapping[str, str] | None = None) -> pyarrow.Schema:
-    """The columns with their meaning, and what is true of the whole file.
-
-    Args:
-        facts: entries of the metadata besides the version of the schema.
-    """
+    """The columns with their meaning; `facts` are entries of the file's metadata besides the version of the schema."""
     import pyarrow as pa
 
     fields = [pa.field(name, _type(kind), metadata={"meaning": meaning}) for name, kind, meaning in COLUMNS]
@@ -126,9 +116,7 @@ def as_parquet(rows: pyarrow.Table, row_group: int = 1 << 16) -> bytes:
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        rows, sink, compression="zstd", row_group_size=row_group, write_page_checksum=True, store_schema=True
-    )
+    pq.write_table(rows, sink, compression="zstd", row_group_size=row_group, write_page_checksum=True)
     return sink.getvalue().to_pybytes()
 
 

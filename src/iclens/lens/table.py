@@ -45,12 +45,7 @@ PARTS = {
 
 @VIEWS.register("text")
 def as_text(explanation: Explanation, width: int = 100) -> str:
-    """The table of the command as plain text, without colours.
-
-    Args:
-        explanation: what was found.
-        width: columns at most.
-    """
+    """The table of the command as plain text without colours, of `width` columns at most."""
     stream = StringIO()
     print_table(explanation, Console(file=stream, width=width, force_terminal=False, highlight=False))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
