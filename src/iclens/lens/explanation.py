@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -415,6 +416,12 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
         "scores": ["gradient_step", "path", "knock_out", *rerun],
         "answer_log_probability": chosen[0] if chosen else math.log(document["next_tokens"][0]["probability"]),
     }
+
+
+def total(values: Iterable[float | None]) -> float | None:
+    """The sum of the numbers that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _signed(value: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from iclens.lens.explanation import RESIDUALS, Explanation
+from iclens.lens.explanation import RESIDUALS, Explanation, total
 from iclens.lens.views import VIEWS, WRITERS
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[
         "candidate_log_probabilities": [one.log_probability for one in found.candidates],
         "margin": found.margin,
         "margin_definition": found.margin_definition,
-        "other_gradient_step": _sum([other.gradient_step for other in found.others]),
-        "other_path": _sum([other.path for other in found.others]),
+        "other_gradient_step": total(other.gradient_step for other in found.others),
+        "other_path": total(other.path for other in found.others),
         **{f"residual_{name}": residuals.get(name) for name in RESIDUALS},
         "tolerance": max(residual.tolerance for residual in found.residuals),
         "exact": found.exact,
@@ -123,11 +123,6 @@ def as_parquet(rows: pyarrow.Table, row_group: int = 1 << 16) -> bytes:
 @WRITERS.register("parquet")
 def _parquet(found: Explanation) -> bytes:
     return as_parquet(table(rows_of(found)))
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
 
 
 def _type(kind: str) -> pyarrow.DataType:
