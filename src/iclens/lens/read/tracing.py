@@ -7,7 +7,7 @@ pass needs: weights, norms and gates are held at their values, and the numbers a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from iclens.dual import DualModel
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import fast, softmax_rows
-from iclens.lens.read.capture import run
+from iclens.lens.read.capture import attention_outputs, run
 from iclens.lens.read.frozen import Leaves, holding
 from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.heads import head_dual
@@ -174,6 +174,9 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
         hidden = output if isinstance(output, Tensor) else output[0]
         outputs[module] = take(hidden.detach().reshape(batch, n, -1), positions)
 
+    def keep_logits(module: nn.Module, args: Any, output: Tensor) -> None:
+        outputs[module] = output.detach()
+
     def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
         inputs[module] = take((args[0] if args else kwargs["hidden_states"]).detach(), positions)
 
@@ -185,11 +188,11 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
         # After the hooks of `holding`, so that what is kept is what goes on through the network.
         for module in _watched(lens_model):
             stack.callback(module.register_forward_hook(keep_rows).remove)
+        stack.enter_context(attention_outputs(lens_model, attended.__setitem__))
         for layer in anatomy.layers:
             stack.callback(layer.module.register_forward_pre_hook(keep_input, with_kwargs=True).remove)
-            stack.callback(layer.attention.register_forward_hook(keep(attended, layer.attention_name)).remove)
         stack.callback(anatomy.layers[-1].module.register_forward_hook(keep_end).remove)
-        stack.callback(head.register_forward_hook(keep(outputs, head)).remove)
+        stack.callback(head.register_forward_hook(keep_logits).remove)
         stack.enter_context(unembedding_only(lens_model, positions))
         stack.enter_context(fused_activations(lens_model))
         logits = run(lens_model, tokens.ids, position_ids=tokens.places).detach()
@@ -205,12 +208,3 @@ def _watched(lens_model: LensModel) -> list[nn.Module]:
         found += [layer.output, layer.mlp, layer.norm_after_attention, layer.norm_after_mlp]
         found += [layer.norm_on_stream_after_attention, layer.norm_on_stream_after_mlp]
     return [module for module in found if module is not None]
-
-
-def keep(kept: dict[Any, Tensor], key: Any) -> Callable[..., None]:
-    """A hook that keeps a module's output under a key; of several outputs the first."""
-
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        kept[key] = (output if isinstance(output, Tensor) else output[0]).detach()
-
-    return hook
