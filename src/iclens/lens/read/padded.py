@@ -30,7 +30,7 @@ class PaddedTokens:
     starts: Int[Tensor, " batch"]
 
     @classmethod
-    def of(cls, rows: Sequence[Int[Tensor, "..."]], starts: Sequence[int], device: torch.device) -> PaddedTokens:
+    def of(cls, rows: Sequence[Int[Tensor, "*_"]], starts: Sequence[int], device: torch.device) -> PaddedTokens:
         """Place token ids, (n,) of each prompt, side by side, filled up with each one's last id.
 
         Raises:
