@@ -87,7 +87,6 @@ class Lens:
         """How many demonstrations are scored."""
         self.query_start: int = self.tokenized.query_start
         """Index of the query's first token."""
-        self._knocked: dict[tuple[tuple[int, ...], ...], KnockOuts] = {}
 
     def __repr__(self) -> str:
         n = self.n_demonstrations
@@ -153,10 +152,7 @@ class Lens:
             UserError: a demonstration that does not exist, or an empty set.
         """
         alone = ((i,) for i in range(self.n_demonstrations))
-        chosen = tuple(check_sets(alone if sets is None else sets, self.n_demonstrations))
-        if chosen not in self._knocked:
-            self._knocked[chosen] = self.passes.knock_out([chosen])[0]
-        return self._knocked[chosen]
+        return self.passes.knock_out([check_sets(alone if sets is None else sets, self.n_demonstrations)])[0]
 
     def head(self, layer: int, head: int) -> DualModel:
         """One head's dual model at the positions that are read, with the demonstrations as its groups.

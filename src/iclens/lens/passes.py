@@ -69,6 +69,7 @@ class Passes:
     """Backward passes so far."""
     seconds: dict[str, float] = field(default_factory=dict, init=False)
     """Seconds that each stage took."""
+    _knocked: dict[tuple[tuple[tuple[int, ...], ...], ...], KnockOuts] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.lens_model.require_causal()
@@ -146,13 +147,16 @@ class Passes:
         Raises:
             UserError: a demonstration that does not exist.
         """
-        traced, groups = self.traced, self.groups
-        hidden = hidden_keys(groups.to(traced.tokens.ids.device), sets)
-        with self._stage("knock-out"):
-            lengths = traced.tokens.lengths
-            share = float(((lengths - traced.tokens.starts) / lengths).mean())
-            self.forward_passes += (hidden.shape[1] + 1) * share
-            return knock_out(traced, hidden, most_tokens=self.most_tokens)
+        chosen = tuple(tuple(map(tuple, own)) for own in sets)
+        if chosen not in self._knocked:
+            traced, groups = self.traced, self.groups
+            hidden = hidden_keys(groups.to(traced.tokens.ids.device), chosen)
+            with self._stage("knock-out"):
+                lengths = traced.tokens.lengths
+                share = float(((lengths - traced.tokens.starts) / lengths).mean())
+                self.forward_passes += (hidden.shape[1] + 1) * share
+                self._knocked[chosen] = knock_out(traced, hidden, most_tokens=self.most_tokens)
+        return self._knocked[chosen]
 
     def rerun(self, prompt: int, sets: Sequence[Iterable[int]]) -> Outcome:
         """Run one of the prompts again without the text of each set of demonstrations."""
