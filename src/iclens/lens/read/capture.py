@@ -155,12 +155,12 @@ def against_own_pass(
         yield off
 
 
-def relative(ours: Tensor, theirs: Tensor, real: Bool[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
+def relative(ours: Tensor, theirs: Tensor, real: Bool[Tensor, "batch n"] | None = None) -> Float[Tensor, " batch"]:
     """max|ours − theirs| / max|theirs| over the real tokens of each prompt; NaN where a number is none."""
-    real = real.to(theirs.device)[..., None]
-    difference = torch.where(real, (ours - theirs).abs(), 0.0).flatten(1).amax(1)
-    largest = torch.where(real, theirs.abs(), 0.0).flatten(1).amax(1)
-    return difference / largest.clamp_min(torch.finfo(theirs.dtype).tiny)
+    difference, size = (ours - theirs).abs(), theirs.abs()
+    if real is not None:
+        difference, size = (torch.where(real.to(x.device)[..., None], x, 0.0) for x in (difference, size))
+    return difference.flatten(1).amax(1) / size.flatten(1).amax(1).clamp_min(torch.finfo(size.dtype).tiny)
 
 
 @contextmanager

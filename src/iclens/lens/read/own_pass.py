@@ -24,5 +24,5 @@ def off_by(traced: Trace) -> Float[Tensor, " batch"]:
         unembedding_only(lens_model, positions),
     ):
         logits = run(lens_model, tokens.ids)
-    off["logits"] = relative(traced.logits, logits, torch.ones_like(positions, dtype=torch.bool))
+    off["logits"] = relative(traced.logits, logits)
     return torch.stack([one.to(tokens.ids.device) for one in off.values()]).amax(0)
