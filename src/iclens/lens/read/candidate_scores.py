@@ -20,15 +20,10 @@ from iclens.lens.read.readouts import Readouts
 def score_candidates(
     lens_model: LensModel, rows: Sequence[tuple[Int[Tensor, " _"], Sequence[int]]], most_tokens: int = 1 << 12
 ) -> list[float]:
-    """log p(answer | prompt) of every row, the sum over all the answer's tokens, in nats.
+    """log p(answer | prompt) of every row, the ids of a prompt and of an answer behind it, in nats.
 
-    Rows run side by side, filled up on the right, where a causal model's real tokens never look; one by one where the
-    length of a text moves its positions.
-
-    Args:
-        lens_model: a causal language model.
-        rows: a prompt's token ids, and the ids of an answer behind it.
-        most_tokens: tokens of one pass, filled-up ones counted; a longer row is a pass of its own.
+    That is the sum over all the answer's tokens. Rows run side by side, filled up on the right, where a causal model's
+    real tokens never look, with `most_tokens` in a pass; one by one where the length of a text moves its positions.
     """
     longest = max((len(ids) + len(answer) - 1 for ids, answer in rows), default=1)
     alike = longest_alike(lens_model)

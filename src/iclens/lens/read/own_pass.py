@@ -20,7 +20,7 @@ def off_by(traced: Trace) -> Float[Tensor, " batch"]:
     """
     lens_model, tokens, positions = traced.lens_model, traced.tokens, traced.readouts.positions
     with (
-        against_own_pass(lens_model, traced.attended, tokens.real, traced.capped) as off,
+        against_own_pass(lens_model, traced.attended, tokens.real, capped=traced.capped) as off,
         unembedding_only(lens_model, positions),
     ):
         logits = run(lens_model, tokens.ids)

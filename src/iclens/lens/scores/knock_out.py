@@ -22,7 +22,7 @@ from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import MOST_SCORES, weigh
 from iclens.lens.read.capture import relative, run
 from iclens.lens.read.fused import fused_activations
-from iclens.lens.read.padded import take, unembedding_only
+from iclens.lens.read.padded import OfPrompts, take, unembedding_only
 from iclens.lens.read.tracing import Trace
 
 MOST_LOGITS = 1 << 26
@@ -30,7 +30,7 @@ MOST_LOGITS = 1 << 26
 
 
 @dataclass(frozen=True)
-class KnockOuts:
+class KnockOuts(OfPrompts):
     """What the model says when its query never trains on some demonstrations.
 
     Attributes:
@@ -57,10 +57,6 @@ class KnockOuts:
     def log_probability_changes(self) -> Float[Tensor, "*batch n_sets"]:
         """The same for the answer's log-probability."""
         return self.log_probability[..., None] - self.log_probabilities
-
-    def __getitem__(self, prompt: int) -> KnockOuts:
-        """The knock-outs of one prompt of the batch."""
-        return KnockOuts(*(part[prompt] for part in vars(self).values()))
 
 
 def hidden_keys(
@@ -139,7 +135,7 @@ def knock_out(
 
 def _again(traced: Trace, hidden: Tensor, some: slice, most_scores: int) -> tuple[Tensor, Tensor, Tensor]:
     """Margins and log-probabilities (prompts, sets) of the prompts `some`, and how far the first set is off."""
-    tokens = traced.tokens.select(some)
+    tokens = traced.tokens[some]
     starts, device = tokens.starts, tokens.ids.device
     n_prompts, n_sets, start = len(starts), hidden.shape[1], int(starts.max())
     places = traced.tokens.query_places[some]
@@ -162,7 +158,7 @@ def _again(traced: Trace, hidden: Tensor, some: slice, most_scores: int) -> tupl
     def each_set(rows: Tensor) -> Tensor:
         return rows.repeat_interleave(n_sets, 0)
 
-    readouts = traced.readouts.select(some)
+    readouts = traced.readouts[some]
     read = readouts.positions - starts[:, None]
     with (
         attending(traced.lens_model, attend),
