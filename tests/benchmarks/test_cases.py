@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from iclens.benchmarks import attention, demonstrations, lens, quality, training
-from iclens.benchmarks import measure as measuring
+from iclens.benchmarks import measuring as measuring
 from iclens.benchmarks.case import CASES, Comparison, Context, minutes
 from iclens.benchmarks.ceilings import Ceilings
 from iclens.benchmarks.gpt2_shaped import TINY, ShapedPrompt, lens_model
-from iclens.benchmarks.measure import run_case
+from iclens.benchmarks.measuring import run_case
 from iclens.recipes.attribution import Measured
 from iclens.training.default_dtype import default_dtype
 
@@ -24,6 +24,7 @@ NAMES = [
     "demonstrations",
     "dictionary",
     "estimators",
+    "explain",
     "lens",
     "scale-out",
     "scaling",

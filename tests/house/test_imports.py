@@ -55,6 +55,18 @@ def test_public_names_of_iclens_resolve_and_bring_no_transformers_along():
     assert modules_after(code).isdisjoint({"transformers", "matplotlib"})
 
 
+@pytest.mark.parametrize("package", ["cli", "bundled", "cluster", "sweeps", "training"])
+def test_a_package_that_needs_no_torch_imports_none(package):
+    assert modules_after(f"import iclens.{package}").isdisjoint({"torch", *HEAVY})
+
+
+def test_the_packages_of_the_laboratory_import_nothing_heavy():
+    """Their names resolve without transformers and matplotlib; scikit-learn is for the estimators that need it."""
+    packages = ("training", "sweeps", "tasks", "estimators", "models", "matching", "recipes", "benchmarks")
+    code = "".join(f"from iclens.{package} import *\n" for package in packages)
+    assert modules_after(code).isdisjoint(HEAVY)
+
+
 def test_help_imports_not_even_torch():
     assert modules_after(f"from iclens.cli.main import main\n{HELP}").isdisjoint({"torch", *HEAVY})
 

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+from iclens.lens.read.trace import trace
 from tests.lens.zoo import CAUSAL, ENCODERS, TWO_POSITIONS, build, lens, tokens
 
 from iclens.errors import UserError
@@ -14,7 +15,6 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import eager, fast
 from iclens.lens.read.capture import capture, check_capture, run
-from iclens.lens.read.trace import trace
 from iclens.lens.scores.path import path
 
 ALL = [*CAUSAL, *ENCODERS]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from iclens.lens.read.trace import trace
 from tests.lens.zoo import CAUSAL, GROUPS, QUERY_START, TWO_POSITIONS, lens, tokens
 
 from iclens.errors import UserError
@@ -17,7 +18,6 @@ from iclens.lens.model.session import attending
 from iclens.lens.read.attend import eager
 from iclens.lens.read.capture import run
 from iclens.lens.read.readout import Readout
-from iclens.lens.read.trace import trace
 from iclens.lens.scores.knock_out import knock_out
 
 SETS = [(0,), (1,), (2,), (3,), (1, 3), (0, 1, 2, 3), ()]

@@ -8,11 +8,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tests.recipes.planting import Planted
+from tests.recipes.planting import Planted, turning
 
 from iclens.models.constructions import gradient_step
 from iclens.recipes.attention_cost import FUSED, LINEAR, MATRIX, attend_once, slope_over_length
-from iclens.recipes.recipe import silent
+from iclens.recipes.contract import silent
 from iclens.recipes.related_runs import excess_error
 from iclens.recipes.sequence_length import ELU, SOFTMAX, LengthSettings, SequenceLength
 from iclens.recipes.table import Table
@@ -142,3 +142,5 @@ PLANTED = {
         Planted(RECIPE.claims[2], _GROWS, partial(planted, level=10.0), LengthSettings()),
     ]
 }
+
+test_every_verdict_turns_when_its_effect_is_absent = turning(PLANTED)

@@ -19,8 +19,9 @@ from tests.sweeps.small_runs import SmallConfig, add, metrics_of, result_of, ten
 
 from iclens.errors import UserError
 from iclens.sweeps import index, run_folder
-from iclens.sweeps.result import Metric, Result
+from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
+from iclens.training.metric import Metric
 
 KEYS = [SmallConfig(seed).key() for seed in (5, 2, 9)]
 BACKWARDS = ["2026-03-01T00:00:00.000+00:00", "2026-02-01T00:00:00.000+00:00", "2026-01-01T00:00:00.000+00:00"]

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from iclens.errors import UserError
 from iclens.tasks.glue import metrics
-from iclens.tasks.sentences import generate
+from iclens.tasks.sentences import generate_sentences
 from iclens.training import finetune
 from iclens.training.finetune import (
     Backbone,
@@ -53,7 +53,7 @@ def tiny_backbone(texts, n_layers=2):
 
 @pytest.fixture(scope="module")
 def cola():
-    return generate("cola", 24, 12)
+    return generate_sentences("cola", 24, 12)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_scores_are_the_metrics_of_the_predictions(tiny, cola):
 
 @pytest.mark.parametrize("name", ["mrpc", "stsb", "rte"])
 def test_pairs_and_grades_are_trained(name):
-    data = generate(name, 12, 6)
+    data = generate_sentences(name, 12, 6)
     backbone = tiny_backbone([text for e in (*data.train, *data.validation) for text in e.texts])
     run = train(backbone, data, ORIGINAL, 0, SETTINGS)
     assert set(run.scores) == set(data.task.metrics)
@@ -191,7 +191,7 @@ def test_the_fingerprint_sees_everything_that_matters(tiny, cola):
         fingerprint(tiny, cola, NEGATIVE, 0, SETTINGS),
         fingerprint(tiny, cola, replace(NEGATIVE, options={"n_negatives": 1, "beta": 0.1}), 0, SETTINGS),
         fingerprint(tiny, cola, ORIGINAL, 0, replace(SETTINGS, n_steps=5)),
-        fingerprint(tiny, generate("cola", 24, 12, seed=1), ORIGINAL, 0, SETTINGS),
+        fingerprint(tiny, generate_sentences("cola", 24, 12, seed=1), ORIGINAL, 0, SETTINGS),
         fingerprint(other, cola, ORIGINAL, 0, SETTINGS),
     }
     assert len(keys) == 7

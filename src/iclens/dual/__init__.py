@@ -1,9 +1,7 @@
 """The dual model of attention."""
 
 from iclens.dual.demonstrations import Groups
-from iclens.dual.explicit import ExplicitDual, Training
-from iclens.dual.feed_forward import ACTIVATIONS, Activation, FeedForward
-from iclens.dual.gradient_descent import (
+from iclens.dual.descent import (
     GradientStepHead,
     WeightUpdate,
     gd_plus_plus,
@@ -11,6 +9,8 @@ from iclens.dual.gradient_descent import (
     one_step_head,
     weight_update_as_attention,
 )
+from iclens.dual.explicit import ExplicitDual, Training
+from iclens.dual.feed_forward import ACTIVATIONS, Activation, FeedForward
 from iclens.dual.heads import HeadsDual
 from iclens.dual.held import HeldMap
 from iclens.dual.layer import LayerDual

@@ -17,7 +17,7 @@ from iclens.errors import UserError
 from iclens.models.model import PromptModel
 from iclens.models.runs_attention import RunsAttention
 from iclens.models.transformer import PromptTransformer
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Pass:
 
 
 @torch.no_grad()
-def lab_pass(model: PromptModel, prompt: Prompt) -> Pass:
+def lab_pass(model: PromptModel, prompt: PromptBatch) -> Pass:
     """One run of the lab's transformer on a batch of prompts.
 
     A demonstration is the token (x_i, y_i), or the tokens x_i and y_i where they are interleaved.

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from iclens.dual import LayerDual
 from iclens.matching.stacks import Pass, lab_pass
+from iclens.recipes.contract import Part, Progress
 from iclens.recipes.lab_runs import train_all
-from iclens.recipes.recipe import Part, Progress
 from iclens.recipes.settings import chosen
 from iclens.tasks.word_batches import sample_batch
 from iclens.tasks.words import VOCABULARY
@@ -34,7 +34,7 @@ class Trained(NamedTuple):
 
     Attributes:
         model: the lab's transformer or a GPT-2.
-        prompts: a `Prompt`, or token ids (batch, n).
+        prompts: a `PromptBatch`, or token ids (batch, n).
         fall: last over first training loss; 1 without training.
     """
 
@@ -147,7 +147,7 @@ def pass_of(found: Trained, dtype: torch.dtype) -> Pass:
     model = found.model.to(dtype)
     if isinstance(found.prompts, Tensor):
         from iclens.lens.model.loading import LensModel
-        from iclens.lens.read.stack import stack_pass
+        from iclens.recipes.language_stacks import stack_pass
 
         return stack_pass(LensModel.wrap(model), found.prompts)
     prompt = type(found.prompts)(found.prompts.inputs.to(dtype), found.prompts.labels.to(dtype))

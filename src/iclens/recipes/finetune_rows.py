@@ -10,7 +10,7 @@ import torch
 
 from iclens.errors import UserError
 from iclens.tasks.glue import TASKS, TaskData, load_task
-from iclens.tasks.sentences import generate
+from iclens.tasks.sentences import generate_sentences
 from iclens.training.finetune import Row, Settings
 
 ORIGINAL = Row("original", "original", origin="read")
@@ -112,7 +112,7 @@ def task_data(name: str, source: str, preset: Preset) -> TaskData:
         UserError: the data cannot be had.
     """
     if source == "generated":
-        return generate(name, preset.n_train, preset.n_validation)
+        return generate_sentences(name, preset.n_train, preset.n_validation)
     data = load_task(name, source)
     if len(data.train) <= preset.n_train:
         return data

@@ -12,8 +12,8 @@ from torch import Tensor
 from iclens.bounds import measured_gap
 from iclens.dual.model import DualModel
 from iclens.kernels import SignedLog
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import band, log_ticks, new_figure
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.seed_curves import seed_curve, seed_estimate, seed_mean
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table

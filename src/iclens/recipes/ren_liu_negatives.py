@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from iclens.recipes.recipe import Preset, recipe
+from iclens.recipes.contract import Preset, recipe
 from iclens.recipes.selection import over_seeds
 from iclens.recipes.table import Table
 from iclens.recipes.variant_study import NORMAL, Row, VariantSettings, VariantStudy

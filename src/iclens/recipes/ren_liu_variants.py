@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from iclens.recipes.recipe import Preset, recipe
+from iclens.recipes.contract import Preset, recipe
 from iclens.recipes.table import Table
 from iclens.recipes.variant_study import NORMAL, Row, VariantSettings, VariantStudy
 from iclens.recipes.verdict import Claim, Verdict
