@@ -1,4 +1,4 @@
-"""Parts of a network that return their own output and whose gradient is that of a linear map: what is held is a constant.
+"""Parts of a network that return their own output, with the gradient of a linear map: what is held is a constant.
 
 The forward pass costs what the part itself costs. In the backward pass attention weights are formed again in blocks of
 rows, for the values alone, which is less work than the fused kernel's gradient of queries, keys and values.
@@ -24,7 +24,7 @@ _ROWS = 128
 
 def held_attention(call: AttentionCall, attend: Handler) -> Tensor:
     """The heads' output by `attend`, linear in the values: attention weights take no gradient."""
-    return _Attention.apply(call.v, call.q, call.k, call, attend)
+    return _Attention.apply(call.v, call.q.detach(), call.k.detach(), call, attend)
 
 
 def held_norm(norm: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -40,8 +40,9 @@ def held_ratio(activation: nn.Module, u: Tensor, y: Tensor) -> Tensor:
 class _Attention(Function):
     @staticmethod
     def forward(ctx: Any, v: Tensor, q: Tensor, k: Tensor, call: AttentionCall, attend: Handler) -> Tensor:
+        # Saved rather than kept, so that a model that is brought in layer by layer can put them aside.
         ctx.save_for_backward(q, k)
-        ctx.call = replace(call, q=None, k=None, v=None)
+        ctx.call = replace(call, q=q[:0], k=k[:0], v=v[:0])
         return attend(replace(call, q=q.detach(), k=k.detach(), v=v.detach()))
 
     @staticmethod
