@@ -131,13 +131,13 @@ def test_a_page_of_a_loaded_explanation_lacks_layers_and_heads_alone(source, exp
 
 def test_the_answer_that_is_explained_is_asked_for_again(model):
     unlikely = min(iclens.explain(model, TEXT, answers=ANSWERS).candidates, key=lambda one: one.probability).text
-    for given, asked in [
+    for told, asked in [
         ({"answers": ANSWERS}, (list(ANSWERS), None)),
         ({"answers": ANSWERS, "answer": unlikely}, (list(ANSWERS), unlikely)),
         ({"answer": unlikely}, ([], unlikely)),
         ({}, ([], None)),
     ]:
-        data = data_of(explained_page(iclens.explain(model, TEXT, **given)))
+        data = data_of(explained_page(iclens.explain(model, TEXT, **told)))
         assert (data["ask"]["answers"], data["ask"]["answer"]) == asked
 
 
