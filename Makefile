@@ -11,7 +11,11 @@ export TOKENIZERS_PARALLELISM ?= false
 # Small tensors gain nothing from many threads, and a large machine would give them all of its cores.
 export OMP_NUM_THREADS ?= 2
 
-PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+# Processes that share the tests; each computes on one thread. `make test WORKERS=8` suits a larger machine.
+WORKERS ?= 2
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# The tests of one file stay together: they share what it builds once.
+PARALLEL := $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo docs test test-all test-faults doctest audit check check-all static fresh format bench clean
 
@@ -45,10 +49,10 @@ docs: $(INSTALLED)  ## the documentation as a site, in site/index.html; a broken
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: $(INSTALLED)  ## every test but the slow ones and the long fault suite
-	$(PYTEST) -m "not slow and not faults"
+	$(PARALLEL) -m "not slow and not faults"
 
-test-all: $(INSTALLED)  ## every test but the long fault suite
-	$(PYTEST) -m "not faults"
+test-all: $(INSTALLED)  ## every test but the long fault suite; every type of every signature is checked
+	$(PARALLEL) -m "not faults" --jaxtyping-packages=iclens,beartype.beartype
 
 test-faults: $(INSTALLED)  ## kills, full disks, damaged files, lost machines; ten times as much fuzzing
 	$(PYTEST) -m faults
@@ -58,7 +62,7 @@ audit: $(INSTALLED)  ## known vulnerabilities of what is installed
 	$(BIN)/python .ci/audit.py
 
 doctest: $(INSTALLED)  ## the examples in docstrings
-	$(PYTEST) --doctest-modules src/iclens
+	$(PYTEST) -p tests.shapes --doctest-modules src/iclens
 
 static: $(INSTALLED)  ## format, lint, types, import layers
 	$(BIN)/ruff format --check .

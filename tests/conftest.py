@@ -10,6 +10,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+# Before anything imports iclens.
+pytest_plugins = ["tests.shapes"]
+
 # A check of a change must not depend on luck; elsewhere new examples are drawn every time.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

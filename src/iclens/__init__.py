@@ -16,11 +16,7 @@ from iclens.lazy import lazy_names
 if TYPE_CHECKING:
     from iclens.attention import apply, remove
     from iclens.dual import DualModel
-    from iclens.lens.explaining import explain
-    from iclens.lens.explanation import Explanation
-    from iclens.lens.model.loading import load
-    from iclens.lens.prompt.prompt import Prompt
-    from iclens.lens.read.capture import capture
+    from iclens.lens import Explanation, Lens, Prompt, capture, explain, explain_many, load
     from iclens.matching import match
     from iclens.training import RunConfig, train
 
@@ -28,6 +24,7 @@ __version__ = version("iclens")
 __all__ = [
     "DualModel",
     "Explanation",
+    "Lens",
     "Prompt",
     "RunConfig",
     "UserError",
@@ -35,6 +32,7 @@ __all__ = [
     "apply",
     "capture",
     "explain",
+    "explain_many",
     "load",
     "match",
     "remove",
@@ -47,11 +45,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "attention": "apply remove",
         "dual": "DualModel",
-        "lens.explaining": "explain",
-        "lens.explanation": "Explanation",
-        "lens.model.loading": "load",
-        "lens.prompt.prompt": "Prompt",
-        "lens.read.capture": "capture",
+        "lens": "Explanation Lens Prompt capture explain explain_many load",
         "matching": "match",
         "training": "RunConfig train",
     },

@@ -13,8 +13,7 @@ from iclens.benchmarks.ceilings import Ceilings
 from iclens.benchmarks.end_to_end import EIGHT, SIXTEEN, SIXTY_FOUR, Text, comparisons, explained
 from iclens.benchmarks.few_shot import ANSWERS, answer_ids, few_shot, groups_of, word_tokenizer
 from iclens.benchmarks.llama_shaped import LARGE, SMALL, llama_model, smollm2
-from iclens.lens.prompt.prompt import Prompt
-from iclens.lens.prompt.tokens import tokenize
+from iclens.lens import Prompt, tokenize
 from iclens.training.default_dtype import default_dtype
 
 CONTEXT = Context(Ceilings({"float32": 1e10, "float64": 1e10}, 1e10), pairs=1, quick=True)
@@ -61,8 +60,8 @@ def test_what_must_be_reached_is_claimed_at_full_size(llama):
     [
         (lambda found: replace(found, margin=found.margin + 0.1), "margin, in proportion to the largest logit"),
         (lambda found: replace(found, candidates=found.candidates[::-1]), "log-probabilities of the answers"),
-        (lambda found: replace(found, demonstrations=found.demonstrations[1:]), "knock-out against masked attention"),
-        (lambda found: replace(found, demonstrations=found.demonstrations[1:]), "rerun against the text without"),
+        (lambda found: replace(found, sources=found.sources[1:]), "knock-out against masked attention"),
+        (lambda found: replace(found, sources=found.sources[1:]), "rerun against the text without"),
     ],
 )
 def test_an_explanation_that_says_something_else_is_found_out(llama, broken, what):

@@ -16,7 +16,7 @@ from iclens.benchmarks.largest import largest_tensor
 from iclens.benchmarks.llama_shaped import SMALL, llama_model
 from iclens.benchmarks.passes import counted, counts, posted
 from iclens.errors import UserError
-from iclens.lens.read.capture import capture
+from iclens.lens import capture
 from iclens.training.default_dtype import default_dtype
 
 PROMPT = few_shot(3, 5, 4)

@@ -17,7 +17,7 @@ import pytest
 from tests.cli.batches import batch, interrupted_after, prompts, rows
 
 from iclens.errors import UserError
-from iclens.lens.many.parts import Parts
+from iclens.work.parts import Parts
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(

@@ -7,8 +7,8 @@ from tests.explorer.browsing import MARKS, number, scores, visits
 from tests.explorer.test_explained import ANSWERS, OPTIONS, TEXT
 
 import iclens
+from iclens.display_text import signed
 from iclens.explorer.explained import explained_page
-from iclens.lens.display_text import signed
 
 pytestmark = MARKS
 

@@ -33,7 +33,7 @@ from iclens.training.checkpoint import Checkpoint, read_checkpoint, write_checkp
 from iclens.training.config import RunConfig
 from iclens.training.config_file import read_config, toml_text
 from iclens.training.finetune_runs import Run, load_run, run_file, save_run
-from iclens.whole_files import write_atomically
+from iclens.work.whole_files import write_atomically
 
 
 @dataclass(frozen=True)

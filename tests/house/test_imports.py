@@ -55,7 +55,7 @@ def test_public_names_of_iclens_resolve_and_bring_no_transformers_along():
     assert modules_after(code).isdisjoint({"transformers", "matplotlib"})
 
 
-@pytest.mark.parametrize("package", ["cli", "bundled", "cluster", "report", "sweeps", "training"])
+@pytest.mark.parametrize("package", ["cli", "bundled", "cluster", "sweeps", "training"])
 def test_a_package_that_needs_no_torch_imports_none(package):
     assert modules_after(f"import iclens.{package}").isdisjoint({"torch", *HEAVY})
 

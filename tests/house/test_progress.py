@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from iclens.progress import duration
+from iclens.work.progress import duration
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iclens.lens.display_text import one_line, percent, plain, scientific, signed, visible
+from iclens.display_text import one_line, percent, plain, scientific, signed, visible
 
 ANY = st.text(st.characters(exclude_categories=[]), max_size=40)
 

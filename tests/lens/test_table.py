@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from tests.report.sample import make, odd
 
-from iclens.lens.display_text import one_line, scientific, signed
+from iclens.display_text import one_line, scientific, signed
 from iclens.lens.explanation import Explanation
 from iclens.lens.table import print_table
 

@@ -14,8 +14,8 @@ VARIANTS = [
     ("regularized", {"alpha": 0.3}),
     ("weight-decay", {"alpha": 0.3}),
     ("augmented", {"g1": {"name": "adapter", "hidden": 4}}),
-    ("negative", {"k": 2, "beta": 0.4}),
-    ("negative", {"k": 2, "beta": 0.4, "selection": "key"}),
+    ("negative", {"n_negatives": 2, "beta": 0.4}),
+    ("negative", {"n_negatives": 2, "beta": 0.4, "selection": "key"}),
 ]
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tests.recipes.planting import Planted
+from tests.recipes.planting import Planted, turning
 
 from iclens.recipes.augmentation_by_data import NORMAL, AugmentationByData, AugmentationSettings, rows_of
 from iclens.recipes.augmentation_by_data_kinds import KINDS, MessagePassing, PixelConvolution, graph
@@ -198,3 +198,5 @@ PLANTED = {
         Planted(RECIPE.claims[2], _WINS, _NO_GAIN, SETTINGS),
     ]
 }
+
+test_every_verdict_turns_when_its_effect_is_absent = turning(PLANTED)

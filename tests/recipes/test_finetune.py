@@ -94,7 +94,7 @@ def test_the_grids_are_the_papers_and_say_what_is_read():
     alphas = {row.options["alpha"]: row.origin for row in ROWS.values() if row.kind == "regularized"}
     assert {a for a, origin in alphas.items() if origin.startswith("read")} == {0.5, -0.5}
     assert len(alphas) > 2
-    negatives = {(r.options["k"], r.options["beta"]) for r in ROWS.values() if r.kind == "negative"}
+    negatives = {(r.options["n_negatives"], r.options["beta"]) for r in ROWS.values() if r.kind == "negative"}
     assert negatives == {(1, 0.1), (1, 0.5), (3, 0.1), (3, 0.5)}
     assert [set(r.options) for r in ROWS.values() if r.kind == "augmented"] == [{"g1"}, {"g2"}, {"g1", "g2"}]
     assert {r.variant for r in ROWS.values() if r.kind == "control"} == {"scale-matched", "parameter-matched"}

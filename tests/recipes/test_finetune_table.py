@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.recipes.planting import Planted
+from tests.recipes.planting import Planted, turning
 
 from iclens.recipes import finetune_table
 from iclens.recipes.contract import Preset
@@ -16,7 +16,7 @@ from iclens.recipes.finetune_table import FinetuneTable, TableSettings
 from iclens.recipes.reproduce import reproduce
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.table import Table
-from iclens.whole_files import write_atomically
+from iclens.work.whole_files import write_atomically
 
 RECIPE = FinetuneTable()
 SETTINGS = RECIPE.quick.settings
@@ -137,3 +137,5 @@ PLANTED = {
         for draw in (121, 355)
     ]
 }
+
+test_every_verdict_turns_when_its_effect_is_absent = turning(PLANTED)

@@ -6,7 +6,7 @@ import dataclasses
 from functools import partial
 
 import pytest
-from tests.recipes.planting import Planted
+from tests.recipes.planting import Planted, turning
 
 from iclens.recipes.linear_attention import LinearAttentionStep, StepSettings, best_step
 from iclens.recipes.table import Table
@@ -51,18 +51,14 @@ def head_table(broken=None):
     return Table(rows)
 
 
-@pytest.mark.parametrize("broken", [0, 1, 2])
-def test_each_verdict_on_the_head_turns(broken):
-    entry = LinearAttentionStep()
-    assert [verdict.holds for verdict in entry.check(head_table(), HEAD)] == [True, True, True]
-    verdicts = entry.check(head_table(broken), HEAD)
-    assert not verdicts[broken].holds
-    assert verdicts[2].holds == (broken != 2)
-
-
 PLANTED = {
     "von-oswald-step": [
-        Planted(claim, head_table, partial(head_table, broken), HEAD)
+        # One step that is not reproduced is the first of many steps that are not.
+        Planted(
+            claim, head_table, partial(head_table, broken), HEAD, also=LinearAttentionStep.claims[1:2] * (broken == 0)
+        )
         for broken, claim in enumerate(LinearAttentionStep.claims)
     ]
 }
+
+test_every_verdict_turns_when_its_effect_is_absent = turning(PLANTED)

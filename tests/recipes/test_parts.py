@@ -14,7 +14,7 @@ from iclens.recipes.parts import PartStore, work_key
 from iclens.recipes.reproduce import Order, reproduce, reproduce_all
 from iclens.recipes.reproduction import TABLE, stored
 from iclens.recipes.table import Table
-from iclens.whole_files import write_atomically
+from iclens.work.whole_files import write_atomically
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, registered):

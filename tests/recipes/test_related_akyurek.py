@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from tests.recipes.planting import Planted
+from tests.recipes.planting import Planted, turning
 
 from iclens.recipes.contract import RECIPES
 from iclens.recipes.table import Table
@@ -158,3 +158,5 @@ ABSENT = [
     (3, other_excess),
 ]
 PLANTED = {"akyurek-ridge-parameter": [Planted(ENTRY.claims[place], planted, absent) for place, absent in ABSENT]}
+
+test_every_verdict_turns_when_its_effect_is_absent = turning(PLANTED)

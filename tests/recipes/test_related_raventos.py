@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from tests.recipes.planting import Planted
+from tests.recipes.planting import Planted, turning
 
 from iclens.estimators.estimator import build_estimator
 from iclens.recipes.contract import RECIPES
@@ -147,3 +147,5 @@ PLANTED = {
         Planted(ENTRY.claims[2], partial(planted, _leaves), one_lucky_pool),
     ]
 }
+
+test_every_verdict_turns_when_its_effect_is_absent = turning(PLANTED)

@@ -15,7 +15,7 @@ from iclens.recipes.figures import COLOURS, style
 from iclens.recipes.reproduce import reproduce
 from iclens.recipes.reproduction import TABLE, stored
 from iclens.sealed import sealed
-from iclens.whole_files import write_atomically
+from iclens.work.whole_files import write_atomically
 
 
 def test_a_reproduction_reads_back(tmp_path, registered):

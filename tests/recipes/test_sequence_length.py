@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tests.recipes.planting import Planted
+from tests.recipes.planting import Planted, turning
 
 from iclens.models.constructions import gradient_step
 from iclens.recipes.attention_cost import FUSED, LINEAR, MATRIX, attend_once, slope_over_length
@@ -142,3 +142,5 @@ PLANTED = {
         Planted(RECIPE.claims[2], _GROWS, partial(planted, level=10.0), LengthSettings()),
     ]
 }
+
+test_every_verdict_turns_when_its_effect_is_absent = turning(PLANTED)

@@ -6,11 +6,11 @@ from functools import cache, partial
 
 import pytest
 import torch
-from tests.recipes.planting import Planted
+from tests.recipes.planting import Planted, turning
 
 from iclens.errors import UserError
+from iclens.matching.stacks import lab_pass
 from iclens.models.model import build_model
-from iclens.recipes.layers_as_duals import gpt2_pass, lab_pass
 from iclens.recipes.stack_as_duals import BUNDLED, LAB, StackAsDuals, StackSettings
 from iclens.recipes.table import Table
 from iclens.tasks.task import build_task
@@ -57,19 +57,6 @@ def test_other_models_are_refused(options):
         lab_pass(*model_and_prompt(**options))
 
 
-def test_a_gpt2_is_its_stack_of_duals():
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=20, n_positions=16, n_embd=8, n_layer=3, n_head=2, initializer_range=0.3)
-    ).eval()
-    found = gpt2_pass(model.double(), torch.randint(20, (2, 9)))
-    for dual, own in zip(found.stack().states(), found.states, strict=True):
-        torch.testing.assert_close(dual, own, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(found.stack().predict(), found.output, rtol=1e-12, atol=1e-12)
-
-
 SMALL = StackSettings(steps=3, n_seeds=2, n_prompts=3, n_layers=2, width=8, ffn_width=8, n_context=5)
 
 
@@ -96,29 +83,16 @@ def moving(gain):
     )
 
 
-@pytest.mark.parametrize("name", ["layer_residual", "stack_residual", "autograd_residual"])
-def test_each_residual_turns_its_verdict(name):
-    held = [verdict.holds for verdict in StackAsDuals().check(broken(name), SMALL)]
-    assert held[:3] == [name != other for other in ("layer_residual", "stack_residual", "autograd_residual")]
-
-
-@pytest.mark.parametrize(
-    ("gain", "outcome"),
-    [
-        (lambda layer, seed: 0.5 + 0.01 * seed, "holds"),
-        (lambda layer, seed: 0.5 + 0.01 * seed if layer == 1 else 0.0 + seed - 0.5, "holds under"),
-        (lambda layer, seed: seed - 0.5, "does not hold"),
-    ],
-)
-def test_the_moving_verdict_follows_the_gains(gain, outcome):
-    assert StackAsDuals().check(moving(gain), SMALL)[3].outcome == outcome
+def test_tokens_that_move_in_one_layer_move_under_that_condition():
+    table = moving(lambda layer, seed: 0.5 + 0.01 * seed if layer == 1 else seed - 0.5)
+    assert StackAsDuals().check(table, SMALL)[3].outcome == "holds under"
 
 
 _RESIDUALS = ("layer_residual", "stack_residual", "autograd_residual")
 PLANTED = {
     "ren-liu-figs-4-5": [
         *(
-            Planted(claim, table_of, partial(broken, name), SMALL)
+            Planted(claim, table_of, partial(broken, name), SMALL, also=())
             for claim, name in zip(StackAsDuals.claims, _RESIDUALS, strict=False)
         ),
         Planted(
@@ -129,3 +103,5 @@ PLANTED = {
         ),
     ]
 }
+
+test_every_verdict_turns_when_its_effect_is_absent = turning(PLANTED)

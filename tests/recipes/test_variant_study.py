@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tests.recipes.planting import Planted
+from tests.recipes.planting import Planted, turning
 
 from iclens.recipes.contract import RECIPES, silent
 from iclens.recipes.ren_liu_negatives import BEYOND as NEGATIVES_BEYOND
@@ -139,3 +139,5 @@ PLANTED = {
         ),
     ],
 }
+
+test_every_verdict_turns_when_its_effect_is_absent = turning(PLANTED)

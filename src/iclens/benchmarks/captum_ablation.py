@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from iclens.benchmarks.few_shot import answer_ids, groups_of
-from iclens.lens.model.loading import LensModel
+from iclens.lens import LensModel
 
 
 def feature_ablation(lens_model: LensModel, prompt: str) -> Tensor:

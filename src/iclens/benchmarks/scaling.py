@@ -21,7 +21,7 @@ Call = Callable[[], object]
 
 
 @CASES.register("scaling")
-@takes(minutes=4)
+@takes(minutes=3)
 def scaling(context: Context) -> Iterator[Entry]:
     """Cost against tokens (to 32,768), heads, layers, demonstrations, runs and prompts, with the fitted exponents."""
     pick = context.pick
@@ -101,7 +101,11 @@ def _drawn(shape: Shape, n_tokens: int, n_demonstrations: int = 8) -> Shaped:
 
 
 def _attention(name: str) -> Callable[[int], Call]:
-    options: dict[str, Any] = {"softmax": {}, "regularized": {"alpha": 0.5}, "negative": {"k": 1, "beta": 0.1}}[name]
+    options: dict[str, Any] = {
+        "softmax": {},
+        "regularized": {"alpha": 0.5},
+        "negative": {"n_negatives": 1, "beta": 0.1},
+    }[name]
 
     def make(n: int) -> Call:
         variant = build(name, n_heads=8, d=64, d_v=64, **options)

@@ -8,10 +8,12 @@ from torch import Tensor
 from iclens.benchmarks.case import Agreement
 from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.gpt2_shaped import Shape, ShapedPrompt
-from iclens.lens.model.loading import LensModel
-from iclens.lens.read.trace import Trace, trace
+from iclens.lens import LensModel
+from iclens.lens.read.padded import PaddedTokens
+from iclens.lens.read.readouts import Readouts
+from iclens.lens.read.tracing import Trace, trace
 from iclens.lens.scores.gradient_step import GradientStep, gradient_step
-from iclens.lens.scores.knock_out import KnockOutResult, knock_out
+from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
 
 
 class Shaped:
@@ -38,20 +40,22 @@ class Shaped:
 
     def trace(self) -> Trace:
         """The one full pass."""
-        return trace(self.lens_model, self.prompt.ids, self.prompt.readout, self.prompt.query_start)
+        prompt, device = self.prompt, self.lens_model.device
+        tokens = PaddedTokens.of([prompt.ids], [prompt.query_start], device)
+        return trace(self.lens_model, tokens, Readouts.of([prompt.readout], [len(prompt.ids) - 1], device))
 
     def gradient_step(self) -> GradientStep:
         """The contributions of every token, with the pass."""
-        return gradient_step(self.trace())
+        return gradient_step(self.trace())[0]
 
-    def knock_out(self, traced: Trace) -> KnockOutResult:
+    def knock_out(self, traced: Trace) -> KnockOuts:
         """The exact knock-out of every demonstration, after the pass."""
-        return knock_out(traced, self.prompt.groups, self.sets)
+        return knock_out(traced, hidden_keys(self.prompt.groups[None], [self.sets]))[0]
 
-    def both(self) -> tuple[GradientStep, KnockOutResult]:
+    def both(self) -> tuple[GradientStep, KnockOuts]:
         """The contributions and the knock-outs, with the pass that they share."""
         traced = self.trace()
-        return gradient_step(traced), self.knock_out(traced)
+        return gradient_step(traced)[0], self.knock_out(traced)
 
     def ours(self) -> tuple[Tensor, Tensor]:
         """Gradient step (tokens summed) and exact knock-out of every demonstration."""
@@ -71,9 +75,9 @@ class Shaped:
         plain = self.margins(self.prompt.ids[None])
         step, knocked = self.both()
         return [
-            Agreement.of("margin of the traced pass", torch.tensor([step.margin]), plain, 1e-4),
-            Agreement("contributions and the rest against the margin", step.residual, 1e-5),
-            Agreement("knock-out of nothing against the plain pass", knocked.residual, 1e-5),
+            Agreement.of("margin of the traced pass", step.margin[None], plain, 1e-4),
+            Agreement("contributions and the rest against the margin", float(step.residual), 1e-5),
+            Agreement("knock-out of nothing against the plain pass", float(knocked.residual), 1e-5),
             Agreement.of("knock-out against masked attention", knocked.margins[:1], self._masked_out(0), 1e-4),
         ]
 

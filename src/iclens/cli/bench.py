@@ -15,8 +15,8 @@ from tyro.conf import Positional
 from iclens.cli.output import note, say, show
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
-from iclens.progress import stages
-from iclens.whole_files import make_folder, write_atomically
+from iclens.work.progress import stages
+from iclens.work.whole_files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from iclens.benchmarks.case import Case, Context

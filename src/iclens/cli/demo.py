@@ -7,7 +7,7 @@ from pathlib import Path
 
 from iclens.cli.output import say
 from iclens.cli.subcommand import command
-from iclens.whole_files import make_folder
+from iclens.work.whole_files import make_folder
 
 
 @command("demo")

@@ -13,8 +13,8 @@ from iclens.cli.explain_batch import Many
 from iclens.cli.output import console, say
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
-from iclens.progress import stages
-from iclens.whole_files import check_writable, write_atomically
+from iclens.work.progress import stages
+from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.lens.model.loading import LensModel

@@ -14,14 +14,14 @@ import tyro
 from iclens.cli.output import note, say
 from iclens.cli.where import Where, refuse_torchrun
 from iclens.errors import UserError, said
-from iclens.whole_files import check_writable, write_atomically
+from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.cluster import Cluster
     from iclens.lens.many.lines import Defaults, Line
     from iclens.lens.many.model_source import ModelSource
-    from iclens.lens.many.parts import Parts
     from iclens.lens.many.work import Executor, Work
+    from iclens.work.parts import Parts
 
 _SHOWN = 10
 """Bad lines that are named one by one."""
@@ -76,9 +76,9 @@ class Many:
         """Explain every prompt; 0, or 1 when a batch failed or a residual exceeds its tolerance."""
         from iclens.lens.lens import check_scores
         from iclens.lens.many.lines import read_lines
-        from iclens.lens.many.parts import Parts
         from iclens.lens.many.plan import tokens_at_once
         from iclens.lens.many.work import Work
+        from iclens.work.parts import Parts
 
         check_scores(scores)
         assert self.batch is not None
@@ -127,7 +127,7 @@ class Many:
         """Fill in the parts that are missing; False when some failed."""
         from iclens.cli.progress import resumable
         from iclens.cluster import TASK_SECONDS, connected
-        from iclens.progress import bar, duration
+        from iclens.work.progress import bar, duration
 
         missing = work.missing(parts)
         batches = "1 batch" if len(work.batches) == 1 else f"{len(work.batches)} batches"

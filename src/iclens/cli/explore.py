@@ -10,7 +10,7 @@ from typing import Literal
 from iclens.cli.output import note, say
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
-from iclens.progress import stages
+from iclens.work.progress import stages
 
 
 @command("explore")

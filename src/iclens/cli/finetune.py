@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from iclens.cli.output import note, say, show
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
-from iclens.whole_files import check_writable, write_atomically
+from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.intervals import Estimate
@@ -60,8 +60,8 @@ class Finetune:
 
     def run(self) -> int:
         """Run what is missing, print the tables, and return 0: no row has to win."""
-        from iclens.progress import duration
         from iclens.recipes.finetune import cost
+        from iclens.work.progress import duration
 
         if self.json is not None:
             check_writable(self.json)

@@ -17,7 +17,7 @@ from iclens.cli.output import note, say, show
 from iclens.cli.subcommand import command
 from iclens.cli.where import refuse_torchrun
 from iclens.errors import UserError
-from iclens.whole_files import make_folder, write_atomically
+from iclens.work.whole_files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from iclens.recipes.contract import Recipe
@@ -102,7 +102,7 @@ class Reproduce:
         return 1 if failed else 0
 
     def _announce(self, chosen: Sequence[Recipe[Any]], jobs: int) -> None:
-        from iclens.progress import duration
+        from iclens.work.progress import duration
 
         presets = [recipe.presets[self.preset] for recipe in chosen]
         for recipe, preset in zip(chosen, presets, strict=True):
@@ -171,9 +171,9 @@ class Reproduce:
 
     def _write(self, made: Reproduction) -> None:
         """Everything of one recipe but `table.json`, which is written already."""
-        from iclens.progress import duration
         from iclens.recipes.reproduction import verdict_documents
         from iclens.report.gallery import render_entry
+        from iclens.work.progress import duration
 
         folder = self.out / made.recipe.id
         verdicts = made.verdicts()
@@ -254,8 +254,8 @@ def _entry(made: Reproduction) -> Entry:
 def _recipes() -> Any:
     from rich.table import Table
 
-    from iclens.progress import duration
     from iclens.recipes.contract import RECIPES
+    from iclens.work.progress import duration
 
     table = Table(title="Recipes", title_justify="left")
     for heading in ("id", "what", "reference"):

@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from iclens.cli.output import note, say
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
-from iclens.whole_files import check_writable, write_atomically
+from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.sweeps.store import Store

@@ -78,9 +78,9 @@ class Sweep:
 
         from iclens.cli.progress import resumable
         from iclens.cluster import slots
-        from iclens.progress import bar, duration
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import GIB, prepare, run
+        from iclens.work.progress import bar, duration
         from iclens.workers import torch_threads, usable_cores
 
         # A plan leaves no folder behind.

@@ -63,13 +63,13 @@ class Train:
         if self.threads < 1:
             raise UserError(f"--threads {self.threads}: it must be at least 1.")
         from iclens.cli.progress import resumable
-        from iclens.progress import bar, duration
         from iclens.sweeps.chunks import plan
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import SweepPlan, run
         from iclens.training.config import RunConfig
         from iclens.training.distributed import launched
         from iclens.training.ensemble import usable_device
+        from iclens.work.progress import bar, duration
         from iclens.workers import torch_threads
 
         usable_device(self.device)
@@ -107,9 +107,9 @@ class Train:
 
     def _together(self, config: RunConfig, one: Launched) -> int:
         from iclens.cli.progress import resumable
-        from iclens.progress import bar
         from iclens.sweeps.together import train_together
         from iclens.training.distributed import joined
+        from iclens.work.progress import bar
         from iclens.workers import torch_threads
 
         key, steps = config.key(), config.training.steps

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from iclens.cli.output import note, say, show
 from iclens.cli.subcommand import command
-from iclens.whole_files import check_writable, write_atomically
+from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.identities import Check

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from iclens.identities.identity import Setting, identity, relative, worst
+from iclens.identities.checks import Setting, identity, relative, worst
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.read.capture import Capture, capture, check_capture
 from iclens.lens.read.heads import head_dual

@@ -15,7 +15,7 @@ from iclens.lens.many.plan import batches, tokens_at_once
 from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import MOST_TOKENS, Passes
 from iclens.lens.read.question import PromptLike, Question, ask
-from iclens.progress import bar, stages
+from iclens.work.progress import bar, stages
 
 
 def explain(

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from iclens.errors import UserError
-from iclens.lens.plain_data import record_of
 from iclens.lens.views import VIEWS, WRITERS, write
+from iclens.plain_data import record_of
 
 SCHEMA_VERSION = 2
 """Raised by a change of the JSON that could break a reader; `Explanation.load` reads older ones."""

@@ -142,7 +142,7 @@ class Passes:
 
     def rerun(self, prompt: int, sets: Sequence[Iterable[int]]) -> Outcome:
         """Run one of the prompts again without the text of each set of demonstrations."""
-        readout = self.answered[prompt].readout
+        readout = self.questions[prompt].settled or self.answered[prompt].readout
         with self._stage("rerun"):
             self.forward_passes += len(sets) / len(self.questions)
             return rerun(

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from iclens.lens.display_text import one_line, percent, plain, scientific, signed
+from iclens.display_text import one_line, percent, plain, scientific, signed
 from iclens.lens.explanation import Explanation
 from iclens.lens.views import VIEWS
 

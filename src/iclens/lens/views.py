@@ -8,7 +8,7 @@ from typing import Any
 
 from iclens.errors import UserError, did_you_mean
 from iclens.registry import Registry
-from iclens.whole_files import write_atomically
+from iclens.work.whole_files import write_atomically
 
 VIEWS: Registry[Callable[..., Any]] = Registry("view of an explanation", "iclens.views")
 """From an explanation to something to look at: `"text"`, `"rows"`, `"plot"`, `"show"`."""

@@ -33,7 +33,7 @@ def _rows() -> dict[str, Row]:
     rows += [Row(f"augmented {name}", "augmented", "augmented", options, "read") for name, options in adapters]
     for k in (1, 3):
         for beta in (0.1, 0.5):
-            strength = {"k": k, "beta": beta}
+            strength = {"n_negatives": k, "beta": beta}
             rows.append(Row(f"negative k={k} β={beta:g}", "negative", "negative", strength, "read"))
     for matched in (0.5, 0.1, -0.5):
         rows.append(Row(f"control scale {1 - matched:g}", "control", "scale-matched", {"strength": matched}))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iclens.display_text import one_line
 from iclens.lens import VIEWS, Explanation
-from iclens.lens.display_text import one_line
 from iclens.lens.table import METHODS
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from iclens.lens import display_text
-from iclens.progress import duration
+from iclens import display_text
+from iclens.work.progress import duration
 
 RECORD = "record.json"
 """In a published gallery, what `table.json` says but for the table."""

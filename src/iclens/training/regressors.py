@@ -33,7 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "softmax": {},
     "regularized": {"alpha": 0.2},
     "augmented": {"g1": {"name": "adapter", "hidden": 16}},
-    "negative": {"k": 1, "beta": 0.2},
+    "negative": {"n_negatives": 1, "beta": 0.2},
 }
 """The attention variants and their options."""
 

@@ -16,10 +16,10 @@ from iclens.errors import UserError
 from iclens.lens.explaining import explain_together
 from iclens.lens.many.lines import Line
 from iclens.lens.many.model_source import ModelSource
-from iclens.lens.many.parts import Parts
 from iclens.lens.many.plan import batches
 from iclens.lens.model.loading import LensModel
 from iclens.lens.rows import SCHEMA_VERSION, as_parquet, rows_of, schema, table
+from iclens.work.parts import Parts
 from iclens.workers import Ended, Tell
 
 if TYPE_CHECKING:

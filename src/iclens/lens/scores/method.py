@@ -32,6 +32,4 @@ class Scores:
 Attribution = Callable[[Any, torch.Generator], Scores]
 """A method: scores the demonstrations of a `Lens`; the generator is its only source of randomness."""
 
-ATTRIBUTIONS: Registry[Attribution] = Registry(
-    "attribution method", "iclens.attributions", package="iclens.lens.scores.methods"
-)
+ATTRIBUTIONS: Registry[Attribution] = Registry("attribution method", "iclens.attributions")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from iclens.attribution.replacement import attribute
 from iclens.lens.lens import Lens
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
-from iclens.lens.scores.methods.replacement import attribute
 
 
 @ATTRIBUTIONS.register("captum_feature_ablation")

@@ -1,4 +1,4 @@
-"""Trained models as stacks of layers that `iclens.dual` reads, with what their own code computes beside them."""
+"""The lab's transformers as stacks of layers that `iclens.dual` reads, beside what their own code computes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from iclens.models.model import PromptModel
 from iclens.models.runs_attention import RunsAttention
 from iclens.models.transformer import PromptTransformer
 from iclens.tasks.prompt_batch import PromptBatch
-
-_GPT2_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu-tanh", "silu": "silu"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +71,7 @@ def lab_pass(model: PromptModel, prompt: PromptBatch) -> Pass:
         ids = ids.repeat_interleave(2)
         mask = torch.ones(2 * n_context + 1, 2 * n_context + 1, dtype=torch.bool).tril()
     layers = tuple(_lab_layer(block, model.norm) for block in model.blocks)
-    final = None if model.final_norm is None else _norm(model.final_norm, run=0)
+    final = None if model.final_norm is None else _norm(model.final_norm)
     return Pass(
         StackWeights(layers, final),
         tuple(state[0] for state in states),
@@ -83,43 +81,8 @@ def lab_pass(model: PromptModel, prompt: PromptBatch) -> Pass:
     )
 
 
-@torch.no_grad()
-def gpt2_pass(model: Any, input_ids: Int[Tensor, "batch n"], demonstrations: Int[Tensor, " n"] | None = None) -> Pass:
-    """A Hugging Face GPT-2 on a batch of prompts of one length.
-
-    Args:
-        model: a `GPT2LMHeadModel` in evaluation mode.
-        input_ids: token ids.
-        demonstrations: group ids of the tokens; None for every token but the last as one of its own.
-
-    Raises:
-        UserError: an activation whose gate is not known.
-    """
-    n = input_ids.shape[1]
-    if demonstrations is None:
-        demonstrations = torch.cat([torch.arange(n - 1), torch.tensor([-1])])
-    found: list[Tensor] = []
-    blocks = model.transformer.h
-    hooks = [blocks[0].register_forward_pre_hook(lambda _, args: found.append(args[0]))]
-    hooks += [
-        block.register_forward_hook(lambda _, __, out: found.append(out[0] if isinstance(out, tuple) else out))
-        for block in blocks
-    ]
-    try:
-        output = model.transformer(input_ids=input_ids, use_cache=False)[0]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    layers = tuple(_gpt2_layer(block, model.config) for block in blocks)
-    mask = torch.ones(n, n, dtype=torch.bool).tril()
-    return Pass(StackWeights(layers, _norm(model.transformer.ln_f)), tuple(found), output, demonstrations, mask)
-
-
-def _norm(module: Any, run: int | None = None) -> Norm:
-    """A LayerNorm of torch's, or one run's of the lab."""
-    if run is None:
-        return Norm.layer(module.weight.detach(), module.bias.detach(), module.eps)
-    return Norm.layer(module.weight[run].detach(), module.bias[run].detach())
+def _norm(module: Any) -> Norm:
+    return Norm.layer(module.weight[0].detach(), module.bias[0].detach())
 
 
 def _lab_layer(block: Any, placement: str) -> LayerWeights:
@@ -145,8 +108,8 @@ def _lab_layer(block: Any, placement: str) -> LayerWeights:
         b_K,
         b_V,
         _bias(block.out),
-        _norm(block.norm_attention, run=0) if normed else None,
-        _norm(block.norm_ffn, run=0) if normed and feed_forward is not None else None,
+        _norm(block.norm_attention) if normed else None,
+        _norm(block.norm_ffn) if normed and feed_forward is not None else None,
         feed_forward,
         placement if normed else "pre",
     )
@@ -154,30 +117,3 @@ def _lab_layer(block: Any, placement: str) -> LayerWeights:
 
 def _bias(linear: Any) -> Tensor | None:
     return None if linear.bias is None else linear.bias[0].detach()
-
-
-def _gpt2_layer(block: Any, config: Any) -> LayerWeights:
-    if config.activation_function not in _GPT2_ACTIVATIONS:
-        raise UserError(f"the gate of the activation {config.activation_function!r} is not known.")
-    heads = (3, config.n_head, config.n_embd // config.n_head)
-    W_Q, W_K, W_V = block.attn.c_attn.weight.detach().unflatten(-1, heads).permute(1, 2, 0, 3)
-    b_Q, b_K, b_V = block.attn.c_attn.bias.detach().unflatten(-1, heads)
-    return LayerWeights(
-        W_Q,
-        W_K,
-        W_V,
-        block.attn.c_proj.weight.detach().unflatten(0, heads[1:]),
-        b_Q,
-        b_K,
-        b_V,
-        block.attn.c_proj.bias.detach(),
-        _norm(block.ln_1),
-        _norm(block.ln_2),
-        FeedForward(
-            block.mlp.c_fc.weight.detach(),
-            block.mlp.c_proj.weight.detach(),
-            _GPT2_ACTIVATIONS[config.activation_function],
-            block.mlp.c_fc.bias.detach(),
-            block.mlp.c_proj.bias.detach(),
-        ),
-    )

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclens.attribution.gradient_x_input import embeddings, margins_at
 from iclens.lens.lens import Lens
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
-from iclens.lens.scores.methods.gradient_x_input import embeddings, margins_at
 
 N_STEPS = 50
 BATCH = 64

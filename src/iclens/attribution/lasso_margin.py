@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from iclens.attribution.lasso import N_ABLATIONS, ablations, fit
 from iclens.lens.lens import Lens
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
-from iclens.lens.scores.methods.lasso import N_ABLATIONS, ablations, fit
 
 
 @ATTRIBUTIONS.register("lasso_margin")

@@ -1,1 +1,0 @@
-"""Ways to score the demonstrations of a prompt: one method a file, found by its decorator."""
