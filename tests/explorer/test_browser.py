@@ -175,6 +175,27 @@ def test_a_whole_prompt_is_taken_apart(short):
     assert texts(short)[0] == "apple is vux ."
 
 
+def test_a_chat_is_sent_as_a_chat_and_an_edit_of_it_is_taken_back(browser, chat):
+    with visits(browser, chat.address, "body.settled") as opened:
+        page = opened()
+        known = page.locator("#answer").inner_text(), scores(page), texts(page)
+        _, seen = chat.ask("glance", chat.example)
+        assert known[1] == pytest.approx([one["gradient_step"] for one in seen["sources"]], abs=6e-4)
+        page.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
+        page.wait_for_selector("#without:not([hidden])")
+        settled(page)
+        page.locator(".demonstration textarea").nth(0).fill("dog is vux .")
+        says(page, "#problem", "This prompt is a chat, whose messages cannot be edited as blocks of text")
+        page.get_by_role("button", name="Take back the edit").click()
+        page.locator("#problem").wait_for(state="hidden")
+        settled(page)
+        assert (page.locator("#answer").inner_text(), scores(page), texts(page)) == known
+        assert not page.locator(".demonstration input[type=checkbox]").nth(1).is_checked()
+        # A link carries the chat, too.
+        other = opened(page.evaluate("location.href"))
+        assert (other.locator("#answer").inner_text(), scores(other), texts(other)) == known
+
+
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>\u202e is vux ."
 
 

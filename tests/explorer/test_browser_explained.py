@@ -66,6 +66,31 @@ def test_tokens_and_demonstrations_take_the_colour_that_is_chosen(opened, explan
     assert paths == pytest.approx([token.path for token in explanation.tokens], abs=6e-4)
 
 
+def test_a_loaded_explanation_is_shown_without_layers_and_heads(opened, explanation, tmp_path):
+    explanation.save(tmp_path / "report.json")
+    page = opened(iclens.Explanation.load(tmp_path / "report.json"))
+    for selector in ("#head", "#layers-note"):
+        assert "needs the model" in page.locator(selector).inner_text()
+    loaded = [page.locator(selector).inner_text() for selector in ("#answer", "#details", "#tokens", "#map", "#checks")]
+    loaded += [scores(page), page.locator(".cell").count()]
+    page = opened(explanation)
+    whole = [page.locator(selector).inner_text() for selector in ("#answer", "#details", "#tokens", "#map", "#checks")]
+    assert loaded == [*whole, scores(page), page.locator(".cell").count()]
+
+
+def test_the_scores_that_were_computed_are_shown_and_no_others(opened, model):
+    explanation = iclens.explain(model, TEXT, answers=ANSWERS, scores=("lasso", "path"))
+    page = opened(explanation)
+    radios = page.locator("input[name=colour]")
+    assert radios.evaluate_all("all => all.map((one) => one.value)") == ["lasso", "path"]
+    for name in ("lasso", "path"):
+        page.locator(f"input[value={name}]").check(force=True)
+        assert scores(page) == pytest.approx([effect.score(name) for effect in explanation.sources], abs=6e-4)
+    heads = page.locator("table.scores thead th").all_inner_texts()
+    assert heads == ["#", "demonstration", "lasso", "total effect"]
+    assert page.locator(".cell").count() == 0
+
+
 def test_a_check_that_fails_is_said_first(opened, explanation):
     page = opened(explanation)
     assert page.locator("#distrust").is_hidden()
