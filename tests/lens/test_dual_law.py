@@ -11,18 +11,15 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from iclens.lens.read.trace import trace
 from tests.lens.zoo import CAUSAL, GROUPS, QUERY_START, TWO_POSITIONS, build, lens, tokens
 from torch import Tensor, nn
 
 from iclens import UserError
 from iclens.dual import StackDual
+from iclens.lens import PaddedTokens, Readouts, Trace, gradient_step, hidden_keys, knock_out, path, trace
 from iclens.lens.model.anatomy import matrix
 from iclens.lens.model.loading import LensModel
-from iclens.lens.read.stack import stack_pass, stack_weights
-from iclens.lens.scores.gradient_step import gradient_step
-from iclens.lens.scores.knock_out import knock_out
-from iclens.lens.scores.path import path
+from iclens.recipes.language_stacks import stack_pass, stack_weights
 
 LAYOUTS = ["gpt2", "gpt2-inverse-layer", "gpt2-unscaled-upcast", "llama", "llama-biased-tied"]
 N = len(GROUPS)
@@ -64,12 +61,17 @@ def case(name: str) -> Case:
     passed = stack_pass(model, IDS)
     stack = StackDual.from_stack(passed.weights, passed.states[0][0], torch.arange(N), passed.mask)
     head = model.anatomy.head
-    directions = torch.zeros(len(TWO_POSITIONS.positions), stack.weights.layers[0].d_model, dtype=torch.float64)
+    directions = torch.zeros(len(TWO_POSITIONS.offsets), stack.weights.layers[0].d_model, dtype=torch.float64)
     bias = 0.0
     for position, index, weight in TWO_POSITIONS.terms:
-        directions[TWO_POSITIONS.positions.index(position)] += weight * matrix(head)[index].detach()
+        directions[TWO_POSITIONS.offsets.index(position)] += weight * matrix(head)[index].detach()
         bias += 0.0 if head.bias is None else weight * float(head.bias[index])
     return Case(model, stack, directions, bias)
+
+
+def traced(model: LensModel, start: int = QUERY_START, *, held: bool = False) -> Trace:
+    tokens_of_one = PaddedTokens.of([IDS[0]], [start], model.device)
+    return trace(model, tokens_of_one, Readouts.of([TWO_POSITIONS], [0], model.device), held=held)
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -88,8 +90,8 @@ def test_the_duals_are_the_models_layers(name: str) -> None:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_path_is_the_token_paths_along_the_margin(name: str) -> None:
     model, stack, directions, bias = case(name)
-    found = path(model, IDS, TWO_POSITIONS)
-    parts, offset = stack.token_paths(list(TWO_POSITIONS.positions))
+    found = path(traced(model, held=True))[0]
+    parts, offset = stack.token_paths(list(TWO_POSITIONS.offsets))
     close(found.embedding, torch.einsum("rid,rd->i", parts, directions))
     close(found.bias.sum(), (offset * directions).sum() + bias)
 
@@ -97,8 +99,8 @@ def test_the_path_is_the_token_paths_along_the_margin(name: str) -> None:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_gradient_step_is_the_heads_direct_parts(name: str) -> None:
     model, stack, directions, _ = case(name)
-    found = gradient_step(trace(model, IDS, TWO_POSITIONS)).contributions
-    positions = list(TWO_POSITIONS.positions)
+    found = gradient_step(traced(model))[0].contributions
+    positions = list(TWO_POSITIONS.offsets)
     final = stack.weights.final_norm.held(stack.states()[-1])
     for layer, dual in enumerate(stack.layers):
         through_heads = dual.heads.contributions(by_head=True)
@@ -113,8 +115,8 @@ def test_the_knock_out_is_the_stack_never_trained_on_it(name: str) -> None:
     passed = stack_pass(model, IDS, GROUPS)
     stack = StackDual.from_stack(passed.weights, passed.states[0][0], GROUPS, passed.mask)
     sets = [(0,), (1,), (2, 3), (0, 1, 2, 3), ()]
-    found = knock_out(trace(model, IDS, TWO_POSITIONS, QUERY_START), GROUPS, sets)
-    rows = [position - QUERY_START for position in TWO_POSITIONS.positions]
+    found = knock_out(traced(model), hidden_keys(GROUPS[None], [sets]))[0]
+    rows = [position - QUERY_START for position in TWO_POSITIONS.offsets]
     for margin, chosen in zip(found.margins, sets, strict=True):
         without = stack.without(chosen, range(QUERY_START, N))[rows]
         expected = (without * directions).sum() + bias

@@ -271,6 +271,7 @@ class Explanation:
         notes: remarks, such as tokens that straddle two demonstrations.
         cost: what it cost.
         command: the command (or the Python call) that gives the same numbers.
+        seed: of what was drawn for it.
         schema_version: version of this schema.
         lens: the lens that computed it, for views that need more than what is stored; None after `load`.
     """
@@ -294,6 +295,7 @@ class Explanation:
     notes: tuple[str, ...] = ()
     cost: Cost = field(default_factory=lambda: Cost(0.0, 0.0, {}))
     command: str = ""
+    seed: int = 0
     schema_version: int = SCHEMA_VERSION
     lens: Any = field(default=None, compare=False)
 

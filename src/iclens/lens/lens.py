@@ -284,7 +284,7 @@ class Lens:
         (found,) = explanations(self.passes, scores, knock_out=groups, others=values, n_next=n_next, command=command)
         if faithfulness:
             found = self._measured(found, seed)
-        return dataclasses.replace(found, lens=self)
+        return dataclasses.replace(found, seed=seed, lens=self)
 
     def _measured(self, found: Explanation, seed: int) -> Explanation:
         """The explanation with LDS and the removal test of its scores."""

@@ -147,7 +147,7 @@ def pass_of(found: Trained, dtype: torch.dtype) -> Pass:
     model = found.model.to(dtype)
     if isinstance(found.prompts, Tensor):
         from iclens.lens.model.loading import LensModel
-        from iclens.lens.read.stack import stack_pass
+        from iclens.recipes.language_stacks import stack_pass
 
         return stack_pass(LensModel.wrap(model), found.prompts)
     prompt = type(found.prompts)(found.prompts.inputs.to(dtype), found.prompts.labels.to(dtype))

@@ -214,7 +214,7 @@ def _lab(settings: StackSettings, progress: Progress) -> Iterator[tuple[Pass, Re
 def _bundled(settings: StackSettings, progress: Progress) -> Iterator[tuple[Pass, ReadOut]]:
     """The bundled model on held-out prompts of its words, other ones for each seed."""
     from iclens.lens.model.loading import load
-    from iclens.lens.read.stack import stack_pass
+    from iclens.recipes.language_stacks import stack_pass
 
     lens_model = load("bundled", dtype=torch.float64)
     model, tokenizer = lens_model.model, lens_model.tokenizer
