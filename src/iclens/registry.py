@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -49,6 +50,18 @@ class Registry(Generic[T]):
             return entry
 
         return add
+
+    @contextmanager
+    def replaced(self, name: str, entry: T) -> Iterator[None]:
+        """Let `entry` stand under `name` inside a `with` block; what stood there before comes back, or nothing."""
+        before = [self[name]] if name in self else []
+        self._entries[name] = entry
+        try:
+            yield
+        finally:
+            del self._entries[name]
+            for old in before:
+                self._entries[name] = old
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
