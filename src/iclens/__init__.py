@@ -7,24 +7,46 @@ reads a whole language model with it.
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iclens.errors import UserError
+from iclens.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from iclens.attention import apply, remove
     from iclens.dual import DualModel
-    from iclens.lens.explaining import explain
+    from iclens.lens import Explanation, Lens, Prompt, capture, explain, explain_many, load
+    from iclens.matching import match
+    from iclens.training import RunConfig, train
 
 __version__ = version("iclens")
-__all__ = ["DualModel", "UserError", "__version__", "explain"]
+__all__ = [
+    "DualModel",
+    "Explanation",
+    "Lens",
+    "Prompt",
+    "RunConfig",
+    "UserError",
+    "__version__",
+    "apply",
+    "capture",
+    "explain",
+    "explain_many",
+    "load",
+    "match",
+    "remove",
+    "train",
+]
 
-# Imported on first use: torch and transformers take seconds, and the command line's help needs neither.
-_HOMES = {"DualModel": "iclens.dual", "explain": "iclens.lens.explaining"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'iclens' has no attribute {name!r}")
+# On first use: torch and transformers take seconds, and the command line's help needs neither.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "attention": "apply remove",
+        "dual": "DualModel",
+        "lens": "Explanation Lens Prompt capture explain explain_many load",
+        "matching": "match",
+        "training": "RunConfig train",
+    },
+)

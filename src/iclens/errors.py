@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises, the hint that it may carry, and how errors are told from another."""
+"""The exception for mistakes of the user, the hint it may carry, and how to tell out-of-memory errors from others."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def said(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-def is_want_of_memory(error: BaseException) -> bool:
-    """Whether Python or PyTorch raised it because memory could not be had."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether Python or PyTorch raised the error because there was not enough memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     # PyTorch has no class of its own for the memory of the processor.

@@ -17,7 +17,7 @@ from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from iclens.errors import UserError, is_want_of_memory
+from iclens.errors import UserError, is_out_of_memory
 
 T = TypeVar("T")
 
@@ -227,7 +227,7 @@ def _made(function: Callable[..., T], call: tuple[Any, ...], tell: Tell) -> T:
     try:
         return function(*call, tell)
     except (MemoryError, RuntimeError) as error:
-        if not is_want_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise UserError("there was not enough memory: do less at once, or with fewer processes.") from error
 

@@ -27,7 +27,7 @@ ADAPTER = {"name": "adapter", "hidden": 4}
 VARIANTS: dict[str, dict[str, Any]] = {
     "regularized": {"alpha": 0.3},
     "weight-decay": {"alpha": 0.3},
-    "negative": {"k": 1, "beta": 0.2},
+    "negative": {"n_negatives": 1, "beta": 0.2},
     "augmented": {"g1": ADAPTER, "g2": ADAPTER},
 }
 

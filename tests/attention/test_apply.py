@@ -17,7 +17,7 @@ from iclens.attention.dropout import with_dropout
 NEUTRAL: dict[str, dict[str, Any]] = {
     "softmax": {},
     "regularized": {"alpha": 0.0},
-    "negative": {"k": 1, "beta": 0.0},
+    "negative": {"n_negatives": 1, "beta": 0.0},
     "augmented": VARIANTS["augmented"],
 }
 

@@ -19,7 +19,7 @@ from iclens.attention import apply, from_pretrained, remove
 LEARNED: dict[str, dict[str, Any]] = {
     "softmax": {},
     "regularized": {"alpha": [0.1, 0.2, -0.3, 0.0], "learned": True},
-    "negative": {"k": 1, "beta": 0.2, "learned": True},
+    "negative": {"n_negatives": 1, "beta": 0.2, "learned": True},
     "augmented": {"g1": {"name": "adapter", "hidden": 4}, "g2": {"name": "adapter", "hidden": 4}},
 }
 

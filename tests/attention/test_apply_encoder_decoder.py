@@ -33,7 +33,7 @@ SIZES = {
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "softmax": {},
-    "negative": {"k": 2, "beta": 0.4},
+    "negative": {"n_negatives": 2, "beta": 0.4},
     "augmented": {"g1": {"name": "adapter", "hidden": 4}, "g2": "mlp"},
     "regularized": {"alpha": 0.4},
     "weight-decay": {"alpha": 0.4},
@@ -171,7 +171,7 @@ def test_a_reloaded_model_is_the_model(layers: Any, tmp_path: Path) -> None:
 
 def test_gradients_reach_the_strengths_of_every_layer() -> None:
     model = seq2seq("bart").train()
-    handle = apply(model, "negative", k=1, beta=0.2, learned=True)
+    handle = apply(model, "negative", n_negatives=1, beta=0.2, learned=True)
     model(**inputs()).logits.square().mean().backward()
     assert all(variant.beta.grad.abs() > 0 for variant in handle.variants.values())
 

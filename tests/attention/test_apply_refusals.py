@@ -78,8 +78,8 @@ def test_gemma2_without_a_cap_is_taken() -> None:
     [
         ("negativ", {}, "unknown attention variant 'negativ'.*negative"),
         ("regularized", {"alpha": float("nan")}, "alpha"),
-        ("negative", {"k": 1, "beta": float("inf")}, "beta"),
-        ("negative", {"k": 0, "beta": 0.1}, "n_negatives"),
+        ("negative", {"n_negatives": 1, "beta": float("inf")}, "beta"),
+        ("negative", {"n_negatives": 0, "beta": 0.1}, "n_negatives"),
         ("regularized", {"alfa": 0.1}, "no option 'alfa'"),
     ],
 )
@@ -108,14 +108,14 @@ def test_applying_twice_removing_twice_and_other_models() -> None:
 
 def test_too_many_negatives_for_the_prompt_is_said_at_the_forward() -> None:
     model = zoo_model("bert")
-    apply(model, "negative", k=12, beta=0.1)
+    apply(model, "negative", n_negatives=12, beta=0.1)
     with pytest.raises(UserError, match="12"):
         logits(model, tokens(12, 2))
 
 
 def test_too_many_negatives_for_one_padded_prompt_is_said_too() -> None:
     model, ids = zoo_model("bert"), tokens(12, 2)
-    apply(model, "negative", k=8, beta=0.1)
+    apply(model, "negative", n_negatives=8, beta=0.1)
     assert logits(model, ids).isfinite().all()
     with pytest.raises(UserError, match="prompt 0 of the batch with at most 8 keys"):
         logits(model, ids, left_padded)

@@ -69,7 +69,7 @@ def test_the_trainer_trains_the_strengths_and_saves_them(changes: dict[str, Any]
 
 @pytest.mark.parametrize("variant", ["regularized", "negative"])
 def test_gradient_checkpointing_gives_the_same_gradients(variant: str) -> None:
-    options: dict[str, Any] = {"alpha": 0.3} if variant == "regularized" else {"k": 1, "beta": 0.3}
+    options: dict[str, Any] = {"alpha": 0.3} if variant == "regularized" else {"n_negatives": 1, "beta": 0.3}
     gradients = []
     for checkpointing in (False, True):
         model = zoo_model("llama", torch.float64).train()

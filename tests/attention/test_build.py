@@ -125,13 +125,21 @@ def test_the_two_regularised_forms_differ_by_their_residual():
 
 
 def test_options_survive_json_in_a_composition():
-    parts = [{"name": "augmented", "g1": {"name": "adapter", "hidden": 2}}, {"name": "negative", "k": 2}]
+    parts = [{"name": "augmented", "g1": {"name": "adapter", "hidden": 2}}, {"name": "negative", "n_negatives": 2}]
     variant = build("composed", parts=parts, **SIZES)
     assert name_of(variant) == "composed"
     again = build("composed", **SIZES, **json.loads(json.dumps(variant.options())))
     again.load_state_dict(variant.state_dict())
     q, k, v = tensors()
     assert torch.equal(again(q, k, v), variant(q, k, v))
+
+
+def test_the_former_name_of_an_option_is_read_from_older_files():
+    variant = build("negative", k=2, beta=0.3, **SIZES)
+    assert variant.n_negatives == 2
+    assert variant.options() == build("negative", n_negatives=2, beta=0.3, **SIZES).options()
+    with pytest.raises(UserError, match="'k' is the former name of 'n_negatives'"):
+        build("negative", k=2, n_negatives=2, **SIZES)
 
 
 def test_control_has_as_many_parameters():

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iclens.attention import build, extreme_keys, negative_attention, negative_attention_naive, softmax_attention
+from iclens.attention import build, extreme_keys, negative_attention, softmax_attention
 from iclens.attention.extreme_keys import lowest
+from iclens.attention.negative import negative_attention_naive
 from iclens.errors import UserError
 
 SIZES = {"n_heads": 2, "d": 4, "d_v": 3}
@@ -92,7 +93,7 @@ def test_early_rows_of_a_causal_context_have_fewer_negatives():
 
 def test_learned_negatives_of_queries_are_a_bias():
     q, k, v = tensors()
-    variant = build("negative", construction="learned", k=2, beta=0.5, **SIZES)
+    variant = build("negative", construction="learned", n_negatives=2, beta=0.5, **SIZES)
     shift = softmax_attention(q, k, v) - variant(q, k, v)
     torch.testing.assert_close(shift, 0.5 * variant.vectors.mean(-2, keepdim=True).expand_as(shift))
 
@@ -239,7 +240,7 @@ from pathlib import Path
 import torch
 from iclens.attention import build
 torch.set_num_threads(2)
-options = [{}, {"construction": "hardest", "k": 3}, {"selection": "key"}]
+options = [{}, {"construction": "hardest", "n_negatives": 3}, {"selection": "key"}]
 parts = [{"name": "weight-decay", "alpha": 0.3}, {"name": "negative"}]
 n = 4096
 variants = [build("negative", n_heads=8, d=32, d_v=32, **own) for own in options]

@@ -30,14 +30,14 @@ CASES = [
         ("negative", {"construction": construction, "selection": selection, "beta": 0.3, **count})
         for construction in ("lowest", "hardest", "dissimilar", "random", "noise", "learned")
         for selection in ("query", "key")
-        for count in ({"k": 1}, {"k": 3, "learned": True})
+        for count in ({"n_negatives": 1}, {"n_negatives": 3, "learned": True})
     ),
     (
         "composed",
         {
             "parts": [
                 {"name": "augmented", "g1": "adapter", "g2": "conv1d"},
-                {"name": "negative", "k": 2, "beta": 0.3},
+                {"name": "negative", "n_negatives": 2, "beta": 0.3},
                 {"name": "regularized", "alpha": 0.2, "learned": True},
             ]
         },

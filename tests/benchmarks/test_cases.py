@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from iclens.benchmarks import attention, demonstrations, lens, quality, training
-from iclens.benchmarks import measure as measuring
+from iclens.benchmarks import measuring as measuring
 from iclens.benchmarks.case import CASES, Comparison, Context, minutes
 from iclens.benchmarks.ceilings import Ceilings
 from iclens.benchmarks.gpt2_shaped import TINY, ShapedPrompt, lens_model
-from iclens.benchmarks.measure import run_case
+from iclens.benchmarks.measuring import run_case
 from iclens.recipes.attribution import Measured
 from iclens.training.default_dtype import default_dtype
 
@@ -24,6 +24,7 @@ NAMES = [
     "demonstrations",
     "dictionary",
     "estimators",
+    "explain",
     "lens",
     "scale-out",
     "scaling",
@@ -74,14 +75,15 @@ def test_quick_cases_claim_nothing():
 def test_a_wrong_variant_is_found_out(monkeypatch):
     assert all(one.holds for one in attention._agreements("negative", 64, False, True, "cpu"))
     # The naive form on its own: with other strengths it is another function.
-    monkeypatch.setitem(attention.VARIANTS, "negative", {"k": 1, "beta": 0.1})
+    monkeypatch.setitem(attention.VARIANTS, "negative", {"n_negatives": 1, "beta": 0.1})
     made = attention._made
     betas = iter((0.1, 0.2))
     monkeypatch.setattr(
         attention,
         "_made",
         lambda name, device: (
-            monkeypatch.setitem(attention.VARIANTS, "negative", {"k": 1, "beta": next(betas)}) or made(name, device)
+            monkeypatch.setitem(attention.VARIANTS, "negative", {"n_negatives": 1, "beta": next(betas)})
+            or made(name, device)
         ),
     )
     assert not attention._agreements("negative", 64, False, False, "cpu")[0].holds

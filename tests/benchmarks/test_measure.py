@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from iclens.benchmarks import measure as module
+from iclens.benchmarks import measuring as module
 from iclens.benchmarks.case import (
     Absent,
     Agreement,
@@ -24,7 +24,7 @@ from iclens.benchmarks.case import (
 )
 from iclens.benchmarks.ceilings import Ceilings, Floor
 from iclens.benchmarks.document import plain
-from iclens.benchmarks.measure import measure, run_case
+from iclens.benchmarks.measuring import measure, run_case
 from iclens.benchmarks.pairs import Ratio
 
 CONTEXT = Context(Ceilings({"float32": 1e9}, 1e9), pairs=3)

@@ -11,8 +11,8 @@ import pytest
 from tests.cli.batches import PAIRS, batch, interrupted_after, prompts, rows, text, write
 
 from iclens.cli.main import main
+from iclens.lens import COLUMNS
 from iclens.lens.explaining import explain
-from iclens.lens.many.rows import COLUMNS
 from iclens.lens.model.loading import load
 
 
@@ -88,7 +88,7 @@ BAD = {
     "{": "not JSON",
     "3": "a JSON number",
     "{}": "none of them",
-    '{"input": "cat", "output": "vux"}': "this is one pair, but a line is a whole prompt",
+    '{"input": "cat", "output": "vux"}': "this is one pair of input and output, not a whole prompt",
     '{"prompt": "cat is vux .", "messages": []}': 'this has "prompt" and "messages"',
     '{"id": "x"}': "none of them",
     '{"query": "cat"}': "none of them",
@@ -97,7 +97,7 @@ BAD = {
     '{"messages": [{"role": "user", "content": "hello"}]}': "the chat has no demonstration",
     '{"prompt": "horse is"}': "at least one demonstration",
     '{"prompt": "a is b .\\n\\nhorse is", "colour": 1}': 'the key "colour" is not known',
-    '{"prompt": "a is b .\\n\\nhorse is", "template": "{input}"}': '"template" is for pairs',
+    '{"prompt": "a is b .\\n\\nhorse is", "template": "{input}"}': "a template is for pairs",
     '{"prompt": "a is b .\\n\\nhorse is", "answers": "vux"}': '"answers" is a JSON string, not a list',
     '{"prompt": "a is b .\\n\\nhorse is", "answers": ["vux", "vux"]}': "given twice",
     '{"prompt": "a is b .\\n\\nhorse is", "answers": ["vux", 3]}': 'item 1 of "answers" is a JSON number',

@@ -15,7 +15,7 @@ from iclens.cli.explain_batch import Many
 from iclens.cli.main import main
 from iclens.cluster import TASK_SECONDS
 from iclens.lens.many import work
-from iclens.lens.many.parts import Parts
+from iclens.work.parts import Parts
 
 PAIRS = ("cat is vux .", "apple is nef .", "dog is vux .", "plum is nef .", "saw is zup .")
 N = len(PAIRS)

@@ -17,7 +17,7 @@ import pytest
 from tests.cli.batches import batch, interrupted_after, prompts, rows
 
 from iclens.errors import UserError
-from iclens.lens.many.parts import Parts
+from iclens.work.parts import Parts
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
@@ -134,12 +134,12 @@ def test_a_model_that_changed_is_another_model(tmp_path: Path) -> None:
     import shutil
 
     from iclens import bundled
-    from iclens.lens.many.source import Source
+    from iclens.lens.many.model_source import ModelSource
 
     shutil.copytree(bundled.path(), tmp_path / "m")
-    source = Source(str(tmp_path / "m"))
+    source = ModelSource(str(tmp_path / "m"))
     before = source.identity()
-    assert before == Source("bundled").identity()
+    assert before == ModelSource("bundled").identity()
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"layer_norm_epsilon": 1e-4}))
     assert source.identity() != before

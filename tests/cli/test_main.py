@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 import iclens.cli
-from iclens.cli.command import COMMANDS, Command, command, discover
 from iclens.cli.main import main
 from iclens.cli.output import say
+from iclens.cli.subcommand import COMMANDS, Command, command, discover
 from iclens.errors import UserError
 
-NOT_COMMANDS = {"command", "main", "output", "explain_batch", "progress", "where"}
+NOT_COMMANDS = {"subcommand", "main", "output", "explain_batch", "progress", "where"}
 
 
 @pytest.fixture

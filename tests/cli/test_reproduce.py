@@ -10,8 +10,8 @@ import pytest
 
 from iclens.cli.main import main
 from iclens.errors import UserError
+from iclens.recipes.contract import RECIPES, Preset, Recipe
 from iclens.recipes.figures import new_figure
-from iclens.recipes.recipe import RECIPES, Preset, Recipe
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim

@@ -186,7 +186,7 @@ def test_a_compiled_ensemble_is_each_run_alone(tmp_path):
     script = tmp_path / "compiled.py"
     script.write_text(
         "from iclens.training.config import RunConfig\n"
-        "from iclens.training.train import train\n"
+        "from iclens.training.loop import train\n"
         "def of(seed, **more):\n"
         "    return RunConfig.from_dict({'seed': seed, 'task': {'name': 'linear', 'd': 3},\n"
         "        'model': {'width': 8, 'attention': 'regularized', 'attention_options': {'alpha': 0.1 * seed}},\n"

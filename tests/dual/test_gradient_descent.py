@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iclens import DualModel, UserError
-from iclens.dual.gradient_descent import gd_plus_plus, gradient_descent, one_step_head, weight_update_as_attention
+from iclens.dual.descent import gd_plus_plus, gradient_descent, one_step_head, weight_update_as_attention
 
 TOLERANCE = 1e-12
 

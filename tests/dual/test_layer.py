@@ -33,12 +33,14 @@ def layers(draw):
     n_heads = draw(st.integers(1, 4))
     n_kv_heads = draw(st.sampled_from([m for m in range(1, n_heads + 1) if n_heads % m == 0]))
     activation = draw(st.sampled_from([None, "relu", "gelu", "gelu-tanh", "silu"]))
+    d_head = draw(st.integers(1, 5))
     weights = LayerWeights.random(
         generator,
         d_model=draw(st.integers(2, 13)),
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
-        d_head=draw(st.integers(1, 5)),
+        d_head=d_head,
+        rotary=d_head % 2 == 0 and draw(st.booleans()),
         d_ff=draw(st.integers(1, 9)),
         activation=activation,
         gated=activation is not None and draw(st.booleans()),
@@ -242,8 +244,8 @@ def test_rank_of_the_held_feed_forward_is_bounded_by_its_active_units(seed, d_mo
     generator = torch.Generator().manual_seed(seed)
     weights = LayerWeights.random(generator, d_model=d_model, n_heads=1, d_ff=d_ff, activation="relu", gated=gated)
     dual = LayerDual.from_layer(weights, torch.randn(5, d_model, generator=generator), 3)
-    W_F = dual.feed_forward_matrix()
     block, z = weights.feed_forward, weights.norm_2(dual.x_query + dual.heads.predict())
+    W_F = block.held(z).matrix(d_model)
     output = (z.unsqueeze(-2) @ W_F).squeeze(-2) + block.held(z).offset
     assert relative(output, block(z)) <= TOLERANCE
     units = z @ block.W_gate + block.b_gate if gated else z @ block.W_1 + block.b_1

@@ -323,6 +323,11 @@ def test_bad_input_is_one_clear_error(arguments, message):
         DualModel.from_attention(**given_arguments)
 
 
+def test_a_dual_model_is_printed_in_one_line():
+    dual = DualModel.from_attention(*tokens(torch.Generator().manual_seed(0), 2, 3, 6, 4, 5), 4, kernel="linear")
+    assert repr(dual) == "DualModel(6 queries, 6 keys in 4 demonstrations and W_0, LinearKernel, torch.float64)"
+
+
 def test_leaving_out_what_is_not_there_or_all_there_is():
     dual = DualModel.from_attention(Q, K, V, 3)
     with pytest.raises(UserError, match="no demonstration 3"):

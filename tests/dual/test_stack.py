@@ -34,13 +34,15 @@ def stacks(draw):
     for _ in range(draw(st.integers(1, 4))):
         activation = draw(st.sampled_from([None, "relu", "gelu", "silu"]))
         n_heads, n_kv_heads = draw(st.sampled_from([(1, 1), (3, 3), (3, 1), (4, 2)]))
+        d_head = draw(st.integers(1, 4))
         layers.append(
             LayerWeights.random(
                 generator,
                 d_model=d_model,
                 n_heads=n_heads,
                 n_kv_heads=n_kv_heads,
-                d_head=draw(st.integers(1, 4)),
+                d_head=d_head,
+                rotary=d_head % 2 == 0 and draw(st.booleans()),
                 d_ff=draw(st.integers(1, 8)),
                 activation=activation,
                 gated=activation is not None and draw(st.booleans()),

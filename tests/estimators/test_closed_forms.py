@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.estimators.prompts_of import STRUCTURES, any_points, points
 
-from iclens.dual.gradient_descent import one_step_head
+from iclens.dual.descent import one_step_head
 from iclens.estimators.estimator import build_estimator
 
 quickly = settings(deadline=None, max_examples=25)

@@ -12,7 +12,7 @@ from iclens.errors import UserError
 from iclens.estimators.decision_tree import DecisionTree
 from iclens.estimators.estimator import ESTIMATORS, build_estimator
 from iclens.estimators.gradient_boosting import GradientBoosting
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 
 D = 4
 POOL = torch.randn(7, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -93,8 +93,8 @@ def test_the_last_label_may_be_unknown(estimator):
 def test_predict_is_the_last_prefix(estimator):
     x, y = points(4, 7, D, 2, (2,))
     answers = estimator.prefixes(x, y)
-    torch.testing.assert_close(estimator.predict(Prompt(x, y)), answers[:, -1], rtol=1e-10, atol=1e-12)
-    shorter = estimator.predict(Prompt(x[:, :4], y[:, :4]))
+    torch.testing.assert_close(estimator.predict(PromptBatch(x, y)), answers[:, -1], rtol=1e-10, atol=1e-12)
+    shorter = estimator.predict(PromptBatch(x[:, :4], y[:, :4]))
     torch.testing.assert_close(shorter, answers[:, 3], rtol=1e-9, atol=1e-10)
 
 

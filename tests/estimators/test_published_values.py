@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from iclens.estimators.estimator import build_estimator
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.tasks.task import build_task
 
 
@@ -75,7 +75,7 @@ def test_garg_trees_with_100_points():
     """Greedy tree .80, XGBoost .62; scikit-learn's boosting is another implementation, near it."""
     _, prompt = drawn("decision-tree", 400, 100)
     assert_mean(last_errors("decision-tree", {}, prompt), 0.80, sigmas=3)
-    few = Prompt(prompt.inputs[:150], prompt.labels[:150])
+    few = PromptBatch(prompt.inputs[:150], prompt.labels[:150])
     boosted = last_errors("gradient-boosting", {}, few)
     assert_mean(boosted, 0.62, sigmas=3)
 

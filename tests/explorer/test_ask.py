@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.lens.tiny_tokenizers import CHATML, LLAMA_LIKE, with_chat
 
 from iclens.errors import UserError
 from iclens.explorer.ask import Ask
-from iclens.explorer.snapshot import question
-from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt import Prompt
 
 BLOCKS = ["cat is red .", "apple is blue .", "dog is red ."]
 
@@ -40,10 +40,40 @@ def test_blocks_stay_the_blocks_that_were_written(demonstrations, query):
 @given(st.lists(blocks, min_size=1, max_size=4), blocks, st.one_of(st.just(""), blocks))
 def test_a_question_written_back_asks_the_same(demonstrations, query, instruction):
     ask = Ask.read({"demonstrations": demonstrations, "query": query, "instruction": instruction, "off": [0]})
-    again = Ask.read(question(ask))
+    again = Ask.read(ask.to_document())
     assert again.prompt.text == ask.prompt.text
     assert again.prompt.demonstrations == ask.prompt.demonstrations
     assert again.off == ask.off
+
+
+CHAT = [
+    {"role": "system", "content": "Name\n\ncolours."},
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "b\n\nc"},
+    {"role": "user", "content": "a"},
+]
+PAIRS = [{"input": "cat\n\ndog", "output": "red"}, {"input": "plum", "output": "blue"}]
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA_LIKE])
+def test_a_chat_is_asked_as_the_chat_it_is(template):
+    tokenizer = with_chat(template)
+    ask = Ask.read({"messages": CHAT, "off": [0]}, tokenizer)
+    assert ask.prompt == Prompt.from_chat(CHAT, tokenizer)
+    written = ask.to_document()
+    assert written["document"] == {"messages": CHAT}
+    assert Ask.read(written, tokenizer) == ask
+    with pytest.raises(UserError, match="a chat, whose messages cannot be edited as blocks"):
+        Ask.read({**written, "query": written["query"] + "!"}, tokenizer)
+
+
+def test_pairs_written_back_stay_pairs_until_they_are_edited():
+    ask = Ask.read({"demonstrations": PAIRS, "query": "horse", "template": "{input}\n\n{output}", "instruction": "Go."})
+    written = ask.to_document()
+    assert Ask.read(written) == ask
+    assert Ask.read({**written, "demonstrations": ["a is b"], "query": "c is"}).prompt == Prompt.from_text(
+        "Go.\n\na is b\n\nc is", 1
+    )
 
 
 def test_pairs_are_written_through_the_template():
@@ -56,17 +86,24 @@ def test_pairs_are_written_through_the_template():
     ("document", "said"),
     [
         ([], "no JSON object"),
-        ({"prompt": "x"}, "'prompt' is not known"),
+        ({"promt": "x"}, "'promt' is not known. Did you mean 'prompt'?"),
+        ({}, "none of them"),
+        ({"text": "a\n\nb", "prompt": "a\n\nb"}, 'this has "prompt" and "text"'),
         ({"text": "a\n\nb", "query": "c"}, "both given"),
-        ({"text": 3}, "must be a string"),
+        ({"messages": [{"role": "user", "content": "a"}], "query": "c"}, "both given"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "need a tokenizer"),
+        ({"text": 3}, "not a string"),
         ({"demonstrations": [], "query": "x"}, "no demonstrations"),
-        ({"demonstrations": ["a"]}, "query is empty"),
+        ({"demonstrations": ["a"]}, 'no "query"'),
+        ({"demonstrations": ["a"], "query": " "}, "query is empty"),
         ({"demonstrations": ["a", " "], "query": "x"}, "demonstration 1 is empty"),
         ({"demonstrations": ["a\n\nb"], "query": "x"}, "demonstration 0 has a blank line"),
         ({"demonstrations": ["a", {"input": "b", "output": "c"}], "query": "x"}, "demonstration 0 is no pair"),
-        ({"demonstrations": [{"input": "b", "output": 1}], "query": "x"}, "no string"),
-        ({"demonstrations": ["a"], "query": "x", "template": "{input}{output}"}, "text already"),
-        ({"demonstrations": ["a"], "query": "x", "answers": "red"}, "list of strings"),
+        ({"demonstrations": [{"input": "b", "output": 1}], "query": "x"}, "not a string"),
+        ({"demonstrations": ["a"], "query": "x", "template": "{input}{output}"}, "not for plain text"),
+        ({"demonstrations": ["a"], "query": "x", "answers": "red"}, "a JSON string, not a list"),
+        ({"demonstrations": ["a"], "query": "x", "answers": [3]}, "a JSON number, not a string"),
+        ({"demonstrations": ["a"], "query": "x", "answer": 3}, "a JSON number, not a string"),
         ({"demonstrations": ["a"], "query": "x", "off": [1]}, "the prompt has 1"),
         ({"demonstrations": ["a"], "query": "x", "off": [True]}, "list of the demonstrations' numbers"),
         ({"demonstrations": ["a"], "query": "x", "layer": -1}, "whole number"),

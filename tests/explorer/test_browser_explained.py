@@ -7,9 +7,9 @@ from tests.explorer.browsing import MARKS, number, scores, visits
 from tests.explorer.test_explained import ANSWERS, OPTIONS, TEXT
 
 import iclens
+from iclens.display_text import signed
 from iclens.explorer.explained import explained_page
 from iclens.lens.prompt.prompt import Prompt
-from iclens.report.display_text import signed
 
 pytestmark = MARKS
 

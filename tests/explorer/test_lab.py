@@ -11,7 +11,7 @@ import torch
 from iclens.estimators.estimator import build_estimator
 from iclens.explorer.lab_ask import LabAsk
 from iclens.explorer.lab_view import lab_view, line
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.training import regressors
 from iclens.training.default_dtype import default_dtype
 
@@ -22,7 +22,7 @@ ASKED = {"points": POINTS, "query": 0.25, "alpha": 0.3, "neighbours": 2, "steps"
 def prompt(points, query):
     given = torch.tensor(points).reshape(-1, 2)
     inputs = torch.cat([given[:, :1], torch.tensor([[query]])])
-    return Prompt(inputs[None], torch.cat([given[:, 1:], torch.zeros(1, 1)])[None], {})
+    return PromptBatch(inputs[None], torch.cat([given[:, 1:], torch.zeros(1, 1)])[None], {})
 
 
 def answer(model, given):
@@ -39,7 +39,7 @@ def seen(served):
 @pytest.mark.parametrize("attention", regressors.VARIANTS)
 def test_the_curve_and_the_pulls_are_the_models(served, attention):
     _, found = served.ask("lab", {**ASKED, "attention": attention})
-    model = regressors.load(attention)
+    model = regressors.load_regressor(attention)
     own = answer(model, prompt(POINTS, 0.25))
     assert found["answers"]["model"] == pytest.approx(own, abs=1e-12)
     for i in (0, 37, 80):
@@ -54,7 +54,7 @@ def test_the_curve_and_the_pulls_are_the_models(served, attention):
 @pytest.mark.parametrize("features", ["waves", "line"])
 def test_the_estimators_are_those_of_the_library(served, features):
     _, found = served.ask("lab", {**ASKED, "features": features})
-    phi = regressors.task().features if features == "waves" else line
+    phi = regressors.regressor_task().features if features == "waves" else line
     estimators = {
         "ridge": build_estimator("ridge", {"alpha": 0.3, "features": phi}),
         "least_squares": build_estimator("least-squares", {"features": phi}),
@@ -71,7 +71,7 @@ def test_the_estimators_are_those_of_the_library(served, features):
 
 def test_one_point_left_out_is_no_point_at_all(served):
     _, found = served.ask("lab", {"points": [[0.2, 1.0]], "query": 0.2})
-    model = regressors.load("softmax")
+    model = regressors.load_regressor("softmax")
     alone = answer(model, prompt([], 0.2))
     assert found["points"][0]["left_out"] == pytest.approx(found["answers"]["model"] - alone, abs=1e-12)
 
@@ -104,7 +104,7 @@ def test_drawn_points_are_the_function_and_sigma_times_the_noise(served):
 
 def test_drawn_functions_are_the_tasks_own(served):
     _, found = served.ask("lab", {"seed": 7})
-    task = regressors.task()
+    task = regressors.regressor_task()
     own = task.sample(torch.Generator().manual_seed(7), (), regressors.MOST_POINTS)
     assert found["drawn"]["x"] == pytest.approx(own.xs[:, 0].tolist(), abs=1e-4)
     values = task.values(own.xs, own.function)
@@ -116,10 +116,10 @@ def test_drawn_functions_are_the_tasks_own(served):
 def test_the_default_dtype_of_other_threads_plays_no_part():
     ask = LabAsk.read({"seed": 5, "attention": "augmented", "rate": 0.3})
     own = lab_view(ask)
-    regressors.load.cache_clear()
+    regressors.load_regressor.cache_clear()
     with default_dtype(torch.float32):
         assert lab_view(ask) == own
-    regressors.load.cache_clear()
+    regressors.load_regressor.cache_clear()
 
 
 @pytest.mark.parametrize(

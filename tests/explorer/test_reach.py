@@ -15,7 +15,7 @@ from iclens.explorer import page as page_module
 from iclens.explorer.app import build_app
 from iclens.explorer.ask import Ask
 from iclens.explorer.runs_view import Runs
-from iclens.explorer.snapshot import question, snapshot
+from iclens.explorer.snapshot import snapshot
 from iclens.lens.model.loading import LensModel
 from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
@@ -28,7 +28,7 @@ LABELS = ("vux", "blick", "nef", "zup")
 def long_question(n_demonstrations, n_words):
     words = ("apple", "dog", "hammer")
     blocks = [f"{' '.join([words[i % 3]] * n_words)} is {LABELS[i % 4]} ." for i in range(n_demonstrations)]
-    return question(Ask.read({"demonstrations": blocks, "query": "horse is", "answers": list(LABELS)}))
+    return Ask.read({"demonstrations": blocks, "query": "horse is", "answers": list(LABELS)}).to_document()
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ def prepare() -> None:
     import torch
 
     from iclens import workers
-    from iclens.cli.command import discover
-    from iclens.recipes.recipe import RECIPES
+    from iclens.cli.subcommand import discover
+    from iclens.recipes.contract import RECIPES
     from iclens.sweeps import sweep
 
     torch.set_num_threads(1)
@@ -47,8 +47,8 @@ def prepare() -> None:
 
 
 def dice():
+    from iclens.recipes.contract import Preset, Recipe
     from iclens.recipes.figures import new_figure
-    from iclens.recipes.recipe import Preset, Recipe
     from iclens.recipes.settings import chosen
     from iclens.recipes.table import Table
     from iclens.recipes.verdict import Claim

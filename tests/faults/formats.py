@@ -17,14 +17,13 @@ from tests.training.tiny_runs import tiny
 
 from iclens import bundled
 from iclens.cli import bench
-from iclens.cli.output import write_atomically
 from iclens.errors import UserError
 from iclens.explorer.ask import Ask
 from iclens.lens.model.loading import load
-from iclens.lens.prompt import documents as prompt_files
+from iclens.lens.prompt import read_prompt
 from iclens.recipes import reproduction
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.parts import PartStore
-from iclens.recipes.recipe import RECIPES
 from iclens.recipes.table import Table
 from iclens.sealed import sealed
 from iclens.sweeps.grid import expand
@@ -34,6 +33,7 @@ from iclens.training.checkpoint import Checkpoint, read_checkpoint, write_checkp
 from iclens.training.config import RunConfig
 from iclens.training.config_file import read_config, toml_text
 from iclens.training.finetune_runs import Run, load_run, run_file, save_run
+from iclens.work.whole_files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _prompt(name: str, folder: Path) -> dict[str, Any]:
-    return {"prompt": prompt_files.load(folder / name)}
+    return {"prompt": read_prompt(folder / name)}
 
 
 PAIRS = [{"input": "the cat", "output": "animal"}, {"input": "red", "output": "colour"}, {"input": "a dog"}]

@@ -22,8 +22,7 @@ from iclens import bundled
 from iclens.cli.main import main
 from iclens.explorer import page
 from iclens.explorer.ask import Ask
-from iclens.lens.prompt import documents as prompt_files
-from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt import Prompt, read_prompt
 from iclens.report.gallery import Entry, SettingLine, render_entry, render_index
 from iclens.sweeps.grid import expand
 from iclens.training.config import RunConfig
@@ -116,7 +115,7 @@ def test_pairs_are_a_prompt_or_refused(pairs, query, template, instruction):
 def test_a_file_is_a_prompt_or_refused(content, name, query, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / name
     path.write_bytes(content)
-    found = refused(lambda: prompt_files.load(path, with_chat(CHATML), query=query))
+    found = refused(lambda: read_prompt(path, with_chat(CHATML), query=query))
     assert found is None or found.text.endswith(found.query.of(found.text))
 
 

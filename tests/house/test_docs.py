@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import iclens
-from iclens.cli.command import discover
 from iclens.cli.main import main
+from iclens.cli.subcommand import discover
 from iclens.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import tomllib
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -81,14 +82,27 @@ def test_make_targets_that_the_documents_name_exist():
     assert {pair for pair in named if pair[1] not in targets} == set()
 
 
-def test_the_architecture_page_names_every_extension_point_and_every_layer():
+def test_the_architecture_page_names_every_extension_point():
     page = (ROOT / "docs" / "architecture.md").read_text()
     sources = [file.read_text() for file in (ROOT / "src" / "iclens").rglob("*.py")]
     groups = {group for text in sources for group in re.findall(r"= Registry\(\s*\"[^\"]+\", \"([^\"]+)\"", text)}
     assert groups
     assert set(re.findall(r"^\| `(iclens\.\w+)`", page, re.MULTILINE)) == groups
 
-    (listing,) = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    listed = {name for line in listing.splitlines() for name in re.split(r" {2,}", line)[0].split(" | ")}
+
+def test_the_storeys_of_the_architecture_page_are_those_of_the_contract():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    (picture,) = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    storeys = [re.findall(r"\w+", line)[1:] for line in picture.splitlines()]
+    assert len(storeys) == 6  # five on the ground
+    storey_of = {name: place for place, names in enumerate(storeys) for name in names}
     modules = {path.stem for path in (ROOT / "src" / "iclens").iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert listed == modules - {"__init__", "__pycache__"}
+    assert set(storey_of) == modules - {"__init__", "__pycache__"}
+    rows = page[page.index("| package |") : page.index("Import from a package")].splitlines()
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])} == set(storey_of)
+
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [re.findall(r"\w+", line) for line in contract["layers"]]
+    assert {name for names in layers for name in names} == set(storey_of)
+    for above, below in pairwise(layers):
+        assert max(storey_of[name] for name in above) <= min(storey_of[name] for name in below), (above, below)

@@ -46,9 +46,25 @@ def test_importing_iclens_imports_nothing_heavy():
     assert modules_after("import iclens").isdisjoint(HEAVY)
 
 
+def test_the_plumbing_with_transformers_imports_it_only_when_used():
+    assert modules_after("import iclens.huggingface").isdisjoint(HEAVY)
+
+
 def test_public_names_of_iclens_resolve_and_bring_no_transformers_along():
     code = "import iclens\nfor name in getattr(iclens, '__all__', ()): getattr(iclens, name)"
     assert modules_after(code).isdisjoint({"transformers", "matplotlib"})
+
+
+@pytest.mark.parametrize("package", ["cli", "bundled", "cluster", "sweeps", "training"])
+def test_a_package_that_needs_no_torch_imports_none(package):
+    assert modules_after(f"import iclens.{package}").isdisjoint({"torch", *HEAVY})
+
+
+def test_the_packages_of_the_laboratory_import_nothing_heavy():
+    """Their names resolve without transformers and matplotlib; scikit-learn is for the estimators that need it."""
+    packages = ("training", "sweeps", "tasks", "estimators", "models", "matching", "recipes", "benchmarks")
+    code = "".join(f"from iclens.{package} import *\n" for package in packages)
+    assert modules_after(code).isdisjoint(HEAVY)
 
 
 def test_help_imports_not_even_torch():

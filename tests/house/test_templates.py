@@ -75,7 +75,7 @@ def passed(placed):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *how, *contracts, str(placed / "tests"), "-k", " or ".join(names)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(placed), str(ROOT)])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(placed), str(ROOT), str(ROOT / "src")])},
         capture_output=True,
         text=True,
         check=False,

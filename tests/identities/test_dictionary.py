@@ -5,7 +5,7 @@ import torch
 
 from iclens.identities import dictionary as closed_forms
 from iclens.identities import dictionary_training as training
-from iclens.identities.identity import IDENTITIES, Setting, check_all, load_all
+from iclens.identities.checks import IDENTITIES, Setting, check_all, load_all
 
 NAMES = (
     "dictionary-optimum",

@@ -9,7 +9,7 @@ import torch
 from iclens import UserError
 from iclens.cli.main import main
 from iclens.identities import IDENTITIES, Check, Identity, Setting, check_all
-from iclens.identities.identity import load_all, worst
+from iclens.identities.checks import load_all, worst
 
 load_all()
 

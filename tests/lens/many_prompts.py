@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from functools import cache
 
+from iclens.lens.many.answer import Asked
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from iclens.lens.many.answer import Asked
 from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import tokenize

@@ -6,13 +6,13 @@ import itertools
 
 import pytest
 import torch
+from iclens.lens.many.explain import RESIDUALS, Explained, explain_batch
+from iclens.lens.many.held import BatchPath
 from tests.lens.many_prompts import ANSWERS, PROMPTS, asked, prompt, tokenizer
 from tests.lens.zoo import build
 
 from iclens.errors import UserError
 from iclens.lens.explaining import explain
-from iclens.lens.many.explain import RESIDUALS, Explained, explain_batch
-from iclens.lens.many.held import BatchPath
 from iclens.lens.many.plan import batches, tokens_at_once
 from iclens.lens.model.loading import LensModel
 

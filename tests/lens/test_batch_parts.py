@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from iclens.errors import UserError
-from iclens.lens.many.parts import Parts
+from iclens.work.parts import Parts
 
 
 def finished_by_another(moment: str, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+from iclens.lens.read.trace import trace
 from tests.lens.zoo import CAUSAL, ENCODERS, TWO_POSITIONS, build, lens, tokens
 
 from iclens.errors import UserError
@@ -14,7 +15,6 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import eager, fast
 from iclens.lens.read.capture import capture, check_capture, run
-from iclens.lens.read.trace import trace
 from iclens.lens.scores.path import path
 
 ALL = [*CAUSAL, *ENCODERS]
@@ -182,13 +182,6 @@ def test_fast_and_written_out_attention_agree(name: str) -> None:
         with torch.no_grad(), attending(model, handler):
             outputs.append(model.model(ids)[0])
     torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
-
-
-def test_long_prompts_are_cut_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, ids = lens("gemma2", torch.float64), tokens(20)
-    whole = capture(model, ids).output
-    monkeypatch.setattr("iclens.lens.read.attend.MOST_SCORES", 4 * 20 * 3)
-    torch.testing.assert_close(capture(model, ids).output, whole, rtol=1e-13, atol=1e-13)
 
 
 def test_nothing_square_is_kept_by_a_trace() -> None:

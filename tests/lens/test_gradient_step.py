@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from iclens.lens.read.trace import trace
 from tests.lens.zoo import CAUSAL, GROUPS, QUERY_START, TWO_POSITIONS, build, lens, tokens
 
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
 from iclens.lens.read.frozen import holding
 from iclens.lens.read.readout import Readout
-from iclens.lens.read.trace import trace
 from iclens.lens.scores.gradient_step import explain_directly, gradient_step
 
 

@@ -8,15 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from iclens.lens.read.trace import trace
 from tests.lens.zoo import CAUSAL, GROUPS, QUERY_START, TWO_POSITIONS, lens, tokens
 
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.seen import Given
 from iclens.lens.model.session import attending
 from iclens.lens.read.attend import eager
 from iclens.lens.read.capture import run
 from iclens.lens.read.readout import Readout
-from iclens.lens.read.trace import trace
 from iclens.lens.scores.knock_out import knock_out
 
 SETS = [(0,), (1,), (2,), (3,), (1, 3), (0, 1, 2, 3), ()]
@@ -30,7 +31,7 @@ def one_by_one(
     blocked[start:] = torch.isin(groups, torch.tensor(chosen, dtype=torch.long))
     with (
         torch.no_grad(),
-        attending(model, lambda call: eager(replace(call, mask=call.mask & ~blocked)), wants_mask=True),
+        attending(model, lambda call: eager(replace(call, seen=Given(call.rows() & ~blocked))), wants_mask=True),
     ):
         logits = run(model, ids)[0, list(readout.positions)]
     return float(readout.margin(logits)), float(readout.log_probability(logits))

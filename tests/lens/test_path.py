@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from iclens.lens.read.trace import trace
 from tests.lens.zoo import CAUSAL, QUERY_START, TWO_POSITIONS, lens, tokens
 
 from iclens.errors import UserError
@@ -11,7 +12,6 @@ from iclens.lens.model.norms import held, pull_back, ratio, shift
 from iclens.lens.read.attend import eager
 from iclens.lens.read.frozen import holding
 from iclens.lens.read.readout import Readout
-from iclens.lens.read.trace import trace
 from iclens.lens.scores.path import path
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.lens.tiny_tokenizers import CHATML, LLAMA_LIKE, byte_level, with_chat
 
 from iclens.errors import UserError
-from iclens.lens.prompt.prompt import Prompt, Span
+from iclens.lens.prompt import Prompt, Span
 
 LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"), max_size=12)
 VISIBLE_LINE = LINE.filter(lambda line: line.strip("\ufeff").strip() != "")
@@ -197,6 +197,37 @@ def test_chat_spans_are_the_messages_even_when_they_repeat(template, contents, s
         turns(*contents, system=system), tokenize=False, add_generation_prompt=True
     )
     assert prompt.text == rendered.rstrip(" \t")
+
+
+class Counting:
+    """A tokenizer that counts how often it renders a chat."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.chat_template, self.rendered = tokenizer, tokenizer.chat_template, 0
+
+    def apply_chat_template(self, chat, **options):
+        self.rendered += 1
+        return self.tokenizer.apply_chat_template(chat, **options)
+
+
+TRIMS_USERS = CHATML.replace(
+    "message['content']", "(message['content'] | trim if message['role'] == 'user' else message['content'])"
+)
+
+
+@pytest.mark.parametrize(("template", "rendered"), [(CHATML, 2), (LLAMA_LIKE, 2), (TRIMS_USERS, 2 + 41)])
+def test_a_chat_is_rendered_twice_however_long_it_is(template, rendered):
+    tokenizer = Counting(with_chat(template))
+    contents = [f" {i} " for i in range(41)]
+    prompt = Prompt.from_chat(turns(*contents), tokenizer)
+    # A template that writes some messages as they stand and trims others needs one rendering more for each.
+    assert tokenizer.rendered == rendered
+    said = contents if template is CHATML else [content.strip() for content in contents]
+    replies = said if template is LLAMA_LIKE else contents
+    for i, piece in enumerate(pieces(prompt)):
+        assert piece.startswith(said[2 * i])
+        assert piece.endswith(replies[2 * i + 1])
+    assert prompt.query.of(prompt.text).startswith(said[-1])
 
 
 def test_chat_deletes_like_a_chat_without_the_pair():

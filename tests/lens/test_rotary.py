@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from iclens.lens.scores.rerun import rerun
 from tests.lens.many_prompts import asked, prompt, tokenizer
 from tests.lens.zoo import build
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
@@ -15,7 +16,6 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.model.rotary import longest_alike
 from iclens.lens.read.candidate_scores import score_candidates
 from iclens.lens.read.capture import run
-from iclens.lens.scores.rerun import rerun
 
 
 def lens(name: str) -> LensModel:

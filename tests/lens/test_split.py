@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from iclens.lens.many.explain import explain_batch
 from tests.lens.many_prompts import PROMPTS, asked, tokenizer
 from tests.lens.zoo import build
 
 from iclens.errors import UserError
-from iclens.lens import loading
 from iclens.lens.explaining import explain
-from iclens.lens.many.explain import explain_batch
+from iclens.lens.model import loading
 from iclens.lens.model.loading import LensModel, load, outline
 
 SPLITS = {

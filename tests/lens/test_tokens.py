@@ -13,8 +13,7 @@ from tests.lens.tiny_tokenizers import CHATML, byte_level, greedy, unigram, with
 from transformers import AutoTokenizer, PreTrainedTokenizer
 
 from iclens.errors import UserError
-from iclens.lens.prompt.prompt import Prompt, Span
-from iclens.lens.prompt.tokens import tokenize
+from iclens.lens.prompt import Prompt, Span, tokenize
 
 
 def word_piece():

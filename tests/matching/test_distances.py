@@ -19,7 +19,7 @@ from iclens.matching.distances import (
 )
 from iclens.matching.predictor import at_queries, of_estimator
 from iclens.matching.ridge_parameter import best_ridge
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.tasks.task import build_task
 
 
@@ -28,7 +28,7 @@ def drawn(batch=6, n_context=9, d=4, d_y=1, seed=0, noise_std=0.3):
     return task.sample(torch.Generator().manual_seed(seed), batch, n_context)
 
 
-def ridge_weights(prompt: Prompt, alpha: float) -> torch.Tensor:
+def ridge_weights(prompt: PromptBatch, alpha: float) -> torch.Tensor:
     x, y = prompt.xs, prompt.ys
     return torch.linalg.solve(x.mT @ x + alpha * torch.eye(x.shape[-1]), x.mT @ y)
 

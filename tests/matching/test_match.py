@@ -9,16 +9,17 @@ import torch
 
 from iclens.cli.main import main
 from iclens.errors import UserError
+from iclens.matching.comparisons import match
 from iclens.matching.dual_layers import dual_heads
 from iclens.matching.layers import layer_matches
-from iclens.matching.match import match
 from iclens.models.constructions import gradient_step
 from iclens.models.model import build_model
 from iclens.sweeps.store import Store
 from iclens.sweeps.sweep import keep
 from iclens.tasks.task import build_task
 from iclens.training.config import RunConfig
-from iclens.training.train import TrainedRun
+from iclens.training.loop import TrainedRun
+from iclens.training.metric import Metric
 
 
 def config(**training) -> RunConfig:
@@ -47,6 +48,8 @@ def test_a_head_written_as_a_gradient_step_is_found_to_be_one():
     assert [head.residual < 1e-12 for head in found.heads] == [True]
     assert [layer.layer for layer in found.layers] == [0, 1]
     json.dumps(found.to_dict())
+    assert repr(found).startswith("<Match on 64 prompts: error ")
+    assert "nearest by spd: gradient descent, 1 step " in repr(found)
 
 
 def test_the_read_out_of_the_step_is_nearest_to_one_step():
@@ -89,7 +92,7 @@ def test_runs_that_cannot_be_matched_are_refused():
 
 
 def test_the_command_prints_the_nearest_algorithm_and_writes_json(tmp_path, capsys):
-    run = TrainedRun(config(), written(), [(5, "error", None, 1.0)], "finished", None, 1.0)
+    run = TrainedRun(config(), written(), [Metric(5, "error", None, 1.0)], "finished", None, 1.0)
     keep(Store(tmp_path / "runs"), run, "cpu")
     target = tmp_path / "match.json"
     status = main(

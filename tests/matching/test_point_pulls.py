@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import iclens
-from iclens.matching.point_pulls import point_pulls
+from iclens.matching.pulls import point_pulls
 from iclens.models.model import build_model
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.tasks.task import build_task
 
 VARIANTS = [
@@ -14,8 +14,8 @@ VARIANTS = [
     ("regularized", {"alpha": 0.3}),
     ("weight-decay", {"alpha": 0.3}),
     ("augmented", {"g1": {"name": "adapter", "hidden": 4}}),
-    ("negative", {"k": 2, "beta": 0.4}),
-    ("negative", {"k": 2, "beta": 0.4, "selection": "key"}),
+    ("negative", {"n_negatives": 2, "beta": 0.4}),
+    ("negative", {"n_negatives": 2, "beta": 0.4, "selection": "key"}),
 ]
 
 
@@ -69,7 +69,7 @@ def test_pulls_go_with_their_points():
     made = model(tokens="joint")
     given = prompt()
     order = torch.tensor([3, 0, 6, 2, 5, 1, 4, 7])
-    moved = Prompt(given.inputs[:, order], given.labels[:, order], {})
+    moved = PromptBatch(given.inputs[:, order], given.labels[:, order], {})
     torch.testing.assert_close(point_pulls(made, moved).pulls, point_pulls(made, given).pulls[:, order[:-1]])
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iclens.attention import ATTENTIONS
+from iclens.dual import ACTIVATIONS, FeedForward
 from iclens.errors import UserError
 from iclens.models.model import MODELS, build_model
 from iclens.models.tokens import interleaved, joint
@@ -192,3 +193,21 @@ def test_tokens_hold_every_number_once_and_no_last_label(n, d, d_y):
     torch.testing.assert_close(one_after_the_other.sum(), shown)
     torch.testing.assert_close(beside.sum(), shown)
     assert not beside[:, -1, d:].any()
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_every_registered_activation_is_that_of_the_dual(name):
+    model = small("transformer", activation=name)
+    first, _, second = model.blocks[0].ffn
+    x = torch.randn(2, 4, 6, 8)
+    for run in range(2):
+        block = FeedForward(first.weight[run], second.weight[run], name, first.bias[run], second.bias[run])
+        torch.testing.assert_close(model.blocks[0].ffn(x)[run], block(x[run]))
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_model_shows_itself_in_one_line(name):
+    model = small(name, seeds=(3, 4, 5))
+    n_parameters = sum(parameter.numel() for parameter in model.parameters()) // 3
+    expected = f"<{type(model).__name__} d=3, d_y=1, n_runs=3: {n_parameters:,} parameters a run>"
+    assert repr(model) == expected

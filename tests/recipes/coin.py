@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from iclens.recipes.contract import Preset, Recipe
 from iclens.recipes.figures import new_figure
-from iclens.recipes.recipe import Preset, Recipe
 from iclens.recipes.seed_curves import seed_estimate
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.recipes.coin import Coin
 
-from iclens.recipes.recipe import RECIPES
+from iclens.recipes.contract import RECIPES
 
 
 @pytest.fixture

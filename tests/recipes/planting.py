@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from iclens.recipes.recipe import RECIPES
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 

@@ -8,13 +8,13 @@ import math
 
 import pytest
 import torch
+from iclens.lens.scores.rerun import Outcome
 from tests.lens.word_learner import learner, tokenizer
 
+from iclens.attribution import ATTRIBUTIONS, Problem, Scores
 from iclens.cli.main import main
 from iclens.errors import UserError
 from iclens.intervals import estimate
-from iclens.lens.scores.methods import ATTRIBUTIONS, Problem, Scores
-from iclens.lens.scores.rerun import Outcome
 from iclens.recipes import attribution
 from iclens.recipes.attribution import MEASURES, METHODS, TRUTH, Measured, Results, check, run
 from iclens.recipes.word_cases import conflicting_cases, margin, word_cases

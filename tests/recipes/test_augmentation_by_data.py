@@ -12,7 +12,7 @@ from tests.recipes.planting import Planted, turning
 
 from iclens.recipes.augmentation_by_data import NORMAL, AugmentationByData, AugmentationSettings, rows_of
 from iclens.recipes.augmentation_by_data_kinds import KINDS, MessagePassing, PixelConvolution, graph
-from iclens.recipes.recipe import silent
+from iclens.recipes.contract import silent
 from iclens.recipes.table import Table
 
 RECIPE = AugmentationByData()

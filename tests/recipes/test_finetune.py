@@ -14,7 +14,7 @@ from iclens.errors import UserError
 from iclens.recipes import finetune as recipe
 from iclens.recipes.finetune import ORIGINAL, PRESETS, ROWS, Plan, chosen_rows, cost, run, task_data
 from iclens.recipes.selection import halves, max_statistic, nested, over_seeds
-from iclens.tasks.sentences import generate
+from iclens.tasks.sentences import generate_sentences
 from iclens.training.finetune import Backbone, Settings, run_file
 
 SETTINGS = Settings(n_steps=2, batch=4, learning_rate=1e-3, max_length=24)
@@ -25,7 +25,7 @@ def backbone():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    data = [generate(name, 20, 12) for name in ("cola", "stsb")]
+    data = [generate_sentences(name, 20, 12) for name in ("cola", "stsb")]
     words = sorted({w for d in data for e in (*d.train, *d.validation) for text in e.texts for w in text.split()})
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["[PAD]", "[UNK]", *words])}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -43,7 +43,7 @@ def backbone():
 
 
 def plan(backbone, out, rows=("regularized α=0.5", "negative k=1 β=0.5", "control scale 0.5"), seeds=(0, 1)):
-    data = tuple(generate(name, 20, 12) for name in ("cola", "stsb"))
+    data = tuple(generate_sentences(name, 20, 12) for name in ("cola", "stsb"))
     return Plan(backbone, data, chosen_rows(rows), seeds, SETTINGS, out)
 
 
@@ -94,7 +94,7 @@ def test_the_grids_are_the_papers_and_say_what_is_read():
     alphas = {row.options["alpha"]: row.origin for row in ROWS.values() if row.kind == "regularized"}
     assert {a for a, origin in alphas.items() if origin.startswith("read")} == {0.5, -0.5}
     assert len(alphas) > 2
-    negatives = {(r.options["k"], r.options["beta"]) for r in ROWS.values() if r.kind == "negative"}
+    negatives = {(r.options["n_negatives"], r.options["beta"]) for r in ROWS.values() if r.kind == "negative"}
     assert negatives == {(1, 0.1), (1, 0.5), (3, 0.1), (3, 0.5)}
     assert [set(r.options) for r in ROWS.values() if r.kind == "augmented"] == [{"g1"}, {"g2"}, {"g1", "g2"}]
     assert {r.variant for r in ROWS.values() if r.kind == "control"} == {"scale-matched", "parameter-matched"}

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from tests.recipes.planting import Planted, turning
 
-from iclens.cli.output import write_atomically
 from iclens.recipes import finetune_table
+from iclens.recipes.contract import Preset
 from iclens.recipes.finetune import ROWS, TYPES
 from iclens.recipes.finetune_table import FinetuneTable, TableSettings
-from iclens.recipes.recipe import Preset
 from iclens.recipes.reproduce import reproduce
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.table import Table
+from iclens.work.whole_files import write_atomically
 
 RECIPE = FinetuneTable()
 SETTINGS = RECIPE.quick.settings

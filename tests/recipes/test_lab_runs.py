@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from iclens.recipes.contract import silent
 from iclens.recipes.lab_runs import final_error, runs_at_once, train_all
-from iclens.recipes.recipe import silent
 from iclens.training.config import RunConfig
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from tests.recipes.coin import Coin, planted
 
-from iclens.cli.output import write_atomically
 from iclens.errors import UserError
+from iclens.recipes.contract import RECIPES, Preset
 from iclens.recipes.parts import PartStore, work_key
-from iclens.recipes.recipe import RECIPES, Preset
 from iclens.recipes.reproduce import Order, reproduce, reproduce_all
 from iclens.recipes.reproduction import TABLE, stored
 from iclens.recipes.table import Table
+from iclens.work.whole_files import write_atomically
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, registered):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from iclens.recipes.recipe import RECIPES
+from iclens.recipes.contract import RECIPES
 
 TEST = "test_every_verdict_turns_when_its_effect_is_absent"
 

@@ -11,8 +11,8 @@ from scipy import stats
 from tests.recipes.coin import MEAN, Coin, CoinSettings
 
 from iclens.errors import UserError
+from iclens.recipes.contract import RECIPES, Preset, recipe
 from iclens.recipes.parts import work_key
-from iclens.recipes.recipe import RECIPES, Preset, recipe
 from iclens.recipes.reproduction import verdict_documents
 from iclens.recipes.seed_curves import seed_curve
 from iclens.recipes.settings import setting_rows

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.recipes.planting import Planted, turning
 
-from iclens.recipes.recipe import RECIPES
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.table import Table
 
 ENTRY = RECIPES["akyurek-ridge-parameter"]

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from tests.recipes.planting import Planted, turning
 
-from iclens.recipes.recipe import RECIPES
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.related_garg import BASELINES, counts
 from iclens.recipes.table import Table
 

@@ -11,7 +11,7 @@ from tests.recipes.planting import Planted, turning
 
 from iclens.models.bare_attention import SoftmaxHeads
 from iclens.models.constructions import debiased_gradient_step
-from iclens.recipes.recipe import RECIPES
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.related_he import HeadsSettings, expected_errors, of_heads
 from iclens.recipes.related_runs import answers_of, fresh_prompts, nearest_rate, one_step, squared_error
 from iclens.recipes.table import Table

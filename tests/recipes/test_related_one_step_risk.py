@@ -11,7 +11,7 @@ from tests.recipes.planting import Planted, turning
 
 from iclens.models.constructions import gradient_step
 from iclens.models.model import build_model
-from iclens.recipes.recipe import RECIPES
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.related_linear_layer import step_matrix, step_tensor, symmetric_tensor
 from iclens.recipes.related_runs import answers_of, fresh_prompts
 from iclens.recipes.table import Table

@@ -10,7 +10,7 @@ import pytest
 from tests.recipes.planting import Planted, turning
 
 from iclens.estimators.estimator import build_estimator
-from iclens.recipes.recipe import RECIPES
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.related_raventos import _away
 from iclens.recipes.related_runs import fresh_prompts, squared_error
 from iclens.recipes.seed_curves import seed_mean

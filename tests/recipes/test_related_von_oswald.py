@@ -12,8 +12,8 @@ from tests.recipes.planting import Planted, turning
 
 from iclens.models.constructions import gradient_step
 from iclens.models.model import build_model
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.linear_attention import best_step
-from iclens.recipes.recipe import RECIPES
 from iclens.recipes.related_runs import answers_of, fresh_prompts, nearest_rate, one_step, squared_error
 from iclens.recipes.related_von_oswald import of_weights
 from iclens.recipes.table import Table

@@ -9,13 +9,13 @@ import pytest
 import torch
 from tests.recipes.coin import MEAN, SIGN, Coin
 
-from iclens.cli.output import write_atomically
 from iclens.errors import UserError
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.figures import COLOURS, style
-from iclens.recipes.recipe import RECIPES
 from iclens.recipes.reproduce import reproduce
 from iclens.recipes.reproduction import TABLE, stored
 from iclens.sealed import sealed
+from iclens.work.whole_files import write_atomically
 
 
 def test_a_reproduction_reads_back(tmp_path, registered):

@@ -12,7 +12,7 @@ from tests.recipes.planting import Planted, turning
 
 from iclens.models.constructions import gradient_step
 from iclens.recipes.attention_cost import FUSED, LINEAR, MATRIX, attend_once, slope_over_length
-from iclens.recipes.recipe import silent
+from iclens.recipes.contract import silent
 from iclens.recipes.related_runs import excess_error
 from iclens.recipes.sequence_length import ELU, SOFTMAX, LengthSettings, SequenceLength
 from iclens.recipes.table import Table

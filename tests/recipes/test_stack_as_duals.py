@@ -9,8 +9,8 @@ import torch
 from tests.recipes.planting import Planted, turning
 
 from iclens.errors import UserError
+from iclens.matching.stacks import lab_pass
 from iclens.models.model import build_model
-from iclens.recipes.layers_as_duals import gpt2_pass, lab_pass
 from iclens.recipes.stack_as_duals import BUNDLED, LAB, StackAsDuals, StackSettings
 from iclens.recipes.table import Table
 from iclens.tasks.task import build_task
@@ -55,19 +55,6 @@ def test_demonstrations_are_pairs_of_interleaved_tokens():
 def test_other_models_are_refused(options):
     with pytest.raises(UserError, match="read as a stack"):
         lab_pass(*model_and_prompt(**options))
-
-
-def test_a_gpt2_is_its_stack_of_duals():
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=20, n_positions=16, n_embd=8, n_layer=3, n_head=2, initializer_range=0.3)
-    ).eval()
-    found = gpt2_pass(model.double(), torch.randint(20, (2, 9)))
-    for dual, own in zip(found.stack().states(), found.states, strict=True):
-        torch.testing.assert_close(dual, own, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(found.stack().predict(), found.output, rtol=1e-12, atol=1e-12)
 
 
 SMALL = StackSettings(steps=3, n_seeds=2, n_prompts=3, n_layers=2, width=8, ffn_width=8, n_context=5)

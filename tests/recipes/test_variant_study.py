@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from tests.recipes.planting import Planted, turning
 
-from iclens.recipes.recipe import RECIPES, silent
+from iclens.recipes.contract import RECIPES, silent
 from iclens.recipes.ren_liu_negatives import BEYOND as NEGATIVES_BEYOND
 from iclens.recipes.ren_liu_negatives import LOWEST, MATTERS
 from iclens.recipes.ren_liu_variants import BEYOND as CURVES_BEYOND

@@ -11,7 +11,7 @@ import torch
 from tests.recipes.planting import Planted, turning
 
 from iclens.recipes.attribution import MEASURES, TRUTH, run
-from iclens.recipes.recipe import RECIPES
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.table import Table
 from iclens.recipes.which_demonstrations_verdicts import (
     AGAINST,

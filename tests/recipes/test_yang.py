@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.recipes.planting import Planted, turning
 
-from iclens.recipes.recipe import RECIPES
+from iclens.recipes.contract import RECIPES
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim
 from iclens.recipes.yang_fig_2 import ABOVE, LIMIT, TOGETHER

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from iclens.report.gallery import Entry, SettingLine, duration, render_entry, render_index
+from iclens.report.gallery import Entry, SettingLine, render_entry, render_index
 
 VOID = {"meta", "img", "source", "br", "link", "input"}
 
@@ -171,19 +171,3 @@ def test_what_was_not_run_has_no_picture():
 
 def test_an_empty_gallery_is_a_page():
     assert "What 0 recipes measured" in Tree(render_index([], "0.1.0")).words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.04, "0.0 s"),
-        (9.94, "9.9 s"),
-        (45, "45 s"),
-        (100, "2 min"),
-        (3600, "60 min"),
-        (7500, "2 h 5 min"),
-        (float("nan"), "–"),
-    ],
-)
-def test_durations_read_well(seconds, text):
-    assert duration(seconds) == text

@@ -22,7 +22,7 @@ from iclens.sweeps.on_cluster import measure_on_cluster, train_on_cluster
 from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
 from iclens.sweeps.sweep import SweepPlan, prepare, run
-from iclens.training.train import train
+from iclens.training.loop import train
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from tests.sweeps.small_runs import SmallConfig, add, index_of, metrics_of, result_of, tensors_of
 
 from iclens.errors import UserError
-from iclens.sweeps.result import Metric, Result
+from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
 from iclens.training.config import RunConfig
+from iclens.training.metric import Metric
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool]
 

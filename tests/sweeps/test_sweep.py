@@ -17,9 +17,9 @@ from iclens.errors import UserError
 from iclens.sweeps import sweep
 from iclens.sweeps.store import Store
 from iclens.sweeps.sweep import SweepPlan, checkpoint_path, prepare, run
-from iclens.training import train as training
+from iclens.training import loop as training
 from iclens.training.config import RunConfig
-from iclens.training.train import train
+from iclens.training.loop import train
 
 
 def configs_of(n_seeds=3, widths=(8,), **changes):
@@ -58,6 +58,7 @@ def test_every_run_ends_in_the_store(tmp_path):
     assert (prepared.n_runs, prepared.n_present) == (6, 0)
     assert sorted(prepared.steps) == [6] * len(prepared.chunks)
     assert all(seconds > 0 for seconds in prepared.seconds)
+    assert repr(prepared).startswith(f"<SweepPlan: 6 runs in {len(prepared.chunks)} chunks, about ")
     told = []
     result = run(prepared, store, report=lambda *seen: told.append(seen))
     assert (result.finished, result.diverged, result.failed) == (6, 0, [])

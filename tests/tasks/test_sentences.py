@@ -13,20 +13,20 @@ from sklearn.linear_model import LogisticRegression
 
 from iclens.errors import UserError
 from iclens.tasks.sentence_words import ADJECTIVES, NOUNS, PLACES, VERBS
-from iclens.tasks.sentences import generate
+from iclens.tasks.sentences import generate_sentences
 
 NAMES = ("cola", "mrpc", "stsb", "rte")
 
 
 @pytest.fixture(scope="module")
 def data():
-    return {name: generate(name, 600, 200, seed=1) for name in NAMES}
+    return {name: generate_sentences(name, 600, 200, seed=1) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_splits_share_no_sentence_and_no_example_occurs_twice(data, name):
     task = data[name]
-    other_seed = generate(name, 200, 100, seed=2)
+    other_seed = generate_sentences(name, 200, 100, seed=2)
     train = {text for e in (*task.train, *other_seed.train) for text in e.texts}
     validation = {text for e in (*task.validation, *other_seed.validation) for text in e.texts}
     assert train.isdisjoint(validation)
@@ -44,10 +44,10 @@ def test_labels_are_balanced(data, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_seed_reproduces_and_another_differs(name):
-    first = generate(name, 20, 10, seed=3)
-    assert generate(name, 20, 10, seed=3) == first
-    assert generate(name, 20, 10, seed=4).train != first.train
-    assert first.digest != generate(name, 20, 10, seed=4).digest
+    first = generate_sentences(name, 20, 10, seed=3)
+    assert generate_sentences(name, 20, 10, seed=3) == first
+    assert generate_sentences(name, 20, 10, seed=4).train != first.train
+    assert first.digest != generate_sentences(name, 20, 10, seed=4).digest
 
 
 def test_generated_data_say_so(data):
@@ -96,7 +96,7 @@ def bag_accuracy(train, validation):
 
 
 def test_a_bag_of_words_does_not_see_word_order():
-    task = generate("cola", 3000, 600, seed=0)
+    task = generate_sentences("cola", 3000, 600, seed=0)
 
     def order(part):
         wrong = [e for e in part if e.kind == "order"]
@@ -138,7 +138,7 @@ def test_paraphrases_say_the_same_and_the_others_do_not(data):
 
 
 def test_shared_words_do_not_tell_paraphrases_from_exchanged_roles():
-    task = generate("mrpc", 3000, 10, seed=0)
+    task = generate_sentences("mrpc", 3000, 10, seed=0)
 
     def overlap(e):
         first, second = (set(text.split()) for text in e.texts)
@@ -229,9 +229,9 @@ def test_words_have_one_meaning():
 )
 def test_impossible_requests_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
-        generate(*arguments)
+        generate_sentences(*arguments)
 
 
 def test_exhausted_words_are_noticed():
     with pytest.raises(UserError, match="fewer than 20000 different examples of rte"):
-        generate("rte", 4, 20_000, patience=1)  # the first repetition counts as the end
+        generate_sentences("rte", 4, 20_000, patience=1)  # the first repetition counts as the end

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iclens.tasks.word_tokenizer import word_tokenizer
-from iclens.tasks.words import VOCABULARY, sample
+from iclens.tasks.words import VOCABULARY, sample_words
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def tokenizer():
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), separator=st.sampled_from([" ", "\n", "\n\n", "\r\n\t "]))
 def test_offsets_point_at_the_words_and_white_space_leaves_no_token(tokenizer, seed, separator):
-    prompt = sample(torch.Generator().manual_seed(seed), 4, 1, n_categories=3)
+    prompt = sample_words(torch.Generator().manual_seed(seed), 4, 1, n_categories=3)
     text = prompt.text(separator)
     encoded = tokenizer(text, return_offsets_mapping=True)
     assert encoded["input_ids"][0] == tokenizer.bos_token_id

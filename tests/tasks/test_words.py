@@ -14,7 +14,7 @@ from iclens.tasks.words import (
     VOCABULARY,
     WORDS_PER_CATEGORY,
     held_out_label,
-    sample,
+    sample_words,
 )
 
 seeds = st.integers(0, 2**31)
@@ -26,7 +26,7 @@ def generator(seed):
 
 def drawn(seed, n_demonstrations, share, n_categories, split):
     n_relevant = min(round(share * n_demonstrations), 18)
-    return sample(generator(seed), n_demonstrations, n_relevant, n_categories=n_categories, split=split)
+    return sample_words(generator(seed), n_demonstrations, n_relevant, n_categories=n_categories, split=split)
 
 
 # Prompts are drawn in the tests, not by the strategy: the runtime type checks use `random`, which strategies may not.
@@ -80,7 +80,7 @@ def test_a_category_has_one_label_and_no_word_repeats(arguments):
 @settings(max_examples=30)
 @given(seeds, st.integers(3, 20), st.sampled_from(["train", "held-out"]))
 def test_the_split_keeps_held_out_pairs_out_of_training(seed, n_categories, split):
-    prompt = sample(generator(seed), 12, 3, n_categories=n_categories, split=split)
+    prompt = sample_words(generator(seed), 12, 3, n_categories=n_categories, split=split)
     assert all(label != held_out_label(word) for word, label in prompt.demonstrations)
     assert (prompt.answer == held_out_label(prompt.query)) == (split == "held-out")
 
@@ -88,7 +88,7 @@ def test_the_split_keeps_held_out_pairs_out_of_training(seed, n_categories, spli
 @settings(max_examples=30)
 @given(seeds, st.integers(0, 4), st.integers(2, 9))
 def test_counts_are_as_asked(seed, n_relevant, n_categories):
-    prompt = sample(generator(seed), 12, n_relevant, n_categories=n_categories)
+    prompt = sample_words(generator(seed), 12, n_relevant, n_categories=n_categories)
     assert len(prompt.demonstrations) == 12
     assert len(prompt.relevant) == n_relevant
     others = set(prompt.categories) - {CATEGORY_OF[prompt.query]}
@@ -98,9 +98,9 @@ def test_counts_are_as_asked(seed, n_relevant, n_categories):
 @settings(max_examples=30)
 @given(seeds)
 def test_seeds_reproduce_and_differ(seed):
-    assert sample(generator(seed)) == sample(generator(seed))
+    assert sample_words(generator(seed)) == sample_words(generator(seed))
     first = generator(seed)
-    assert sample(first) != sample(first)
+    assert sample_words(first) != sample_words(first)
 
 
 def test_labels_are_assigned_afresh_and_uniformly():
@@ -109,7 +109,7 @@ def test_labels_are_assigned_afresh_and_uniformly():
     counts = Counter()
     given_category = Counter()
     for _ in range(n):
-        prompt = sample(source, 3, 1, n_categories=3, split="any")
+        prompt = sample_words(source, 3, 1, n_categories=3, split="any")
         counts[prompt.answer] += 1
         if CATEGORY_OF[prompt.query] == "animal":
             given_category[prompt.answer] += 1
@@ -125,7 +125,7 @@ def test_the_answer_cannot_be_known_without_its_category():
     n = 2000
     hits = 0
     for _ in range(n):
-        prompt = sample(source, 6, 0, n_categories=4, split="any")
+        prompt = sample_words(source, 6, 0, n_categories=4, split="any")
         hits += prompt.answer == prompt.demonstrations[0][1]
     expected = n / len(LABELS)
     assert abs(hits - expected) < 5 * expected**0.5
@@ -146,7 +146,7 @@ def test_removing_demonstrations_keeps_the_rest(arguments, data):
 
 
 def test_the_text_ends_with_the_query():
-    prompt = sample(generator(0), 2, 1, n_categories=2)
+    prompt = sample_words(generator(0), 2, 1, n_categories=2)
     (a, b), (c, d) = prompt.demonstrations
     assert prompt.text() == f"{a} is {b} . {c} is {d} . {prompt.query} is"
     assert prompt.text("\n\n").split("\n\n") == [f"{a} is {b} .", f"{c} is {d} .", f"{prompt.query} is"]
@@ -165,12 +165,12 @@ def test_the_text_ends_with_the_query():
 )
 def test_counts_that_do_not_fit_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
-        sample(generator(0), **arguments)
+        sample_words(generator(0), **arguments)
 
 
 def test_an_index_that_is_no_demonstration_cannot_be_removed():
     with pytest.raises(UserError, match="demonstrations 0 to 2"):
-        sample(generator(0), 3, 1, n_categories=2).without({3})
+        sample_words(generator(0), 3, 1, n_categories=2).without({3})
 
 
 @settings(max_examples=30)

@@ -9,7 +9,7 @@ import torch
 from tests.training.tiny_runs import tiny
 
 from iclens.training.checkpoint import Checkpoint, checkpoint_keys, read_checkpoint, write_checkpoint
-from iclens.training.train import train
+from iclens.training.loop import train
 
 KEPT = Checkpoint({"values": torch.arange(5.0)}, [[]], 1.0)
 

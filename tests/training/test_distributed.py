@@ -14,7 +14,8 @@ from tests.training.torchrun import COMPLETE, said_by, torchrun
 from iclens.errors import UserError
 from iclens.training.checkpoint import read_checkpoint
 from iclens.training.distributed import Processes, joined, launched
-from iclens.training.train import TrainedRun, train
+from iclens.training.loop import TrainedRun, train
+from iclens.training.metric import Metric
 
 BIAS = "blocks.0.qkv.bias"
 
@@ -36,7 +37,7 @@ def runs_of(found, configs):
         TrainedRun(
             config,
             one["tensors"],
-            [tuple(row) for row in one["metrics"]],
+            [Metric(*row) for row in one["metrics"]],
             one["status"],
             None if one["diverged_at"] < 0 else one["diverged_at"],
             0.0,

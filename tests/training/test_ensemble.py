@@ -73,7 +73,8 @@ VARIANTS = {
     "negative learned": [{"beta": beta, "learned": True} for beta in (0.0, 0.1, 0.5)],
     **{
         f"negative {construction} {selection}": [
-            {"beta": beta, "k": 2, "construction": construction, "selection": selection} for beta in (0.0, 0.1, 0.5)
+            {"beta": beta, "n_negatives": 2, "construction": construction, "selection": selection}
+            for beta in (0.0, 0.1, 0.5)
         ]
         for construction in ("lowest", "hardest", "dissimilar", "random", "noise", "learned")
         for selection in ("query", "key")

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from iclens.errors import UserError
 from iclens.tasks.glue import metrics
-from iclens.tasks.sentences import generate
+from iclens.tasks.sentences import generate_sentences
 from iclens.training import finetune
 from iclens.training.finetune import (
     Backbone,
@@ -28,7 +28,7 @@ from iclens.training.finetune import (
 )
 
 ORIGINAL = Row("original", "original")
-NEGATIVE = Row("negative k=1 β=0.5", "negative", "negative", {"k": 1, "beta": 0.5})
+NEGATIVE = Row("negative k=1 β=0.5", "negative", "negative", {"n_negatives": 1, "beta": 0.5})
 SETTINGS = Settings(n_steps=4, batch=4, learning_rate=1e-3, max_length=24)
 
 
@@ -53,7 +53,7 @@ def tiny_backbone(texts, n_layers=2):
 
 @pytest.fixture(scope="module")
 def cola():
-    return generate("cola", 24, 12)
+    return generate_sentences("cola", 24, 12)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_training_leaves_backbone_and_callers_state_as_they_were(tiny, cola):
 
 
 def test_a_neutral_row_is_the_original(tiny, cola):
-    neutral = Row("neutral", "negative", "negative", {"k": 1, "beta": 0.0})
+    neutral = Row("neutral", "negative", "negative", {"n_negatives": 1, "beta": 0.0})
     first, second = train(tiny, cola, ORIGINAL, 0, SETTINGS), train(tiny, cola, neutral, 0, SETTINGS)
     # Same head, order and dropout: only the rounding of two attention kernels is between them.
     assert second.losses == pytest.approx(first.losses, rel=1e-4)
@@ -117,7 +117,7 @@ def test_scores_are_the_metrics_of_the_predictions(tiny, cola):
 
 @pytest.mark.parametrize("name", ["mrpc", "stsb", "rte"])
 def test_pairs_and_grades_are_trained(name):
-    data = generate(name, 12, 6)
+    data = generate_sentences(name, 12, 6)
     backbone = tiny_backbone([text for e in (*data.train, *data.validation) for text in e.texts])
     run = train(backbone, data, ORIGINAL, 0, SETTINGS)
     assert set(run.scores) == set(data.task.metrics)
@@ -134,7 +134,7 @@ def test_training_learns_what_it_is_shown(cola):
 
 
 def test_a_divergence_is_recorded_and_does_not_stop_the_grid(tiny, cola, tmp_path):
-    broken = Row("negative", "negative", "negative", {"k": 1, "beta": 1e38})
+    broken = Row("negative", "negative", "negative", {"n_negatives": 1, "beta": 1e38})
     run = train(tiny, cola, broken, 0, SETTINGS)
     assert run.diverged
     assert run.scores == {"matthews": 0.0}
@@ -189,9 +189,9 @@ def test_the_fingerprint_sees_everything_that_matters(tiny, cola):
         fingerprint(tiny, cola, ORIGINAL, 0, SETTINGS),
         fingerprint(tiny, cola, ORIGINAL, 1, SETTINGS),
         fingerprint(tiny, cola, NEGATIVE, 0, SETTINGS),
-        fingerprint(tiny, cola, replace(NEGATIVE, options={"k": 1, "beta": 0.1}), 0, SETTINGS),
+        fingerprint(tiny, cola, replace(NEGATIVE, options={"n_negatives": 1, "beta": 0.1}), 0, SETTINGS),
         fingerprint(tiny, cola, ORIGINAL, 0, replace(SETTINGS, n_steps=5)),
-        fingerprint(tiny, generate("cola", 24, 12, seed=1), ORIGINAL, 0, SETTINGS),
+        fingerprint(tiny, generate_sentences("cola", 24, 12, seed=1), ORIGINAL, 0, SETTINGS),
         fingerprint(other, cola, ORIGINAL, 0, SETTINGS),
     }
     assert len(keys) == 7

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 import iclens
 from iclens.cli.main import main
 from iclens.training import regressors
+from iclens.training.loop import train
 from iclens.training.reproducibly import reproducibly
-from iclens.training.train import train
 
 
 def test_the_shipped_weights_are_those_that_were_measured():
@@ -29,7 +29,7 @@ def test_the_shipped_weights_are_those_that_were_measured():
 @pytest.mark.parametrize("variant", regressors.VARIANTS)
 def test_they_learn_in_context_but_not_better_than_ridge(variant):
     recorded = regressors.recorded()
-    measured = regressors.errors(regressors.load(variant), 128)
+    measured = regressors.errors(regressors.load_regressor(variant), 128)
     ridge = regressors.errors(None, 128)
     for n in ("1", "4", "12", "20"):
         assert measured[n]["mean"] > ridge[n]["mean"] - 0.01
@@ -54,7 +54,7 @@ def test_the_command_trains_measures_and_repeats_itself(tmp_path, capsys):
 
 def test_mistakes_are_told(tmp_path, capsys):
     with pytest.raises(iclens.UserError, match="softmax, regularized"):
-        regressors.load("nosuch")
+        regressors.load_regressor("nosuch")
     (tmp_path / "there").mkdir()
     assert main(["train-regressors", "--out", str(tmp_path / "there")]) == 2
     assert main(["train-regressors", "--out", str(tmp_path / "new"), "--steps", "0"]) == 2
@@ -64,7 +64,7 @@ def test_mistakes_are_told(tmp_path, capsys):
 
 def test_errors_of_the_best_estimator_are_those_of_theory():
     # With one point, ridge on the waves: E = σ² + 2τ² − (2τ²)-weighted gain; with many, it nears the noise.
-    task = regressors.task()
+    task = regressors.regressor_task()
     measured = regressors.errors(None, 512)
     torch.manual_seed(0)
     x = 2 * torch.rand(20000, 2, 1) - 1

@@ -22,8 +22,8 @@ from iclens.sweeps.sweep import checkpoint_keys
 from iclens.training.checkpoint import read_checkpoint
 from iclens.training.config_file import toml_text
 from iclens.training.interruption import held_interrupts
+from iclens.training.loop import train
 from iclens.training.optimizer import RunsOptimizer
-from iclens.training.train import train
 
 
 @contextmanager

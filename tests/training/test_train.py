@@ -15,13 +15,14 @@ from safetensors.torch import save_file
 from tests.training.tiny_runs import tiny
 
 from iclens.errors import UserError
-from iclens.training import train as training
+from iclens.training import loop as training
 from iclens.training.baseline import optimal_errors
 from iclens.training.checkpoint import Checkpoint, checkpoint_keys, read_checkpoint, write_checkpoint
 from iclens.training.ensemble import Ensemble
+from iclens.training.loop import train
 from iclens.training.losses import point_losses
+from iclens.training.metric import Metric
 from iclens.training.optimizer import RunsOptimizer
-from iclens.training.train import train
 
 
 def assert_identical(found, expected):
@@ -161,6 +162,14 @@ def test_metrics():
     assert last[:-1] == pytest.approx(ensemble.evaluate()[0].tolist())
     assert run.status == "finished"
     assert run.diverged_at is None
+    assert all(isinstance(row, Metric) for row in run.metrics)
+
+
+def test_a_run_shows_how_it_ended_in_one_line():
+    good, bad = train([tiny(), tiny(seed=1, training={"learning_rate": 1e9})])
+    error = f"error {good.metrics[-1].value:.4g}"
+    assert repr(good) == f"<TrainedRun {good.config.key()}: transformer on linear, finished at step 6, {error}>"
+    assert f"diverged at step {bad.diverged_at}" in repr(bad)
 
 
 def test_a_model_that_answers_the_query_has_one_error():

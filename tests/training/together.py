@@ -13,7 +13,7 @@ from tests.training.tiny_runs import tiny
 from iclens.errors import UserError
 from iclens.training.distributed import Processes, joined, launched
 from iclens.training.ensemble import Ensemble
-from iclens.training.train import train
+from iclens.training.loop import train
 
 # 7 prompts are 3 and 4 for two processes. Adam would magnify the rounding of biases that have no effect.
 PLAIN = {"steps": 30, "batch": 7, "evaluate_every": 10, "optimizer": "sgd", "momentum": 0.9, "clip": 1.0}
@@ -30,7 +30,12 @@ STOPPED_AT = 12
 def seen(runs):
     """What can be compared of trained runs, with plain numbers and tensors only."""
     return [
-        {"tensors": one.tensors, "metrics": one.metrics, "status": one.status, "diverged_at": one.diverged_at or -1}
+        {
+            "tensors": one.tensors,
+            "metrics": [tuple(row) for row in one.metrics],
+            "status": one.status,
+            "diverged_at": one.diverged_at or -1,
+        }
         for one in runs
     ]
 

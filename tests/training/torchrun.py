@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ def torchrun(*arguments, size=2):
     """torchrun's own process; all that it started ends with the block."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(size), *arguments]
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with started(command, env={"PYTHONPATH": str(ROOT)}, **piped) as (process, _):
+    with started(command, env={"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}, **piped) as (process, _):
         yield process
 
 

@@ -46,22 +46,6 @@ def augmented_attention(
     return scaled_dot_product(q, viewed(g2, k, attending, "g2"), viewed(g1, v, attending, "g1"), attending)
 
 
-def augmented_attention_naive(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
-    *,
-    g1: nn.Module | None = None,
-    g2: nn.Module | None = None,
-    scale: float | None = None,
-    is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
-    """`augmented_attention` from the whole matrix of weights."""
-    attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal)
-    return scaled_dot_product_naive(q, viewed(g2, k, attending, "g2"), viewed(g1, v, attending, "g1"), attending)
-
-
 def viewed(g: nn.Module | None, x: Tensor, attending: Attending, what: str) -> Tensor:
     """g(x), with tokens that no query sees set to zero first where g mixes tokens.
 

@@ -15,6 +15,7 @@ from iclens.attention.interface import SUBMODULE
 from iclens.attention.patchable import AttentionLayer, attention_layers
 from iclens.attention.variant import AttentionVariant, build
 from iclens.errors import UserError
+from iclens.huggingface import configurations, register, restore
 
 _LAYERS = ("all", "self", "cross")
 
@@ -97,8 +98,10 @@ def apply(model: Any, name: str, *, layers: str = "all", **options: Any) -> Appl
     if layers != "all":
         note["layers"] = layers
         variants = {layer: variants.get(layer) or _build(layer, "softmax", {}, base) for layer in found}
-    before = [(config, config._attn_implementation) for config in _configs(base, found)]
-    interface.register()
+    before = [
+        (config, config._attn_implementation) for config in configurations(base, [layer.module for layer in found])
+    ]
+    register(interface.NAME, interface.attend, interface.mask)
     base.__dict__[_BEFORE] = before
     for layer, variant in variants.items():
         layer.module.add_module(SUBMODULE, variant)
@@ -130,9 +133,7 @@ def remove(model: Any) -> None:
         raise UserError(f"{type(model).__name__} has no attention variant to remove.")
     for module in list(holder.modules()):
         module._modules.pop(SUBMODULE, None)
-    # From the outside in: setting a configuration also sets the ones inside it.
-    for config, own in holder.__dict__.pop(_BEFORE):
-        config._attn_implementation = own
+    restore(holder.__dict__.pop(_BEFORE))
     if hasattr(holder.config, SUBMODULE):
         delattr(holder.config, SUBMODULE)
 
@@ -200,16 +201,3 @@ def _written(variant: AttentionVariant) -> dict[str, Any] | None:
         return json.loads(json.dumps(variant.options(), allow_nan=False))
     except (TypeError, ValueError):
         return None
-
-
-def _configs(model: Any, layers: list[AttentionLayer]) -> list[Any]:
-    """Every configuration of the model, its parts and its layers, outer before inner, each once."""
-    found: list[Any] = []
-    waiting = [model.config] + [part.config for part in model.modules() if hasattr(part, "set_attn_implementation")]
-    waiting += [layer.module.config for layer in layers if hasattr(layer.module, "config")]
-    while waiting:
-        config = waiting.pop(0)
-        if config is not None and all(config is not other for other in found):
-            found.append(config)
-            waiting = [getattr(config, key, None) for key in getattr(config, "sub_configs", {})] + waiting
-    return found

@@ -6,7 +6,6 @@ the variant as a submodule of the layer that calls it, so that copies, adapters'
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from iclens.attention.dropout import with_dropout
 from iclens.errors import UserError
+from iclens.huggingface import as_bool, unhandled_term
 
 NAME = "iclens_variant"
 """The attention implementation's name in transformers."""
@@ -21,22 +21,11 @@ NAME = "iclens_variant"
 SUBMODULE = "iclens_attention"
 """The name of the variant in each attention layer, of its parameters in a checkpoint, and of its note in the config."""
 
-# Tensors that attention layers pass along and that say nothing beyond the mask, q and k.
-_HARMLESS = ("position_ids", "cache_position", "input_ids", "attention_mask")
 _COMPILED_STATIC_CACHE = (
     "in a compiled model, attention variants need a cache that grows with the tokens, and this one is static: generate "
     "with cache_implementation='dynamic', or with disable_compile=True."
 )
 _TERMS = ("softcap", "s_aux", "sinks", "position_bias", "cache")
-
-
-@cache
-def register() -> None:
-    """Make the two functions known to transformers, once a process."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, mask)
 
 
 def mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
@@ -110,9 +99,9 @@ def attend(
             "object with a model that has one: build each model with its own, copy.deepcopy(config). Or the "
             f"implementation {NAME!r} was chosen by hand: use iclens.attention.apply."
         )
-    for extra, thing in kwargs.items():
-        if thing is not None and (extra in _TERMS or (extra not in _HARMLESS and _is_a_term(thing))):
-            raise UserError(f"{layer} passes {extra!r} to its attention, which attention variants do not have.")
+    term = unhandled_term(kwargs, _TERMS, any_tensor=False)
+    if term is not None:
+        raise UserError(f"{layer} passes {term!r} to its attention, which attention variants do not have.")
     if attention_mask is not None and attention_mask.shape[-1] < key.shape[2]:
         key, value = _seen(key, value, attention_mask)
     shape, found = variant.shape, (query.shape[1], key.shape[1], query.shape[3], value.shape[3])
@@ -122,7 +111,7 @@ def attend(
             "iclens cannot patch this family."
         )
     if attention_mask is not None:
-        attention_mask = _as_bool(attention_mask, layer)
+        attention_mask = as_bool(attention_mask, layer, "Attention variants take")
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
     # Said beside a mask, too: some variants choose tokens by what later queries may see.
@@ -147,11 +136,6 @@ def _seen(key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> tuple[t
     return key[:, :, :n_seen], value[:, :, :n_seen]
 
 
-def _is_a_term(thing: Any) -> bool:
-    # Counts, which Trainer passes through every layer, have no axis.
-    return isinstance(thing, torch.Tensor) and thing.is_floating_point() and thing.ndim > 0
-
-
 # One mask serves all layers of a forward pass.
 _CAUSAL: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
@@ -165,16 +149,3 @@ def _hides_later_keys(mask: torch.Tensor) -> bool:
         n_query, n_key = mask.shape[-2:]
         known = _CAUSAL[mask] = not bool(mask.triu(n_key - n_query + 1).any())
     return known
-
-
-def _as_bool(given: torch.Tensor, layer: str) -> torch.Tensor:
-    """True where a token may be attended to."""
-    if given.dtype == torch.bool:
-        return given
-    allowed = given >= 0
-    if not torch.compiler.is_compiling() and bool(((given != 0) & (given > -1e4)).any()):
-        raise UserError(
-            f"{layer} was given a mask that adds to the scores. Attention variants take masks that allow or forbid: "
-            "bool, or 0 and the dtype's smallest number."
-        )
-    return allowed

@@ -48,20 +48,6 @@ def linear_attention(
     return _fast(q, k, v, Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal), features)
 
 
-def linear_attention_naive(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
-    *,
-    features: str = "identity",
-    scale: float | None = None,
-    is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
-    """`linear_attention` from the whole matrix of coefficients."""
-    return _naive(q, k, v, Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal), features)
-
-
 def _phi(x: Tensor, features: str, scale: float | None) -> Tensor:
     x = x * (1.0 if scale is None else scale) ** 0.5
     if features == "identity":

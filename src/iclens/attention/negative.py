@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -204,7 +204,7 @@ class NegativeAttention(AttentionVariant):
 
     Args:
         shape: sizes of the heads.
-        k: |N|, the number of negatives; a call refuses it if some prompt has no more keys than that to attend to.
+        n_negatives: |N|; a call refuses it if some prompt has no more keys than that to attend to.
         beta: β, one number or one for each head (each key head for negatives of keys).
         learned: make β a parameter that starts there.
         construction: `lowest`, `hardest`, `dissimilar`, `random`, `noise` or `learned`.
@@ -215,13 +215,14 @@ class NegativeAttention(AttentionVariant):
         UserError: an option out of its range.
     """
 
+    former_options: ClassVar[Mapping[str, str]] = {"k": "n_negatives"}
     beta: Strength
 
     def __init__(
         self,
         shape: HeadShape,
         *,
-        k: int = 1,
+        n_negatives: int = 1,
         beta: float | Sequence[float] | Tensor = 0.1,
         learned: bool = False,
         construction: str = "lowest",
@@ -232,8 +233,8 @@ class NegativeAttention(AttentionVariant):
         heads = shape.n_heads if selection == "query" else shape.n_kv_heads
         self._beta = StrengthOption("beta", beta, learned=learned, n_heads=heads)
         self._beta.attach(self)
-        self.n_negatives, self.construction, self.selection, self.seed = k, construction, selection, seed
-        vectors = torch.empty(heads, max(k, 0), shape.d_v)
+        self.n_negatives, self.construction, self.selection, self.seed = n_negatives, construction, selection, seed
+        vectors = torch.empty(heads, max(n_negatives, 0), shape.d_v)
         self.vectors = nn.Parameter(vectors.normal_(std=0.02)) if construction == "learned" else None
         self._negatives()
         self.permutes = construction in ("lowest", "hardest", "learned")
@@ -244,7 +245,7 @@ class NegativeAttention(AttentionVariant):
 
     def options(self) -> dict[str, Any]:  # noqa: D102
         return {
-            "k": self.n_negatives,
+            "n_negatives": self.n_negatives,
             "beta": self._beta.start,
             "learned": self._beta.learned,
             "construction": self.construction,

@@ -48,21 +48,6 @@ def regularized_attention(
     return _less_own_values(scaled_dot_product(q, k, v, attending), v, attending, alpha)
 
 
-def regularized_attention_naive(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
-    *,
-    alpha: Strength,
-    scale: float | None = None,
-    is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
-    """`regularized_attention` with the matrix A − αI written out."""
-    attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=True)
-    return _naive(q, k, v, attending, alpha)
-
-
 def own_value_offset(v: Tensor, attending: Attending, alpha: Strength) -> Tensor | None:
     """α v_j of every query's own token, (..., n_heads, n_query, d_v); None for α = 0."""
     return None if is_zero(alpha) else times(alpha, repeat_heads(attending.own(v), attending.n_heads))

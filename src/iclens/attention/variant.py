@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from iclens.attention.attending import Attending
 from iclens.attention.scaled_dot_product import scaled_dot_product
-from iclens.attention.variant_dual import VariantDual, variant_dual
+from iclens.attention.variant_dual import VariantDual
 from iclens.dual import StepLoss
 from iclens.errors import UserError
 from iclens.kernels import Kernel, SoftmaxKernel
@@ -59,11 +61,13 @@ class AttentionVariant(nn.Module, abc.ABC):
         permutes: whether reordering the context (keys, values and the mask's columns), without a causal mask, leaves
             the output of a query unchanged. False for variants that know which key is the query's own, or a key's
             position.
+        former_options: former names of options -> their names now, so that files of older versions are read.
         self_aligned: whether query j must have a key of its own: the last n_query keys are those of the queries.
     """
 
     permutes: bool = True
     self_aligned: bool = False
+    former_options: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, shape: HeadShape) -> None:
         super().__init__()
@@ -200,7 +204,19 @@ class AttentionVariant(nn.Module, abc.ABC):
             UserError: as `DualModel.from_attention`.
         """
         attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=self.self_aligned)
-        return variant_dual(self, q, k, v, demonstrations, attending)
+        k, v = self.modified(k, v, attending)
+        return VariantDual.of(
+            q,
+            k,
+            v,
+            attending,
+            demonstrations,
+            kernel=self.kernel(attending, q.shape[-1]),
+            decay=self.decay(),
+            negatives=self.row_negatives(q, k, v, attending),
+            residual=partial(self.residual, q, k, v, attending),
+            after=self.after,
+        )
 
     def dual_loss(
         self,
@@ -250,13 +266,27 @@ def build(
         d: width of queries and keys.
         d_v: width of values.
         n_kv_heads: number of key and value heads; `n_heads` when None.
-        **options: the variant's own options, e.g. `k=1, beta=0.1`.
+        **options: the variant's own options, e.g. `n_negatives=1, beta=0.1`.
 
     Raises:
         UserError: an unknown name or option, or an option out of its range.
     """
+    options = renamed(name, options)
     cls = ATTENTIONS.checked(name, options, given=1)
     return cls(HeadShape(n_heads, d, d_v, n_heads if n_kv_heads is None else n_kv_heads), **options)
+
+
+def renamed(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give options of the variant `name` that bear a former name their name of now.
+
+    Raises:
+        UserError: an unknown variant, or an option given under both names.
+    """
+    former = ATTENTIONS[name].former_options
+    for key, now in former.items():
+        if key in options and now in options:
+            raise UserError(f"{key!r} is the former name of {now!r}: give one of them.")
+    return {former.get(key, key): value for key, value in options.items()}
 
 
 def name_of(variant: AttentionVariant) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -12,9 +11,7 @@ from torch import Tensor
 
 from iclens.attention.attending import Attending, repeat_heads
 from iclens.dual import DualModel, StepLoss
-
-if TYPE_CHECKING:
-    from iclens.attention.variant import AttentionVariant
+from iclens.kernels import Kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +37,52 @@ class VariantDual:
     decay: float | Tensor
     residual: Float[Tensor, "*batch n_heads n_query d_v"] | None
     after: Callable[[Tensor], Tensor]
+
+    @staticmethod
+    def of(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attending: Attending,
+        demonstrations: int | Tensor | None,
+        *,
+        kernel: Kernel,
+        decay: float | Tensor,
+        negatives: Tensor | None,
+        residual: Callable[[Tensor, Tensor], Tensor | None],
+        after: Callable[[Tensor], Tensor],
+    ) -> VariantDual:
+        """Build the step from what a variant's hooks give; see `AttentionVariant.dual`.
+
+        Args:
+            q: queries, (..., n_heads, n_query, d).
+            k: modified keys, (..., n_kv_heads, n_key, d).
+            v: modified values, (..., n_kv_heads, n_key, d_v).
+            attending: who attends to whom.
+            demonstrations: as in `DualModel.from_attention`; None for every key but the query's own.
+            kernel: k(x, y).
+            decay: δ.
+            negatives: what is subtracted from every positive of a query, (..., n_heads, n_query, d_v); None for
+                nothing.
+            residual: from W_0 φ(q), (..., n_heads, n_query, d_v), and the attention weights, (..., n_heads, n_query,
+                n_key), to the output minus the prediction; None for zero.
+            after: what follows the head's output.
+        """
+        keys, positives = (repeat_heads(tensor, attending.n_heads).unsqueeze(-3) for tensor in (k, v))
+        if negatives is not None:
+            positives = positives - negatives.unsqueeze(-2)
+        allowed = attending.allowed(q.device)
+        if allowed is not None:
+            allowed = allowed.expand(*allowed.shape[:-2], attending.n_query, attending.n_key).unsqueeze(-2)
+        if demonstrations is None:
+            every = torch.ones(attending.n_query, attending.n_key, dtype=torch.bool, device=q.device)
+            own = every.tril(attending.first_position).triu(attending.first_position)
+            demonstrations = ~own
+        start = DualModel.from_attention(q.unsqueeze(-2), keys, positives, demonstrations, allowed, kernel=kernel)
+        if isinstance(decay, Tensor):
+            decay = decay.unsqueeze(-1) if decay.ndim else decay
+        rest = residual(start.initial().squeeze(-2), start.coefficients.squeeze(-2))
+        return VariantDual(start, decay, rest, after)
 
     @property
     def stepped(self) -> DualModel:
@@ -70,34 +113,3 @@ class VariantDual:
 
     def _decay_on(self, v: Tensor) -> Tensor:
         return torch.as_tensor(self.decay, dtype=v.dtype, device=v.device)[..., None, None]
-
-
-def variant_dual(
-    variant: AttentionVariant,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    demonstrations: int | Tensor | None,
-    attending: Attending,
-) -> VariantDual:
-    """See `AttentionVariant.dual`."""
-    k, v = variant.modified(k, v, attending)
-    negatives = variant.row_negatives(q, k, v, attending)
-    keys, positives = repeat_heads(k, attending.n_heads).unsqueeze(-3), repeat_heads(v, attending.n_heads).unsqueeze(-3)
-    if negatives is not None:
-        positives = positives - negatives.unsqueeze(-2)
-    allowed = attending.allowed(q.device)
-    if allowed is not None:
-        allowed = allowed.expand(*allowed.shape[:-2], attending.n_query, attending.n_key).unsqueeze(-2)
-    if demonstrations is None:
-        every = torch.ones(attending.n_query, attending.n_key, dtype=torch.bool, device=q.device)
-        own = every.tril(attending.first_position).triu(attending.first_position)
-        demonstrations = ~own
-    start = DualModel.from_attention(
-        q.unsqueeze(-2), keys, positives, demonstrations, allowed, kernel=variant.kernel(attending, q.shape[-1])
-    )
-    decay = variant.decay()
-    if isinstance(decay, Tensor):
-        decay = decay.unsqueeze(-1) if decay.ndim else decay
-    residual = variant.residual(q, k, v, attending, start.initial().squeeze(-2), start.coefficients.squeeze(-2))
-    return VariantDual(start, decay, residual, variant.after)

@@ -26,9 +26,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "regularized": {"alpha": 0.5},
     "weight-decay": {"alpha": 0.5},
     "augmented": {"g1": "adapter", "g2": "adapter"},
-    "negative": {"k": 1, "beta": 0.1},
-    "negative, 3": {"k": 3, "beta": 0.1},
-    "negative of keys": {"k": 1, "beta": 0.1, "selection": "key"},
+    "negative": {"n_negatives": 1, "beta": 0.1},
+    "negative, 3": {"n_negatives": 3, "beta": 0.1},
+    "negative of keys": {"n_negatives": 1, "beta": 0.1, "selection": "key"},
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iclens.attribution.lasso import fit
 from iclens.benchmarks.case import (
     CASES,
     Absent,
@@ -34,7 +35,6 @@ from iclens.benchmarks.known_scores import (
 from iclens.benchmarks.peers import missing
 from iclens.benchmarks.quality import one_batch, quality
 from iclens.benchmarks.shaped_margin import Shaped
-from iclens.lens.scores.methods.lasso import fit
 
 N_TOKENS = 512
 """Of the prompt, however many demonstrations it is cut into."""

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from iclens.benchmarks.case import Context
-from iclens.benchmarks.measure import CaseResult, Compared, Grown, Listed, Result, Skipped
+from iclens.benchmarks.measuring import CaseResult, Compared, Grown, Listed, Result, Skipped
 from iclens.benchmarks.peers import versions
 from iclens.recipes.machine import machine
 from iclens.sealed import is_whole, sealed

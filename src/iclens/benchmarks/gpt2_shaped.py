@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iclens.lens.model.loading import LensModel
-from iclens.lens.read.readout import Readout
+from iclens.lens import LensModel, Readout
 
 QUERY_TOKENS = 8
 ANSWER, OTHERS = 11, tuple(range(12, 21))
@@ -102,7 +101,7 @@ class ShapedPrompt:
         width = start // n_demonstrations
         groups = (torch.arange(n_tokens) // width).clamp(max=n_demonstrations - 1)
         groups[start:] = -1
-        readout = Readout.contrast(n_tokens - 1, ANSWER, list(OTHERS))
+        readout = Readout.contrast(0, ANSWER, OTHERS)
         return cls(ids, groups, start, readout, n_demonstrations)
 
     def by_demonstration(self, values: Tensor) -> Tensor:

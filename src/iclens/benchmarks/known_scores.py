@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from iclens.benchmarks.case import Agreement
 from iclens.benchmarks.gpt2_shaped import ShapedPrompt
 from iclens.benchmarks.shaped_margin import Shaped
-from iclens.lens.model.loading import LensModel
-from iclens.lens.scores.methods import Problem
-from iclens.lens.scores.methods.integrated_gradients import integrate
-from iclens.lens.scores.rerun import Outcome
+from iclens.lens import LensModel
 
 Make = Callable[[Shaped], Callable[[], Tensor]]
 """From a margin to the call that shares it out among the demonstrations."""
@@ -82,15 +80,14 @@ def integrals(n_steps: int) -> Known:
 
     def known(problem: Shaped, make: Make) -> list[Agreement]:
         prompt, model = problem.prompt, problem.lens_model.model
-        asked = Problem(
-            problem.lens_model, prompt.ids, prompt.groups, prompt.query_start, prompt.readout, _not_deleted, 0
-        )
-        start = model.get_input_embeddings()(problem.neutral).detach()
-        expected = prompt.by_demonstration(integrate(asked, n_steps, start))
+        end, start = (model.get_input_embeddings()(ids).detach() for ids in (prompt.ids, problem.neutral))
+        shares = torch.zeros(len(prompt.ids), dtype=torch.float64)
+        for node, weight in zip(*np.polynomial.legendre.leggauss(n_steps), strict=True):
+            point = (start + (node + 1) / 2 * (end - start)).requires_grad_()
+            logits = model(inputs_embeds=point[None], use_cache=False, logits_to_keep=1).logits
+            (gradient,) = torch.autograd.grad(prompt.margin(logits).sum(), point)
+            shares += weight / 2 * (gradient * (end - start)).sum(-1)
+        expected = prompt.by_demonstration(shares)
         return [Agreement.of("integrated gradients against a quadrature of our own", make(problem)(), expected, 1e-3)]
 
     return known
-
-
-def _not_deleted(keep: Tensor) -> Outcome:
-    raise AssertionError("integrated gradients delete nothing")

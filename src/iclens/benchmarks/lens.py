@@ -13,10 +13,8 @@ from iclens.benchmarks.case import CASES, Absent, Agreement, Comparison, Context
 from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.gpt2_shaped import SMALL, TINY, Shape, ShapedPrompt, language_model, lens_model
 from iclens.benchmarks.peers import missing
-from iclens.lens.read.capture import capture
-from iclens.lens.read.trace import trace
-from iclens.lens.scores.gradient_step import gradient_step
-from iclens.lens.scores.knock_out import knock_out
+from iclens.benchmarks.shaped_margin import Shaped
+from iclens.lens import capture
 
 N_DEMONSTRATIONS = 16
 
@@ -33,36 +31,28 @@ def lens(context: Context) -> Iterator[Entry]:
 
 def _beside_forward(context: Context, n: int) -> Iterator[Entry]:
     shape = context.pick(TINY, SMALL)
-    wrapped, prompt = lens_model(shape), ShapedPrompt.draw(shape, n, N_DEMONSTRATIONS)
-    model, sets = wrapped.model, [(i,) for i in range(N_DEMONSTRATIONS)]
+    shaped = Shaped(lens_model(shape), ShapedPrompt.draw(shape, n, N_DEMONSTRATIONS))
+    model, ids = shaped.lens_model.model, shaped.prompt.ids[None]
 
     @torch.no_grad()
     def all_logits() -> Tensor:
-        return model(input_ids=prompt.ids[None], use_cache=False).logits[0, -1]
+        return model(input_ids=ids, use_cache=False).logits[0, -1]
 
     @torch.no_grad()
     def last_logits() -> Tensor:
-        return model(input_ids=prompt.ids[None], use_cache=False, logits_to_keep=1).logits[0, -1]
-
-    def contributions() -> Any:
-        return gradient_step(trace(wrapped, prompt.ids, prompt.readout, prompt.query_start))
-
-    def with_knock_out() -> Any:
-        traced = trace(wrapped, prompt.ids, prompt.readout, prompt.query_start)
-        gradient_step(traced)
-        return knock_out(traced, prompt.groups, sets)
+        return model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1]
 
     def check() -> Sequence[Agreement]:
-        traced = trace(wrapped, prompt.ids, prompt.readout, prompt.query_start)
-        step = gradient_step(traced)
+        traced, step = shaped.trace(), shaped.gradient_step()
         return [
-            Agreement.of("logits of the traced pass", traced.logits[-1], all_logits()),
-            Agreement("contributions and the rest against the margin", step.residual, 1e-5),
-            Agreement("layers against their attention output", step.attention_residual, 1e-5),
+            Agreement.of("logits of the traced pass", traced.logits[0, -1], all_logits()),
+            Agreement("contributions and the rest against the margin", float(step.residual), 1e-5),
+            Agreement("layers against their attention output", float(step.attention_residual), 1e-5),
         ]
 
     def check_knock_out() -> Sequence[Agreement]:
-        return [*check(), Agreement("knock-out of nothing against the plain pass", with_knock_out().residual, 1e-5)]
+        _, knocked = shaped.both()
+        return [*check(), Agreement("knock-out of nothing against the plain pass", float(knocked.residual), 1e-5)]
 
     floor = Floor(
         shape.forward_operations(n, 1) + 2.0 * shape.width * n * shape.layers * 2,
@@ -79,7 +69,7 @@ def _beside_forward(context: Context, n: int) -> Iterator[Entry]:
     for name, call in (("all logits", all_logits), ("last logits only", last_logits)):
         yield Comparison(
             f"contributions of every token, {at}",
-            Side("contributions", contributions),
+            Side("contributions", shaped.gradient_step),
             Side(f"plain forward, {name}", call),
             check,
             floor,
@@ -88,7 +78,7 @@ def _beside_forward(context: Context, n: int) -> Iterator[Entry]:
         )
     yield Comparison(
         f"contributions and exact knock-out of {N_DEMONSTRATIONS}, {at}",
-        Side("contributions and knock-out", with_knock_out),
+        Side("contributions and knock-out", shaped.both),
         Side("plain forward, all logits", all_logits),
         check_knock_out,
         floor_with_knock_out,

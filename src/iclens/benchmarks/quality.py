@@ -12,10 +12,10 @@ from torch import Tensor
 
 from iclens.benchmarks.case import Agreement, Cell, Comparison, Context, Listing, Side, Target, Verdict
 from iclens.benchmarks.peers import missing
-from iclens.lens.many.reading import Reading
-from iclens.lens.many.trace import Tokens, direct, trace_batch
-from iclens.lens.model.loading import LensModel
-from iclens.lens.scores.methods import ATTRIBUTIONS, Problem
+from iclens.lens import ATTRIBUTIONS, Lens, LensModel
+from iclens.lens.passes import Passes
+from iclens.lens.read.question import Question, ask
+from iclens.lens.read.sums import by_source
 
 if TYPE_CHECKING:
     from iclens.recipes.attribution import Case, Measured
@@ -34,20 +34,22 @@ def one_batch(context: Context) -> Comparison:
     """The gradient step of 64 prompts, side by side, against the Lasso of 64 ablations of each."""
     learner, cases = _prompts(context.pick(4, 64))
 
-    def problems() -> list[Problem]:
-        return [Problem.from_prompt(learner, case.prompt, case.margin) for case in cases]
+    def questions() -> list[Question]:
+        return [ask(learner, case.prompt, readout=case.margin) for case in cases]
 
     def one_by_one(name: str) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        return torch.stack([ATTRIBUTIONS[name](problem, generator).values for problem in problems()])
+        return torch.stack(
+            [ATTRIBUTIONS[name](Lens(learner, one, held=False), generator).values for one in questions()]
+        )
 
     def check() -> Sequence[Agreement]:
-        together, alone = _side_by_side(learner, problems()), one_by_one("gradient_step")
+        together, alone = _side_by_side(learner, questions()), one_by_one("gradient_step")
         return [Agreement.of("gradient steps of prompts side by side and one at a time", together, alone, 1e-4)]
 
     return Comparison(
         f"scores of {N_DEMONSTRATIONS} demonstrations in {len(cases)} prompts of the bundled learner",
-        Side("gradient step, prompts side by side", lambda: _side_by_side(learner, problems())),
+        Side("gradient step, prompts side by side", lambda: _side_by_side(learner, questions())),
         Side("64 ablations and a Lasso (ContextCite's way), prompt by prompt", lambda: one_by_one("lasso")),
         check,
         targets=() if context.quick else (Target("speed-up", 30.0, "a thirtieth of its cost"),),
@@ -55,18 +57,10 @@ def one_batch(context: Context) -> Comparison:
     )
 
 
-@torch.no_grad()
-def _side_by_side(learner: LensModel, problems: Sequence[Problem]) -> Tensor:
+def _side_by_side(learner: LensModel, questions: Sequence[Question]) -> Tensor:
     """The gradient step's scores, (prompts, demonstrations)."""
-    tokens = Tokens.of(
-        [problem.input_ids for problem in problems], [problem.query_start for problem in problems], learner.device
-    )
-    reading = Reading.of([problem.readout for problem in problems], learner.device)
-    by_token = direct(trace_batch(learner, tokens, reading)).contributions.double().sum((0, 2)).cpu()
-    slots = torch.full(by_token.shape, N_DEMONSTRATIONS)
-    for row, problem in zip(slots, problems, strict=True):
-        row[: len(problem.groups)] = torch.where(problem.groups < 0, N_DEMONSTRATIONS, problem.groups)
-    return by_token.new_zeros(len(problems), N_DEMONSTRATIONS + 1).scatter_add(1, slots, by_token)[:, :-1]
+    passes = Passes(learner, questions, held=False)
+    return by_source(passes.gradient_step.by_token.cpu(), passes.groups, N_DEMONSTRATIONS)[:, :-1]
 
 
 def quality(context: Context) -> Listing:

@@ -11,19 +11,17 @@ from iclens.attention import build
 from iclens.benchmarks.case import CASES, Context, Curve, Entry, takes
 from iclens.benchmarks.gpt2_shaped import Shape, ShapedPrompt, lens_model
 from iclens.benchmarks.lens import one_head_call
+from iclens.benchmarks.shaped_margin import Shaped
 from iclens.benchmarks.training import tiny_configs
 from iclens.dual.model import DualModel
 from iclens.estimators.estimator import build_estimator
-from iclens.lens.read.trace import trace
-from iclens.lens.scores.gradient_step import gradient_step
-from iclens.lens.scores.knock_out import knock_out
 from iclens.training.ensemble import Ensemble
 
 Call = Callable[[], object]
 
 
 @CASES.register("scaling")
-@takes(minutes=4)
+@takes(minutes=3)
 def scaling(context: Context) -> Iterator[Entry]:
     """Cost against tokens (to 32,768), heads, layers, demonstrations, runs and prompts, with the fitted exponents."""
     pick = context.pick
@@ -90,19 +88,24 @@ def _long(n: int) -> Shape:
 
 
 def _contributions(n: int) -> Call:
-    shape = _long(n)
-    wrapped, prompt = lens_model(shape), ShapedPrompt.draw(shape, n, 8)
-    return lambda: gradient_step(trace(wrapped, prompt.ids, prompt.readout, prompt.query_start))
+    return _drawn(_long(n), n).gradient_step
 
 
 def _forward(n: int) -> Call:
-    shape = _long(n)
-    model, prompt = lens_model(shape).model, ShapedPrompt.draw(shape, n, 8)
-    return torch.no_grad()(lambda: model(input_ids=prompt.ids[None], use_cache=False, logits_to_keep=1))
+    shaped = _drawn(_long(n), n)
+    return lambda: shaped.margins(shaped.prompt.ids[None])
+
+
+def _drawn(shape: Shape, n_tokens: int, n_demonstrations: int = 8) -> Shaped:
+    return Shaped(lens_model(shape), ShapedPrompt.draw(shape, n_tokens, n_demonstrations))
 
 
 def _attention(name: str) -> Callable[[int], Call]:
-    options: dict[str, Any] = {"softmax": {}, "regularized": {"alpha": 0.5}, "negative": {"k": 1, "beta": 0.1}}[name]
+    options: dict[str, Any] = {
+        "softmax": {},
+        "regularized": {"alpha": 0.5},
+        "negative": {"n_negatives": 1, "beta": 0.1},
+    }[name]
 
     def make(n: int) -> Call:
         variant = build(name, n_heads=8, d=64, d_v=64, **options)
@@ -120,21 +123,16 @@ def _heads(heads: int) -> Call:
 
 def _layers(with_lens: bool) -> Callable[[int], Call]:
     def make(layers: int) -> Call:
-        shape = Shape(layers=layers, heads=4, width=256, vocabulary=1024, positions=256)
-        wrapped, prompt = lens_model(shape), ShapedPrompt.draw(shape, 256, 8)
-        if with_lens:
-            return lambda: gradient_step(trace(wrapped, prompt.ids, prompt.readout, prompt.query_start))
-        model = wrapped.model
-        return torch.no_grad()(lambda: model(input_ids=prompt.ids[None], use_cache=False, logits_to_keep=1))
+        shaped = _drawn(Shape(layers=layers, heads=4, width=256, vocabulary=1024, positions=256), 256)
+        return shaped.gradient_step if with_lens else lambda: shaped.margins(shaped.prompt.ids[None])
 
     return make
 
 
 def _knock_out(n: int) -> Call:
-    shape = Shape(layers=4, heads=4, width=256, vocabulary=1024, positions=512)
-    wrapped, prompt = lens_model(shape), ShapedPrompt.draw(shape, 512, n)
-    traced = trace(wrapped, prompt.ids, prompt.readout, prompt.query_start)
-    return lambda: knock_out(traced, prompt.groups, [(i,) for i in range(n)])
+    shaped = _drawn(Shape(layers=4, heads=4, width=256, vocabulary=1024, positions=512), 512, n)
+    traced = shaped.trace()
+    return lambda: shaped.knock_out(traced)
 
 
 def _runs(n: int) -> Call:

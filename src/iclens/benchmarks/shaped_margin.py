@@ -8,10 +8,12 @@ from torch import Tensor
 from iclens.benchmarks.case import Agreement
 from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.gpt2_shaped import Shape, ShapedPrompt
-from iclens.lens.model.loading import LensModel
-from iclens.lens.read.trace import Trace, trace
-from iclens.lens.scores.gradient_step import gradient_step
-from iclens.lens.scores.knock_out import knock_out
+from iclens.lens import LensModel
+from iclens.lens.read.padded import PaddedTokens
+from iclens.lens.read.readouts import Readouts
+from iclens.lens.read.tracing import Trace, trace
+from iclens.lens.scores.gradient_step import GradientStep, gradient_step
+from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
 
 
 class Shaped:
@@ -38,13 +40,27 @@ class Shaped:
 
     def trace(self) -> Trace:
         """The one full pass."""
-        return trace(self.lens_model, self.prompt.ids, self.prompt.readout, self.prompt.query_start)
+        prompt, device = self.prompt, self.lens_model.device
+        tokens = PaddedTokens.of([prompt.ids], [prompt.query_start], device)
+        return trace(self.lens_model, tokens, Readouts.of([prompt.readout], [len(prompt.ids) - 1], device))
+
+    def gradient_step(self) -> GradientStep:
+        """The contributions of every token, with the pass."""
+        return gradient_step(self.trace())[0]
+
+    def knock_out(self, traced: Trace) -> KnockOuts:
+        """The exact knock-out of every demonstration, after the pass."""
+        return knock_out(traced, hidden_keys(self.prompt.groups[None], [self.sets]))[0]
+
+    def both(self) -> tuple[GradientStep, KnockOuts]:
+        """The contributions and the knock-outs, with the pass that they share."""
+        traced = self.trace()
+        return gradient_step(traced)[0], self.knock_out(traced)
 
     def ours(self) -> tuple[Tensor, Tensor]:
         """Gradient step (tokens summed) and exact knock-out of every demonstration."""
-        traced = self.trace()
-        scores = self.prompt.by_demonstration(gradient_step(traced).contributions.sum((0, 1)))
-        return scores, knock_out(traced, self.prompt.groups, self.sets).margin_changes
+        step, knocked = self.both()
+        return self.prompt.by_demonstration(step.contributions.sum((0, 1))), knocked.margin_changes
 
     def deleted(self, keep: Tensor) -> Tensor:
         """The margin of the prompt with only some demonstrations (rows of a mask), each really shortened."""
@@ -56,13 +72,12 @@ class Shaped:
 
     def agreements(self) -> list[Agreement]:
         """The gradient step and the knock-out against their own checks and the plain model."""
-        traced = self.trace()
         plain = self.margins(self.prompt.ids[None])
-        step, knocked = gradient_step(traced), knock_out(traced, self.prompt.groups, self.sets)
+        step, knocked = self.both()
         return [
-            Agreement.of("margin of the traced pass", torch.tensor([traced.margin]), plain, 1e-4),
-            Agreement("contributions and the rest against the margin", step.residual, 1e-5),
-            Agreement("knock-out of nothing against the plain pass", knocked.residual, 1e-5),
+            Agreement.of("margin of the traced pass", step.margin[None], plain, 1e-4),
+            Agreement("contributions and the rest against the margin", float(step.residual), 1e-5),
+            Agreement("knock-out of nothing against the plain pass", float(knocked.residual), 1e-5),
             Agreement.of("knock-out against masked attention", knocked.margins[:1], self._masked_out(0), 1e-4),
         ]
 

@@ -19,7 +19,7 @@ from iclens.sweeps import run_folder
 from iclens.sweeps.result import result_of
 from iclens.sweeps.store import Store
 from iclens.training.config import RunConfig
-from iclens.training.train import train
+from iclens.training.loop import train
 
 LISTED_WITHIN = 0.5
 """Seconds, for a person who waits."""
@@ -37,7 +37,7 @@ print("seconds", time.perf_counter() - start, file=sys.stderr)
 
 
 @CASES.register("store")
-@takes(2)
+@takes(1)
 def store(context: Context) -> Iterator[Entry]:
     """The store of runs: how many are added a second, and how soon 10,000 of them are listed."""
     number = context.pick(40, 10_000)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+__all__ = ["path"]
+
 
 def path() -> Path:
     """The folder of the model."""

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from iclens.cli.command import command
-from iclens.cli.output import make_folder, note, say, show, stages, write_atomically
+from iclens.cli.output import note, say, show
+from iclens.cli.subcommand import command
 from iclens.errors import UserError
+from iclens.work.progress import stages
+from iclens.work.whole_files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from iclens.benchmarks.case import Case, Context
@@ -138,7 +140,7 @@ class Bench:
     def _case(self, name: str, case: Case, context: Context) -> bool:
         from iclens.benchmarks.case import ON_GPU, Absent
         from iclens.benchmarks.document import document, environment
-        from iclens.benchmarks.measure import run_case
+        from iclens.benchmarks.measuring import run_case
 
         before = environment(self.threads)
         entries = case(context)

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from iclens.cli.command import command
-from iclens.cli.output import check_writable, say, show, write_atomically
+from iclens.cli.output import say, show
+from iclens.cli.subcommand import command
 from iclens.errors import UserError
+from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.intervals import Estimate
@@ -62,7 +63,7 @@ class BenchAttribution:
         if self.subsets < 2:
             raise UserError(f"--subsets {self.subsets}: a rank correlation needs at least 2.")
 
-        from iclens.lens.scores.methods import ATTRIBUTIONS
+        from iclens.lens import ATTRIBUTIONS
         from iclens.recipes.attribution import check
         from iclens.recipes.attribution_studies import STUDIES
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from iclens.cli.command import command
-from iclens.cli.output import make_folder, say
+from iclens.cli.output import say
+from iclens.cli.subcommand import command
+from iclens.work.whole_files import make_folder
 
 
 @command("demo")

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from iclens.cli.command import command
 from iclens.cli.explain_batch import Many
-from iclens.cli.output import check_writable, console, say, stages, write_atomically
+from iclens.cli.output import console, say
+from iclens.cli.subcommand import command
 from iclens.errors import UserError
+from iclens.work.progress import stages
+from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.lens.model.loading import LensModel
-    from iclens.lens.prompt.prompt import Prompt
+    from iclens.lens.prompt import Prompt
 
-_ONE_PROMPT = ("prompt", "demonstrations", "query", "knock_out", "faithfulness", "json", "html", "next_tokens", "seed")
+_ONE_PROMPT = (
+    "prompt",
+    "demonstrations",
+    "query",
+    "knock_out",
+    "faithfulness",
+    "json",
+    "html",
+    "precise",
+    "next_tokens",
+    "seed",
+)
 """Options that --batch does not have."""
+
+_FILES = {"json": "JSON", "html": "Page"}
 
 
 @command("explain")
@@ -36,17 +50,20 @@ class Explain:
         model: "bundled", a local folder, or a hub name.
         prompt: the prompt file; the bundled example when the model is "bundled" and nothing else is given.
         demonstrations: a .jsonl file of {"input", "output"} lines, to be used with --query.
-        query: the input whose output the model is to say.
+        query: the new input to complete.
         template: how to write a pair, with {input} and {output}; \n is a line break.
         instruction: text to put before the demonstrations.
         instruction_blocks: how many of the first blocks of a plain-text prompt are an instruction.
         answers: candidate answers; the likeliest is explained against the mean of the others.
         answer: the answer to explain.
+        scores: which scores to compute, the one that orders the demonstrations first; besides the three of the default
+            rerun, lasso and all other methods of the registry.
         knock_out: groups of demonstrations to knock out together, numbered from 0, each like 3,7.
         rerun: also delete each demonstration's text and run the model again.
-        faithfulness: also measure how well the scores foretell the model on shortened prompts.
+        faithfulness: also measure how well the scores predict the model on shortened prompts.
         json: write everything to this file.
         html: write a self-contained page to this file.
+        precise: take the path in a float64 copy of the model; without it only where the float32 check fails.
         dtype: precision of the weights; float32 when left out, so that residuals are tight.
         device: where to compute, e.g. cpu or cuda.
         device_map: auto spreads a model that is larger than one device over all of them, memory and disk.
@@ -64,11 +81,13 @@ class Explain:
     instruction_blocks: int = 0
     answers: tuple[str, ...] = ()
     answer: str | None = None
+    scores: tuple[str, ...] = ("gradient_step", "path", "knock_out")
     knock_out: tuple[str, ...] = ()
     rerun: bool = False
     faithfulness: bool = False
     json: Path | None = None
     html: Path | None = None
+    precise: bool = False
     dtype: Literal["float32", "float64", "bfloat16", "float16"] | None = None
     device: str = "cpu"
     device_map: Literal["auto"] | None = None
@@ -82,54 +101,42 @@ class Explain:
         if self.many.batch is not None:
             return self._run_batch(self.many.batch)
         groups = [_indices(group) for group in self.knock_out]
-        for path in (self.json, self.html):
-            if path is not None:
-                check_writable(path)
+        for path in self._files().values():
+            check_writable(path)
         if self.next_tokens < 1:
             raise UserError(f"--next-tokens {self.next_tokens}: report at least 1.")
 
         import torch
 
-        from iclens.explorer.explained import explained_page
-        from iclens.lens.explaining import explain
-        from iclens.lens.model.loading import load
-        from iclens.report.explain_table import print_table
+        from iclens.lens import WRITERS, explain, load, print_table
 
         with stages("explaining") as stage:
             stage("loading the model")
             dtype = None if self.dtype is None else getattr(torch, self.dtype)
             lens_model = load(self.model, dtype=dtype, device=self.device, device_map=self.device_map)
             prompt = self._prompt(lens_model)
-            options: dict[str, Any] = {
-                "knock_out": tuple(groups),
-                "rerun_text": self.rerun,
-                "faithfulness": self.faithfulness,
-                "n_next": self.next_tokens,
-                "seed": self.seed,
-            }
             explanation = explain(
                 lens_model,
-                prompt=prompt,
+                prompt,
                 answers=self.answers or None,
                 answer=self.answer,
-                **options,
+                scores=self.scores,
+                knock_out=groups,
+                rerun_text=self.rerun,
+                faithfulness=self.faithfulness,
+                precise=self.precise,
+                n_next=self.next_tokens,
+                seed=self.seed,
                 command=self.command_line(),
                 progress=stage,
             )
-            if self.html is not None:
-                stage("writing the page")
-                page = explained_page(
-                    lens_model, prompt, explanation, answers=self.answers, answer=self.answer, **options
-                )
+            stage("writing")
+            # Both are made before either is written.
+            contents = {path: WRITERS[kind](explanation) for kind, path in self._files().items()}
         print_table(explanation, console())
-        if self.json is not None:
-            write_atomically(
-                self.json, json.dumps(explanation.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-            )
-            say(f"JSON: {self.json}")
-        if self.html is not None:
-            write_atomically(self.html, page)
-            say(f"Page: {self.html}")
+        for kind, path in self._files().items():
+            write_atomically(path, contents[path])
+            say(f"{_FILES[kind]}: {path}")
         return 0 if explanation.exact else 1
 
     def command_line(self) -> str:
@@ -153,16 +160,25 @@ class Explain:
                     f"--{name.replace('_', '-')} is for one prompt, not for the prompts of --batch {batch}."
                 )
         from iclens.lens.many.lines import Defaults
-        from iclens.lens.many.source import Source
+        from iclens.lens.many.model_source import ModelSource
+        from iclens.lens.prompt import PromptOptions
 
-        defaults = Defaults(self._template(), self.instruction, self.instruction_blocks, self.answers, self.answer)
-        return self.many.run(Source(self.model, self.dtype, self.device, self.device_map), defaults, rerun=self.rerun)
+        options = PromptOptions(self._template(), None, self.instruction, self.instruction_blocks)
+        defaults = Defaults(options, self.answers, self.answer)
+        scores = (*self.scores, *(["rerun"] if self.rerun and "rerun" not in self.scores else []))
+        source = ModelSource(self.model, self.dtype, self.device, self.device_map)
+        return self.many.run(source, defaults, scores=scores)
+
+    def _files(self) -> dict[str, Path]:
+        """The files to write, by the name of their writer."""
+        files = {"json": self.json, "html": self.html}
+        return {kind: path for kind, path in files.items() if path is not None}
 
     def _template(self) -> str | None:
         return None if self.template is None else self.template.replace("\\n", "\n")
 
     def _prompt(self, lens_model: LensModel) -> Prompt:
-        from iclens.lens.prompt.documents import load as load_prompt
+        from iclens.lens.prompt import read_prompt
 
         if self.prompt is not None and self.demonstrations is not None:
             raise UserError("--prompt and --demonstrations are both given: give one of them.")
@@ -175,13 +191,9 @@ class Explain:
             from iclens import bundled
 
             path = bundled.path() / "prompt.txt"
-        options: dict[str, Any] = {
-            "template": self._template(),
-            "query": self.query,
-            "instruction": self.instruction,
-            "instruction_blocks": self.instruction_blocks,
-        }
-        return load_prompt(path, lens_model.tokenizer, **options)
+        return read_prompt(
+            path, lens_model.tokenizer, self._template(), self.query, self.instruction, self.instruction_blocks
+        )
 
 
 def _indices(group: str) -> tuple[int, ...]:

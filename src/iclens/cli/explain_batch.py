@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from iclens.cli.output import check_writable, note, say, write_atomically
+from iclens.cli.output import note, say
 from iclens.cli.where import Where, refuse_torchrun
 from iclens.errors import UserError, said
+from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.cluster import Cluster
     from iclens.lens.many.lines import Defaults, Line
-    from iclens.lens.many.parts import Parts
-    from iclens.lens.many.source import Source
+    from iclens.lens.many.model_source import ModelSource
     from iclens.lens.many.work import Executor, Work
+    from iclens.work.parts import Parts
 
 _SHOWN = 10
 """Bad lines that are named one by one."""
@@ -71,13 +72,15 @@ class Many:
             raise UserError(f"--batch-tokens {self.batch_tokens}: it must be at least 1.")
         self.where.check()
 
-    def run(self, source: Source, defaults: Defaults, *, rerun: bool) -> int:
+    def run(self, source: ModelSource, defaults: Defaults, *, scores: tuple[str, ...]) -> int:
         """Explain every prompt; 0, or 1 when a batch failed or a residual exceeds its tolerance."""
+        from iclens.lens.lens import check_scores
         from iclens.lens.many.lines import read_lines
-        from iclens.lens.many.parts import Parts
         from iclens.lens.many.plan import tokens_at_once
         from iclens.lens.many.work import Work
+        from iclens.work.parts import Parts
 
+        check_scores(scores)
         assert self.batch is not None
         assert self.out is not None
         cluster = self.where.cluster(gpu=_on_gpu(source))
@@ -86,7 +89,7 @@ class Many:
         lines = self._checked(read_lines(self.batch, outline, defaults))
         most_tokens = self.batch_tokens or tokens_at_once(outline)
         threads = self.where.threads
-        work = Work.plan(source, outline, lines, rerun=rerun, most_tokens=most_tokens, threads=threads)
+        work = Work.plan(source, outline, lines, scores=scores, most_tokens=most_tokens, threads=threads)
         parts = Parts(self.out)
         if work.is_in(self.out) and not parts.folder.is_dir():
             return self._said_present()
@@ -122,8 +125,9 @@ class Many:
 
     def _compute(self, work: Work, parts: Parts, cluster: Cluster | None) -> bool:
         """Fill in the parts that are missing; False when some failed."""
-        from iclens.cli.progress import bar, duration, resumable
+        from iclens.cli.progress import resumable
         from iclens.cluster import TASK_SECONDS, connected
+        from iclens.work.progress import bar, duration
 
         missing = work.missing(parts)
         batches = "1 batch" if len(work.batches) == 1 else f"{len(work.batches)} batches"
@@ -167,7 +171,7 @@ class Many:
             note(f"not explained: {text}" + (f" ({count} batches)" if count > 1 else ""))
         return not failed
 
-    def _executor(self, source: Source, cluster: Cluster | None, seconds: Sequence[float]) -> Executor:
+    def _executor(self, source: ModelSource, cluster: Cluster | None, seconds: Sequence[float]) -> Executor:
         """What runs the calls, given their estimated times."""
         from iclens.cluster import each_on_cluster, tasks_of
         from iclens.workers import each, usable_cores, worth_starting
@@ -189,7 +193,7 @@ class Many:
         return here
 
 
-def _on_gpu(source: Source) -> bool:
+def _on_gpu(source: ModelSource) -> bool:
     return source.device != "cpu" or source.device_map is not None
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from iclens.cli.command import command
-from iclens.cli.output import note, say, stages
+from iclens.cli.output import note, say
+from iclens.cli.subcommand import command
 from iclens.errors import UserError
+from iclens.work.progress import stages
 
 
 @command("explore")
@@ -56,19 +57,22 @@ class Explore:
                 from iclens.explorer.ask import Ask
                 from iclens.explorer.guard import is_loopback
                 from iclens.explorer.opening import opening
+                from iclens.explorer.viewed import Kept
                 from iclens.lens.model.loading import load
-                from iclens.lens.prompt.documents import load as load_prompt
+                from iclens.lens.prompt import read_prompt
 
                 dtype = None if self.dtype is None else getattr(torch, self.dtype)
                 lens_model = load(self.model, dtype=dtype, device=self.device)
                 lens_model.require_causal()
-                prompt = None if self.prompt is None else load_prompt(self.prompt, lens_model.tokenizer)
+                prompt = None if self.prompt is None else read_prompt(self.prompt, lens_model.tokenizer)
                 example = opening(self.model, prompt, self.answers)
                 stage("reading the first prompt")
                 # The first pass of a process is slow; the first user should not wait for it. It also shows what is
                 # wrong with the prompt before a page opens.
+                viewed = Kept(lens_model).of(Ask.read(example, lens_model.tokenizer))
                 for name, view in VIEWS.items():
-                    view(lens_model, Ask.read({**example, "layer": 0, "head": 0} if name == "head" else example))
+                    asked = {**example, "layer": 0, "head": 0} if name == "head" else example
+                    view(viewed, Ask.read(asked, lens_model.tokenizer))
             alone = is_loopback(self.host)
             names = (self.host, socket.gethostname())
             app = build_app(lens_model, example, names, alone, self.store, self.gallery)

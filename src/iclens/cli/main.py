@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Annotated, Any, Union
 
-from iclens.cli.command import Command, discover
 from iclens.cli.output import note, say
-from iclens.errors import UserError, is_want_of_memory
+from iclens.cli.subcommand import Command, discover
+from iclens.errors import UserError, is_out_of_memory
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         return EXIT_BROKEN_PIPE
     except (MemoryError, RuntimeError) as error:
-        if not is_want_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         note("error: there is not enough memory for this: make it smaller, or do less at once.")
         return EXIT_USER_ERROR

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from iclens.cli.command import command
-from iclens.cli.output import check_writable, note, say, show, write_atomically
+from iclens.cli.output import note, say, show
+from iclens.cli.subcommand import command
 from iclens.errors import UserError
+from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from iclens.matching.match import Match
+    from iclens.matching.comparisons import Match
 
 
 @command("match")
@@ -53,7 +54,7 @@ class MatchRun:
 
     def run(self) -> int:
         """Print the tables; 0, or 1 when a head's dual does not give the head's output."""
-        from iclens.matching.match import match
+        from iclens.matching.comparisons import match
         from iclens.sweeps.store import Store
         from iclens.training.config import RunConfig
         from iclens.workers import torch_threads

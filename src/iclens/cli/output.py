@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from iclens.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -41,106 +34,3 @@ def console() -> Console:
 
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     return Console(file=sys.stdout, width=width, highlight=False)
-
-
-@contextmanager
-def stages(task: str) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal's standard error which stage of a task is running; say nothing when it is piped.
-
-    Args:
-        task: what is being done, e.g. `"explaining"`.
-
-    Yields:
-        a function to be called with the name of each stage before it starts.
-    """
-    from rich.console import Console
-
-    with Console(file=sys.stderr).status(task) as status:
-        yield lambda name: status.update(f"{task}: {name}")
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a path that `write_atomically` could not write, before the work is done.
-
-    Raises:
-        UserError: the path is a folder, its folder is missing, or the folder cannot be written to.
-    """
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder; give the name of a file.")
-    folder = path.parent
-    if not folder.is_dir():
-        problem = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"cannot write {path}: {folder} {problem}; create it first.")
-    if not os.access(folder, os.W_OK) and not _is_device(path):
-        raise UserError(f"cannot write {path}: no permission to write in the folder {folder}.")
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it has either its old content or all of the new, never a part.
-
-    The content goes to a temporary file beside the target, which then takes the target's name. A device or a
-    pipe such as `/dev/stdout` is written directly.
-
-    Args:
-        path: the target; a symbolic link is followed.
-        content: text (written as UTF-8) or bytes.
-
-    Raises:
-        UserError: the target cannot be written.
-    """
-    check_writable(path)
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        if _is_device(path):
-            path.write_bytes(data)
-        else:
-            _replace(path.resolve(), data)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
-
-
-def make_folder(path: Path) -> None:
-    """Create a folder with its parents, if it is not there yet.
-
-    Raises:
-        UserError: the folder cannot be created.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = "a file has that name" if path.is_file() else error.strerror
-        raise UserError(f"cannot create the folder {path}: {reason}.") from error
-
-
-def _is_device(path: Path) -> bool:
-    return path.exists() and not path.is_file()
-
-
-def _replace(target: Path, data: bytes) -> None:
-    _clear_leftovers(target.parent)
-    temporary = target.with_name(f"{_temporary_name()}{os.getpid()}.tmp")
-    try:
-        # Opened rather than made by `tempfile`, whose private mode would survive the renaming.
-        with temporary.open("wb") as file:
-            file.write(data)
-            # What this was made from may be deleted next: a power failure must not take both.
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _temporary_name() -> str:
-    return f".iclens-{platform.node()}-"
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Remove what processes of this machine left that were killed while they wrote."""
-    for path in folder.glob(f"{_temporary_name()}*.tmp"):
-        number = path.name.removeprefix(_temporary_name()).removesuffix(".tmp")
-        if number.isdecimal():
-            from iclens.workers import is_alive
-
-            if not is_alive(int(number)):
-                path.unlink(missing_ok=True)

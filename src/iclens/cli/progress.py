@@ -4,50 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from iclens.cli.output import note
-
-
-@contextmanager
-def bar(steps: Sequence[int], task: str = "training") -> Iterator[Callable[[int, int], None]]:
-    """A bar over all that is to be done; nothing where standard error is not a terminal.
-
-    Args:
-        steps: of every chunk of the work, e.g. its training steps.
-        task: what is being done.
-
-    Yields:
-        a function of (index of the chunk, steps done in it).
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    done = [0] * len(steps)
-    columns = (
-        TextColumn(task),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        row = progress.add_task("steps", total=sum(steps))
-
-        def report(chunk: int, step: int) -> None:
-            done[chunk] = step
-            progress.update(row, completed=sum(done))
-
-        yield report
 
 
 @contextmanager
@@ -73,11 +33,3 @@ def _stopped_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def duration(seconds: float) -> str:
-    """A time in words, e.g. `3 min`."""
-    for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.1f} {name}"
-    return f"{seconds:.1f} s"

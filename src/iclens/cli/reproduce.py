@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from iclens.cli.command import command
-from iclens.cli.output import make_folder, note, say, show, write_atomically
+from iclens.cli.output import note, say, show
+from iclens.cli.subcommand import command
 from iclens.cli.where import refuse_torchrun
 from iclens.errors import UserError
+from iclens.work.whole_files import make_folder, write_atomically
 
 if TYPE_CHECKING:
-    from iclens.recipes.recipe import Recipe
+    from iclens.recipes.contract import Recipe
     from iclens.recipes.reproduce import Outcome
     from iclens.recipes.reproduction import Reproduction
     from iclens.report.gallery import Entry
@@ -60,7 +61,7 @@ class Reproduce:
     def run(self) -> int:
         """Run the recipes, write the pages, and return the exit status."""
         refuse_torchrun("reproduce")
-        from iclens.recipes.recipe import RECIPES
+        from iclens.recipes.contract import RECIPES
         from iclens.workers import usable_cores
 
         if self.list:
@@ -101,7 +102,7 @@ class Reproduce:
         return 1 if failed else 0
 
     def _announce(self, chosen: Sequence[Recipe[Any]], jobs: int) -> None:
-        from iclens.report.gallery import duration
+        from iclens.work.progress import duration
 
         presets = [recipe.presets[self.preset] for recipe in chosen]
         for recipe, preset in zip(chosen, presets, strict=True):
@@ -171,7 +172,8 @@ class Reproduce:
     def _write(self, made: Reproduction) -> None:
         """Everything of one recipe but `table.json`, which is written already."""
         from iclens.recipes.reproduction import verdict_documents
-        from iclens.report.gallery import duration, render_entry
+        from iclens.report.gallery import render_entry
+        from iclens.work.progress import duration
 
         folder = self.out / made.recipe.id
         verdicts = made.verdicts()
@@ -193,7 +195,7 @@ class Reproduce:
         """The gallery of all that lies in the folder, and a copy without tables if it is wanted."""
         from importlib.metadata import version
 
-        from iclens.recipes.recipe import RECIPES
+        from iclens.recipes.contract import RECIPES
         from iclens.recipes.reproduction import stored
         from iclens.report.gallery import render_index
 
@@ -252,8 +254,8 @@ def _entry(made: Reproduction) -> Entry:
 def _recipes() -> Any:
     from rich.table import Table
 
-    from iclens.recipes.recipe import RECIPES
-    from iclens.report.gallery import duration
+    from iclens.recipes.contract import RECIPES
+    from iclens.work.progress import duration
 
     table = Table(title="Recipes", title_justify="left")
     for heading in ("id", "what", "reference"):

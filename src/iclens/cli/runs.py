@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from iclens.cli.command import command
-from iclens.cli.output import check_writable, note, say, write_atomically
+from iclens.cli.output import note, say
+from iclens.cli.subcommand import command
 from iclens.errors import UserError
+from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
-    from iclens.sweeps.result import Metric
     from iclens.sweeps.store import Store
+    from iclens.training.metric import Metric
 
 STORE = Path("iclens-runs")
 """Where runs are kept unless another folder is named."""

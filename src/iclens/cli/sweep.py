@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from iclens.cli.command import command
 from iclens.cli.output import note, say
+from iclens.cli.subcommand import command
 from iclens.cli.where import Where, refuse_torchrun
 from iclens.errors import UserError
 
@@ -76,10 +76,11 @@ class Sweep:
     def _train(self, configs: list[RunConfig], cluster: Cluster | None) -> int:
         from collections import Counter
 
-        from iclens.cli.progress import bar, duration, resumable
+        from iclens.cli.progress import resumable
         from iclens.cluster import slots
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import GIB, prepare, run
+        from iclens.work.progress import bar, duration
         from iclens.workers import torch_threads, usable_cores
 
         # A plan leaves no folder behind.

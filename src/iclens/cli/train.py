@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from iclens.cli.command import command
 from iclens.cli.output import note, say, show
+from iclens.cli.subcommand import command
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,13 +62,14 @@ class Train:
             raise UserError(f"name a configuration file or a preset: {', '.join(presets())}.")
         if self.threads < 1:
             raise UserError(f"--threads {self.threads}: it must be at least 1.")
-        from iclens.cli.progress import bar, duration, resumable
+        from iclens.cli.progress import resumable
         from iclens.sweeps.chunks import plan
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import SweepPlan, run
         from iclens.training.config import RunConfig
         from iclens.training.distributed import launched
         from iclens.training.ensemble import usable_device
+        from iclens.work.progress import bar, duration
         from iclens.workers import torch_threads
 
         usable_device(self.device)
@@ -105,9 +106,10 @@ class Train:
         return self._shown(store.load(key))
 
     def _together(self, config: RunConfig, one: Launched) -> int:
-        from iclens.cli.progress import bar, resumable
+        from iclens.cli.progress import resumable
         from iclens.sweeps.together import train_together
         from iclens.training.distributed import joined
+        from iclens.work.progress import bar
         from iclens.workers import torch_threads
 
         key, steps = config.key(), config.training.steps

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from iclens.cli.command import command
 from iclens.cli.output import say
+from iclens.cli.subcommand import command
 
 
 @command("train-bundled")
@@ -42,7 +42,7 @@ class TrainBundled:
 
         from iclens.errors import UserError
         from iclens.training.bundled import BundledRecipe, check_target, train, write
-        from iclens.training.word_accuracy import measure
+        from iclens.training.word_accuracy import accuracy_on_words
 
         for name, value in (("threads", self.threads), ("prompts", self.prompts)):
             if value < 1:
@@ -58,7 +58,7 @@ class TrainBundled:
                 progress.update(task, completed=done, total=total, description=name)
 
             learner = train(recipe, advance, threads=self.threads)
-        measured = measure(learner.model, self.prompts)
+        measured = accuracy_on_words(learner.model, self.prompts)
         write(learner, self.out, measured)
         say(
             f"{self.out}: {len(learner.losses)} steps in {learner.seconds:.0f} s; on {self.prompts} held-out prompts"

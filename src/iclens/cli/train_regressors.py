@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from iclens.cli.command import command
 from iclens.cli.output import note, say
+from iclens.cli.subcommand import command
 
 
 @command("train-regressors")

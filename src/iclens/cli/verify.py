@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from iclens.cli.command import command
-from iclens.cli.output import check_writable, note, say, show, write_atomically
+from iclens.cli.output import note, say, show
+from iclens.cli.subcommand import command
+from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.identities import Check

@@ -1,9 +1,7 @@
 """The dual model of attention."""
 
 from iclens.dual.demonstrations import Groups
-from iclens.dual.explicit import ExplicitDual, Training
-from iclens.dual.feed_forward import ACTIVATIONS, Activation, FeedForward
-from iclens.dual.gradient_descent import (
+from iclens.dual.descent import (
     GradientStepHead,
     WeightUpdate,
     gd_plus_plus,
@@ -11,6 +9,8 @@ from iclens.dual.gradient_descent import (
     one_step_head,
     weight_update_as_attention,
 )
+from iclens.dual.explicit import ExplicitDual, Training
+from iclens.dual.feed_forward import ACTIVATIONS, Activation, FeedForward
 from iclens.dual.heads import HeadsDual
 from iclens.dual.held import HeldMap
 from iclens.dual.layer import LayerDual
@@ -18,6 +18,7 @@ from iclens.dual.layer_weights import LayerWeights
 from iclens.dual.model import Alignment, DualModel, LogStepLoss, StepLoss
 from iclens.dual.norms import Norm
 from iclens.dual.online import OnlineRun, OnlineState, online_attention, online_from_features
+from iclens.dual.rotary import Rotary
 from iclens.dual.stack import Paths, StackDual, StackWeights, Step
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "OnlineRun",
     "OnlineState",
     "Paths",
+    "Rotary",
     "StackDual",
     "StackWeights",
     "Step",

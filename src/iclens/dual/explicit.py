@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclens.dual.model import DualModel
+from iclens.dual.demonstrations import Groups
 from iclens.errors import UserError
-from iclens.features import FEATURE_MAPS, FeatureMap, FeaturePair
+from iclens.features import FeaturePair
 
 
 @dataclass(frozen=True)
@@ -46,27 +46,44 @@ class ExplicitDual:
     to the kernel. With Mercer features the two coincide.
 
     Attributes:
-        dual: the dual model in kernel form.
-        features: the features of its queries and keys.
+        features: the features of queries and keys.
+        v: values, (..., n_key, d_v).
+        groups: which keys are demonstrations.
+        exact: the prediction in kernel form, (..., n_query, d_v).
         coefficients: φ(k_i)ᵀφ(q)/D(q) with D from the same features, (..., n_query, n_key).
         key_factors: exp(log_scale_k + log_scale_q)/D: what multiplies v_i phi_k[i] in W, (..., n_query, n_key).
     """
 
-    dual: DualModel
     features: FeaturePair
+    v: Float[Tensor, "*batch_v n_key d_v"]
+    groups: Groups
+    exact: Float[Tensor, "*batch_o n_query d_v"]
     coefficients: Float[Tensor, "*batch n_query n_key"]
     key_factors: Float[Tensor, "*batch n_query n_key"]
 
     @staticmethod
-    def of(dual: DualModel, features: str | FeatureMap) -> ExplicitDual:
-        """Evaluate the feature map on the dual's queries and keys; see `DualModel.explicit`."""
-        feature_map = FEATURE_MAPS[features]() if isinstance(features, str) else features
-        pair = feature_map.pair(dual.q, dual.k, dual.kernel)
+    def of(
+        pair: FeaturePair, v: Tensor, groups: Groups, mask: Tensor | None, exact: Tensor, *, normalizes: bool
+    ) -> ExplicitDual:
+        """Make the explicit form of a dual model from features of its queries and keys; see `DualModel.explicit`.
+
+        Args:
+            pair: the features.
+            v: values.
+            groups: which keys are demonstrations.
+            mask: True where a query may attend to a key; None for everywhere.
+            exact: the prediction in kernel form.
+            normalizes: whether the kernel's coefficients are divided by their sum.
+
+        Raises:
+            UserError: the normaliser of these features is not positive for some query.
+        """
+        given = v, groups, exact
         inner = (pair.phi_k @ pair.phi_q.unsqueeze(-1)).squeeze(-1)
         log_scale = pair.log_scale_k.unsqueeze(-2) + pair.log_scale_q.unsqueeze(-1)
-        mask = inner.new_ones((), dtype=torch.bool) if dual.mask is None else dual.mask
-        if not dual.kernel.normalizes:
-            return ExplicitDual(dual, pair, inner * log_scale.exp() * mask, log_scale.exp() * mask)
+        mask = inner.new_ones((), dtype=torch.bool) if mask is None else mask
+        if not normalizes:
+            return ExplicitDual(pair, *given, inner * log_scale.exp() * mask, log_scale.exp() * mask)
         # Scaled by the largest term, not by the largest scale: one far key must not make the others vanish.
         exponents = torch.where(mask, log_scale, -torch.inf)
         largest = (
@@ -84,11 +101,11 @@ class ExplicitDual:
                 "the normaliser D(q) = Σ φ(k_i)ᵀφ(q) of these features is not positive for some query (it vanished or "
                 "changed sign): use more features, a higher even Taylor order, Mercer features, or the kernel form."
             )
-        return ExplicitDual(dual, pair, terms / normalizer, exponents.exp() / normalizer)
+        return ExplicitDual(pair, *given, terms / normalizer, exponents.exp() / normalizer)
 
     def predict(self) -> Float[Tensor, "*batch n_query d_v"]:
         """Attention whose numerator and normaliser use these features."""
-        return self.coefficients @ self.dual.v
+        return self.coefficients @ self.v
 
     @property
     def precision(self) -> Float[Tensor, "*batch n_query"]:
@@ -98,7 +115,7 @@ class ExplicitDual:
         with eps the dtype's and `inner_error` that of the features; inf where W itself leaves the range. Above 1e-8 use
         the kernel form, which has no such limit.
         """
-        pair, v = self.features, self.dual.v
+        pair, v = self.features, self.v
         magnitude = (pair.phi_k.abs() @ pair.phi_q.abs().unsqueeze(-1)).squeeze(-1)
         exponents = pair.log_scale_k.abs().amax(-1, keepdim=True) + pair.log_scale_q.abs()
         n_terms = pair.phi_k.shape[-2] + pair.phi_k.shape[-1]
@@ -130,25 +147,25 @@ class ExplicitDual:
             UserError: steps < 1, an unknown order, or W leaves the range of the dtype.
         """
         schedule = list(self._schedule(steps, order))
-        dual, pair = self.dual, self.features
+        v, groups = self.v, self.groups
         if not bool(self.key_factors.isfinite().all()):
             raise UserError(
                 "an explicit W would overflow: the norms of keys and query are too large for this dtype. "
                 "Use the kernel form."
             )
-        inputs = pair.phi_k * self.key_factors.unsqueeze(-1)
-        initial = (dual.groups.ids < 0).to(dual.v.dtype).unsqueeze(-2)
-        W_0 = dual.v.unsqueeze(-3).mT @ (inputs * initial.unsqueeze(-1))
-        exact, same_features = dual.predict(), self.predict()
+        inputs = self.features.phi_k * self.key_factors.unsqueeze(-1)
+        initial = (groups.ids < 0).to(v.dtype).unsqueeze(-2)
+        W_0 = v.unsqueeze(-3).mT @ (inputs * initial.unsqueeze(-1))
+        same_features = self.predict()
         create_graph = W_0.requires_grad
         W = W_0
         predictions = [self._evaluate(W)]
         for demonstration in schedule:
-            chosen = dual.groups.ids >= 0 if demonstration is None else dual.groups.ids == demonstration
+            chosen = groups.ids >= 0 if demonstration is None else groups.ids == demonstration
             with torch.enable_grad():
                 leaf = W if W.requires_grad else W.detach().requires_grad_()
                 fitted = inputs @ leaf.mT
-                loss = -(fitted * dual.v.unsqueeze(-3)).sum(-1) * chosen.unsqueeze(-2) / learning_rate
+                loss = -(fitted * v.unsqueeze(-3)).sum(-1) * chosen.unsqueeze(-2) / learning_rate
                 (gradient,) = torch.autograd.grad(loss.sum(), leaf, create_graph=create_graph)
             W = W - learning_rate / steps * gradient
             predictions.append(self._evaluate(W))
@@ -157,7 +174,7 @@ class ExplicitDual:
             W_0,
             W,
             predictions[-1],
-            (path - exact.unsqueeze(-2)).norm(dim=-1),
+            (path - self.exact.unsqueeze(-2)).norm(dim=-1),
             (path - same_features.unsqueeze(-2)).norm(dim=-1),
         )
 
@@ -167,7 +184,7 @@ class ExplicitDual:
     def _schedule(self, steps: int, order: str | Sequence[int]) -> Iterator[int | None]:
         if steps < 1:
             raise UserError(f"steps={steps} must be at least 1.")
-        n = self.dual.n_demonstrations
+        n = self.groups.n_demonstrations
         if isinstance(order, str):
             if order not in ("batch", "sequential"):
                 raise UserError(

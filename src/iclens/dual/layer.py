@@ -83,7 +83,7 @@ class LayerDual:
             demonstrations = demonstrations.unsqueeze(-2)
         z = weights.attention_inputs(x)
         heads = HeadsDual.from_attention(
-            weights.queries(z[..., index, :]),
+            weights.queries(z[..., index, :], index),
             weights.keys(z),
             weights.values(z),
             weights.W_O,
@@ -203,15 +203,6 @@ class LayerDual:
         attended = self.heads.dual.coefficients @ values.repeat_interleave(weights.n_heads // values.shape[-3], -3)
         projected = torch.einsum("...htv,hvm->...tm", attended, weights.W_O)
         return self.after(x + (projected if weights.b_O is None else projected + weights.b_O))
-
-    def feed_forward_matrix(self) -> Float[Tensor, "*batch n_query d_model d_model"]:
-        """W_F at each query, a right factor of rows: FFN(z) = z W_F + b_F.
-
-        Raises:
-            UserError: the layer has no feed-forward block.
-        """
-        block, z = self._feed_forward()
-        return block.held(z).matrix(self.weights.d_model)
 
     def rank_bound(self) -> Int[Tensor, "*batch n_query"]:
         """Largest rank W_F can have at each query: min(d_model, units whose gate is not 0).

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from iclens.dual.feed_forward import FeedForward
 from iclens.dual.held import HeldMap
 from iclens.dual.norms import Norm
+from iclens.dual.rotary import Rotary
 from iclens.errors import UserError
 
 
@@ -38,6 +39,7 @@ class LayerWeights:
         feed_forward: the feed-forward block.
         placement: where the norms sit, `"pre"` or `"post"`.
         scale: factor of the scores; d^(−1/2) when None.
+        rotary: how queries and keys turn with their positions; None for not at all. A token's position is its index.
     """
 
     # The shapes are checked below, so that a message names the array that does not fit.
@@ -54,6 +56,7 @@ class LayerWeights:
     feed_forward: FeedForward | None = None
     placement: str = "pre"
     scale: float | None = None
+    rotary: Rotary | None = None
 
     def __post_init__(self) -> None:
         if self.placement not in ("pre", "post"):
@@ -79,6 +82,8 @@ class LayerWeights:
                     f"{name} has shape {tuple(tensor.shape)}; with W_Q {tuple(self.W_Q.shape)} and W_V "
                     f"{tuple(self.W_V.shape)} it must be {shape}."
                 )
+        if self.rotary is not None and 2 * len(self.rotary.frequencies) > d:
+            raise UserError(f"rotary has {len(self.rotary.frequencies)} frequencies; heads of width {d} hold {d // 2}.")
 
     @property
     def d_model(self) -> int:
@@ -104,6 +109,7 @@ class LayerWeights:
         norm: Literal["layer", "rms"] | None = "layer",
         placement: str = "pre",
         bias: bool = True,
+        rotary: bool = False,
         dtype: torch.dtype = torch.float64,
     ) -> LayerWeights:
         """Weights drawn from N(0, 1/fan_in), with gains around 1, for checks.
@@ -120,6 +126,7 @@ class LayerWeights:
             norm: kind of the norms, or None for none.
             placement: where they sit.
             bias: whether there are biases.
+            rotary: whether queries and keys turn with their positions; heads then need an even width.
             dtype: of all arrays.
         """
         d = max(1, d_model // n_heads) if d_head is None else d_head
@@ -161,6 +168,7 @@ class LayerWeights:
             norm_at_random(),
             block,
             placement,
+            rotary=Rotary.of(d, base=100.0, dtype=dtype) if rotary else None,
         )
 
     @staticmethod
@@ -207,13 +215,17 @@ class LayerWeights:
         """The affine map that equals `attention_inputs` at x, with norm_1's scale held there."""
         return HeldMap.identity(x) if self.norm_1 is None or self.placement == "post" else self.norm_1.held(x)
 
-    def queries(self, z: Float[Tensor, "*batch n d_model"]) -> Float[Tensor, "*batch n_heads n d"]:
-        """W_Q z + b_Q of every head, from `attention_inputs`."""
-        return _heads(z, self.W_Q, self.b_Q)
+    def queries(
+        self, z: Float[Tensor, "*batch n d_model"], positions: Int[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "*batch n_heads n d"]:
+        """W_Q z + b_Q of every head, from `attention_inputs`, turned by `positions` (None for 0 … n − 1)."""
+        q = _heads(z, self.W_Q, self.b_Q)
+        return q if self.rotary is None else self.rotary(q, positions)
 
     def keys(self, z: Float[Tensor, "*batch n d_model"]) -> Float[Tensor, "*batch n_kv_heads n d"]:
-        """W_K z + b_K of every key head, from `attention_inputs`."""
-        return _heads(z, self.W_K, self.b_K)
+        """W_K z + b_K of every key head, from `attention_inputs` of all tokens, turned by their positions."""
+        k = _heads(z, self.W_K, self.b_K)
+        return k if self.rotary is None else self.rotary(k)
 
     def values(self, z: Float[Tensor, "*batch n d_model"]) -> Float[Tensor, "*batch n_kv_heads n d_v"]:
         """W_V z + b_V of every value head, from `attention_inputs`."""

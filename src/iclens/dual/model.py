@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, overload
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,12 +13,11 @@ from torch import Tensor
 
 from iclens.dual import quadratic
 from iclens.dual.demonstrations import Groups
+from iclens.dual.display import table
+from iclens.dual.explicit import ExplicitDual
 from iclens.errors import UserError
+from iclens.features import FEATURE_MAPS, FeatureMap
 from iclens.kernels import KERNELS, Kernel, SignedLog
-
-if TYPE_CHECKING:
-    from iclens.dual.explicit import ExplicitDual
-    from iclens.features import FeatureMap
 
 
 class StepLoss(NamedTuple):
@@ -276,15 +275,22 @@ class DualModel:
         Raises:
             UserError: the map does not exist for this kernel, or its normaliser is not positive.
         """
-        from iclens.dual.explicit import ExplicitDual
+        feature_map = FEATURE_MAPS[features]() if isinstance(features, str) else features
+        pair = feature_map.pair(self.q, self.k, self.kernel)
+        return ExplicitDual.of(pair, self.v, self.groups, self.mask, self.predict(), normalizes=self.kernel.normalizes)
 
-        return ExplicitDual.of(self, features)
+    def __repr__(self) -> str:
+        """One line: how many queries, keys and demonstrations, and over which kernel."""
+        n_queries = self.log_normalizer.numel()
+        return (
+            f"DualModel({n_queries} quer{'y' if n_queries == 1 else 'ies'}, {self.k.shape[-2]} keys in "
+            f"{self.n_demonstrations} demonstrations and W_0, {type(self.kernel).__name__}, {self.v.dtype})"
+        )
 
     def _repr_html_(self) -> str:
         """A small table for notebooks."""
-        from iclens.dual.display import table
-
-        return table(self)
+        alignment, sizes = self.alignment(), self.contributions().norm(dim=-1)
+        return table(f"{self!r}.", self.weights(), sizes, alignment.before, alignment.after)
 
     def _may_attend(self, keys: Bool[Tensor, "*batch n_key"]) -> Bool[Tensor, "*out _ n_key"]:
         """`keys`, restricted for each query to those it may attend to; the axis of the queries is 1 without a mask."""

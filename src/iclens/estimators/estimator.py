@@ -12,7 +12,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.registry import Registry
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 
 
 class Estimator(abc.ABC):
@@ -31,7 +31,7 @@ class Estimator(abc.ABC):
         The label of point i has no influence on prediction i.
         """
 
-    def predict(self, prompt: Prompt) -> Float[Tensor, "*batch d_y"]:
+    def predict(self, prompt: PromptBatch) -> Float[Tensor, "*batch d_y"]:
         """Prediction at the query from all demonstrations."""
         return self.prefixes(prompt.inputs, prompt.labels)[..., -1, :]
 

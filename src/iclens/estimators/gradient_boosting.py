@@ -13,7 +13,7 @@ from iclens.estimators.estimator import ESTIMATORS, Estimator
 from iclens.estimators.points import check_single_range, checked_points
 from iclens.estimators.prefix_loop import by_prompt_and_prefix
 from iclens.tasks.options import require_counts, require_positive
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 
 
 @ESTIMATORS.register("gradient-boosting")
@@ -53,7 +53,7 @@ class GradientBoosting(Estimator):
     ) -> Float[Tensor, "*batch n_points d_y"]:
         return self._answers(inputs, labels, None)
 
-    def predict(self, prompt: Prompt) -> Float[Tensor, "*batch d_y"]:  # noqa: D102
+    def predict(self, prompt: PromptBatch) -> Float[Tensor, "*batch d_y"]:  # noqa: D102
         return self._answers(prompt.inputs, prompt.labels, [prompt.n_context]).squeeze(-2)
 
     def _answers(self, inputs: Tensor, labels: Tensor, queries: list[int] | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from iclens.estimators.estimator import ESTIMATORS, Estimator
 from iclens.estimators.points import checked_points
 from iclens.tasks.options import require_at_least_zero, require_counts, require_positive
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 
 _ELEMENTS = 2**23
 """Most hidden activations held at once (64 MiB in float64)."""
@@ -52,7 +52,7 @@ class TwoLayerNetwork(Estimator):
     ) -> Float[Tensor, "*batch n_points d_y"]:
         return self._answers(inputs, labels, first=0)
 
-    def predict(self, prompt: Prompt) -> Float[Tensor, "*batch d_y"]:  # noqa: D102
+    def predict(self, prompt: PromptBatch) -> Float[Tensor, "*batch d_y"]:  # noqa: D102
         return self._answers(prompt.inputs, prompt.labels, first=prompt.n_context).squeeze(-2)
 
     def _answers(self, inputs: Tensor, labels: Tensor, first: int) -> Tensor:

@@ -26,14 +26,15 @@ from iclens.explorer.lab_view import facts as lab_facts
 from iclens.explorer.lab_view import lab_view, saved_lab
 from iclens.explorer.layers_view import layers_view
 from iclens.explorer.runs_view import Runs
-from iclens.explorer.snapshot import facts_of, snapshot
-from iclens.lens.model.loading import LensModel
+from iclens.explorer.snapshot import question_snapshot
+from iclens.explorer.viewed import Kept, Viewed
+from iclens.lens import LensModel
 
 MOST_BYTES = 1_000_000
 """Largest question that is read."""
 
 Asked = TypeVar("Asked")
-View = Callable[[LensModel, Ask], dict[str, Any]]
+View = Callable[[Viewed, Ask], dict[str, Any]]
 
 VIEWS: dict[str, View] = {"glance": glance, "explain": explanation, "head": head_view, "layers": layers_view}
 
@@ -48,8 +49,9 @@ def build_app(
 ) -> Starlette:
     """The application of one model.
 
-    Questions hold everything that their answer depends on and nothing is kept between them, so users do not mix; the
-    model answers one at a time, and skips a question whose asker has gone.
+    Questions hold everything that their answer depends on, and the same question gets the same numbers, so users do not
+    mix; the lenses of the last few are kept, so that the views of one edit share its passes. The model answers one at a
+    time, and skips a question whose asker has gone.
 
     Args:
         lens_model: the model, which is only read.
@@ -61,7 +63,10 @@ def build_app(
     """
     model_turn, files_turn, lab_turn = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
     runs = Runs(store)
-    facts = facts_of(lens_model)
+    facts, lenses = _facts(lens_model), Kept(lens_model)
+
+    def read_ask(document: Any) -> Ask:
+        return Ask.read(document, lens_model.tokenizer)
 
     async def home(request: Request) -> Response:
         return HTMLResponse(page.served({"mode": "live", "model": facts, "example": example, "lab": lab_facts()}))
@@ -91,7 +96,7 @@ def build_app(
 
     def numbers(view: View) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
-            return await asked(request, Ask.read, lambda ask: _json(view(lens_model, ask)), model_turn)
+            return await asked(request, read_ask, lambda ask: _json(view(lenses.of(ask), ask)), model_turn)
 
         return answer
 
@@ -109,9 +114,9 @@ def build_app(
 
     async def save(request: Request) -> Response:
         def work(ask: Ask) -> Response:
-            return HTMLResponse(page.saved(snapshot(lens_model, ask)))
+            return HTMLResponse(page.saved(question_snapshot(lenses.of(ask), ask)))
 
-        return await asked(request, Ask.read, work, model_turn)
+        return await asked(request, read_ask, work, model_turn)
 
     async def lab(request: Request) -> Response:
         return await asked(request, LabAsk.read, lambda ask: _json(lab_view(ask)), lab_turn)
@@ -134,6 +139,11 @@ def build_app(
         Route("/gallery/{name}/{file}", picture),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Guard, names=names, loopback=loopback)])
+
+
+def _facts(lens_model: LensModel) -> dict[str, Any]:
+    """What the page says of the model."""
+    return {name: getattr(lens_model, name) for name in ("name", "n_layers", "n_heads")}
 
 
 def _json(document: dict[str, Any], status: int = 200) -> Response:

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from iclens.errors import UserError
-from iclens.explorer.reading import known, text, texts, whole
-from iclens.lens.prompt.prompt import BLANK_LINE, Prompt
+from iclens.explorer.reading import known, whole
+from iclens.lens.prompt import Prompt, read_document
+from iclens.lens.prompt.documents import read_answers
 
-_KEYS = (
-    "text",
-    "instruction_blocks",
-    "demonstrations",
-    "query",
-    "instruction",
-    "template",
-    "answers",
-    "answer",
-    "off",
-    "layer",
-    "head",
-)
+_PROMPT = ("text", "prompt", "messages", "demonstrations", "query", "instruction", "instruction_blocks", "template")
+_KEYS = (*_PROMPT, "document", "answers", "answer", "off", "layer", "head")
 
 
 @dataclass(frozen=True)
@@ -36,12 +25,6 @@ class Ask:
         off: indices of the demonstrations that are switched off.
         layer: the layer that is looked at, or None.
         head: the head that is looked at, or None.
-        instruction_blocks: how many of the text's first blocks are the instruction; None when the prompt came as
-            pairs.
-        pairs: the demonstrations as pairs, or None when they came as text.
-        template: how the pairs were written, or None.
-        query: the input of the pairs' query, or None.
-        instruction: the text before the pairs, or None.
     """
 
     prompt: Prompt
@@ -50,91 +33,57 @@ class Ask:
     off: tuple[int, ...] = ()
     layer: int | None = None
     head: int | None = None
-    instruction_blocks: int | None = 0
-    pairs: tuple[tuple[str, str], ...] | None = None
-    template: str | None = None
-    query: str | None = None
-    instruction: str | None = None
 
     @classmethod
-    def read(cls, document: Any) -> Ask:
+    def read(cls, document: Any, tokenizer: Any = None) -> Ask:
         """Read a question from JSON.
 
-        The prompt is either `"text"` (blank lines between demonstrations, query last; `"instruction_blocks"`), or
-        `"demonstrations"` with `"query"`: all of them blocks of text as they stand, or all of them pairs
-        `{"input", "output"}`, written through `"template"`. `"instruction"` stands before them.
+        The prompt is an object that `read_document` reads, or `"document"`, which holds any that it reads. Beside the
+        latter, the blocks that the page shows for it may stand (`"demonstrations"`, `"query"`, `"instruction"`):
+        where they were edited, they are the prompt.
+
+        Args:
+            document: the question.
+            tokenizer: needed for chat messages alone, for its chat template.
 
         Raises:
-            UserError: a key that is not known, a value of the wrong kind, or a prompt that cannot be read.
+            UserError: a key that is not known, a value of the wrong kind, a prompt that cannot be read, or an edited
+                block of a chat, whose text alone does not tell its messages.
         """
         document = known(document, _KEYS, '{"text": …} or {"demonstrations": […], "query": …}')
-        common: dict[str, Any] = {
-            "answers": tuple(texts(document, "answers")),
-            "answer": text(document, "answer") or None,
-            "layer": whole(document, "layer"),
-            "head": whole(document, "head"),
-        }
-        read = _from_text if document.get("text") is not None else _from_parts
-        given = read(document)
-        off = _off(document.get("off") or [], len(given["prompt"].demonstrations))
-        return cls(**given, **common, off=off)
+        answers, answer = read_answers(document)
+        parts = {key: document[key] for key in _PROMPT if document.get(key) is not None}
+        prompt = _prompt(document.get("document"), parts, tokenizer)
+        off = _off(document.get("off") or [], len(prompt.demonstrations))
+        return cls(prompt, answers, answer or None, off, whole(document, "layer"), whole(document, "head"))
+
+    def to_document(self) -> dict[str, Any]:
+        """Write the question as the page edits it: blocks of text, beside the pairs or messages that they show."""
+        written = {} if self.prompt.document is None else {"document": self.prompt.document}
+        given = {"answers": list(self.answers), "answer": self.answer, "off": list(self.off)}
+        return {**_blocks(self.prompt), **written, **given, "layer": self.layer, "head": self.head}
 
 
-def _from_text(document: Mapping[str, Any]) -> dict[str, Any]:
-    for other in ("demonstrations", "query", "instruction", "template"):
-        if document.get(other) is not None:
-            raise UserError(f"'text' and {other!r} are both given: give the prompt as text or in parts.")
-    blocks = whole(document, "instruction_blocks") or 0
-    return {"prompt": Prompt.from_text(text(document, "text") or "", blocks), "instruction_blocks": blocks}
+def _prompt(document: Any, parts: dict[str, Any], tokenizer: Any) -> Prompt:
+    if document is None:
+        return read_document(parts, tokenizer)
+    prompt = read_document(document, tokenizer)
+    if parts.items() <= _blocks(prompt).items():
+        return prompt
+    if "messages" in (prompt.document or {}):
+        raise UserError(
+            "this prompt is a chat, whose messages cannot be edited as blocks of text: edit them in the prompt file, "
+            "and open it again."
+        )
+    return read_document(parts, tokenizer)
 
 
-def _from_parts(document: Mapping[str, Any]) -> dict[str, Any]:
-    demonstrations = document.get("demonstrations")
-    if not isinstance(demonstrations, list) or not demonstrations:
-        raise UserError("there are no demonstrations: a prompt needs at least one, and a query.")
-    query = text(document, "query")
-    if query is None or not query.strip():
-        raise UserError("the query is empty: write what the model is to continue.")
-    instruction = text(document, "instruction") or ""
-    if all(isinstance(entry, str) for entry in demonstrations):
-        if document.get("template") is not None:
-            raise UserError("a template writes pairs of input and output: these demonstrations are text already.")
-        return _from_blocks(demonstrations, query, instruction)
-    pairs = tuple(_pair(i, entry) for i, entry in enumerate(demonstrations))
-    template = text(document, "template")
-    before = instruction if instruction.strip() else None
+def _blocks(prompt: Prompt) -> dict[str, Any]:
     return {
-        "prompt": Prompt.from_examples(pairs, query, template, before),
-        "instruction_blocks": None,
-        "pairs": pairs,
-        "template": template,
-        "query": query,
-        "instruction": before,
+        "instruction": "" if prompt.instruction is None else prompt.instruction.of(prompt.text),
+        "demonstrations": [span.of(prompt.text) for span in prompt.demonstrations],
+        "query": prompt.query.of(prompt.text),
     }
-
-
-def _from_blocks(blocks: list[str], query: str, instruction: str) -> dict[str, Any]:
-    """Join blocks as a text file holds them, so that its reading gives back exactly these."""
-    named = [(f"demonstration {i}", block) for i, block in enumerate(blocks)] + [("the query", query)]
-    for name, block in named:
-        if not block.strip():
-            raise UserError(f"{name} is empty: write something in it, or delete it.")
-        if Prompt.count_blocks(block) > 1:
-            raise UserError(f"{name} has a blank line in it, which would make two of it: write it without.")
-    leading = Prompt.count_blocks(instruction)
-    # Line ends around a block would widen the blank line that parts it from the next.
-    parts = [*([instruction.strip("\r\n")] if leading else []), *(block.strip("\r\n") for block in blocks)]
-    joined = BLANK_LINE.join([*parts, query.strip("\r\n")])
-    return {"prompt": Prompt.from_text(joined, leading), "instruction_blocks": leading}
-
-
-def _pair(index: int, entry: Any) -> tuple[str, str]:
-    right = '{"input": "…", "output": "…"}'
-    if not isinstance(entry, Mapping) or set(entry) != {"input", "output"}:
-        raise UserError(f"demonstration {index} is no pair: write all of them as {right}, or all of them as text.")
-    if not all(isinstance(part, str) for part in entry.values()):
-        raise UserError(f"demonstration {index} holds something that is no string: write it as {right}.")
-    return entry["input"], entry["output"]
 
 
 def _off(value: Any, n_demonstrations: int) -> tuple[int, ...]:

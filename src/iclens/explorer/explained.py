@@ -2,43 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from inspect import signature
+from dataclasses import replace
+from html import escape
 from typing import Any
 
 from iclens.explorer import page, recreate
 from iclens.explorer.ask import Ask
 from iclens.explorer.snapshot import snapshot
-from iclens.lens.explaining import explain
-from iclens.lens.explanation import Explanation
-from iclens.lens.model.loading import LensModel
-from iclens.lens.prompt.prompt import Prompt
+from iclens.explorer.viewed import Viewed
+from iclens.lens import VIEWS, WRITERS, Explanation
+
+_NO_PYTHON = "# The explanation was saved without its prompt's parts: repeat the command, where there is one."
 
 
-def explained_page(
-    lens_model: LensModel,
-    prompt: Prompt,
-    explanation: Explanation,
-    *,
-    answers: Sequence[str] = (),
-    answer: str | None = None,
-    **options: Any,
-) -> str:
-    """One HTML file that opens from a disk and loads nothing: what `iclens explain --html` writes.
+def explained_page(found: Explanation) -> str:
+    """Write one HTML file that opens from a disk and loads nothing: what `iclens explain --html` writes.
 
-    Besides the explanation it shows the layers and the heads that move the margin most, computed here.
+    Besides the explanation it shows the layers and the heads that move the margin most, from the same passes; an
+    explanation without its lens, read from a file or one of many, is shown without them.
 
     Args:
-        lens_model: the model that was explained.
-        prompt: the prompt that was explained.
-        explanation: what was found.
-        answers: the candidate answers that were given.
-        answer: the answer that was asked for.
-        options: the other arguments that `iclens.explain` was given, for the Python on the page.
+        found: the explanation.
     """
-    ask = Ask(prompt, tuple(answers), answer)
-    data = snapshot(lens_model, ask, explanation.to_dict())
-    defaults = signature(explain).parameters
-    given = {name: value for name, value in options.items() if value != defaults[name].default}
-    data["glance"]["python"] = recreate.python(ask, lens_model, **given)
-    return page.saved(data)
+    if found.lens is None:
+        return page.saved(snapshot(found, _blocks(found), _NO_PYTHON))
+    ask = Ask(found.lens.prompt, *_answers(found))
+    options = recreate.options_of(found)
+    if not found.command:
+        found = replace(found, command=recreate.command(ask, found.lens.model, **options))
+    python = recreate.python(ask, found.lens.model, **options)
+    return page.saved(snapshot(found, ask.to_document(), python, viewed=Viewed(found.lens)))
+
+
+WRITERS.register("html")(explained_page)
+
+
+@VIEWS.register("show")
+def show(found: Explanation, height: int = 720) -> Any:
+    """Show the page inside a notebook cell.
+
+    Args:
+        found: the explanation.
+        height: of the frame, in pixels.
+    """
+    return Framed(explained_page(found), height)
+
+
+class Framed:
+    """A page in a frame of its own, which notebooks show.
+
+    Args:
+        content: the page.
+        height: of the frame, in pixels.
+    """
+
+    def __init__(self, content: str, height: int) -> None:
+        self.content = content
+        self.height = height
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe srcdoc="{escape(self.content, quote=True)}" sandbox="allow-scripts" '
+            f'style="width:100%;height:{self.height}px;border:0"></iframe>'
+        )
+
+
+def _answers(found: Explanation) -> tuple[tuple[str, ...], str | None]:
+    """The candidates, and the answer that was asked for where it is not the one that is explained anyway."""
+    candidates = found.candidates
+    if len(candidates) < 2:
+        return (), candidates[0].text if candidates else None
+    likeliest = max(candidates, key=lambda one: one.log_probability)
+    return tuple(one.text for one in candidates), None if likeliest.chosen else found.answer
+
+
+def _blocks(found: Explanation) -> dict[str, Any]:
+    """The question as the page shows it, from what is stored of its prompt."""
+    texts = {
+        role: "".join(token.text for token in found.tokens if token.role == role).strip()
+        for role in ("instruction", "query")
+    }
+    answers, answer = _answers(found)
+    given = {"answers": list(answers), "answer": answer, "off": [], "layer": None, "head": None}
+    return {**texts, "demonstrations": [effect.text for effect in found.sources], **given}

@@ -9,7 +9,8 @@ from typing import Any
 
 from iclens.errors import UserError
 from iclens.recipes.reproduction import TABLE
-from iclens.report.gallery import COUNTED, MARKS, RECORD, TRUSTS, duration
+from iclens.report.gallery import COUNTED, MARKS, RECORD, TRUSTS
+from iclens.work.progress import duration
 
 PICTURES = ("figure.svg", "figure-dark.svg")
 _VERDICTS = "verdicts.json"

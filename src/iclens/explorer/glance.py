@@ -4,80 +4,42 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from iclens.explorer import recreate
 from iclens.explorer.ask import Ask
-from iclens.lens.explaining import explain
-from iclens.lens.model.loading import LensModel
-from iclens.lens.prompt.tokens import tokenize
-from iclens.lens.read.answered import Answered, Read, answer_prompt, by_group, read_margin
-from iclens.lens.read.answers import likeliest, token_text
-from iclens.lens.scores.gradient_step import gradient_step
-from iclens.lens.scores.knock_out import knock_out
-from iclens.lens.scores.rerun import rerun
-
-N_NEXT = 10
-_N_LIKELY = 4
+from iclens.explorer.viewed import Viewed
+from iclens.lens import Explanation, Lens
+from iclens.lens.read.answers import token_text
 
 
-def begin(lens_model: LensModel, ask: Ask) -> Answered:
-    """The answer to what is asked, with every demonstration."""
-    lens_model.require_causal()
-    tokenized = tokenize(ask.prompt, lens_model.tokenizer, lens_model.context_length)
-    return answer_prompt(lens_model, tokenized, ask.answers or None, ask.answer)
+def glance(viewed: Viewed, ask: Ask) -> dict[str, Any]:
+    """Show what an edit shows at once: the answer, and every token's and demonstration's direct effect.
 
-
-def read_answers(lens_model: LensModel, answered: Answered, most: int) -> dict[str, int]:
-    """The first `most` candidates, the explained one always among them, each with its first token's id.
-
-    Where these begin with fewer than two tokens, so that nothing could be told apart by them, the likeliest next tokens
-    come after them.
-    """
-    candidates = list(zip(answered.answers.candidates, answered.candidates, strict=True))
-    room = most - sum(scored.chosen for _, scored in candidates[most:])
-    found = {
-        entry.text: entry.token_ids[0] for i, (entry, scored) in enumerate(candidates) if i < room or scored.chosen
-    }
-    if len(set(found.values())) > 1:
-        return found
-    known = set(found.values())
-    for token in likeliest(lens_model.tokenizer, answered.first.logits[0], _N_LIKELY):
-        if token.token_id not in known:
-            found.setdefault(token.text, token.token_id)
-    return found
-
-
-def glance(lens_model: LensModel, ask: Ask) -> dict[str, Any]:
-    """What an edit shows at once: the answer, and every token's and demonstration's gradient step.
-
-    With demonstrations switched off, also the exact knock-out of them together, and the answer after their text was
-    deleted. The same numbers as `explain` gives, without its checks.
+    With demonstrations switched off, also what the knock-out of them together estimates, and the answer after their
+    text was deleted. The entries that `explain` has too have the same names and numbers there; its checks are left out.
 
     Raises:
         UserError: the prompt, the answers or the demonstrations cannot be handled.
     """
-    answered = begin(lens_model, ask)
-    read = read_margin(lens_model, answered)
-    tokenized = answered.tokenized
-    step = gradient_step(read.traced)
-    direct = step.contributions.double()
-    split = by_group(direct, read.groups, tokenized.n_demonstrations)
-    texts = [*tokenized.texts, *(token_text(lens_model.tokenizer, index) for index in read.forced)]
-    parts = [None if part < 0 else part for part in read.groups.tolist()]
-    by_token = direct.sum((0, 1)).tolist()
-    return {
-        **_said(lens_model, answered),
-        "answer": answered.margin.answer,
-        "margin": read.traced.margin,
-        "margin_definition": answered.margin.definition,
-        "log_probability": read.traced.log_probability,
-        "probability": math.exp(read.traced.log_probability),
+    lens = viewed.lens
+    answer, tokenized = lens.answer, lens.tokenized
+    split = viewed.pulls[..., :-1]
+    texts = [*tokenized.texts, *(token_text(lens.model.tokenizer, index) for index in lens.readout.forced)]
+    roles = [*tokenized.roles, *["answer"] * len(lens.readout.forced)]
+    parts = [None if part < 0 else part for part in lens.groups.tolist()]
+    seen = {
+        **_said(lens),
+        "answer": answer.text,
+        "answer_log_probability": answer.log_probability,
+        "margin": answer.margin,
+        "margin_definition": answer.definition,
         "tokens": [
-            {"text": text, "part": part, "role": role, "gradient_step": value}
-            for text, part, role, value in zip(texts, parts, read.roles, by_token, strict=True)
+            {"text": text, "part": part, "role": role, "gradient_step": value, "path": None}
+            for text, part, role, value in zip(texts, parts, roles, lens.gradient_step.by_token.tolist(), strict=True)
         ],
-        "demonstrations": [
+        "sources": [
             {
                 "index": i,
                 "text": span.of(tokenized.prompt.text),
@@ -86,58 +48,82 @@ def glance(lens_model: LensModel, ask: Ask) -> dict[str, Any]:
             }
             for i, span in enumerate(tokenized.prompt.demonstrations)
         ],
-        "by_layer_and_head": split.sum(-1).tolist(),
-        "without": _without(lens_model, ask, answered, read) if ask.off else None,
-        "notes": list(tokenized.notes + answered.answers.notes),
-        "n_tokens": tokenized.n_tokens,
-        "command": recreate.command(ask, lens_model),
-        "python": recreate.python(ask, lens_model),
+        "notes": list(tokenized.notes + lens.passes.questions[0].answers.notes),
+        "command": recreate.command(ask, lens.model),
+    }
+    return seen | beside(seen, recreate.python(ask, lens.model), without(lens, ask))
+
+
+def beside(seen: Mapping[str, Any], python: str, less: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Write what the page shows beside the entries of an explanation.
+
+    Args:
+        seen: the explanation as plain data, or a glance of it.
+        python: Python that gives its numbers.
+        less: what `without` gives.
+    """
+    maps = [effect["by_layer_and_head"] for effect in seen["sources"]]
+    return {
+        "probability": math.exp(seen["answer_log_probability"]),
+        "by_layer_and_head": [[sum(cell) for cell in zip(*rows, strict=True)] for rows in zip(*maps, strict=True)],
+        "n_tokens": sum(token["role"] != "answer" for token in seen["tokens"]),
+        "without": less,
+        "python": python,
     }
 
 
-def explanation(lens_model: LensModel, ask: Ask) -> dict[str, Any]:
-    """The whole explanation, as `iclens explain --json` writes it; what is off is knocked out together."""
-    found = explain(
-        lens_model,
-        prompt=ask.prompt,
+def whole(viewed: Viewed, ask: Ask) -> Explanation:
+    """Explain a question with all scores and checks; what is off is knocked out together."""
+    lens = viewed.lens
+    return lens.explanation(knock_out=[ask.off] if ask.off else [], command=recreate.command(ask, lens.model))
+
+
+def explanation(viewed: Viewed, ask: Ask) -> dict[str, Any]:
+    """Write the whole explanation as `iclens explain --json` does."""
+    return whole(viewed, ask).to_dict()
+
+
+def without(lens: Lens, ask: Ask) -> dict[str, Any] | None:
+    """Estimate the answer without the demonstrations that are off by their knock-out, and measure it by running anew.
+
+    Changes are with them minus without them: positive where they supported the answer. `error` is the estimated margin
+    minus the measured one. None when no demonstration is off.
+    """
+    if not ask.off:
+        return None
+    estimated = lens.knock_out([ask.off])
+    # The margin of the whole prompt, so that the two can be compared, whatever the model answers without them.
+    shorter = Lens(
+        lens.model,
+        ask.prompt.without(ask.off),
         answers=ask.answers or None,
         answer=ask.answer,
-        knock_out=[ask.off] if ask.off else [],
-        command=recreate.command(ask, lens_model),
+        readout=lens.readout,
+        held=False,
     )
-    return found.to_dict()
-
-
-def _said(lens_model: LensModel, answered: Answered) -> dict[str, Any]:
+    full, measured = lens.answer, shorter.answer
+    margin, log_probability = float(estimated.margins[0]), float(estimated.log_probabilities[0])
     return {
-        "candidates": [dataclasses.asdict(candidate) for candidate in answered.candidates],
-        "next_tokens": [
-            dataclasses.asdict(token) for token in likeliest(lens_model.tokenizer, answered.first.logits[0], N_NEXT)
-        ],
+        "demonstrations": list(ask.off),
+        "estimated": {
+            "margin": margin,
+            "margin_change": full.margin - margin,
+            "log_probability_change": full.log_probability - log_probability,
+            "probability": math.exp(log_probability),
+            "error": margin - measured.margin,
+        },
+        "measured": {
+            "margin": measured.margin,
+            "margin_change": full.margin - measured.margin,
+            "log_probability_change": full.log_probability - measured.log_probability,
+            "probability": math.exp(measured.log_probability),
+            **_said(shorter),
+        },
     }
 
 
-def _without(lens_model: LensModel, ask: Ask, answered: Answered, read: Read) -> dict[str, Any]:
-    """What the knock-out foretells for the demonstrations that are off, and what the model says without their text."""
-    foretold = knock_out(read.traced, read.groups, [ask.off])
-    measured = rerun(lens_model, ask.prompt, answered.margin, [ask.off])
-    shorter = tokenize(ask.prompt.without(ask.off), lens_model.tokenizer, lens_model.context_length)
-    again = answer_prompt(lens_model, shorter, ask.answers or None, ask.answer)
-    full, log_full = read.traced.margin, read.traced.log_probability
-    log_foretold, log_measured = float(foretold.log_probabilities[0]), float(measured.log_probabilities[0])
+def _said(lens: Lens) -> dict[str, Any]:
     return {
-        "demonstrations": list(ask.off),
-        "foretold": {
-            "margin": float(foretold.margins[0]),
-            "margin_change": full - float(foretold.margins[0]),
-            "log_probability_change": log_full - log_foretold,
-            "probability": math.exp(log_foretold),
-        },
-        "measured": {
-            "margin": float(measured.margins[0]),
-            "margin_change": full - float(measured.margins[0]),
-            "log_probability_change": log_full - log_measured,
-            "probability": math.exp(log_measured),
-            **_said(lens_model, again),
-        },
+        "candidates": [dataclasses.asdict(candidate) for candidate in lens.answer.candidates],
+        "next_tokens": [dataclasses.asdict(token) for token in lens.answer.next_tokens],
     }

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from iclens.sweeps.result import Metric
 from iclens.sweeps.selection import columns_of, informative, is_setting, record, where
 from iclens.sweeps.store import Store
+from iclens.training.metric import Metric
 
 _KEPT_CURVES, _KEPT_LISTS = 1_000, 8
 

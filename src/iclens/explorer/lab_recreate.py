@@ -8,12 +8,12 @@ from iclens.explorer.lab_ask import LabAsk
 def python(ask: LabAsk) -> str:
     """Python that answers the same query with the same regressor and estimators."""
     points = "".join(f"    ({x!r}, {y!r}),\n" for x, y in ask.points or ())
-    features = "regressors.task().features" if ask.features == "waves" else "lambda x: torch.cat([x**0, x], -1)"
+    features = "regressor_task().features" if ask.features == "waves" else "lambda x: torch.cat([x**0, x], -1)"
     return f"""import torch
-from iclens.estimators.estimator import build_estimator
-from iclens.matching.point_pulls import point_pulls
-from iclens.tasks.prompt import Prompt
-from iclens.training import regressors
+from iclens.estimators import build_estimator
+from iclens.matching import point_pulls
+from iclens.tasks import PromptBatch
+from iclens.training import load_regressor, regressor_task
 
 torch.set_default_dtype(torch.float64)
 points = torch.tensor([
@@ -21,9 +21,9 @@ points = torch.tensor([
 query = {ask.query!r}
 inputs = torch.cat([points[:, :1], torch.tensor([[query]])])[None]
 labels = torch.cat([points[:, 1:], torch.zeros(1, 1)])[None]
-prompt = Prompt(inputs, labels, {{}})
+prompt = PromptBatch(inputs, labels, {{}})
 
-split = point_pulls(regressors.load({ask.attention!r}), prompt)
+split = point_pulls(load_regressor({ask.attention!r}), prompt)
 print("model", split.answer.item())
 print("pulls", split.pulls.flatten().tolist(), "rest", split.rest.item(), "residual", split.residual.item())
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from iclens.estimators.estimator import Estimator, build_estimator
 from iclens.explorer.lab_ask import LARGEST_Y, LabAsk
 from iclens.explorer.lab_recreate import python
-from iclens.matching.point_pulls import point_pulls
+from iclens.matching.pulls import point_pulls
 from iclens.models.model import PromptModel
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.training import regressors
 
 N_GRID = 81
@@ -32,14 +32,14 @@ def lab_view(ask: LabAsk) -> dict[str, Any]:
     """Curves on a grid of queries, the answers at the query, and each point's part in the model's answer.
 
     In float64, whatever the process's default is: other threads serve other views. `pull` is the point's part of the
-    gradient steps of all heads, as `iclens.matching.point_pulls` splits the answer: pulls and `rest` sum to the answer
+    gradient steps of all heads, as `iclens.matching.pulls` splits the answer: pulls and `rest` sum to the answer
     but for `residual`. `left_out` is how much the answer changes when the model reads the other points only: answer
     with it − answer without it.
     """
     drawn = _drawn(ask.seed)
     pairs = ask.points or tuple(zip(drawn["x"][: ask.n], _noisy(drawn, ask), strict=True))
     ask = dataclasses.replace(ask, points=pairs)
-    model = regressors.load(ask.attention)
+    model = regressors.load_regressor(ask.attention)
     points = torch.tensor(pairs, dtype=torch.float64)
     grid = torch.linspace(-1.0, 1.0, N_GRID, dtype=torch.float64)
     queries = torch.cat([grid, grid.new_tensor([ask.query])])
@@ -88,12 +88,12 @@ def facts() -> dict[str, Any]:
     }
 
 
-def prompts(points: Tensor, queries: Tensor) -> Prompt:
+def prompts(points: Tensor, queries: Tensor) -> PromptBatch:
     """One prompt for each query: the same points, (n, 2), and that query."""
     several = points.expand(len(queries), *points.shape)
     inputs = torch.cat([several[..., :1], queries[:, None, None]], 1)
     labels = torch.cat([several[..., 1:], torch.zeros_like(queries)[:, None, None]], 1)
-    return Prompt(inputs, labels, {})
+    return PromptBatch(inputs, labels, {})
 
 
 def model_curve(model: PromptModel, points: Tensor, queries: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def _linear_curve(estimator: Estimator, features: Features, points: Tensor, quer
     width = rows.shape[-1]
     inputs = torch.cat([rows.expand(width, *rows.shape), torch.eye(width, dtype=rows.dtype).unsqueeze(1)], 1)
     labels = torch.cat([points[:, 1:], points.new_zeros(1, 1)]).expand(width, -1, -1)
-    weights = plain.predict(Prompt(inputs, labels, {}))
+    weights = plain.predict(PromptBatch(inputs, labels, {}))
     return (features(queries[:, None]) @ weights)[:, 0]
 
 
@@ -150,7 +150,7 @@ def _without_each(model: PromptModel, points: Tensor, query: Tensor) -> Tensor:
 
 @cache
 def _task() -> Any:
-    return regressors.task()
+    return regressors.regressor_task()
 
 
 def _drawn(seed: int) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from typing import Any
 
 from iclens import bundled
 from iclens.explorer.ask import Ask
-from iclens.explorer.snapshot import question
-from iclens.lens.prompt.prompt import BLANK_LINE, Prompt
+from iclens.lens.prompt import BLANK_LINE, Prompt
 
 N_BUNDLED = 8
 """Demonstrations of the bundled example that the page opens with: two of each kind."""
@@ -45,4 +44,4 @@ def opening(model: str, prompt: Prompt | None = None, answers: Sequence[str] = (
     elif prompt is None:
         prompt = Prompt.from_text(_REVIEWS)
         answers = answers or ("positive", "negative")
-    return question(Ask(prompt, tuple(answers)))
+    return Ask(prompt, tuple(answers)).to_document()

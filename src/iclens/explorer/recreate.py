@@ -5,33 +5,62 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
 
-from iclens.errors import UserError
 from iclens.explorer.ask import Ask
-from iclens.lens.model.loading import LensModel
-from iclens.lens.prompt.prompt import Prompt
+from iclens.lens import Explanation, LensModel, Prompt, explain
+
+_NO_COMMAND = "# No prompt file gives this prompt, whose parts were set in Python: copy the Python instead."
 
 
-def command(ask: Ask, lens_model: LensModel) -> str:
-    """Shell lines that write the prompt to a file and explain it, with the weights' precision and place."""
-    if ask.pairs is None:
-        # One space is what a query without any is read with.
-        lead = "" if ask.prompt.lead == " " else ask.prompt.lead
-        name, content = "prompt.txt", ask.prompt.text + lead
-        options = ["--instruction-blocks", str(ask.instruction_blocks)] if ask.instruction_blocks else []
+def options_of(found: Explanation) -> dict[str, Any]:
+    """Give the further arguments of `iclens.explain` that gave an explanation, where they are not the defaults."""
+    given: dict[str, Any] = {
+        "scores": found.scores,
+        "knock_out": tuple(group.demonstrations for group in found.group_knock_outs),
+        "faithfulness": bool(found.faithfulness),
+        "precise": found.lens.passes.precise,
+        "n_next": len(found.next_tokens),
+        "seed": found.seed,
+    }
+    defaults = signature(explain).parameters
+    return {name: value for name, value in given.items() if value != defaults[name].default}
+
+
+def command(ask: Ask, lens_model: LensModel, **options: Any) -> str:
+    """Write the shell lines that write the prompt to a file and explain it, with the weights' precision and place.
+
+    Args:
+        ask: what is asked; what is off is knocked out together.
+        lens_model: the model that answers.
+        options: further arguments of `iclens.explain`.
+    """
+    document = ask.prompt.to_document()
+    if document is None:
+        return _NO_COMMAND
+    reading = []
+    if "prompt" in document:
+        name, content = "prompt.txt", document["prompt"]
+        if "instruction_blocks" in document:
+            reading = ["--instruction-blocks", str(document["instruction_blocks"])]
     else:
-        name, content = "prompt.json", _pairs_file(ask)
-        options = [] if ask.template is None else ["--template", ask.template]
+        name, content = "prompt.json", json.dumps(document, indent=1, ensure_ascii=False)
     words = ["iclens", "explain", "--model", lens_model.name]
     for option, value in _loading(lens_model).items():
         words += ["--" + option.replace("_", "-"), value]
-    words += ["--prompt", name, *options]
+    words += ["--prompt", name, *reading]
     words += ["--answers", *(_answer(ask, answer) for answer in ask.answers)] if ask.answers else []
     words += ["--answer", _answer(ask, ask.answer)] if ask.answer is not None else []
-    words += ["--knock-out", ",".join(map(str, ask.off))] if ask.off else []
+    for option, value in (_off(ask) | options).items():
+        words.append("--" + ("next-tokens" if option == "n_next" else option.replace("_", "-")))
+        if option == "knock_out":
+            words += [",".join(map(str, group)) for group in value]
+        elif not isinstance(value, bool):
+            words += map(str, value) if isinstance(value, tuple) else [str(value)]
     end = "END"
     while end in content.split("\n"):
         end += "_"
@@ -39,41 +68,43 @@ def command(ask: Ask, lens_model: LensModel) -> str:
 
 
 def _answer(ask: Ask, answer: str) -> str:
-    """An answer as the command line takes it: -x would be an option; white space that precedes it anyway is not."""
+    """Write an answer so that the command line does not take it for an option, with the white space before it."""
     return ask.prompt.lead + answer if answer.startswith("-") and len(answer) > 1 else answer
 
 
 def python(ask: Ask, lens_model: LensModel, **options: Any) -> str:
-    """Python that explains the same prompt, with the weights' precision and place.
+    """Write Python that explains the same prompt, with the weights' precision and place.
 
     Args:
-        ask: what is asked.
+        ask: what is asked; what is off is knocked out together.
         lens_model: the model that answers.
         options: further arguments of `iclens.explain`, written as they are.
     """
-    imports, loaded, model = "import iclens", "", repr(lens_model.name)
-    if loading := _loading(lens_model):
-        imports = f"import torch\n\n{imports}\nfrom iclens.lens.model.loading import load"
+    document = ask.prompt.to_document()
+    imports, loaded, model = "import iclens\n", "", repr(lens_model.name)
+    if (loading := _loading(lens_model)) or "messages" in (document or {}):
+        imports = ("import torch\n\n" if "dtype" in loading else "") + imports
         told = [f"dtype=torch.{value}" if name == "dtype" else f"{name}={value!r}" for name, value in loading.items()]
-        loaded, model = f"model = load({', '.join([model, *told])})\n", "model"
-    arguments = [model, "prompt=prompt"]
-    arguments += [f"answers={list(ask.answers)!r}"] if ask.answers else []
-    arguments += [f"answer={ask.answer!r}"] if ask.answer is not None else []
-    arguments += [f"knock_out=[{ask.off!r}]"] if ask.off else []
-    arguments += [f"{name}={value!r}" for name, value in options.items()]
-    made, names = _made(ask)
+        loaded, model = f"model = iclens.load({', '.join([model, *told])})\n", "model"
+    if document is None:
+        imports += "from iclens.lens import Prompt, Span\n"
+    given = {"answers": list(ask.answers) or None, "answer": ask.answer} | _off(ask) | options
+    arguments = [f"{name}={value!r}" for name, value in given.items() if value is not None]
     return (
-        f"{imports}\nfrom iclens.lens.prompt.prompt import {names}\n\n"
-        f"prompt = {made}\n"
+        f"{imports}\n"
         f"{loaded}"
-        f"explanation = iclens.explain({', '.join(arguments)})\n"
-        "for effect in explanation.ranked():\n"
-        "    print(effect.index, effect.text, effect.gradient_step, effect.knock_out.margin_change)\n"
+        f"prompt = {_by_parts(ask.prompt) if document is None else _made(document)}\n"
+        f"explanation = iclens.explain({', '.join([model, 'prompt', *arguments])})\n"
+        "print(explanation)\n"
     )
 
 
+def _off(ask: Ask) -> dict[str, Any]:
+    return {"knock_out": (ask.off,)} if ask.off else {}
+
+
 def _loading(lens_model: LensModel) -> dict[str, str]:
-    """What `load` is told beside the name, as far as it differs from what `load` does by itself."""
+    """Tell the arguments of `load`, besides the name, that differ from their defaults."""
     told = {}
     if lens_model.dtype != torch.float32:
         told["dtype"] = str(lens_model.dtype).removeprefix("torch.")
@@ -84,43 +115,31 @@ def _loading(lens_model: LensModel) -> dict[str, str]:
     return told
 
 
-def _made(ask: Ask) -> tuple[str, str]:
-    """An expression for the prompt, and the names that it needs."""
-    if ask.pairs is not None:
-        pairs = "".join(f"\n        {pair!r}," for pair in ask.pairs)
-        named = [
-            f"{name}={value!r}" for name in ("template", "instruction") if (value := getattr(ask, name)) is not None
-        ]
-        return "Prompt.from_examples(" + ", ".join([f"[{pairs}\n    ]", repr(ask.query), *named]) + ")", "Prompt"
-    text, blocks = ask.prompt.text, ask.instruction_blocks or 0
-    if _reads_the_same(ask.prompt, blocks):
-        told = f", instruction_blocks={blocks}" if blocks else ""
-        return f"Prompt.from_text({_literal(text)}{told})", "Prompt"
-    # A chat, or pairs in a template of their own: the parts are told by their places.
-    rest = {field.name: getattr(ask.prompt, field.name) for field in dataclasses.fields(ask.prompt)}
-    del rest["text"]
-    told = "".join(f"\n    {name}={value!r}," for name, value in rest.items())
-    return f"Prompt(\n    text={_literal(text)},{told}\n)", "Prompt, Span"
+def _made(document: dict[str, Any]) -> str:
+    """Write an expression for the prompt that a document holds."""
+    if "messages" in document:
+        return f"iclens.Prompt.from_chat({_list(document['messages'])}, model.tokenizer)"
+    if "demonstrations" in document:
+        pairs = _list([(pair["input"], pair["output"]) for pair in document["demonstrations"]])
+        named = [f"{name}={document[name]!r}" for name in ("template", "instruction") if name in document]
+        return f"iclens.Prompt.from_examples({', '.join([pairs, repr(document['query']), *named])})"
+    told = f", instruction_blocks={document['instruction_blocks']}" if "instruction_blocks" in document else ""
+    return f"iclens.Prompt.from_text({_literal(document['prompt'])}{told})"
 
 
-def _reads_the_same(prompt: Prompt, blocks: int) -> bool:
-    try:
-        return Prompt.from_text(prompt.text, blocks) == prompt
-    except UserError:
-        return False
+def _by_parts(prompt: Prompt) -> str:
+    """Write an expression for a prompt that no document holds: its parts are told by their places."""
+    parts = [field.name for field in dataclasses.fields(prompt) if field.init and field.name != "text"]
+    told = "".join(f"\n    {name}={getattr(prompt, name)!r}," for name in parts)
+    return f"Prompt(\n    text={_literal(prompt.text)},{told}\n)"
+
+
+def _list(items: Sequence[Any]) -> str:
+    """Write a list, one item a line."""
+    return "[" + "".join(f"\n    {item!r}," for item in items) + "\n]"
 
 
 def _literal(text: str) -> str:
-    """A text as one string literal a line."""
+    """Write a text, one string literal a line."""
     lines = text.splitlines(keepends=True)
     return "\n    " + "\n    ".join(repr(line) for line in lines) + "\n" if len(lines) > 1 else repr(text)
-
-
-def _pairs_file(ask: Ask) -> str:
-    assert ask.pairs is not None
-    document = {
-        "demonstrations": [{"input": given, "output": said} for given, said in ask.pairs],
-        "query": ask.query,
-        **({} if ask.instruction is None else {"instruction": ask.instruction}),
-    }
-    return json.dumps(document, indent=1, ensure_ascii=False)

@@ -9,8 +9,8 @@ import torch
 
 from iclens.bounds import generalization_bounds, measured_gap, rademacher_complexity
 from iclens.dual import DualModel
+from iclens.identities.checks import Setting, identity, relative, worst
 from iclens.identities.heads import random_heads
-from iclens.identities.identity import Setting, identity, relative, worst
 
 
 @identity(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iclens.identities.identity import Setting, identity, relative, worst
+from iclens.identities.checks import Setting, identity, relative, worst
 from iclens.models.dictionary import DictionaryModel
 from iclens.tasks.dictionary import Dictionary
 from iclens.tasks.dictionary_optimum import (

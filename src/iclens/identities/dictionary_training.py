@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from iclens.identities.checks import Setting, identity, relative, worst
 from iclens.identities.dictionary import dictionaries, model_on
-from iclens.identities.identity import Setting, identity, relative, worst
 from iclens.tasks.dictionary import Dictionary
 from iclens.tasks.dictionary_optimum import excess, optimum, population_loss, shown_moment, smallest_loss
 from iclens.training.dictionary import DictionaryTrainer, DictionaryTraining

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from iclens.dual import DualModel
 from iclens.features import Nystrom, PositiveRandomFeatures, TaylorFeatures
+from iclens.identities.checks import Setting, identity, relative, worst
 from iclens.identities.heads import random_heads
-from iclens.identities.identity import Setting, identity, relative, worst
 
 
 def _scale(dual: DualModel) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from iclens.dual import DualModel
-from iclens.identities.identity import Setting, identity, relative, worst
+from iclens.identities.checks import Setting, identity, relative, worst
 
 _SCORES = (0.1, 1.0, 30.0, 1e3, 1e4)
 """Largest |score| of the inputs, from nearly uniform attention to one that overflows exp by far."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from iclens.dual import DualModel
-from iclens.identities.identity import Setting
+from iclens.identities.checks import Setting
 
 
 def random_heads(setting: Setting, largest_score: float = 3.0, **options: str) -> Iterator[DualModel]:

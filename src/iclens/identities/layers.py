@@ -24,7 +24,7 @@ from iclens.dual import (
     weight_update_as_attention,
 )
 from iclens.features import PositiveRandomFeatures
-from iclens.identities.identity import Setting, identity, relative, worst
+from iclens.identities.checks import Setting, identity, relative, worst
 
 _TOKENS, _DEMONSTRATIONS, _WIDTH = 14, 9, 16
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from iclens.dual import DualModel
-from iclens.identities.identity import Setting, identity, relative, worst
+from iclens.identities.checks import Setting, identity, relative, worst
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.read.capture import Capture, capture, check_capture
+from iclens.lens.read.heads import head_dual
 
 _SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",
@@ -66,7 +66,8 @@ def minilm_heads(setting: Setting) -> float:
     def residuals() -> Iterator[float]:
         for record in _captured(setting).records:
             n = record.k.shape[-2] // 2
-            dual = DualModel.from_attention(record.q, record.k, record.v, n, mask=record.mask, scale=record.scale)
+            heads = record.q, record.k, record.v
+            dual = head_dual(*heads, n, scale=record.scale, softcap=record.softcap, mask=record.mask)
             found = dual.initial() + dual.contributions().sum(-2)
             own = record.real[:, None, :, None]
             for head in range(record.q.shape[1]):

@@ -1,18 +1,25 @@
 """What `iclens explain` found: plain data, the one source of the table, the JSON and the page.
 
 Every number that an explanation holds was computed before it was built; whoever shows it computes nothing.
-Units: logits and margins are in nats (log-odds); probabilities lie in [0, 1].
+Units: logits and margins are in nats (log-odds); probabilities lie in [0, 1]. Signs: positive supports the answer.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 1
+from iclens.errors import UserError
+from iclens.lens.views import VIEWS, WRITERS, write
+from iclens.plain_data import record_of
+
+SCHEMA_VERSION = 2
+"""Raised by a change of the JSON that could break a reader; `Explanation.load` reads older ones."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +53,15 @@ class Token:
         text: the characters of the prompt that it covers; a special token's own name when it covers none.
         part: index of its demonstration, or None when it belongs to the initialisation or the query.
         role: `"demonstration"`, `"instruction"`, `"separator"`, `"special"`, `"query"` or `"answer"`.
-        gradient_step: its direct contribution to the margin, over all layers and heads.
-        path: its contribution to the margin through all layers.
+        gradient_step: its direct contribution to the margin, over all layers and heads; None when not asked for.
+        path: its contribution to the margin through all layers; None when not asked for.
     """
 
     text: str
     part: int | None
     role: str
-    gradient_step: float
-    path: float
+    gradient_step: float | None
+    path: float | None
 
 
 @dataclass(frozen=True)
@@ -104,28 +111,40 @@ class KnockOut:
 
 
 @dataclass(frozen=True)
-class DemonstrationEffect:
-    """What one demonstration did to the margin of the answer.
+class SourceEffect:
+    """What one source (a demonstration) did to the margin of the answer; None where a score was not asked for.
 
     Attributes:
         index: its position in the prompt, from 0.
         text: its text.
+        label: its output, or None in plain text, where it is not known.
         n_tokens: how many tokens it has.
         gradient_step: direct contribution to the margin, summed over layers and heads.
         path: contribution to the margin through all layers.
         knock_out: the exact knock-out of it alone.
-        rerun_margin_change: full margin minus the margin after deleting its text, or None when not asked for.
-        by_layer_and_head: gradient_step split, n_layers rows of n_heads numbers.
+        rerun_margin_change: full margin minus the margin after deleting its text.
+        by_layer_and_head: gradient_step split, n_layers rows of n_heads numbers; empty when it was not asked for.
+        scores: what further methods gave, by their names in `ATTRIBUTIONS`.
     """
 
     index: int
     text: str
+    label: str | None
     n_tokens: int
-    gradient_step: float
-    path: float
-    knock_out: KnockOut
-    rerun_margin_change: float | None
-    by_layer_and_head: tuple[tuple[float, ...], ...]
+    gradient_step: float | None = None
+    path: float | None = None
+    knock_out: KnockOut | None = None
+    rerun_margin_change: float | None = None
+    by_layer_and_head: tuple[tuple[float, ...], ...] = ()
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def score(self, name: str) -> float | None:
+        """The score of that name, e.g. `"gradient_step"` or `"lasso"`; None when it was not asked for."""
+        if name == "knock_out":
+            return None if self.knock_out is None else self.knock_out.margin_change
+        if name == "rerun":
+            return self.rerun_margin_change
+        return getattr(self, name) if name in ("gradient_step", "path") else self.scores.get(name)
 
 
 @dataclass(frozen=True)
@@ -133,15 +152,26 @@ class OtherPart:
     """A part of the prompt that is no demonstration: it sets the initialisation W_0.
 
     Attributes:
-        name: `"instruction"`, `"separator"`, `"special"`, `"query"`, `"answer"`, or for the path also
-            `"biases"` (what the model adds whatever the prompt).
-        gradient_step: direct contribution, or None where the notion does not apply.
-        path: contribution through all layers.
+        name: `"instruction"`, `"separator"`, `"special"`, `"query"` or `"answer"`.
+        gradient_step: direct contribution, or None when not asked for.
+        path: contribution through all layers, or None when not asked for.
     """
 
     name: str
     gradient_step: float | None
-    path: float
+    path: float | None
+
+
+RESIDUALS = {
+    "capture": "captured attention against the model's own",
+    "dual_models": "dual models against the attention output of every layer",
+    "gradient_step": "direct contributions and the rest against the margin",
+    "path": "path parts against the margin",
+    "knock_out": "knock-out of nothing against the full pass",
+}
+"""The checks by their short names: the traced pass against a plain one of the model, the dual models against every
+layer's attention output, direct contributions and path parts against the margin, the knock-out of nothing against the
+full pass."""
 
 
 @dataclass(frozen=True)
@@ -152,11 +182,13 @@ class Residual:
         name: what was compared.
         value: the relative difference found.
         tolerance: the largest value that is accepted.
+        key: its short name, one of `RESIDUALS`.
     """
 
     name: str
     value: float
     tolerance: float
+    key: str = ""
 
     @property
     def holds(self) -> bool:
@@ -185,7 +217,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """How well one method's scores foretell what the model does on other prompts.
+    """How well one method's scores predict what the model does on other prompts.
 
     Attributes:
         method: e.g. `"gradient_step"`.
@@ -212,9 +244,12 @@ class Cost:
     seconds: dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
-    """Which demonstrations moved this answer.
+    """Which sources moved this answer.
+
+    `print` shows the table of the command. `plot()` and `show()` draw it, `save` writes it, `to_rows` and `to_pandas`
+    give one row per source.
 
     Attributes:
         model: which model answered.
@@ -223,18 +258,22 @@ class Explanation:
         next_tokens: the likeliest next tokens, most likely first.
         candidates: the candidate answers with their scores; the explained one is marked.
         answer: the text of the explained answer.
+        answer_log_probability: of the explained answer, over all its tokens.
         margin: the explained number: the answer's logit over its alternatives.
         margin_definition: one sentence that says over which alternatives.
-        demonstrations: the effects, in the order of the prompt.
-        others: the parts that are not demonstrations.
+        sources: the effects, in the order of the prompt; `demonstrations` is the same.
+        others: the rest of the prompt.
         residuals: the checks; the first thing to read.
         agreement: how far the ways to score agree.
+        scores: names of the scores that were computed, the one that orders the sources first.
         group_knock_outs: knock-outs of groups that were asked for.
-        faithfulness: one entry a method, empty when not asked for.
+        faithfulness: one entry per method, empty when not asked for.
         notes: remarks, such as tokens that straddle two demonstrations.
         cost: what it cost.
         command: the command (or the Python call) that gives the same numbers.
+        seed: of what was drawn for it.
         schema_version: version of this schema.
+        lens: the lens that computed it, for views that need more than what is stored; None after `load`.
     """
 
     model: ModelFacts
@@ -243,54 +282,169 @@ class Explanation:
     next_tokens: tuple[NextToken, ...]
     candidates: tuple[Candidate, ...]
     answer: str
+    answer_log_probability: float
     margin: float
     margin_definition: str
-    demonstrations: tuple[DemonstrationEffect, ...]
+    sources: tuple[SourceEffect, ...]
     others: tuple[OtherPart, ...]
     residuals: tuple[Residual, ...]
     agreement: tuple[Agreement, ...]
+    scores: tuple[str, ...]
     group_knock_outs: tuple[KnockOut, ...] = ()
     faithfulness: tuple[Faithfulness, ...] = ()
     notes: tuple[str, ...] = ()
     cost: Cost = field(default_factory=lambda: Cost(0.0, 0.0, {}))
     command: str = ""
+    seed: int = 0
     schema_version: int = SCHEMA_VERSION
+    lens: Any = field(default=None, compare=False)
+
+    @property
+    def demonstrations(self) -> tuple[SourceEffect, ...]:
+        """The sources."""
+        return self.sources
 
     @property
     def exact(self) -> bool:
         """True when every residual is within its tolerance."""
         return all(residual.holds for residual in self.residuals)
 
-    def ranked(self) -> tuple[DemonstrationEffect, ...]:
-        """The demonstrations from the one that supported the answer most, by gradient step."""
-        return tuple(sorted(self.demonstrations, key=lambda effect: -effect.gradient_step))
+    def ranked(self, by: str | None = None) -> tuple[SourceEffect, ...]:
+        """The sources from the one that supported the answer most.
+
+        Args:
+            by: the score that orders them; the first of `scores` by default.
+
+        Raises:
+            UserError: that score was not computed.
+        """
+        name = self.scores[0] if by is None else by
+        if name not in self.scores:
+            raise UserError(f"the score {name!r} was not computed. Computed: {', '.join(self.scores)}.")
+        return tuple(sorted(self.sources, key=lambda effect: -(effect.score(name) or 0.0)))
 
     def total_by_layer_and_head(self) -> tuple[tuple[float, ...], ...]:
-        """The gradient steps of all demonstrations together, n_layers rows of n_heads numbers."""
-        by_effect = zip(*(effect.by_layer_and_head for effect in self.demonstrations), strict=True)
+        """The gradient steps of all sources together, n_layers rows of n_heads numbers."""
+        by_effect = zip(*(effect.by_layer_and_head for effect in self.sources), strict=True)
         return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in by_effect)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, as `--json` writes; a residual that is no number is None."""
-        document = dataclasses.asdict(self)
+        document = dataclasses.asdict(dataclasses.replace(self, lens=None))
+        del document["lens"]
         for residual, plain in zip(self.residuals, document["residuals"], strict=True):
             plain["holds"] = residual.holds
             plain["value"] = residual.value if math.isfinite(residual.value) else None
         document["exact"] = self.exact
         return document
 
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dictionary per source, with its prompt's numbers beside it: the columns of `COLUMNS`."""
+        return VIEWS["rows"](self)
+
+    def to_pandas(self) -> Any:
+        """The rows as a data frame.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise UserError("to_pandas needs the package pandas: `pip install 'iclens[pandas]'` brings it.") from None
+        return pd.DataFrame(self.to_rows())
+
+    def save(self, path: str | Path) -> None:
+        """Write the explanation to a file; its ending says how: .json, .parquet or .html (a page that opens anywhere).
+
+        Raises:
+            UserError: an ending that is not known, or a file that cannot be written; nothing is then written.
+        """
+        write(self, Path(path))
+
+    def plot(self, **options: Any) -> Any:
+        """Draw the sources' scores as bars with matplotlib and return the axes."""
+        return VIEWS["plot"](self, **options)
+
+    def show(self) -> Any:
+        """Show the page inside a notebook cell."""
+        return VIEWS["show"](self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Explanation:
+        """Read what `save("….json")` or `iclens explain --json` wrote, by this or an older version of iclens.
+
+        Raises:
+            UserError: the file cannot be read, is no explanation, or was written by a newer version.
+        """
+        try:
+            document = json.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is not JSON: {error}") from None
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if not isinstance(version, int):
+            raise UserError(f"{path} is no explanation: it has no schema_version.")
+        if version > SCHEMA_VERSION:
+            raise UserError(
+                f"{path} has the schema version {version}, and this iclens reads versions up to {SCHEMA_VERSION}: "
+                "upgrade iclens."
+            )
+        try:
+            return record_of(cls, _read(document if version == SCHEMA_VERSION else _from_version_1(document)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is no explanation of schema version {version}: {error}.") from None
+
+    def __str__(self) -> str:
+        return VIEWS["text"](self)
+
+    def __repr__(self) -> str:
+        verdict = "exact" if self.exact else "NOT EXACT"
+        return f"Explanation({self.answer!r}, margin {self.margin:+.3f} nats, {len(self.sources)} sources, {verdict})"
+
     def _repr_html_(self) -> str:
-        """A small table for notebooks: the demonstrations from the strongest support, in nats of the margin."""
+        """A small table for notebooks: the sources from the strongest support, in nats of the margin."""
+        head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in self.scores)
         rows = "".join(
             f"<tr><th>#{effect.index}</th><td style='text-align:left'><bdi>{escape(effect.text)}</bdi></td>"
-            f"<td>{effect.gradient_step:+.3f}</td><td>{effect.path:+.3f}</td>"
-            f"<td>{effect.knock_out.margin_change:+.3f}</td></tr>"
+            + "".join(f"<td>{_signed(effect.score(name))}</td>" for name in self.scores)
+            + "</tr>"
             for effect in self.ranked()
         )
         failed = [residual.name for residual in self.residuals if not residual.holds]
         verdict = f"not exact: {', '.join(failed)}" if failed else "exact to rounding"
         return (
             f"<p><b><bdi>{escape(self.answer)}</bdi></b>, margin {self.margin:+.3f} nats ({escape(verdict)}). "
-            f"{escape(self.margin_definition)}</p><table><thead><tr><th></th><th>demonstration</th>"
-            f"<th>gradient step</th><th>path</th><th>knock-out</th></tr></thead><tbody>{rows}</tbody></table>"
+            f"{escape(self.margin_definition)}</p><table><thead><tr><th></th><th>demonstration</th>{head}"
+            f"</tr></thead><tbody>{rows}</tbody></table>"
         )
+
+
+def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had `demonstrations`, no labels, and always the three scores."""
+    chosen = [entry["log_probability"] for entry in document["candidates"] if entry["chosen"]]
+    rerun = any(effect.get("rerun_margin_change") is not None for effect in document["demonstrations"])
+    likeliest = document["next_tokens"][0]["probability"]
+    return document | {
+        "schema_version": SCHEMA_VERSION,
+        "sources": [effect | {"label": None} for effect in document["demonstrations"]],
+        "scores": ["gradient_step", "path", "knock_out", *(["rerun"] if rerun else [])],
+        # Without candidates, the likeliest next token was explained.
+        "answer_log_probability": chosen[0] if chosen else math.log(likeliest),
+    }
+
+
+def _read(document: dict[str, Any]) -> dict[str, Any]:
+    """A residual that is no number is null in JSON."""
+    residuals = [one | {"value": math.nan if one["value"] is None else one["value"]} for one in document["residuals"]]
+    return document | {"residuals": residuals}
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}"
+
+
+@WRITERS.register("json")
+def _as_json(found: Explanation) -> str:
+    return json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)

@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity
 
 from iclens.errors import UserError
 from iclens.matching.predictor import Predictor, at_queries
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 
 
 def squared_prediction_difference(
@@ -23,7 +23,7 @@ def squared_prediction_difference(
 
 
 def implied_weights(
-    predictor: Predictor, prompt: Prompt, queries: Float[Tensor, "batch n_queries d"]
+    predictor: Predictor, prompt: PromptBatch, queries: Float[Tensor, "batch n_queries d"]
 ) -> tuple[Float[Tensor, "batch d d_y"], Float[Tensor, " batch"]]:
     """The linear function nearest to an algorithm's answers to one set of demonstrations, and how much it explains.
 
@@ -60,7 +60,7 @@ def implied_weight_difference(
     return (one - other).square().sum((1, 2))
 
 
-def sensitivity(predictor: Predictor, prompt: Prompt) -> Float[Tensor, "batch d_y d"]:
+def sensitivity(predictor: Predictor, prompt: PromptBatch) -> Float[Tensor, "batch d_y d"]:
     """∂ŷ/∂x of the answer at the query with respect to the query's input; zeros for a step function.
 
     Source: von Oswald et al. 2023, who compare it between a trained model and gradient descent.

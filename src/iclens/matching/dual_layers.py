@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iclens.models.runs_attention import RunsAttention
 from iclens.models.transformer import PromptTransformer
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class HeadDual:
 
 
 @torch.no_grad()
-def dual_heads(model: PromptTransformer, prompt: Prompt) -> list[HeadDual]:
+def dual_heads(model: PromptTransformer, prompt: PromptBatch) -> list[HeadDual]:
     """Every head's dual model at the last token, whose training examples are all tokens but the query's own.
 
     Source: Ren & Liu 2024, Theorem 3.1, applied to each head.

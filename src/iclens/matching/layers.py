@@ -13,7 +13,7 @@ from iclens.errors import UserError
 from iclens.estimators.estimator import build_estimator
 from iclens.matching.distances import squared_prediction_difference
 from iclens.models.transformer import PromptTransformer
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 
 STEPS: Mapping[str, Sequence[int]] = {
     "gradient-descent": (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64),
@@ -41,7 +41,7 @@ class LayerMatch:
 
 @torch.no_grad()
 def layer_matches(
-    model: PromptTransformer, fit: Prompt, prompt: Prompt, learning_rate: float | None = None
+    model: PromptTransformer, fit: PromptBatch, prompt: PromptBatch, learning_rate: float | None = None
 ) -> list[LayerMatch]:
     """Read every layer out, and find how many steps of an algorithm it is nearest to.
 
@@ -88,7 +88,7 @@ def layer_matches(
     return matches
 
 
-def _answered(model: PromptTransformer, prompt: Prompt) -> list[Tensor]:
+def _answered(model: PromptTransformer, prompt: PromptBatch) -> list[Tensor]:
     states = model.states(prompt.inputs.unsqueeze(0), prompt.labels.unsqueeze(0), every_token=True)
     answered = slice(0, None, 2) if model.every_prefix else slice(-1, None)
     return [state[0][:, answered] for state in states]
@@ -112,12 +112,12 @@ def _with_one(x: Tensor) -> Tensor:
     return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
 
 
-def _answers(name: str, count: int, rate: float, prompt: Prompt) -> Tensor:
+def _answers(name: str, count: int, rate: float, prompt: PromptBatch) -> Tensor:
     options = {"n_steps": count, "learning_rate": rate} if name == "gradient-descent" else {"n_steps": count}
     return build_estimator(name, options).prefixes(prompt.inputs, prompt.labels)
 
 
-def _nearest_rate(answers: Tensor, prompt: Prompt) -> float:
+def _nearest_rate(answers: Tensor, prompt: PromptBatch) -> float:
     scale = float(prompt.inputs.square().mean())
     best = (float("inf"), 0.0)
     for factor in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):

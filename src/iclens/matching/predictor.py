@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iclens.estimators.estimator import Estimator
 from iclens.models.model import PromptModel
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 
 Predictor: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Inputs (batch, n_points, d) and labels (batch, n_points, d_y) to answers (batch, n_answers, d_y)"""
@@ -32,7 +32,7 @@ def of_estimator(estimator: Estimator) -> Predictor:
 
 
 def at_queries(
-    predictor: Predictor, prompt: Prompt, queries: Float[Tensor, "batch n_queries d"]
+    predictor: Predictor, prompt: PromptBatch, queries: Float[Tensor, "batch n_queries d"]
 ) -> Float[Tensor, "batch n_queries d_y"]:
     """Answers at many queries, each asked alone with all demonstrations of its prompt."""
     batch, n_queries = queries.shape[:2]

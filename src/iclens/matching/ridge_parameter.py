@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iclens.estimators.ridge import Ridge
 from iclens.matching.distances import squared_prediction_difference
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 
 _LOW, _HIGH = 1e-6, 1e4
 
@@ -31,7 +31,7 @@ class RidgeFit(NamedTuple):
     at_edge: bool
 
 
-def best_ridge(answers: Float[Tensor, "batch n_answers d_y"], prompt: Prompt) -> RidgeFit:
+def best_ridge(answers: Float[Tensor, "batch n_answers d_y"], prompt: PromptBatch) -> RidgeFit:
     """The α in [1e-6, 1e4] that brings ridge regression nearest to the answers of a model.
 
     The mean squared difference to the answers is smooth in log α; a grid finds its valley and Brent's method its

@@ -61,7 +61,7 @@ class BareAttention(PromptTransformer):
 class LinearSelfAttention(BareAttention):
     """Linear self-attention, a_h(e_j, e_i) = s ⟨W_Q e_j, W_K e_i⟩ with s = 1, not normalised.
 
-    Its weights can be set to one step of gradient descent (`iclens.models.constructions.gradient_step`); trained on
+    Its weights can be set to one step of gradient descent (`iclens.models.gradient_step`); trained on
     linear regression, one layer finds it.
 
     Source: von Oswald et al. 2023; Ahn et al. 2023.
@@ -104,7 +104,7 @@ class SoftmaxHeads(BareAttention):
     """One layer of softmax heads on the bare tokens.
 
     Two heads with opposite signs tend to a debiased step of gradient descent
-    (`iclens.models.constructions.debiased_gradient_step`).
+    (`iclens.models.debiased_gradient_step`).
 
     Source: He et al. 2025.
 

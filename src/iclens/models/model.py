@@ -33,6 +33,11 @@ class PromptModel(nn.Module, abc.ABC):
             raise UserError("a model needs at least one seed: one for each run.")
         self.d, self.d_y, self.seeds = d, d_y, tuple(seeds)
 
+    def __repr__(self) -> str:
+        n_parameters = sum(parameter[0].numel() for parameter in self.parameters())
+        of = f"d={self.d}, d_y={self.d_y}, n_runs={self.n_runs}"
+        return f"<{type(self).__name__} {of}: {n_parameters:,} parameters a run>"
+
     @property
     def n_runs(self) -> int:
         """Number of runs in this module."""

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 
+from iclens.dual import ACTIVATIONS
 from iclens.errors import UserError
 from iclens.models.model import MODELS, PromptModel
 from iclens.models.per_run import PerRun, for_runs
 from iclens.models.runs import Draws, RunsLayerNorm, RunsLinear
 from iclens.models.runs_attention import RunsAttention
 from iclens.models.tokens import interleaved, joint
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": gelu,
-    "gelu-tanh": partial(gelu, approximate="tanh"),
-    "relu": torch.relu,
-}
 
 
 @MODELS.register("transformer")
@@ -44,7 +37,7 @@ class PromptTransformer(PromptModel):
         width: width of the residual stream; with `embed=False` it must be that of a token.
         head_width: width of a head; width / n_heads when 0.
         ffn_width: width of the feed-forward network's hidden layer; 0 for none.
-        activation: of the feed-forward network.
+        activation: of the feed-forward network: `gelu`, `gelu-tanh`, `relu`, `silu`, or a registered one of yours.
         norm: where LayerNorm stands.
         tokens: `interleaved` or `joint`.
         positions: `learned`, added to the tokens, or `none`.
@@ -74,7 +67,7 @@ class PromptTransformer(PromptModel):
         width: int = 64,
         head_width: int = 0,
         ffn_width: int = 0,
-        activation: Literal["gelu", "gelu-tanh", "relu"] = "gelu",
+        activation: str = "gelu",
         norm: Literal["pre", "post", "none"] = "pre",
         tokens: Literal["interleaved", "joint"] = "interleaved",
         positions: Literal["learned", "none"] = "none",
@@ -140,7 +133,7 @@ class PromptTransformer(PromptModel):
             ("norm", ("pre", "post", "none")),
             ("tokens", ("interleaved", "joint")),
             ("positions", ("learned", "none")),
-            ("activation", tuple(_ACTIVATIONS)),
+            ("activation", tuple(ACTIVATIONS)),
         ):
             if given[name] not in known:
                 raise UserError(f"model.{name}={given[name]!r} is not known. Known: {', '.join(known)}.")
@@ -272,6 +265,7 @@ class _Activation(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
+        self.value = ACTIVATIONS[name].value
 
     def forward(self, x: Tensor) -> Tensor:
-        return _ACTIVATIONS[self.name](x)
+        return self.value(x)

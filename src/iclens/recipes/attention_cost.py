@@ -16,7 +16,7 @@ from torch import Tensor
 from iclens.attention.linear import linear_attention
 from iclens.attention.softmax import softmax_attention, softmax_attention_naive
 from iclens.intervals import Estimate
-from iclens.recipes.recipe import Progress
+from iclens.recipes.contract import Progress
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.selection import over_seeds
 from iclens.recipes.table import Table

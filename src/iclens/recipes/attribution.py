@@ -23,11 +23,11 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.intervals import Estimate, estimate
-from iclens.lens.model.loading import LensModel
+from iclens.lens import Lens, LensModel, Readout
 from iclens.lens.prompt.prompt import Prompt
-from iclens.lens.read.answers import Margin
+from iclens.lens.scores.deletions import Outcome
 from iclens.lens.scores.faithfulness import auc, lds, random_subsets, top
-from iclens.lens.scores.methods import ATTRIBUTIONS, Problem, Scores
+from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 from iclens.recipes.verdict import Verdict
 
 METHODS = (
@@ -67,7 +67,7 @@ class Case:
     """
 
     prompt: Prompt
-    margin: Margin
+    margin: Readout
     relevant: tuple[int, ...]
     parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -125,6 +125,7 @@ def run(
     methods: Sequence[str] = METHODS,
     n_subsets: int = 32,
     seed: int = 0,
+    most_tokens: int = 1 << 12,
     advance: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Results:
@@ -136,6 +137,7 @@ def run(
         methods: names in `ATTRIBUTIONS`.
         n_subsets: random subsets a prompt for LDS.
         seed: seed of the methods and of the subsets.
+        most_tokens: tokens that go through the model at once where prompts run several times.
         advance: called after every case.
         clock: seconds; `time.process_time` gives those of the processor.
 
@@ -147,22 +149,24 @@ def run(
     scorers = {name: ATTRIBUTIONS[name] for name in dict.fromkeys(methods)}
     generator = torch.Generator().manual_seed(seed)
     # Libraries are imported and caches filled before anything is timed.
-    warm = Problem.from_prompt(lens_model, cases[0].prompt, cases[0].margin)
     for score in scorers.values():
-        score(warm, torch.Generator().manual_seed(seed))
+        score(Lens(lens_model, cases[0].prompt, readout=cases[0].margin), torch.Generator().manual_seed(seed))
     rows: dict[str, list[_Row]] = {name: [] for name in (*scorers, TRUTH)}
     right = []
     for case in cases:
-        problem = Problem.from_prompt(lens_model, case.prompt, case.margin)
         scores, seconds = {}, {}
         for name, score in scorers.items():
             start = clock()
-            scores[name] = score(problem, generator)
+            # A lens of its own, so that no method is spared a pass that another one paid for.
+            lens = Lens(lens_model, case.prompt, readout=case.margin, held=name == "path", most_tokens=most_tokens)
+            scores[name] = score(lens, generator)
             seconds[name] = clock() - start
-        truth = torch.zeros(problem.n_demonstrations, dtype=torch.float64)
+        truth = torch.zeros(lens.n_demonstrations, dtype=torch.float64)
         truth[list(case.relevant)] = 1.0
         scores[TRUTH] = Scores(truth, 0.0)
-        measured, answered = _measure(problem, truth.bool(), scores, random_subsets(generator, n_subsets, len(truth)))
+        measured, answered = _measure(
+            lens.deletions, truth.bool(), scores, random_subsets(generator, n_subsets, len(truth))
+        )
         for name, row in measured.items():
             every = dict(zip(MEASURES, row, strict=True)) | _parts(case, truth.bool(), scores[name])
             rows[name].append(_Row(every, scores[name], seconds.get(name, 0.0)))
@@ -183,7 +187,7 @@ class _Row:
 
 
 def _measure(
-    problem: Problem, truth: Tensor, scores: dict[str, Scores], subsets: Tensor
+    deletions: Callable[[Tensor], Outcome], truth: Tensor, scores: dict[str, Scores], subsets: Tensor
 ) -> tuple[dict[str, tuple[float, ...]], float]:
     """`MEASURES` of every method on one case, and whether the model is right on the whole prompt."""
     k = int(truth.sum())
@@ -191,7 +195,7 @@ def _measure(
     asked = torch.cat([torch.ones(1, len(truth), dtype=torch.bool), subsets, ~tops, tops])
     # Methods that agree ask for the same prompts: each runs once.
     unique, place = asked.unique(dim=0, return_inverse=True)
-    outcome = problem.deletions(unique)
+    outcome = deletions(unique)
     margins, answered = outcome.margins.double()[place], outcome.answered.double()[place]
     n_subsets, n_methods = len(subsets), len(scores)
     of_subsets = margins[1 : 1 + n_subsets]

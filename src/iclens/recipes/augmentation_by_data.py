@@ -14,8 +14,8 @@ from iclens.intervals import Estimate
 from iclens.models.products import affine
 from iclens.models.tokens import joint
 from iclens.recipes.augmentation_by_data_kinds import ADAPTER, KINDS, SHUFFLED, Kind
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import new_figure
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.selection import max_statistic, over_seeds
 from iclens.recipes.settings import chosen, stated

@@ -17,8 +17,8 @@ from iclens.recipes.beyond_regression_models import (
     pass_of,
     residual,
 )
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import band, log_ticks, new_figure
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.seed_curves import seed_curve, seed_mean
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from iclens.dual import LayerDual
+from iclens.matching.stacks import Pass, lab_pass
+from iclens.recipes.contract import Part, Progress
 from iclens.recipes.lab_runs import train_all
-from iclens.recipes.layers_as_duals import Pass, gpt2_pass, lab_pass
-from iclens.recipes.recipe import Part, Progress
 from iclens.recipes.settings import chosen
 from iclens.tasks.word_batches import sample_batch
 from iclens.tasks.words import VOCABULARY
@@ -34,7 +34,7 @@ class Trained(NamedTuple):
 
     Attributes:
         model: the lab's transformer or a GPT-2.
-        prompts: a `Prompt`, or token ids (batch, n).
+        prompts: a `PromptBatch`, or token ids (batch, n).
         fall: last over first training loss; 1 without training.
     """
 
@@ -146,7 +146,10 @@ def pass_of(found: Trained, dtype: torch.dtype) -> Pass:
     """A forward pass in a precision; the weights of float32 are exact in float64."""
     model = found.model.to(dtype)
     if isinstance(found.prompts, Tensor):
-        return gpt2_pass(model, found.prompts)
+        from iclens.lens.model.loading import LensModel
+        from iclens.recipes.language_stacks import stack_pass
+
+        return stack_pass(LensModel.wrap(model), found.prompts)
     prompt = type(found.prompts)(found.prompts.inputs.to(dtype), found.prompts.labels.to(dtype))
     return lab_pass(model, prompt)
 

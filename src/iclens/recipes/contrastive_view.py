@@ -14,8 +14,8 @@ from torch.nn.functional import cosine_similarity, normalize
 from iclens.features import JointMercer
 from iclens.intervals import Estimate
 from iclens.kernels import SoftmaxKernel
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import band, new_figure
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.seed_curves import seed_curve, seed_estimate, seed_mean
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.softmax_layer import Layer, random_layer

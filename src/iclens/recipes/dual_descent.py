@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from iclens.features import FeatureMap, Mercer, PositiveRandomFeatures, TaylorFeatures
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import band, new_figure
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.seed_curves import seed_curve, seed_estimate
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.softmax_layer import random_layer

@@ -10,7 +10,7 @@ import torch
 
 from iclens.errors import UserError
 from iclens.tasks.glue import TASKS, TaskData, load_task
-from iclens.tasks.sentences import generate
+from iclens.tasks.sentences import generate_sentences
 from iclens.training.finetune import Row, Settings
 
 ORIGINAL = Row("original", "original", origin="read")
@@ -33,7 +33,7 @@ def _rows() -> dict[str, Row]:
     rows += [Row(f"augmented {name}", "augmented", "augmented", options, "read") for name, options in adapters]
     for k in (1, 3):
         for beta in (0.1, 0.5):
-            strength = {"k": k, "beta": beta}
+            strength = {"n_negatives": k, "beta": beta}
             rows.append(Row(f"negative k={k} β={beta:g}", "negative", "negative", strength, "read"))
     for matched in (0.5, 0.1, -0.5):
         rows.append(Row(f"control scale {1 - matched:g}", "control", "scale-matched", {"strength": matched}))
@@ -112,7 +112,7 @@ def task_data(name: str, source: str, preset: Preset) -> TaskData:
         UserError: the data cannot be had.
     """
     if source == "generated":
-        return generate(name, preset.n_train, preset.n_validation)
+        return generate_sentences(name, preset.n_train, preset.n_validation)
     data = load_task(name, source)
     if len(data.train) <= preset.n_train:
         return data

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from iclens.errors import UserError
+from iclens.recipes.contract import Part, Progress, Recipe, recipe
+from iclens.recipes.contract import Preset as RecipePreset
 from iclens.recipes.figures import new_figure
 from iclens.recipes.finetune import (
     ORIGINAL,
@@ -23,8 +25,6 @@ from iclens.recipes.finetune import (
     fold_scores,
     task_data,
 )
-from iclens.recipes.recipe import Part, Progress, Recipe, recipe
-from iclens.recipes.recipe import Preset as RecipePreset
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table

@@ -12,8 +12,8 @@ from torch import Tensor
 from iclens.bounds import measured_gap
 from iclens.dual.model import DualModel
 from iclens.kernels import SignedLog
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import band, log_ticks, new_figure
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.seed_curves import seed_curve, seed_estimate, seed_mean
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table
@@ -258,6 +258,7 @@ def _trained_heads(generator: torch.Generator, settings: BoundSettings) -> dict[
     """Every head of the bundled model: tokens of word prompts are the pool, the last token asks."""
     from iclens.lens.model.loading import load
     from iclens.lens.read.capture import capture
+    from iclens.lens.read.heads import head_dual
     from iclens.recipes.word_cases import word_cases
 
     lens_model = load("bundled", dtype=torch.float64)
@@ -267,11 +268,10 @@ def _trained_heads(generator: torch.Generator, settings: BoundSettings) -> dict[
     duals = {}
     for layer, records in enumerate(zip(*captured, strict=True)):
         for head in range(records[0].q.shape[1]):
-            group = head * records[0].k.shape[1] // records[0].q.shape[1]
-            k, v = (torch.cat([getattr(record, name)[0, group] for record in records]) for name in ("k", "v"))
-            duals[f"{layer}.{head}"] = DualModel.from_attention(
-                records[0].q[0, head, -1:], k, v, k.shape[0], scale=records[0].scale
-            )
+            heads = [record.head(head) for record in records]
+            k, v = torch.cat([one.k for one in heads]), torch.cat([one.v for one in heads])
+            scale, softcap = records[0].scale, records[0].softcap
+            duals[f"{layer}.{head}"] = head_dual(heads[0].q[-1:], k, v, len(k), scale=scale, softcap=softcap)
     return duals
 
 

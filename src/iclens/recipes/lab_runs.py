@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iclens.recipes.recipe import Progress
+from iclens.recipes.contract import Progress
 from iclens.sweeps.chunks import groups
 from iclens.training.config import RunConfig
-from iclens.training.train import TrainedRun, train
+from iclens.training.loop import TrainedRun, train
 
 MOST_RUNS = 64
 """Runs trained at once; the small models of recipes gain from every one of them."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from iclens.dual.gradient_descent import gradient_descent, one_step_head
+from iclens.dual.descent import gradient_descent, one_step_head
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import band, new_figure
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.seed_curves import seed_curve, seed_estimate
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table

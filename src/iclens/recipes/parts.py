@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from iclens.errors import UserError
-from iclens.recipes.recipe import Part, Recipe
+from iclens.recipes.contract import Part, Recipe
 from iclens.recipes.table import Table
 from iclens.sealed import is_whole, sealed
 

@@ -11,8 +11,8 @@ import torch
 
 from iclens.features import PositiveRandomFeatures
 from iclens.intervals import Estimate
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import band, new_figure
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.seed_curves import seed_curve, seed_estimate, seed_mean
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.softmax_layer import random_layer

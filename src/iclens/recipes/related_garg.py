@@ -10,16 +10,16 @@ import numpy as np
 
 from iclens.estimators.estimator import build_estimator
 from iclens.intervals import Estimate
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import band, log_ticks, new_figure
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.related_runs import answers_of, double_model, fresh_prompts
 from iclens.recipes.seed_curves import seed_curve, seed_mean
 from iclens.recipes.settings import chosen, setting_rows, stated
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.training.config import RunConfig
-from iclens.training.train import train
+from iclens.training.loop import train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -176,7 +176,7 @@ class LearningCurves(Recipe[CurveSettings]):
             for label, (estimator, options) in BASELINES[name].items():
                 some = settings.n_slow if estimator in _SLOW else settings.n_prompts
                 for k in counts(settings, n_context):
-                    short = Prompt(prompt.inputs[:some, : k + 1], prompt.labels[:some, : k + 1], {})
+                    short = PromptBatch(prompt.inputs[:some, : k + 1], prompt.labels[:some, : k + 1], {})
                     theirs = (build_estimator(estimator, options).predict(short) - short.target).square().mean().item()
                     # The model's on the same prompts, so that the two can be compared in pairs.
                     rows.append(

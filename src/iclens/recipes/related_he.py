@@ -10,9 +10,9 @@ import torch
 
 from iclens.estimators.estimator import build_estimator
 from iclens.models.model import PromptModel
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import band, log_ticks, new_figure
 from iclens.recipes.lab_runs import train_all
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.related_runs import (
     answers_of,
     double_model,

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from iclens.estimators.estimator import build_estimator
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import log_ticks, new_figure
 from iclens.recipes.lab_runs import train_all
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.related_linear_layer import step_matrix
 from iclens.recipes.related_runs import answers_of, double_model, fresh_prompts, one_step, squared_error
 from iclens.recipes.seed_curves import seed_mean

@@ -9,12 +9,12 @@ from torch import Tensor
 from iclens.estimators.estimator import build_estimator
 from iclens.models.model import PromptModel
 from iclens.recipes.table import Cell
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.tasks.task import Task
 from iclens.training.default_dtype import default_dtype
 from iclens.training.ensemble import run_model
+from iclens.training.loop import TrainedRun
 from iclens.training.prompts import derived_seed
-from iclens.training.train import TrainedRun
 
 _CHUNK = 1000
 """Prompts answered at once."""
@@ -23,7 +23,7 @@ _FEW = 50
 """Prompts held at once where they are long."""
 
 
-def fresh_prompts(task: Task, seed: int, n_prompts: int, n_context: int) -> Prompt:
+def fresh_prompts(task: Task, seed: int, n_prompts: int, n_context: int) -> PromptBatch:
     """Prompts in float64 that no run with this seed was trained or evaluated on."""
     generator = torch.Generator().manual_seed(derived_seed(seed, "fresh prompts of a recipe"))
     with default_dtype(torch.float64):
@@ -58,13 +58,13 @@ def double_model(run: TrainedRun) -> PromptModel:
 
 
 @torch.no_grad()
-def answers_of(model: PromptModel, prompt: Prompt) -> Float[Tensor, "batch n_answers d_y"]:
+def answers_of(model: PromptModel, prompt: PromptBatch) -> Float[Tensor, "batch n_answers d_y"]:
     """What a model with one run answers."""
     pairs = zip(prompt.inputs.split(_CHUNK), prompt.labels.split(_CHUNK), strict=True)
     return torch.cat([model(inputs.unsqueeze(0), labels.unsqueeze(0))[0] for inputs, labels in pairs])
 
 
-def one_step(prompt: Prompt, *, debiased: bool = False) -> Float[Tensor, "batch d_y"]:
+def one_step(prompt: PromptBatch, *, debiased: bool = False) -> Float[Tensor, "batch d_y"]:
     """(1/N) Σ_i y_i ⟨x_i, x⟩ at the query, with x_i − x̄ in place of x_i if `debiased`: a gradient step with η = 1."""
     return build_estimator("gradient-descent", {"n_steps": 1, "learning_rate": 1.0, "debiased": debiased}).predict(
         prompt

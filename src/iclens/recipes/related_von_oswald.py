@@ -11,10 +11,10 @@ from iclens.estimators.estimator import build_estimator
 from iclens.matching.distances import alignment, sensitivity
 from iclens.matching.predictor import of_estimator, of_model
 from iclens.models.model import PromptModel
+from iclens.recipes.contract import Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import band, new_figure
 from iclens.recipes.lab_runs import train_all
 from iclens.recipes.linear_attention import best_step
-from iclens.recipes.recipe import Preset, Progress, Recipe, recipe
 from iclens.recipes.related_linear_layer import step_tensor, symmetric_tensor
 from iclens.recipes.related_runs import (
     answers_of,
@@ -29,7 +29,7 @@ from iclens.recipes.seed_curves import seed_curve, seed_estimate
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -187,8 +187,8 @@ def of_weights(model: PromptModel, n_context: int) -> tuple[float, float]:
     return float(n_context * inner / pattern.square().sum()), float(inner / (tensor.norm() * pattern.norm()))
 
 
-def _alignment(model: PromptModel, prompt: Prompt, n: int) -> float:
-    some = Prompt(prompt.inputs[:n], prompt.labels[:n], {})
+def _alignment(model: PromptModel, prompt: PromptBatch, n: int) -> float:
+    some = PromptBatch(prompt.inputs[:n], prompt.labels[:n], {})
     # The direction of a step's sensitivity does not depend on its rate.
     step = of_estimator(build_estimator("gradient-descent", {"n_steps": 1}))
     return float(alignment(sensitivity(of_model(model), some), sensitivity(step, some)).nanmean())

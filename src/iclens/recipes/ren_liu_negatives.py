@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from iclens.recipes.recipe import Preset, recipe
+from iclens.recipes.contract import Preset, recipe
 from iclens.recipes.selection import over_seeds
 from iclens.recipes.table import Table
 from iclens.recipes.variant_study import NORMAL, Row, VariantSettings, VariantStudy
@@ -34,7 +34,7 @@ _BETA = 0.5
 
 
 def _negative(construction: str, **options: object) -> Row:
-    return Row("constructions", "negative", {"k": 3, "beta": _BETA, "construction": construction, **options})
+    return Row("constructions", "negative", {"n_negatives": 3, "beta": _BETA, "construction": construction, **options})
 
 
 @recipe("ren-liu-negatives")
@@ -54,7 +54,7 @@ class NegativeConstructions(VariantStudy):
     rows: ClassVar = {
         "normal": NORMAL,
         "lowest": _negative("lowest"),
-        "lowest, of keys": Row("constructions", "negative", {"k": 3, "beta": _BETA, "selection": "key"}),
+        "lowest, of keys": Row("constructions", "negative", {"n_negatives": 3, "beta": _BETA, "selection": "key"}),
         "hardest": _negative("hardest"),
         "dissimilar": _negative("dissimilar"),
         "random": _negative("random"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from iclens.recipes.recipe import Preset, recipe
+from iclens.recipes.contract import Preset, recipe
 from iclens.recipes.table import Table
 from iclens.recipes.variant_study import NORMAL, Row, VariantSettings, VariantStudy
 from iclens.recipes.verdict import Claim, Verdict
@@ -54,10 +54,10 @@ class VariantCurves(VariantStudy):
         "g1": Row("augmented", "augmented", {"g1": "adapter"}),
         "g2": Row("augmented", "augmented", {"g2": "adapter"}),
         "g1 & g2": Row("augmented", "augmented", {"g1": "adapter", "g2": "adapter"}),
-        "k = 1, β = 0.1": Row("negative", "negative", {"k": 1, "beta": 0.1}),
-        "k = 1, β = 0.5": Row("negative", "negative", {"k": 1, "beta": 0.5}),
-        "k = 3, β = 0.1": Row("negative", "negative", {"k": 3, "beta": 0.1}),
-        "k = 3, β = 0.5": Row("negative", "negative", {"k": 3, "beta": 0.5}),
+        "k = 1, β = 0.1": Row("negative", "negative", {"n_negatives": 1, "beta": 0.1}),
+        "k = 1, β = 0.5": Row("negative", "negative", {"n_negatives": 1, "beta": 0.5}),
+        "k = 3, β = 0.1": Row("negative", "negative", {"n_negatives": 3, "beta": 0.1}),
+        "k = 3, β = 0.5": Row("negative", "negative", {"n_negatives": 3, "beta": 0.5}),
         "scale 0.9": Row("control", "scale-matched", {"strength": 0.1}),
         "scale 0.5": Row("control", "scale-matched", {"strength": 0.5}),
         "scale 1.5": Row("control", "scale-matched", {"strength": -0.5}),

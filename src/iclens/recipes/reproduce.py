@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from iclens.errors import UserError
+from iclens.recipes.contract import Part, Recipe
 from iclens.recipes.machine import machine
 from iclens.recipes.parts import PartStore, Write, work_key
-from iclens.recipes.recipe import Part, Recipe
 from iclens.recipes.reproduction import TABLE, Reproduction, finished
 from iclens.recipes.table import Table
 from iclens.workers import Tell, each, worth_starting

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from iclens.errors import UserError
+from iclens.recipes.contract import RECIPES, Recipe
 from iclens.recipes.figures import Mode, style
 from iclens.recipes.parts import work_key
-from iclens.recipes.recipe import RECIPES, Recipe
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Verdict
 from iclens.sealed import is_whole, sealed

@@ -17,9 +17,9 @@ from iclens.recipes.attention_cost import (
     time_rows,
     time_verdict,
 )
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import band, log_ticks, new_figure
 from iclens.recipes.lab_runs import train_all
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.related_runs import double_model, excess_error
 from iclens.recipes.seed_curves import seed_curve
 from iclens.recipes.selection import over_seeds

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from iclens.dual import LayerDual, StackDual
 from iclens.features import Mercer
+from iclens.matching.stacks import Pass, lab_pass
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import new_figure
 from iclens.recipes.lab_runs import train_all
-from iclens.recipes.layers_as_duals import Pass, gpt2_pass, lab_pass
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.seed_curves import seed_curve
 from iclens.recipes.selection import over_seeds
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
-from iclens.tasks.words import LABELS, sample
+from iclens.tasks.words import LABELS, sample_words
 from iclens.training.config import RunConfig
 from iclens.training.default_dtype import default_dtype
 from iclens.training.ensemble import run_model
@@ -214,6 +214,7 @@ def _lab(settings: StackSettings, progress: Progress) -> Iterator[tuple[Pass, Re
 def _bundled(settings: StackSettings, progress: Progress) -> Iterator[tuple[Pass, ReadOut]]:
     """The bundled model on held-out prompts of its words, other ones for each seed."""
     from iclens.lens.model.loading import load
+    from iclens.recipes.language_stacks import stack_pass
 
     lens_model = load("bundled", dtype=torch.float64)
     model, tokenizer = lens_model.model, lens_model.tokenizer
@@ -221,7 +222,7 @@ def _bundled(settings: StackSettings, progress: Progress) -> Iterator[tuple[Pass
     for seed in range(settings.n_seeds):
         progress(seed, settings.n_seeds, "reading prompts")
         generator = torch.Generator().manual_seed(seed)
-        drawn = [sample(generator, settings.n_word_demonstrations, 3) for _ in range(settings.n_prompts)]
+        drawn = [sample_words(generator, settings.n_word_demonstrations, 3) for _ in range(settings.n_prompts)]
         ids = torch.tensor([tokenizer(prompt.text())["input_ids"] for prompt in drawn])
         answers = torch.tensor([LABELS.index(prompt.answer) for prompt in drawn])
         # A demonstration is four tokens, `word is label .`, and the query two.
@@ -233,7 +234,7 @@ def _bundled(settings: StackSettings, progress: Progress) -> Iterator[tuple[Pass
             logits = model.lm_head(model.transformer.ln_f(state))[:, labels]
             return torch.nn.functional.cross_entropy(logits, answers, reduction="none") / math.log(len(LABELS))
 
-        yield gpt2_pass(model, ids, groups), read_out
+        yield stack_pass(lens_model, ids, groups), read_out
 
 
 @torch.no_grad()

@@ -14,8 +14,8 @@ from iclens.lens.model.loading import LensModel, load
 from iclens.recipes.attribution import METHODS, TRUTH, Case, Measured, run
 from iclens.recipes.attribution_studies import STUDIES, Setting
 from iclens.recipes.attribution_studies import Progress as Training
+from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import new_figure
-from iclens.recipes.recipe import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Verdict

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from iclens.errors import UserError
+from iclens.lens import Readout
 from iclens.lens.prompt.prompt import Prompt
-from iclens.lens.read.answers import Margin
 from iclens.recipes.attribution import Case
-from iclens.tasks.words import LABELS, WordPrompt, sample
+from iclens.tasks.words import LABELS, WordPrompt, sample_words
 
 TEMPLATE = "{input} is {output} ."
 
@@ -46,7 +46,7 @@ def word_cases(
     cases = []
     for _ in range(n_prompts):
         count = low + int(torch.randint(high - low + 1, (1,), generator=generator))
-        drawn = sample(generator, n_demonstrations, count, n_categories=n_categories)
+        drawn = sample_words(generator, n_demonstrations, count, n_categories=n_categories)
         cases.append(Case(_prompt(drawn), margin(tokenizer, drawn.answer, LABELS), drawn.relevant))
     return cases
 
@@ -71,7 +71,7 @@ def conflicting_cases(
     """
     cases = []
     for _ in range(n_prompts):
-        drawn = sample(generator, 12, n_for + n_against)
+        drawn = sample_words(generator, 12, n_for + n_against)
         used = {label for _, label in drawn.demonstrations}
         free = [label for label in LABELS if label not in used]
         other = free[int(torch.randint(len(free), (1,), generator=generator))]
@@ -85,7 +85,7 @@ def conflicting_cases(
     return cases
 
 
-def margin(tokenizer: Any, answer: str, candidates: Sequence[str]) -> Margin:
+def margin(tokenizer: Any, answer: str, candidates: Sequence[str]) -> Readout:
     """The answer's logit minus the mean of the other candidates', all of one token.
 
     Raises:
@@ -100,10 +100,9 @@ def margin(tokenizer: Any, answer: str, candidates: Sequence[str]) -> Margin:
         )
     others = [word for word in candidates if word != answer]
     terms = [(0, ids[answer], 1.0), *((0, ids[word], -1.0 / len(others)) for word in others)]
-    return Margin(
+    return Readout(
         answer=answer,
         answer_ids=(ids[answer],),
-        append=(),
         terms=tuple(terms),
         definition=f"The logit of {answer!r} minus the mean logit of the {len(others)} other candidates.",
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from iclens.models.dictionary_deep import DeepDictionaryModel
-from iclens.recipes.recipe import Progress
+from iclens.recipes.contract import Progress
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table
 from iclens.recipes.yang_runs import TOKENS, TaskSettings

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from iclens.models.dictionary import DictionaryModel
+from iclens.recipes.contract import Part, Progress
 from iclens.recipes.figures import band
-from iclens.recipes.recipe import Part, Progress
 from iclens.recipes.seed_curves import seed_curve
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table

@@ -1,1 +1,10 @@
 """Tables and pages that show what was computed elsewhere."""
+
+from iclens.report.gallery import Entry, SettingLine, render_entry, render_index
+
+__all__ = [
+    "Entry",
+    "SettingLine",
+    "render_entry",
+    "render_index",
+]

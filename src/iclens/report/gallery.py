@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +13,8 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from iclens.report import display_text
+from iclens import display_text
+from iclens.work.progress import duration
 
 RECORD = "record.json"
 """In a published gallery, what `table.json` says but for the table."""
@@ -125,20 +125,6 @@ def render_index(entries: Sequence[Entry], version: str) -> str:
         totals=[(words, counts) for words, counts in totals if counts],
         version=version,
     )
-
-
-def duration(seconds: float | int) -> str:
-    """A time to read, e.g. `0.4 s`, `12 s`, `3 min`, `2 h 5 min`."""
-    if not math.isfinite(seconds):
-        return "–"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _tally(verdicts: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, int], ...]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from iclens.errors import UserError
-from iclens.sweeps.result import Metric
 from iclens.sweeps.selection import columns_of, record
 from iclens.sweeps.store import Store
+from iclens.training.metric import Metric
 
 Format = Literal["csv", "parquet", "json"]
 FORMATS: tuple[Format, ...] = ("csv", "parquet", "json")

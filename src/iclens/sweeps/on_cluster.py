@@ -13,7 +13,7 @@ from iclens.sweeps.result import result_of
 from iclens.sweeps.store import Store
 from iclens.training.config import RunConfig
 from iclens.training.interruption import held_interrupts
-from iclens.training.train import train
+from iclens.training.loop import train
 from iclens.workers import Ended, Tell
 
 _MEASURED = 1024

@@ -9,31 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from iclens.errors import UserError
+from iclens.training.metric import Metric
 
 if TYPE_CHECKING:
-    from iclens.training.train import TrainedRun
+    from iclens.training.loop import TrainedRun
 
 _MOST = 2**53
 """JSON readers of other languages round larger numbers."""
-
-
-class Metric(NamedTuple):
-    """One measured value.
-
-    Attributes:
-        step: optimiser steps done when it was measured.
-        name: e.g. `"loss"`.
-        prefix: number of demonstrations before the point it is about; None for a value of whole prompts.
-        value: of a diverged run also infinite or not a number.
-    """
-
-    step: int
-    name: str
-    prefix: int | None
-    value: float
 
 
 def _torch_version() -> str:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from iclens.errors import UserError
 from iclens.sealed import SEAL, is_whole, sealed
-from iclens.sweeps.result import Metric, Result, final_values, metric_of
+from iclens.sweeps.result import Result, final_values, metric_of
+from iclens.training.metric import Metric
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,7 @@ from iclens.sweeps.store import UNFINISHED, Store
 from iclens.training.checkpoint import checkpoint_keys
 from iclens.training.config import RunConfig
 from iclens.training.distributed import Processes
-from iclens.training.train import TrainedRun, train
+from iclens.training.loop import TrainedRun, train
 from iclens.workers import Ended, Tell, each, worth_starting
 
 GIB = 2**30
@@ -27,7 +27,7 @@ Report = Callable[[int, int], None]
 """(index of the chunk, steps done in it)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepPlan:
     """What a sweep will do, and what that costs.
 
@@ -42,6 +42,10 @@ class SweepPlan:
     steps: list[int]
     seconds: list[float]
     n_present: int
+
+    def __repr__(self) -> str:
+        cost = f"about {sum(self.seconds):.0f} s on one worker"
+        return f"<SweepPlan: {self.n_runs} runs in {len(self.chunks)} chunks, {cost}; {self.n_present} present>"
 
     @property
     def n_runs(self) -> int:
@@ -229,7 +233,7 @@ def train_into(
         processes: those that train together, of which this is the first.
 
     Raises:
-        UserError: see `iclens.training.train.train` and `Store.add`.
+        UserError: see `iclens.training.loop.train` and `Store.add`.
     """
     path = checkpoint_path(store, configs)
     advance = None if report is None else (lambda step, _total, _loss: report(step))

@@ -10,7 +10,7 @@ from iclens.sweeps.store import Store
 from iclens.sweeps.sweep import train_into
 from iclens.training.config import RunConfig
 from iclens.training.distributed import Processes
-from iclens.training.train import train
+from iclens.training.loop import train
 
 
 def train_together(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.tasks.options import require_at_least_zero, require_counts
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.tasks.task import TASKS, Optimal, Task
 
 SHIFTED_MEAN, SHIFTED_SPREAD = 1.0, 2.0
@@ -258,13 +258,13 @@ class DictionaryTask(Task):
         features = self.dictionary.features.to(inputs)[self.indices(inputs)]
         return features @ function["weight"][..., None]
 
-    def sample(self, generator: torch.Generator, batch: int | tuple[int, ...], n_context: int) -> Prompt:
+    def sample(self, generator: torch.Generator, batch: int | tuple[int, ...], n_context: int) -> PromptBatch:
         """See `Task.sample`; the noise belongs to the token, not to the place in the prompt."""
         clean = super().sample(generator, batch, n_context)
         indices, function = self.indices(clean.inputs), clean.function
         noise = function["noise"].gather(-1, indices)[..., None]
         size = math.sqrt(self.tau) * function["weight"].norm(dim=-1)[..., None, None]
-        return Prompt(clean.inputs, clean.labels + size * noise, function)
+        return PromptBatch(clean.inputs, clean.labels + size * noise, function)
 
     def indices(self, inputs: Float[Tensor, "*batch n_points d"]) -> Tensor:
         """Which token of the dictionary each input is, (*batch, n_points).

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.tasks.options import require_at_least_zero, require_counts
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.tasks.task import Task
 
 BEST_MEASURED = "measured: the least squared error among neighbours, averaging, ridge and kernel ridge at the defaults"
@@ -34,12 +34,12 @@ class FunctionFirst(Task, abc.ABC):
     ) -> Float[Tensor, "*batch n_points d"]:
         return self.sample_inputs_of(generator, self.sample_function(generator, batch), batch, n_points)
 
-    def sample(self, generator: torch.Generator, batch: int | tuple[int, ...], n_context: int) -> Prompt:
+    def sample(self, generator: torch.Generator, batch: int | tuple[int, ...], n_context: int) -> PromptBatch:
         """See `Task.sample`."""
         shape = checked_shape(batch, n_context)
         function = self.sample_function(generator, shape)
         inputs = self.sample_inputs_of(generator, function, shape, n_context + 1)
-        return Prompt(inputs, self.observed(generator, self.values(inputs, function)), function)
+        return PromptBatch(inputs, self.observed(generator, self.values(inputs, function)), function)
 
 
 def checked_shape(batch: int | tuple[int, ...], n_context: int) -> tuple[int, ...]:

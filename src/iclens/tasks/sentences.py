@@ -77,7 +77,9 @@ class Scene:
 FACTS = ("subject", "adjective", "verb", "object", "place")
 
 
-def generate(name: str, n_train: int, n_validation: int, seed: int = 0, *, patience: int = PATIENCE) -> TaskData:
+def generate_sentences(
+    name: str, n_train: int, n_validation: int, seed: int = 0, *, patience: int = PATIENCE
+) -> TaskData:
     """A generated task; classes and grades are balanced, no two examples are equal.
 
     Sentences of training and validation are about different pairs of nouns (`held_out`).

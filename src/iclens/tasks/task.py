@@ -13,7 +13,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.registry import Registry
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Task(abc.ABC):
     def optimal(self) -> Optimal:
         """The best estimator known."""
 
-    def sample(self, generator: torch.Generator, batch: int | tuple[int, ...], n_context: int) -> Prompt:
+    def sample(self, generator: torch.Generator, batch: int | tuple[int, ...], n_context: int) -> PromptBatch:
         """Draw prompts of `n_context` demonstrations and a query, in torch's default dtype.
 
         Args:
@@ -93,7 +93,7 @@ class Task(abc.ABC):
             raise UserError(f"n_context={n_context} must be at least 0 and batch={batch} positive.")
         inputs = self.sample_inputs(generator, shape, n_context + 1)
         function = self.sample_function(generator, shape)
-        return Prompt(inputs, self.observed(generator, self.values(inputs, function)), function)
+        return PromptBatch(inputs, self.observed(generator, self.values(inputs, function)), function)
 
 
 TASKS: Registry[type[Task]] = Registry("task", "iclens.tasks", package="iclens.tasks")

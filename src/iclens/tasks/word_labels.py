@@ -14,7 +14,7 @@ from iclens.errors import UserError
 from iclens.tasks.draws import integers
 from iclens.tasks.function_first import checked_shape
 from iclens.tasks.options import require_one_of
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.tasks.task import TASKS, Optimal, Task
 from iclens.tasks.word_batches import FIRST_LABEL, FIRST_WORD, sample_batch
 from iclens.tasks.words import CATEGORIES, LABELS, WORDS_PER_CATEGORY
@@ -80,7 +80,7 @@ class Words(Task):
         categories = inputs.argmax(-1) // WORDS_PER_CATEGORY
         return one_hot(function["labels"].gather(-1, categories), self.d_y).to(inputs)
 
-    def sample(self, generator: torch.Generator, batch: int | tuple[int, ...], n_context: int) -> Prompt:
+    def sample(self, generator: torch.Generator, batch: int | tuple[int, ...], n_context: int) -> PromptBatch:
         """See `Task.sample`."""
         shape = checked_shape(batch, n_context)
         drawn = sample_batch(
@@ -100,7 +100,7 @@ class Words(Task):
         # Labels of categories that do not occur are independent of all that the prompt shows.
         label_of = self.sample_function(generator, (len(words),))["labels"].scatter(-1, categories, labels)
         dtype = torch.get_default_dtype()
-        return Prompt(
+        return PromptBatch(
             one_hot(words, self.d).to(dtype).reshape(*shape, n_context + 1, self.d),
             one_hot(labels, self.d_y).to(dtype).reshape(*shape, n_context + 1, self.d_y),
             {"labels": label_of.reshape(*shape, N_CATEGORIES)},

@@ -149,7 +149,7 @@ def _choose(generator: torch.Generator, count: int, size: int) -> list[int]:
     return torch.randperm(count, generator=generator)[:size].tolist()
 
 
-def sample(
+def sample_words(
     generator: torch.Generator,
     n_demonstrations: int = 12,
     n_relevant: int = 3,

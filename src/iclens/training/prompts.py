@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from iclens.errors import UserError
-from iclens.tasks.prompt import Prompt
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.tasks.task import Optimal, Task
 from iclens.training.config import RunConfig, Training
 from iclens.training.default_dtype import default_dtype
@@ -30,7 +30,7 @@ def prompt_dtype(settings: Training) -> torch.dtype:
     return torch.float64 if settings.dtype == "float64" else torch.float32
 
 
-def evaluation_prompts(config: RunConfig, task: Task) -> Prompt:
+def evaluation_prompts(config: RunConfig, task: Task) -> PromptBatch:
     """The prompts on which a run is evaluated, always the same: full length, all coordinates."""
     generator = torch.Generator().manual_seed(derived_seed(config.seed, "evaluation"))
     with default_dtype(prompt_dtype(config.training)):

@@ -26,14 +26,14 @@ from iclens.models.model import PromptModel
 from iclens.tasks.task import Task
 from iclens.training.config import RunConfig
 from iclens.training.default_dtype import default_dtype
+from iclens.training.loop import train
 from iclens.training.reproducibly import reproducibly
-from iclens.training.train import train
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "softmax": {},
     "regularized": {"alpha": 0.2},
     "augmented": {"g1": {"name": "adapter", "hidden": 16}},
-    "negative": {"k": 1, "beta": 0.2},
+    "negative": {"n_negatives": 1, "beta": 0.2},
 }
 """The attention variants and their options."""
 
@@ -104,13 +104,13 @@ def _options_of(variant: str) -> dict[str, Any]:
     return VARIANTS[variant]
 
 
-def task() -> Task:
+def regressor_task() -> Task:
     """The task that all of them are trained on."""
     return config("softmax").make_task()
 
 
 @cache
-def load(variant: str = "softmax") -> PromptModel:
+def load_regressor(variant: str = "softmax") -> PromptModel:
     """A bundled regressor in float64, in evaluation mode: one run that reads up to `MOST_POINTS` demonstrations.
 
     The model is shared by all callers and must not be changed.
@@ -207,7 +207,7 @@ def errors(model: PromptModel | None, n_prompts: int = N_MEASURED) -> dict[str, 
     """
     from iclens.training.prompts import derived_seed
 
-    learnt = task()
+    learnt = regressor_task()
     generator = torch.Generator().manual_seed(derived_seed(0, "regressors measured"))
     with default_dtype(torch.float64):
         prompt = learnt.sample(generator, n_prompts, MOST_POINTS)

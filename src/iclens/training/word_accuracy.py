@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from iclens.tasks.words import VOCABULARY, Split, WordPrompt, sample
+from iclens.tasks.words import VOCABULARY, Split, WordPrompt, sample_words
 
 _ID = {token: index for index, token in enumerate(VOCABULARY)}
 N_DEMONSTRATIONS = (4, 8, 12, 16, 20, 24)
@@ -44,7 +44,7 @@ def draw(generator: torch.Generator, n_prompts: int, *, present: bool, split: Sp
         n_prompts: how many.
         present: whether 1 to 6 (at most the number there is room for) demonstrations are of the query's category,
             or none.
-        split: see `iclens.tasks.words.sample`.
+        split: see `iclens.tasks.words.sample_words`.
     """
     prompts = []
     for index in range(n_prompts):
@@ -52,11 +52,11 @@ def draw(generator: torch.Generator, n_prompts: int, *, present: bool, split: Sp
         most = min(6, n_demonstrations - 1)
         n_relevant = 1 + int(torch.randint(most, (1,), generator=generator)) if present else 0
         n_categories = 3 + int(torch.randint(6, (1,), generator=generator))
-        prompts.append(sample(generator, n_demonstrations, n_relevant, n_categories=n_categories, split=split))
+        prompts.append(sample_words(generator, n_demonstrations, n_relevant, n_categories=n_categories, split=split))
     return prompts
 
 
-def measure(model: Any, n_prompts: int = 2000, seed: int = 12345) -> dict[str, Any]:
+def accuracy_on_words(model: Any, n_prompts: int = 2000, seed: int = 12345) -> dict[str, Any]:
     """Accuracy on held-out prompts.
 
     Returns:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iclens.lens.many.answer import Asked
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.rotary import longest_alike
+from iclens.lens.read.question import Question
 
 MEMORY = 2 << 30
 """Bytes that a batch may take by the estimate of `tokens_at_once`."""
@@ -22,23 +22,23 @@ _LEAST_FULL = 0.8
 """Share of real tokens in a batch."""
 
 
-def batches(asked: Sequence[Asked], lens_model: LensModel, most_tokens: int) -> list[list[int]]:
+def batches(questions: Sequence[Question], lens_model: LensModel, most_tokens: int) -> list[list[int]]:
     """Indices of the prompts of each batch, the shortest prompts first.
 
     Args:
-        asked: the prompts.
+        questions: the prompts.
         lens_model: the model; see `longest_alike` for the ones whose long prompts run alone.
         most_tokens: tokens of a batch, filled-up ones counted; a longer prompt is a batch of its own.
     """
     alike = longest_alike(lens_model)
     order = sorted(
-        range(len(asked)),
-        key=lambda i: (asked[i].longest, asked[i].n_query, asked[i].tokenized.n_demonstrations, i),
+        range(len(questions)),
+        key=lambda i: (questions[i].longest, questions[i].n_query, questions[i].tokenized.n_demonstrations, i),
     )
     planned: list[list[int]] = []
     real = 0
     for i in order:
-        length = asked[i].longest
+        length = questions[i].longest
         room = bool(planned) and (len(planned[-1]) + 1) * length <= most_tokens
         full = bool(planned) and real + length >= _LEAST_FULL * length * (len(planned[-1]) + 1)
         if room and full and (alike is None or length <= alike):

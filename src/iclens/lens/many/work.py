@@ -13,22 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iclens.errors import UserError
-from iclens.lens.many.explain import explain_batch
+from iclens.lens.explaining import explain_together
 from iclens.lens.many.lines import Line
-from iclens.lens.many.parts import Parts
+from iclens.lens.many.model_source import ModelSource
 from iclens.lens.many.plan import batches
-from iclens.lens.many.rows import SCHEMA_VERSION, schema, table
-from iclens.lens.many.source import Source
 from iclens.lens.model.loading import LensModel
+from iclens.lens.rows import SCHEMA_VERSION, as_parquet, rows_of, schema, table
+from iclens.work.parts import Parts
 from iclens.workers import Ended, Tell
 
 if TYPE_CHECKING:
     import pyarrow
 
-_ROW_GROUP = 1 << 16
-
-Call = tuple[Source, str, list[Line], bool, int]
-"""Arguments of `explain_part`: the model, its identity, the prompts, whether to rerun, tokens at once."""
+Call = tuple[ModelSource, str, list[Line], tuple[str, ...], int]
+"""Arguments of `explain_part`: the model, its identity, the prompts, the scores, tokens at once."""
 
 Executor = Callable[[Callable[..., Any], Sequence[Call]], Iterator[Ended[tuple[bytes, float]]]]
 """Runs a function on calls and yields their results as they end, as `iclens.workers.each`."""
@@ -44,26 +42,26 @@ class Work:
         bad: the lines that cannot be explained.
         batches: the prompts that go through the model together.
         keys: under which name each batch's part is kept: a digest of all that its bytes depend on.
-        rerun: whether the text of demonstrations is deleted as well.
+        scores: names of the scores.
         most_tokens: tokens that go through the model at once.
     """
 
-    source: Source
+    source: ModelSource
     identity: str
     bad: tuple[Line, ...]
     batches: tuple[tuple[Line, ...], ...]
     keys: tuple[str, ...]
-    rerun: bool
+    scores: tuple[str, ...]
     most_tokens: int
 
     @classmethod
     def plan(
         cls,
-        source: Source,
+        source: ModelSource,
         lens_model: LensModel,
         lines: Sequence[Line],
         *,
-        rerun: bool,
+        scores: Sequence[str],
         most_tokens: int,
         threads: int,
     ) -> Work:
@@ -73,13 +71,13 @@ class Work:
             source: the model.
             lens_model: the same, perhaps without its weights.
             lines: the prompts and the bad lines.
-            rerun: whether to delete the text of demonstrations as well.
+            scores: names of the scores.
             most_tokens: tokens that go through the model at once.
             threads: torch threads of each process; sums depend on them in the last bit.
         """
-        good = [line for line in lines if line.asked is not None]
-        asked = [line.asked for line in good if line.asked is not None]
-        planned = tuple(tuple(good[i] for i in one) for one in batches(asked, lens_model, most_tokens))
+        good = [line for line in lines if line.question is not None]
+        questions = [line.question for line in good if line.question is not None]
+        planned = tuple(tuple(good[i] for i in one) for one in batches(questions, lens_model, most_tokens))
         identity = source.identity()
         same = {
             "schema": SCHEMA_VERSION,
@@ -87,18 +85,18 @@ class Work:
             "model": identity,
             "dtype": source.dtype,
             "device": [source.device, source.device_map],
-            "rerun": rerun,
+            "scores": list(scores),
             "most_tokens": most_tokens,
             "threads": threads,
         }
         keys = tuple(_digest([same, [_content(line) for line in one]]) for one in planned)
-        bad = tuple(line for line in lines if line.asked is None)
-        return cls(source, identity, bad, planned, keys, rerun, most_tokens)
+        bad = tuple(line for line in lines if line.question is None)
+        return cls(source, identity, bad, planned, keys, tuple(scores), most_tokens)
 
     @property
     def tokens(self) -> list[int]:
         """Tokens of every batch, filled-up ones counted: what its time is taken to grow with."""
-        return [len(one) * max(line.asked.longest for line in one if line.asked) for one in self.batches]
+        return [len(one) * max(line.question.longest for line in one if line.question) for one in self.batches]
 
     @property
     def n_prompts(self) -> int:
@@ -126,7 +124,7 @@ class Work:
             the seconds that a batch took, or why it failed; `place` is the batch's.
         """
         calls = [
-            (self.source, self.identity, list(self.batches[place]), self.rerun, self.most_tokens) for place in places
+            (self.source, self.identity, list(self.batches[place]), self.scores, self.most_tokens) for place in places
         ]
         ends = executor(explain_part, calls)
         with closing(ends):  # type: ignore[type-var]
@@ -146,9 +144,9 @@ class Work:
             UserError: a part is not there, or not whole.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        pieces = [table(self.bad, [None] * len(self.bad))]
+        bad = [{"line": line.number, "id": line.id, "error": line.error} for line in self.bad]
+        pieces = [table(bad)]
         for key in self.keys:
             content = parts.read(key)
             if content is None:
@@ -159,12 +157,7 @@ class Work:
             with pa.ipc.open_stream(pa.BufferReader(content)) as stream:
                 pieces.append(stream.read_all())
         whole = pa.concat_tables(pieces).sort_by([("line", "ascending"), ("demonstration", "ascending")])
-        whole = whole.replace_schema_metadata(schema(self._facts()).metadata).combine_chunks()
-        sink = pa.BufferOutputStream()
-        pq.write_table(
-            whole, sink, compression="zstd", row_group_size=_ROW_GROUP, write_page_checksum=True, store_schema=True
-        )
-        return sink.getvalue().to_pybytes()
+        return as_parquet(whole.replace_schema_metadata(schema(self._facts()).metadata).combine_chunks())
 
     def is_in(self, output: Path) -> bool:
         """Whether a file holds this very run already, whole."""
@@ -190,15 +183,20 @@ class Work:
 
 
 def explain_part(
-    source: Source, identity: str, lines: list[Line], rerun: bool, most_tokens: int, tell: Tell
+    source: ModelSource, identity: str, lines: list[Line], scores: tuple[str, ...], most_tokens: int, tell: Tell
 ) -> tuple[bytes, float]:
     """Explain one batch in whatever process: its rows as an Arrow stream, and the seconds that it took."""
     tell()
     lens_model = source.load(identity)
     start = time.perf_counter()
-    asked = [line.asked for line in lines if line.asked is not None]
-    found = explain_batch(lens_model, asked, rerun_text=rerun, most_tokens=most_tokens, between=tell)
-    return _stream(table(lines, found)), time.perf_counter() - start
+    questions = [line.question for line in lines if line.question is not None]
+    found = explain_together(lens_model, questions, scores, most_tokens=most_tokens, progress=lambda stage: tell())
+    rows = [
+        row
+        for line, one in zip(lines, found, strict=True)
+        for row in rows_of(one, {"line": line.number, "id": line.id})
+    ]
+    return _stream(table(rows)), time.perf_counter() - start
 
 
 def _stream(rows: pyarrow.Table) -> bytes:
@@ -211,14 +209,14 @@ def _stream(rows: pyarrow.Table) -> bytes:
 
 
 def _content(line: Line) -> Any:
-    asked = line.asked
-    assert asked is not None
-    prompt, answers = asked.tokenized.prompt, asked.answers
+    question = line.question
+    assert question is not None
+    prompt, answers = question.tokenized.prompt, question.answers
     return [
         line.number,
         line.id,
         asdict(prompt),
-        asked.tokenized.input_ids.tolist(),
+        question.tokenized.input_ids.tolist(),
         [(entry.text, entry.token_ids, entry.following) for entry in answers.candidates],
         answers.explained,
     ]

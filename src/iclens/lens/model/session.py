@@ -1,26 +1,29 @@
 """Putting the lens's own attention function into a model for a while, and taking it out again.
 
 Transformers calls a registered function for every attention layer, with q, k, v after rotary positions and
-QK-norms, and a registered mask function once per forward pass. Both are registered, because without the mask
-function causality is lost silently. What the function does is up to the handler of the active session; the
-session lives in a context variable, so that threads and nested uses do not mix.
+QK-norms, and a registered mask function once per forward pass. What the function does is up to the handler of the
+active session; the session lives in a context variable, so that threads and nested uses do not mix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from iclens.errors import UserError
+from iclens.huggingface import DeferredMask, as_bool, deferred_mask, implementation, register, unhandled_term
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.seen import Given, Plain, Seen
 
 NAME = "iclens"
+_TERMS = ("s_aux", "position_bias", "cache")
 
 
 @dataclass(frozen=True)
@@ -32,37 +35,40 @@ class AttentionCall:
         q: (batch, query heads, n_query, d).
         k: (batch, key heads, n_key, d): not repeated for grouped heads.
         v: (batch, key heads, n_key, d_v).
-        mask: bool (batch, 1, n_query, n_key), True = may attend; None when the layer is causal (or, in an
-            encoder, full) without further masking.
+        seen: which tokens the queries may attend to; layers that share a mask share it.
         scale: factor of the scores.
         softcap: c of c·tanh(scores/c), or None.
-        causal: what `mask=None` means.
     """
 
     name: str
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
-    mask: torch.Tensor | None
+    seen: Seen
     scale: float
     softcap: float | None
-    causal: bool
 
     @property
     def groups(self) -> int:
         """Query heads that share one key head."""
         return self.q.shape[1] // self.k.shape[1]
 
-    def rows(self, first: int = 0, last: int | None = None) -> torch.Tensor:
-        """The mask of the queries first … last − 1: bool (batch or 1, 1, their number, n_key)."""
-        n_query, n_key = self.q.shape[2], self.k.shape[2]
-        last = n_query if last is None else last
-        if self.mask is not None:
-            return self.mask[:, :, first:last]
-        seen = torch.arange(n_key, device=self.q.device)
-        own = torch.arange(first, last, device=self.q.device)[:, None] + (n_key - n_query)
-        allowed = seen <= own if self.causal else torch.ones_like(seen <= own)
-        return allowed[None, None]
+    @property
+    def key(self) -> Hashable:
+        """What is equal for layers whose rows are the same tensors: their mask, and the device of the rows.
+
+        Whoever keeps it keeps the mask's description alive with it, so that no other mask gets the same key.
+        """
+        return self.seen, self.q.device
+
+    def rows(self, first: int = 0, last: int | None = None) -> Bool[Tensor, "_ 1 rows n_key"]:
+        """Form the mask of the queries first … last − 1 (all by default), with a leading axis of the batch or of 1."""
+        last = self.q.shape[2] if last is None else last
+        return self.seen.rows(first, last).to(self.q.device)
+
+    def rows_at(self, positions: Int[Tensor, "_ rows"]) -> Bool[Tensor, "_ rows n_key"]:
+        """Form the mask of the queries at some positions, others in each prompt or the same in all; no other rows."""
+        return self.seen.rows_at(positions).to(self.q.device)
 
 
 Handler = Callable[[AttentionCall], torch.Tensor]
@@ -75,12 +81,24 @@ class _Session:
     handler: Handler
     causal: bool
     wants_mask: bool
+    # By id, and with the caller's own tensor, which is kept so that no other gets its id.
+    given: dict[int, tuple[Tensor, Given]] = field(default_factory=dict)
+
+    def seen(self, mask: Tensor | None, name: str, q: Tensor, k: Tensor) -> Seen:
+        """What the mask of a layer says, and what its absence says."""
+        if mask is None:
+            return Plain(self.causal, q.shape[2], k.shape[2], q.device)
+        if isinstance(mask, DeferredMask):
+            return mask.recipe
+        if id(mask) not in self.given:
+            if mask.shape[1] != 1:
+                raise UserError(f"{name} was given a mask for each head: the lens takes one for all heads.")
+            allowed = as_bool(mask, name, "The lens takes").expand(-1, -1, q.shape[2], k.shape[2])
+            self.given[id(mask)] = mask, Given(allowed)
+        return self.given[id(mask)][1]
 
 
 _ACTIVE: ContextVar[_Session | None] = ContextVar("iclens_session", default=None)
-
-# Tensors that attention modules pass along and that carry nothing the mask, q and k do not.
-_HARMLESS = ("position_ids", "cache_position", "input_ids", "attention_mask")
 
 
 @contextmanager
@@ -93,66 +111,21 @@ def attending(lens_model: LensModel, handler: Handler, *, wants_mask: bool = Fal
     Args:
         lens_model: the model.
         handler: computes the heads' output.
-        wants_mask: pass the mask always; otherwise None stands for a plain causal (or full) one, which need not
-            be formed.
+        wants_mask: take every mask from transformers, also a plainly causal (or full) one, which is otherwise taken
+            as known: an independent check.
     """
-    _register()
+    register(NAME, _attention, _mask)
     names = {id(layer.attention): layer.attention_name for layer in lens_model.anatomy.layers}
     token = _ACTIVE.set(_Session(names, handler, lens_model.family.causal, wants_mask))
     try:
-        with implementation(lens_model, NAME):
+        with implementation(lens_model.model, NAME):
             yield
     finally:
         _ACTIVE.reset(token)
 
 
-@contextmanager
-def implementation(lens_model: LensModel, name: str | None) -> Iterator[None]:
-    """Evaluation mode, and the attention implementation `name` (None: as loaded), inside the `with` block."""
-    model = lens_model.model
-    training = [module for module in model.modules() if module.training]
-    configs = _configs(model)
-    before = [config._attn_implementation for config in configs]
-    try:
-        model.eval()
-        if name is not None:
-            model.set_attn_implementation(name)
-        yield
-    finally:
-        # From the outside in: setting a configuration also sets the ones inside it.
-        for config, own in zip(configs, before, strict=True):
-            config._attn_implementation = own
-        for module in training:
-            module.training = True
-
-
-def _configs(model: Any) -> list[Any]:
-    """Every configuration of the model and its parts, outer before inner, each once."""
-    found: list[Any] = []
-    waiting = [model.config] + [m.config for m in model.modules() if hasattr(m, "set_attn_implementation")]
-    while waiting:
-        config = waiting.pop(0)
-        if config is not None and all(config is not other for other in found):
-            found.append(config)
-            waiting = [getattr(config, key, None) for key in getattr(config, "sub_configs", {})] + waiting
-    return found
-
-
-@cache
-def _register() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, _mask)
-
-
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    from transformers.masking_utils import sdpa_mask
-
-    session = _active()
-    if session.wants_mask:
-        kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-    return sdpa_mask(*args, **kwargs)
+    return deferred_mask(*args, always=_active().wants_mask, **kwargs)
 
 
 def _attention(
@@ -170,23 +143,19 @@ def _attention(
     name = session.names.get(id(module))
     if name is None:
         raise UserError(f"{type(module).__name__} calls the attention interface but is no layer of its family.")
-    for extra, thing in kwargs.items():
-        if extra in ("s_aux", "position_bias", "cache") and thing is not None:
-            raise UserError(f"{name} passes {extra} to its attention, which iclens does not handle.")
-        if isinstance(thing, torch.Tensor) and extra not in _HARMLESS:
-            raise UserError(f"{name} passes a tensor {extra!r} to its attention, which iclens does not know.")
-    if attention_mask is not None and attention_mask.dtype != torch.bool:
-        # A mask that the caller made: 0 where a token may be seen, very negative where not.
-        attention_mask = attention_mask >= 0
+    term = unhandled_term(kwargs, _TERMS, any_tensor=True)
+    if term in _TERMS:
+        raise UserError(f"{name} passes {term} to its attention, which iclens does not handle.")
+    if term is not None:
+        raise UserError(f"{name} passes a tensor {term!r} to its attention, which iclens does not know.")
     call = AttentionCall(
         name=name,
         q=query,
         k=key,
         v=value,
-        mask=attention_mask,
+        seen=session.seen(attention_mask, name, query, key),
         scale=float(query.shape[-1] ** -0.5 if scaling is None else scaling),
         softcap=None if softcap is None else float(softcap),
-        causal=session.causal,
     )
     return session.handler(call).transpose(1, 2).contiguous(), None
 

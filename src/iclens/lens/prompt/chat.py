@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from iclens.errors import UserError
 
 
 def check_unicode(text: str) -> None:
-    """Refuses halves of surrogate pairs, which no tokenizer can read."""
+    """Refuse halves of surrogate pairs, which no tokenizer can read."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -21,7 +22,7 @@ def check_unicode(text: str) -> None:
 
 
 def check_messages(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The messages as plain dictionaries, when they are demonstrations and a query."""
+    """Check that messages are demonstrations and a query, and return them as plain dictionaries."""
     right = "give an optional system message, then user and assistant in turn, and the user's last"
     chat: list[dict[str, str]] = []
     for i, message in enumerate(messages):
@@ -46,18 +47,40 @@ def check_messages(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]
 
 
 def render(chat: list[dict[str, str]], tokenizer: Any) -> str:
-    """The chat as text, up to where the assistant is to speak."""
+    """Write the chat as text, up to where the assistant is to speak."""
     try:
         return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates raise what they like
         raise UserError(f"the tokenizer's chat template refuses this chat: {error}") from error
 
 
-def locate(index: int, chat: list[dict[str, str]], text: str, tokenizer: Any) -> tuple[int, int]:
-    """First character of a message in the rendered text, and the one behind its last."""
-    name = f"message {index} ({chat[index]['role']})"
+def locate(chat: list[dict[str, str]], text: str, tokenizer: Any) -> list[tuple[int, int]]:
+    """Find every message in the rendered text: its first character, and the one after its last.
+
+    Two renderings are enough where the template writes every message as it stands, or every one without the spaces
+    around it; elsewhere there is one for each message.
+
+    Raises:
+        UserError: the template drops or repeats a message, or writes others differently because of it.
+    """
     everything = text + "".join(message["content"] for message in chat)
-    marker = next(m for m in (f"QXZ{i}ZXQ" for i in itertools.count(10**8)) if m not in everything)
+    marker = next(m for m in (f"QXZ{i}N" for i in itertools.count(10**8)) if m not in everything)
+    markers = [f"{marker}{i}ZXQ" for i in range(len(chat))]
+    rendered = render([{**message, "content": m} for message, m in zip(chat, markers, strict=True)], tokenizer)
+    if re.findall(marker + "[0-9]+ZXQ", rendered) == markers:
+        between = re.split(marker + "[0-9]+ZXQ", rendered)
+        contents = [message["content"] for message in chat]
+        for written in (contents, [content.strip() for content in contents]):
+            pieces = [*itertools.chain.from_iterable(zip(between, written, strict=False)), between[-1]]
+            if "".join(pieces) == text:
+                ends = list(itertools.accumulate(map(len, pieces)))
+                return list(zip(ends[0:-1:2], ends[1::2], strict=True))
+    return [_locate(i, chat, text, tokenizer, markers[i]) for i in range(len(chat))]
+
+
+def _locate(index: int, chat: list[dict[str, str]], text: str, tokenizer: Any, marker: str) -> tuple[int, int]:
+    """Find one message by a rendering in which a marker stands in its place."""
+    name = f"message {index} ({chat[index]['role']})"
     marked = [*chat[:index], {**chat[index], "content": marker}, *chat[index + 1 :]]
     rendered = render(marked, tokenizer)
     count = rendered.count(marker)

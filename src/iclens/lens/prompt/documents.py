@@ -1,20 +1,61 @@
-"""Prompts from files: plain text, JSON and JSONL."""
+"""One reader of prompts as documents: prompt files, lines of a file of many, and questions of the page."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from iclens.errors import UserError
-from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt.prompt import BLANK_LINE, Prompt
 
 _PAIR = '{"input": "...", "output": "..."}'
 _MESSAGE = '{"role": "user", "content": "..."}'
 _OBJECT = '{"demonstrations": [{"input": "...", "output": "..."}], "query": "..."}'
+_FORMS = ("demonstrations", "prompt", "text", "messages")
 
 
-def load(
+@dataclass(frozen=True)
+class PromptOptions:
+    r"""What holds where a document does not say otherwise.
+
+    Attributes:
+        template: how to write pairs of input and output, see `Prompt.from_examples`.
+        query: the query's input, or, for plain text, its whole block; it comes after everything in the document.
+        instruction: a text before the demonstrations.
+        instruction_blocks: for plain text, how many of the first blocks are an instruction.
+    """
+
+    template: str | None = None
+    query: str | None = None
+    instruction: str | None = None
+    instruction_blocks: int = 0
+
+    def settled(self, own: Mapping[str, Any], *, binding: bool, writes_pairs: bool) -> PromptOptions:
+        """Put what a document says itself in the place of these.
+
+        Args:
+            own: values of the document by the names of the options.
+            binding: see `read_document`.
+            writes_pairs: False when the document is plain text or a chat, which need no template.
+
+        Raises:
+            UserError: a value of the wrong kind, or, when these are binding, one that is given twice.
+        """
+        for key, value in own.items():
+            if key == "instruction_blocks":
+                if isinstance(value, bool) or not isinstance(value, int):
+                    raise UserError(f'"instruction_blocks" is {value!r}: give a whole number.')
+            elif value is not None and not isinstance(value, str):
+                raise UserError(f'"{key}" is a JSON {kind(value)}, not a string. Put it in quotes.')
+            if binding and value is not None and getattr(self, key) != getattr(PromptOptions, key):
+                raise UserError(f'"{key}" stands in the file, but another one was given. Drop one of them.')
+        return replace(self, **({} if binding or writes_pairs else {"template": None}) | dict(own))
+
+
+def read_prompt(
     path: str | Path,
     tokenizer: Any = None,
     template: str | None = None,
@@ -22,11 +63,10 @@ def load(
     instruction: str | None = None,
     instruction_blocks: int = 0,
 ) -> Prompt:
-    """Reads a prompt file; its ending says how.
+    """Read a prompt file; its ending says how.
 
     - `.jsonl`: one `{"input", "output"}` a line; the last without `output` is the query, unless `query` is given.
-    - `.json`: `{"demonstrations": [{"input", "output"}], "query", "instruction"?}`, or a list of
-      `{"input", "output"}` as in `.jsonl`, or a list of chat messages `{"role", "content"}`.
+    - `.json`: any document that `read_document` reads.
     - anything else: plain text, blank lines between demonstrations and the query last.
 
     A file is UTF-8, with or without a byte order mark; its line ends may be Windows'.
@@ -34,38 +74,31 @@ def load(
     Args:
         path: the file.
         tokenizer: needed for chat messages alone, for its chat template.
-        template: for pairs of input and output, see `Prompt.from_examples`.
-        query: the query's input; for plain text its whole block. It comes after everything in the file.
+        template: see `PromptOptions`, as for the rest.
+        query: the query, when the file holds none.
         instruction: a text before the demonstrations.
-        instruction_blocks: for plain text, how many of the first blocks are an instruction.
+        instruction_blocks: how many of the first blocks of a plain text are an instruction.
 
     Raises:
         UserError: the file cannot be read or does not hold a prompt; the message names the file and the line.
     """
     path = Path(path)
-    text = _read(path)
+    options = PromptOptions(template, query, instruction, instruction_blocks)
+    text = _text(path)
     ending = path.suffix.lower()
     try:
         if ending == ".jsonl":
-            return _from_lines(text, template, query, instruction)
-        if ending == ".json":
-            return _from_json(text, tokenizer, template, query, instruction)
-        if template is not None:
-            raise UserError("a template is for pairs of input and output (.json, .jsonl), not for plain text.")
-        return from_text(text, query, instruction, instruction_blocks)
+            lines = [(f"line {i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+            return _from_rows([(where, parse(line, where, _PAIR)) for where, line in lines], options)
+        return read_document(parse(text, "", _OBJECT) if ending == ".json" else text, tokenizer, options)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _read(path: Path) -> str:
+def _text(path: Path) -> str:
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a prompt file (.txt, .json or .jsonl).")
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    raw = contents(path)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -79,26 +112,26 @@ def _read(path: Path) -> str:
     return text
 
 
-def from_text(text: str, query: str | None, instruction: str | None, instruction_blocks: int) -> Prompt:
-    """A plain-text prompt, with a query behind it and an instruction before it where they are given."""
-    if query is not None:
-        text = f"{text}\n\n{query}"
-    if instruction is not None and instruction.strip():
-        text = f"{instruction}\n\n{text}"
-        instruction_blocks += Prompt.count_blocks(instruction)
-    return Prompt.from_text(text, instruction_blocks)
+def contents(path: Path) -> bytes:
+    """Read the bytes of a file.
 
-
-def _from_lines(text: str, template: str | None, query: str | None, instruction: str | None) -> Prompt:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            rows.append((f"line {number}", parse(line, f"line {number}", _PAIR)))
-    return _from_rows(rows, template, query, instruction)
+    Raises:
+        UserError: it does not exist or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def parse(text: str, where: str, right: str) -> Any:
-    """The JSON of a file (`where` empty) or of one line, or a refusal that shows what is `right`."""
+    """Parse the JSON of a file (`where` empty) or of one line.
+
+    Raises:
+        UserError: it is not JSON; the message shows what is `right`.
+    """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -108,8 +141,131 @@ def parse(text: str, where: str, right: str) -> Any:
         raise UserError(f"{where or 'the file'}: JSON that cannot be read ({error}). Write e.g. {right}.") from None
 
 
-def _from_rows(rows: list[tuple[str, Any]], template: str | None, query: str | None, instruction: str | None) -> Prompt:
+def kind(value: Any) -> str:
+    """Name the kind of a value as JSON does."""
+    kinds = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+    return kinds.get(type(value), "null")
+
+
+def read_document(
+    document: Any, tokenizer: Any = None, options: PromptOptions | None = None, *, binding: bool = True
+) -> Prompt:
+    r"""Read a prompt from parsed JSON.
+
+    A document is
+
+    - a string: plain text, blank lines (\n\n) between demonstrations and the query last;
+    - a list of pairs `{"input", "output"}`, of which the last may lack `output` and is the query then;
+    - a list of chat messages `{"role", "content"}`;
+    - an object with `"prompt"` or `"text"` (plain text), `"messages"`, or `"demonstrations"` (all pairs, or all blocks
+      of plain text) with `"query"`. It may also hold `"instruction"`, `"template"` for pairs, and
+      `"instruction_blocks"` for plain text.
+
+    A key whose value is null counts as left out.
+
+    Args:
+        document: lists, dictionaries and strings.
+        tokenizer: needed for chat messages alone, for its chat template.
+        options: what holds where the document does not say otherwise.
+        binding: True when the options are meant for this document, so that one that it contradicts, or a template
+            that it has no use for, is an error. False when they are defaults of many documents: what a document says
+            takes their place, `"instruction": null` included, and a template is for those that hold pairs.
+
+    Raises:
+        UserError: it is no prompt, or the options do not go with it.
+    """
+    options = options or PromptOptions()
+    if isinstance(document, str | list):
+        return _of_form(document, {}, tokenizer, options, binding)
+    if not isinstance(document, dict):
+        raise UserError(f"a JSON {kind(document)}. Write e.g. {_OBJECT}.")
+    own = {key: value for key, value in document.items() if value is not None or (key == "instruction" and not binding)}
+    if "input" in own and set(own) <= {"input", "output"}:
+        raise UserError(f"this is one pair of input and output, not a whole prompt. Write e.g. {_OBJECT}.")
+    forms = [form for form in _FORMS if form in own]
+    if len(forms) != 1:
+        said = " and ".join(f'"{form}"' for form in forms) or "none of them"
+        named = ", ".join(f'"{form}"' for form in _FORMS)
+        raise UserError(f"a prompt has exactly one of {named}; this has {said}. Write e.g. {_OBJECT}.")
+    (form,) = forms
+    content = own.pop(form)
+    unknown = sorted(set(own) - {option.name for option in fields(PromptOptions)})
+    if unknown:
+        raise UserError(f'the key "{unknown[0]}" is not known. Write e.g. {_OBJECT}.')
+    if form in ("prompt", "text") and not isinstance(content, str):
+        raise UserError(f'"{form}" is a JSON {kind(content)}, not a string.')
+    if form in ("demonstrations", "messages") and not isinstance(content, list):
+        raise UserError(f'"{form}" is a JSON {kind(content)}, not a list. Write e.g. {_OBJECT}.')
+    if form != "demonstrations":
+        if "query" in own:
+            raise UserError(f'"{form}" and "query" are both given: give the prompt as text or in parts.')
+        return _of_form(content, own, tokenizer, options, binding)
+    options = options.settled(own, binding=binding, writes_pairs=not _are_texts(content))
+    if options.query is None:
+        raise UserError(f'there is no "query". Write e.g. {_OBJECT}.')
+    return _from_blocks(content, options) if _are_texts(content) else _from_demonstrations(content, options)
+
+
+def _of_form(
+    content: str | list[Any], own: Mapping[str, Any], tokenizer: Any, options: PromptOptions, binding: bool
+) -> Prompt:
+    """Read plain text, pairs, or chat messages."""
+    if isinstance(content, str):
+        return _from_text(content, options.settled(own, binding=binding, writes_pairs=False))
+    is_chat = bool(content) and isinstance(content[0], dict) and "role" in content[0]
+    options = options.settled(own, binding=binding, writes_pairs=not is_chat)
+    if is_chat:
+        return _from_messages(content, tokenizer, options)
+    return _from_rows([(f"item {i}", row) for i, row in enumerate(content)], options)
+
+
+def _from_text(text: str, options: PromptOptions) -> Prompt:
+    if options.template is not None:
+        raise UserError("a template is for pairs of input and output, not for plain text.")
+    text, n_blocks = text.replace("\r\n", "\n"), options.instruction_blocks
+    if options.query is not None:
+        text = f"{text}{BLANK_LINE}{options.query}"
+    if options.instruction is not None and options.instruction.strip():
+        text = f"{options.instruction}{BLANK_LINE}{text}"
+        n_blocks += Prompt.count_blocks(options.instruction)
+    return Prompt.from_text(text, n_blocks)
+
+
+def _are_texts(demonstrations: list[Any]) -> bool:
+    return bool(demonstrations) and all(isinstance(one, str) for one in demonstrations)
+
+
+def _from_blocks(blocks: list[str], options: PromptOptions) -> Prompt:
+    """Join blocks as a text file holds them, so that its reading gives back exactly these."""
+    query = options.query or ""
+    if not query.strip():
+        raise UserError("the query is empty: write what the model is to continue.")
+    named = {f"demonstration {i}": block for i, block in enumerate(blocks)} | {"the query": query}
+    for name, block in named.items():
+        if not block.strip():
+            raise UserError(f"{name} is empty: write something in it, or delete it.")
+        if Prompt.count_blocks(block) > 1:
+            raise UserError(f"{name} has a blank line in it, which would make two of it: write it without.")
+    # Line ends around a block would widen the blank line between it and the next.
+    text = BLANK_LINE.join(block.strip("\r\n") for block in named.values())
+    instruction = (options.instruction or "").strip("\r\n")
+    return _from_text(text, PromptOptions(options.template, None, instruction))
+
+
+def _from_demonstrations(demonstrations: list[Any], options: PromptOptions) -> Prompt:
+    rows = [(f"demonstration {i}", row) for i, row in enumerate(demonstrations)]
+    for where, row in rows:
+        if isinstance(row, str):
+            raise UserError(f"{where} is no pair: write all of them as {_PAIR}, or all of them as text.")
+        _check_row(where, row)
+        if "output" not in row:
+            raise UserError(f'{where}: no "output". Write e.g. {_PAIR}.')
+    return _from_rows(rows, options)
+
+
+def _from_rows(rows: list[tuple[str, Any]], options: PromptOptions) -> Prompt:
     examples: list[tuple[str, str]] = []
+    query = options.query
     for i, (where, row) in enumerate(rows):
         _check_row(where, row)
         if "output" in row:
@@ -122,7 +278,7 @@ def _from_rows(rows: list[tuple[str, Any]], template: str | None, query: str | N
             query = row["input"]
     if query is None:
         raise UserError('there is no query: give one, or end with {"input": "..."} without "output".')
-    return Prompt.from_examples(examples, query, template, instruction)
+    return Prompt.from_examples(examples, query, options.template, options.instruction)
 
 
 def _check_row(where: str, row: Any) -> None:
@@ -138,81 +294,36 @@ def _check_row(where: str, row: Any) -> None:
             raise UserError(f'{where}: "{key}" is a JSON {kind(value)}, not a string. Put it in quotes.')
 
 
-def _from_json(text: str, tokenizer: Any, template: str | None, query: str | None, instruction: str | None) -> Prompt:
-    return from_document(parse(text, "", _OBJECT), tokenizer, template, query, instruction)
-
-
-def from_document(
-    document: Any,
-    tokenizer: Any = None,
-    template: str | None = None,
-    query: str | None = None,
-    instruction: str | None = None,
-) -> Prompt:
-    """What a `.json` file holds, already parsed: an object of demonstrations and a query, pairs, or chat messages.
-
-    Args:
-        document: lists, dictionaries and strings.
-        tokenizer: as in `load`.
-        template: as in `load`.
-        query: as in `load`.
-        instruction: as in `load`.
-
-    Raises:
-        UserError: it is no prompt.
-    """
-    if isinstance(document, list):
-        if document and isinstance(document[0], dict) and "role" in document[0]:
-            return _from_messages(document, tokenizer, template, query, instruction)
-        return _from_rows([(f"item {i}", row) for i, row in enumerate(document)], template, query, instruction)
-    if not isinstance(document, dict):
-        raise UserError(f"a JSON {kind(document)}. Write e.g. {_OBJECT}.")
-    unknown = sorted(set(document) - {"demonstrations", "query", "instruction"})
-    if unknown:
-        raise UserError(f'the key "{unknown[0]}" is not known. Write e.g. {_OBJECT}.')
-    demonstrations = document.get("demonstrations")
-    if not isinstance(demonstrations, list):
-        raise UserError(f'"demonstrations" must be a list. Write e.g. {_OBJECT}.')
-    for key, given in (("query", query), ("instruction", instruction)):
-        value = document.get(key)
-        if value is not None and not isinstance(value, str):
-            raise UserError(f'"{key}" is a JSON {kind(value)}, not a string. Put it in quotes.')
-        if value is not None and given is not None:
-            raise UserError(f'"{key}" stands in the file, but another one was given. Drop one of them.')
-    rows = []
-    for i, row in enumerate(demonstrations):
-        where = f"demonstration {i}"
-        _check_row(where, row)
-        if "output" not in row:
-            raise UserError(f'{where}: no "output". Write e.g. {_PAIR}.')
-        rows.append((where, row))
-    asked = query if query is not None else document.get("query")
-    if asked is None:
-        raise UserError(f'there is no "query". Write e.g. {_OBJECT}.')
-    return _from_rows(rows, template, asked, instruction or document.get("instruction"))
-
-
-def _from_messages(
-    messages: list[Any], tokenizer: Any, template: str | None, query: str | None, instruction: str | None
-) -> Prompt:
+def _from_messages(messages: list[Any], tokenizer: Any, options: PromptOptions) -> Prompt:
     if tokenizer is None:
         raise UserError("chat messages need a tokenizer, whose chat template writes them.")
-    if template is not None:
+    if options.template is not None:
         raise UserError("a template is for pairs of input and output; chat messages use the tokenizer's own.")
     for i, message in enumerate(messages):
         if not isinstance(message, dict):
             raise UserError(f"message {i}: a JSON {kind(message)}. Write e.g. {_MESSAGE}.")
     chat = list(messages)
-    if instruction is not None:
+    if options.instruction is not None and options.instruction.strip():
         if chat[0].get("role") == "system":
             raise UserError("the chat has a system message, but an instruction was given too. Drop one of them.")
-        chat.insert(0, {"role": "system", "content": instruction})
-    if query is not None:
-        chat.append({"role": "user", "content": query})
+        chat.insert(0, {"role": "system", "content": options.instruction})
+    if options.query is not None:
+        chat.append({"role": "user", "content": options.query})
     return Prompt.from_chat(chat, tokenizer)
 
 
-def kind(value: Any) -> str:
-    """What JSON calls a value."""
-    kinds = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
-    return kinds.get(type(value), "null")
+def read_answers(document: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:
+    """Read the candidate answers (`"answers"`) and the answer to explain (`"answer"`) that stand beside a prompt.
+
+    Raises:
+        UserError: a value of the wrong kind.
+    """
+    answers, answer = document.get("answers") or [], document.get("answer")
+    if answer is not None and not isinstance(answer, str):
+        raise UserError(f'"answer" is a JSON {kind(answer)}, not a string. Put it in quotes.')
+    if not isinstance(answers, list):
+        raise UserError(f'"answers" is a JSON {kind(answers)}, not a list. Write e.g. "answers": ["red", "blue"].')
+    for i, one in enumerate(answers):
+        if not isinstance(one, str):
+            raise UserError(f'item {i} of "answers" is a JSON {kind(one)}, not a string. Put it in quotes.')
+    return tuple(answers), answer

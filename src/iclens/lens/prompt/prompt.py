@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from iclens.errors import UserError
+from iclens.lens.prompt.blocks import blocks, space_after_cue, split_space
 from iclens.lens.prompt.chat import check_messages, check_unicode, locate, render
+from iclens.lens.prompt.template import DEFAULT_TEMPLATE, parse_template
 
-DEFAULT_TEMPLATE = "Input: {input}\nOutput: {output}"
 BLANK_LINE = "\n\n"
-_LONGEST_CUE = 80  # characters; keeps the search linear when the query repeats a long demonstration
 
 
 @dataclass(frozen=True, order=True)
@@ -48,6 +46,8 @@ class Prompt:
             join a space to the word after it; an answer is appended with them, unless it brings its own.
         follow: what stands in the text after the output of the last demonstration, or None when that is not known.
         add_special_tokens: False when the text holds its own special tokens (a rendered chat).
+        document: the pairs or the messages that the text was written from, as `read_document` reads them; None for
+            plain text, and for a prompt that was changed since.
 
     Raises:
         UserError: spans that overlap, lie outside the text or hold no visible character; a text that is not Unicode.
@@ -61,6 +61,8 @@ class Prompt:
     lead: str = " "
     follow: str | None = None
     add_special_tokens: bool = True
+    # Not an argument, so that `dataclasses.replace` drops it: it would tell of another prompt.
+    document: dict[str, Any] | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_unicode(self.text)
@@ -116,10 +118,28 @@ class Prompt:
             labels=tuple(label for i, label in enumerate(self.labels) if i not in dropped),
         )
 
+    def to_document(self) -> dict[str, Any] | None:
+        """Write the prompt as JSON that `read_document` reads back to the same prompt; None when no JSON does."""
+        if self.document is not None:
+            return self.document
+        n_blocks = 0 if self.instruction is None else self.count_blocks(self.instruction.of(self.text))
+        # A query that no space follows is read with one.
+        text = self.text + ("" if self.lead == " " else self.lead)
+        try:
+            if "\r\n" in text or Prompt.from_text(text, n_blocks) != self:
+                return None
+        except UserError:
+            return None
+        return {"prompt": text, **({"instruction_blocks": n_blocks} if n_blocks else {})}
+
+    def _written_from(self, document: dict[str, Any]) -> Prompt:
+        object.__setattr__(self, "document", document)
+        return self
+
     @staticmethod
     def count_blocks(text: str) -> int:
-        """How many blocks the blank lines of a text leave."""
-        return len(_blocks(text))
+        """Count the blocks between the blank lines of a text."""
+        return len(blocks(text))
 
     @classmethod
     def from_text(cls, text: str, instruction_blocks: int = 0) -> Prompt:
@@ -137,28 +157,28 @@ class Prompt:
             UserError: fewer than one demonstration and a query.
         """
         check_unicode(text)
-        blocks = _blocks(text)
-        n_demonstrations = len(blocks) - 1 - instruction_blocks
+        found = [Span(*block) for block in blocks(text)]
+        n_demonstrations = len(found) - 1 - instruction_blocks
         if instruction_blocks < 0:
             raise UserError(f"instruction_blocks is {instruction_blocks}: give 0 or more.")
-        if not blocks:
+        if not found:
             raise UserError("the prompt is empty: give demonstrations and a query, with blank lines between them.")
         if n_demonstrations < 1:
             told = f", the first {instruction_blocks} of them an instruction" if instruction_blocks else ""
             raise UserError(
-                f"the prompt has {len(blocks)} block(s) between blank lines{told}: it needs at least one "
+                f"the prompt has {len(found)} block(s) between blank lines{told}: it needs at least one "
                 "demonstration, then a blank line, then the query."
             )
-        spans = [span.shifted(-blocks[0].start) for span in blocks]
-        body = text[blocks[0].start :]
+        spans = [span.shifted(-found[0].start) for span in found]
+        body = text[found[0].start :]
         demonstrations = tuple(spans[instruction_blocks:-1])
         visible_end = spans[-1].start + len(spans[-1].of(body).rstrip())
         query_text = body[spans[-1].start : visible_end]
-        tail = _space_after_cue([span.of(body) for span in demonstrations], query_text)
+        tail = space_after_cue([span.of(body) for span in demonstrations], query_text)
         if tail is None:
             spaces = body[visible_end:].split("\n")[0].rstrip("\r")
             tail = spaces or " "
-        kept, lead = _split_space(tail)
+        kept, lead = split_space(tail)
         body = body[:visible_end] + kept
         return cls(
             text=body,
@@ -193,7 +213,7 @@ class Prompt:
         """
         if not examples:
             raise UserError("there are no demonstrations: give at least one pair of input and output.")
-        before, after = _parse_template(DEFAULT_TEMPLATE if template is None else template)
+        before, after = parse_template(DEFAULT_TEMPLATE if template is None else template)
         for i, pair in enumerate(examples):
             if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
                 raise UserError(f"demonstration {i} is {pair!r}: give a pair of two strings, input and output.")
@@ -210,7 +230,7 @@ class Prompt:
             cursor += len(written) + len(BLANK_LINE)
         asked = before(query)
         visible = asked.rstrip()
-        kept, lead = _split_space(asked[len(visible) :])
+        kept, lead = split_space(asked[len(visible) :])
         text = "".join(pieces) + visible + kept
         return cls(
             text=text,
@@ -220,6 +240,13 @@ class Prompt:
             labels=tuple(output for _, output in examples),
             lead=lead,
             follow=after(query) + BLANK_LINE + text[cursor:],
+        )._written_from(
+            {
+                "demonstrations": [{"input": given, "output": output} for given, output in examples],
+                "query": query,
+                **({} if template is None else {"template": template}),
+                **({"instruction": instruction} if head else {}),
+            }
         )
 
     @classmethod
@@ -229,7 +256,7 @@ class Prompt:
         A user's message with the assistant's reply is a demonstration, from the first character of the one to the
         last of the other; a system message is the instruction; the last user's message with the header of the
         reply is the query. The rest of the template is separators. Where a message lies is found by
-        rendering the chat once more with that message replaced by a marker, so that repeated messages, or ones
+        rendering the chat once more with markers in place of messages, so that repeated messages, or ones
         whose words the template itself contains, are told apart.
 
         Args:
@@ -246,7 +273,7 @@ class Prompt:
                 "the tokenizer has no chat template: give the prompt as text or as pairs of input and output."
             )
         text = render(chat, tokenizer)
-        places = [Span(*locate(i, chat, text, tokenizer)) for i in range(len(chat))]
+        places = [Span(*place) for place in locate(chat, text, tokenizer)]
         first = 1 if chat[0]["role"] == "system" else 0
         demonstrations = tuple(Span(places[i].start, places[i + 1].end) for i in range(first, len(chat) - 1, 2))
         asked = places[-1]
@@ -257,7 +284,7 @@ class Prompt:
         between = text[places[first].end : places[first + 1].start]
         extra = between[len(header) :] if between.startswith(header) else ""
         follow = text[places[-2].end :]
-        kept, lead = _split_space(stripped + (extra if not extra.strip() else ""))
+        kept, lead = split_space(stripped + (extra if not extra.strip() else ""))
         text += kept
         return cls(
             text=text,
@@ -268,92 +295,4 @@ class Prompt:
             lead=lead,
             follow=follow,
             add_special_tokens=False,
-        )
-
-
-def _blocks(text: str) -> list[Span]:
-    """Runs of lines that are not blank, without the last line's end."""
-    blocks: list[Span] = []
-    start, end, cursor = -1, 0, 0
-    for line in itertools.chain(text.split("\n"), [""]):
-        visible = line.strip("\ufeff").strip() if cursor == 0 else line.strip()
-        if visible:
-            if start < 0:
-                start = cursor + (1 if cursor == 0 and line.startswith("\ufeff") else 0)
-            end = cursor + len(line) - (1 if line.endswith("\r") else 0)
-        elif start >= 0:
-            blocks.append(Span(start, end))
-            start = -1
-        cursor += len(line) + 1
-    return blocks
-
-
-def _split_space(space: str) -> tuple[str, str]:
-    """White space up to its last line end stays in the text; what is left belongs to the answer."""
-    cut = space.rfind("\n") + 1
-    return space[:cut], space[cut:]
-
-
-def _space_after_cue(demonstrations: Sequence[str], query: str) -> str | None:
-    r"""The white space that follows the query's last words in every demonstration, or None.
-
-    The cue is the longest end of the query that every demonstration contains and that starts and ends with whole
-    words, such as `"\nOutput:"` or `" is"`. Its last occurrence in a demonstration counts.
-    """
-    best: str | None = None
-    for length in range(1, min(len(query), _LONGEST_CUE) + 1):
-        cue = query[-length:]
-        if not all(cue in demonstration for demonstration in demonstrations):
-            break
-        before = query[-length - 1 : -length] if length < len(query) else ""
-        if not cue.strip() or (cue[0].isalnum() and before.isalnum()):
-            continue
-        spaces = set()
-        for demonstration in demonstrations:
-            rest = demonstration[demonstration.rfind(cue) + length :]
-            answer = rest.lstrip()
-            joined = cue[-1].isalnum() and rest[:1].isalnum()
-            spaces.add(None if not answer or joined else rest[: len(rest) - len(answer)])
-        if len(spaces) == 1 and None not in spaces:
-            best = spaces.pop()
-    return best
-
-
-class _Half:
-    """The template before or after `{output}`: fixed text around `{input}` slots."""
-
-    def __init__(self, pieces: list[str]) -> None:
-        self.pieces = pieces
-
-    def __call__(self, given: str) -> str:
-        return given.join(self.pieces)
-
-
-def _parse_template(template: str) -> tuple[_Half, _Half]:
-    right = 'e.g. "Input: {input}\\nOutput: {output}" (write a brace itself as {{ or }})'
-    try:
-        parsed = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise UserError(f"the template {template!r} is no format string ({error}): write it like {right}.") from None
-    halves, seen_input = [[""]], False
-    for literal, slot, specification, conversion in parsed:
-        halves[-1][-1] += literal
-        if slot is None:
-            continue
-        if slot not in ("input", "output") or specification or conversion:
-            raise UserError(
-                f"the template {template!r} has the slot {{{slot}}}, which is not known: write it like {right}."
-            )
-        if slot == "input":
-            halves[-1].append("")
-            seen_input = True
-        elif len(halves) == 2:
-            raise UserError(f"the template {template!r} has the slot {{output}} twice: write it like {right}.")
-        elif not seen_input:
-            raise UserError(f"the template {template!r} has no {{input}} before its {{output}}: write it like {right}.")
-        else:
-            halves.append([""])
-    if len(halves) == 1:
-        lacking = "{output}" if seen_input else "{input} and {output}"
-        raise UserError(f"the template {template!r} lacks {lacking}: write it like {right}.")
-    return _Half(halves[0]), _Half(halves[1])
+        )._written_from({"messages": chat})

@@ -13,6 +13,7 @@ from torch import Tensor
 from iclens.errors import UserError
 from iclens.lens.explanation import Candidate, NextToken
 from iclens.lens.prompt.tokens import TokenizedPrompt, encode
+from iclens.lens.read.readout import Readout
 
 N_ALTERNATIVES = 9
 # Texts that may stand before a continuation when it is tokenised alone: with none, some tokenizers add a space.
@@ -35,35 +36,6 @@ class Answer:
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
     following: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Margin:
-    """The explained number: a weighted sum of logits, the answer's over its alternatives'.
-
-    margin = Σ_terms weight · logit[last prompt token + offset, vocabulary id], in nats.
-
-    Attributes:
-        answer: the text of the explained answer.
-        answer_ids: all its vocabulary ids (one when the most likely next token is explained).
-        append: ids to put behind the prompt (teacher forcing) so that every offset has a logit.
-        terms: (offset from the prompt's last token, vocabulary id, weight); offset t is read after t answer tokens.
-        definition: one sentence that says over which alternatives.
-    """
-
-    answer: str
-    answer_ids: tuple[int, ...]
-    append: tuple[int, ...]
-    terms: tuple[tuple[int, int, float], ...]
-    definition: str
-
-    def readout(self, last_position: int) -> tuple[tuple[int, int, float], ...]:
-        """The terms as (token position, vocabulary id, weight), given the position of the prompt's last token."""
-        return tuple((last_position + offset, index, weight) for offset, index, weight in self.terms)
-
-    def value(self, logits: Float[Tensor, "n_positions n_vocabulary"]) -> float:
-        """The margin, from the logits at the prompt's last token and the positions after it."""
-        return float(sum(weight * logits[offset, index].double() for offset, index, weight in self.terms))
 
 
 @dataclass(frozen=True)
@@ -158,14 +130,20 @@ class Answers:
             for i, (entry, value) in enumerate(zip(self.candidates, log_probabilities, strict=True))
         )
 
-    def margin(
+    @property
+    def settled(self) -> Readout | None:
+        """The read-out, where it does not depend on what the model says: the answer and others to it were given."""
+        known = self.explained is not None and len(self.candidates) > 1
+        return self._over_candidates(self.explained) if known and self.explained is not None else None
+
+    def readout(
         self,
         tokenizer: Any,
         next_logits: Float[Tensor, " n_vocabulary"],
         chosen: int | None = None,
         n_alternatives: int = N_ALTERNATIVES,
-    ) -> Margin:
-        """The margin of the explained answer.
+    ) -> Readout:
+        """The read-out of the explained answer: its margin, and the tokens whose log-probability is its own.
 
         For an answer A against other candidates B_j, t_j is the first token where the two differ, and
         margin = mean_j (logit_{t_j}[a_{t_j}] − logit_{t_j}[b_{j, t_j}]).
@@ -182,7 +160,7 @@ class Answers:
             UserError: one candidate starts with another and what follows an answer is not known; no alternatives.
         """
         if chosen is not None and len(self.candidates) > 1:
-            return self._margin_over_candidates(chosen)
+            return self._over_candidates(chosen)
         if n_alternatives < 1:
             raise UserError(f"n_alternatives is {n_alternatives}: a margin needs at least 1 alternative.")
         ids: tuple[int, ...]
@@ -204,9 +182,9 @@ class Answers:
             else (f"the answer {text!r}")
         )
         definition = f"The logit of {whose} minus the mean logit of the {n_others} most likely other tokens ({named})."
-        return Margin(text, ids, (), terms, definition)
+        return Readout(terms, ids, answer=text, definition=definition)
 
-    def _margin_over_candidates(self, chosen: int) -> Margin:
+    def _over_candidates(self, chosen: int) -> Readout:
         answer = self.candidates[chosen]
         others = [entry for i, entry in enumerate(self.candidates) if i != chosen]
         weights: dict[tuple[int, int], float] = {}
@@ -221,7 +199,7 @@ class Answers:
         named = ", ".join(repr(entry.text) for entry in others)
         where = "at its first token" if not forced else "each at the first token where the two differ"
         alternatives = f"that of {named}" if len(others) == 1 else f"the mean logit of {named}"
-        return Margin(
+        return Readout(
             answer=answer.text,
             answer_ids=answer.token_ids,
             append=forced,

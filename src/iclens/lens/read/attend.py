@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch.nn import functional
 
+from iclens.lens.model.seen import Plain
 from iclens.lens.model.session import AttentionCall
 
-# Scores that are formed at once; larger products are cut, which costs nothing and bounds the memory.
-MOST_SCORES = 1 << 26
+MOST_SCORES = 1 << 24
+"""Scores, over all heads, that are formed at once; larger products are cut, which costs nothing and bounds memory."""
 
 
 def repeat(x: torch.Tensor, groups: int) -> torch.Tensor:
@@ -19,34 +22,49 @@ def repeat(x: torch.Tensor, groups: int) -> torch.Tensor:
     return x[:, :, None].expand(batch, heads, groups, n, width).reshape(batch, heads * groups, n, width)
 
 
-def fast(call: AttentionCall) -> torch.Tensor:
-    """The heads' output with no n × n tensor kept; without a soft cap none is formed either."""
+def fast(call: AttentionCall, *, most_scores: int = MOST_SCORES) -> torch.Tensor:
+    """The heads' output from PyTorch's fused attention; with a soft cap, which that does not have, written out.
+
+    A mask other than the plain causal or full one is formed in blocks of query rows, with no more than `most_scores`
+    scores each: one block at ordinary lengths.
+    """
     if call.softcap is not None:
-        return eager(call)
-    return functional.scaled_dot_product_attention(
-        call.q,
-        repeat(call.k, call.groups),
-        repeat(call.v, call.groups),
-        attn_mask=call.mask,
-        is_causal=call.mask is None and call.causal and call.q.shape[2] > 1,
-        scale=call.scale,
-    )
+        return eager(call, most_scores=most_scores)
+    k, v = repeat(call.k, call.groups), repeat(call.v, call.groups)
+    attend = functional.scaled_dot_product_attention
+    if isinstance(call.seen, Plain):
+        return attend(call.q, k, v, is_causal=call.seen.causal and call.q.shape[2] > 1, scale=call.scale)
+    pieces = []
+    for first, last in _blocks(call, most_scores):
+        mask, keys = call.rows(first, last), slice(None)
+        if last - first < call.q.shape[2]:
+            # Keys that no query of the block may see cost as much as others: half of all, or all outside a window.
+            wanted = mask.flatten(0, 2).any(0).nonzero()
+            keys = slice(int(wanted.min()), int(wanted.max()) + 1) if len(wanted) else keys
+        q = call.q[:, :, first:last]
+        pieces.append(attend(q, k[:, :, keys], v[:, :, keys], attn_mask=mask[..., keys], scale=call.scale))
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
 
-def eager(call: AttentionCall) -> torch.Tensor:
+def eager(call: AttentionCall, *, most_scores: int = MOST_SCORES) -> torch.Tensor:
     """The heads' output, written out; rows that may see nothing attend uniformly, as Hugging Face's do.
 
-    Long prompts are cut by query rows, so that scores never take more than `MOST_SCORES` numbers.
+    Long prompts are cut into blocks of query rows, so that no more than `most_scores` scores are formed at once.
     """
-    batch, heads, n_query, _ = call.q.shape
     values = repeat(call.v, call.groups)
-    step = max(1, MOST_SCORES // (batch * heads * call.k.shape[2]))
     pieces = []
-    for first in range(0, n_query, step):
-        last = min(first + step, n_query)
+    for first, last in _blocks(call, most_scores):
         weights = softmax_rows(call, call.q[:, :, first:last], call.rows(first, last))
         pieces.append(weights @ values)
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+
+
+def _blocks(call: AttentionCall, most_scores: int) -> Iterator[tuple[int, int]]:
+    """First and last query of each block, the last one not included."""
+    batch, heads, n_query, _ = call.q.shape
+    step = max(1, most_scores // (batch * heads * call.k.shape[2]))
+    for first in range(0, n_query, step):
+        yield first, min(first + step, n_query)
 
 
 def softmax_rows(call: AttentionCall, q: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

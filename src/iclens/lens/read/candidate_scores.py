@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from iclens.lens.many.reading import Reading, unembedding_only
-from iclens.lens.many.trace import Tokens
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.rotary import longest_alike
 from iclens.lens.read.capture import run
+from iclens.lens.read.padded import PaddedTokens, unembedding_only
 from iclens.lens.read.readout import Readout
+from iclens.lens.read.readouts import Readouts
 
 
 @torch.no_grad()
@@ -37,14 +37,11 @@ def score_candidates(
     for first in range(0, len(rows), step):
         some = rows[first : first + step]
         whole = [torch.cat([ids.cpu(), torch.tensor(answer[:-1], dtype=torch.long)]) for ids, answer in some]
-        tokens = Tokens.of(whole, [0] * len(some), lens_model.device)
-        answers = [
-            Readout(((0, 0, 1.0),), tuple((len(ids) - 1 + at, index) for at, index in enumerate(answer)))
-            for ids, answer in some
-        ]
-        reading = Reading.of(answers, lens_model.device)
-        with unembedding_only(lens_model, reading.positions):
+        tokens = PaddedTokens.of(whole, [0] * len(some), lens_model.device)
+        answers = [Readout(((0, 0, 1.0),), tuple(answer)) for _, answer in some]
+        readouts = Readouts.of(answers, [len(ids) - 1 for ids, _ in some], lens_model.device)
+        with unembedding_only(lens_model, readouts.positions):
             logits = run(lens_model, tokens.ids, position_ids=tokens.places)
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        scores += reading.log_probability(wide[:, None])[:, 0].double().tolist()
+        scores += readouts.log_probability(wide).double().tolist()
     return scores

@@ -1,8 +1,4 @@
-"""Every head's queries, keys, values and mask, taken from a real forward pass and checked against the model.
-
-Source: Ren & Liu 2024: each head's output is the prediction of a dual model trained on its keys and
-values; `HeadRecord` holds what `DualModel.from_attention` needs to build it.
-"""
+"""Every head's queries, keys, values and mask, taken from a real forward pass and checked against the model."""
 
 from __future__ import annotations
 
@@ -11,42 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclens.errors import UserError
+from iclens.huggingface import implementation
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.rotary import forget_longer_prompts
-from iclens.lens.model.session import AttentionCall, attending, implementation
+from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import eager, fast
 from iclens.lens.read.fused import fused_activations
-
-
-@dataclass(frozen=True)
-class HeadRecord:
-    """One attention layer as it was computed, all heads.
-
-    Attributes:
-        name: the attention module's name in the model.
-        q: queries after rotary positions and norms.
-        k: keys, one per group of query heads.
-        v: values, one per group of query heads.
-        mask: True = may attend (sliding windows, causality and padding are in it).
-        scale: factor of the scores q·k.
-        softcap: c of c·tanh(scores/c), or None.
-        output: the heads' outputs before W_O.
-        real: False for the rows of padding tokens; these are left out of reports.
-    """
-
-    name: str
-    q: Float[Tensor, "batch heads n d"]
-    k: Float[Tensor, "batch key_heads n d"]
-    v: Float[Tensor, "batch key_heads n d_v"]
-    mask: Bool[Tensor, "batch 1 n n"]
-    scale: float
-    softcap: float | None
-    output: Float[Tensor, "batch heads n d_v"]
-    real: Bool[Tensor, "batch n"]
+from iclens.lens.read.heads import HeadRecord
 
 
 @dataclass(frozen=True)
@@ -115,29 +86,12 @@ def capture(
     records: dict[str, HeadRecord] = {}
     real = _real(input_ids, attention_mask)
     kept = _kept_logits(lens_model, last_logits)
-    # Layers without a mask of their own share the causal (or full) one.
-    plain: Tensor | None = None
 
     def record(call: AttentionCall) -> torch.Tensor:
-        nonlocal plain
-        output = fast(call)
-        if call.mask is None and plain is None:
-            plain = call.rows()
-        mask = plain if call.mask is None else call.mask
-        assert mask is not None
         if call.name in records:
             raise UserError(f"{call.name} attended twice in one pass: iclens reads layers that run once.")
-        records[call.name] = HeadRecord(
-            name=call.name,
-            q=call.q,
-            k=call.k,
-            v=call.v,
-            mask=mask.expand(call.q.shape[0], 1, -1, -1),
-            scale=call.scale,
-            softcap=call.softcap,
-            output=output,
-            real=real,
-        )
+        output = fast(call)
+        records[call.name] = HeadRecord(**vars(call), output=output, real=real)
         return output
 
     with attending(lens_model, record), fused_activations(lens_model):
@@ -167,7 +121,7 @@ def check_capture(
 
     with attending(lens_model, attend, wants_mask=True):
         output, captured = _with_outputs(lens_model, input_ids, attention_mask)
-    with implementation(lens_model, "eager" if capped else None):
+    with implementation(lens_model.model, "eager" if capped else None):
         own_output, own = _with_outputs(lens_model, input_ids, attention_mask)
         name = str(lens_model.text_config._attn_implementation)
     return CaptureCheck(

@@ -19,7 +19,7 @@ from iclens.lens.model.anatomy import is_linear
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.norms import bias_of, held, ratio
 from iclens.lens.model.placed import at_hand
-from iclens.lens.model.session import AttentionCall, attending
+from iclens.lens.model.session import AttentionCall, Handler, attending
 from iclens.lens.read.attend import fast
 
 
@@ -30,7 +30,7 @@ class Leaves:
     Attributes:
         embeddings: outputs of the embedding modules; gradients are taken with respect to them.
         bias: after the backward pass, ⟨gradient, bias⟩ of each token, summed over all biased modules.
-        unembedded: the unembedding's own output, before a soft cap or a scale of the logits.
+        unembedded: the unembedding's own output (batch, n_positions, n_vocabulary), before a soft cap or a scale.
     """
 
     embeddings: list[Tensor] = field(default_factory=list)
@@ -39,14 +39,15 @@ class Leaves:
 
 
 @contextmanager
-def holding(lens_model: LensModel, n: int) -> Iterator[Leaves]:
+def holding(lens_model: LensModel, n: int, attend: Handler = fast) -> Iterator[Leaves]:
     """Hold the model's weights, norms and gates inside the `with` block.
 
     Parameters take no gradients meanwhile. Hooks and flags are removed afterwards, also after an exception.
 
     Args:
         lens_model: a causal language model.
-        n: number of tokens of the (one) prompt.
+        n: number of tokens of the pass: prompts times their length.
+        attend: computes attention from detached queries and keys.
     """
     anatomy = lens_model.anatomy
     leaves = Leaves(bias=torch.zeros(n, dtype=torch.float64, device=lens_model.device))
@@ -74,16 +75,16 @@ def holding(lens_model: LensModel, n: int) -> Iterator[Leaves]:
             hook(activation, gate)
         assert anatomy.head is not None
         hook(anatomy.head, _keep_unembedded(leaves))
-        stack.enter_context(attending(lens_model, _held_attention))
+
+        def held_attention(call: AttentionCall) -> Tensor:
+            return attend(replace(call, q=call.q.detach(), k=call.k.detach()))
+
+        stack.enter_context(attending(lens_model, held_attention))
         if lens_model.is_offloaded:
             # The backward pass wants every layer's weights again, which are larger than the device.
             stack.enter_context(torch.autograd.graph.save_on_cpu())
         stack.enter_context(torch.enable_grad())
         yield leaves
-
-
-def _held_attention(call: AttentionCall) -> Tensor:
-    return fast(replace(call, q=call.q.detach(), k=call.k.detach()))
 
 
 def _require_grad(parameters: list[nn.Parameter]) -> None:
@@ -141,6 +142,6 @@ def _hold_ratio(module: nn.Module, args: Any, output: Tensor) -> Tensor:
 
 def _keep_unembedded(leaves: Leaves) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-        leaves.unembedded = output[0]
+        leaves.unembedded = output
 
     return hook

@@ -1,22 +1,18 @@
-"""How well scores foretell what the model does: AUC against a truth, LDS, and the removal test."""
+"""How well scores predict what the model does: AUC against a truth, LDS, and the removal test."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from iclens.lens.explanation import Faithfulness
-from iclens.lens.model.loading import LensModel
-from iclens.lens.prompt.prompt import Prompt
-from iclens.lens.read.answers import Margin
 from iclens.lens.scores.agreement import spearman
-from iclens.lens.scores.rerun import rerun
+from iclens.lens.scores.deletions import Outcome
 
 _MOST_TOP = 3
-_BATCH = 32
 
 
 def auc(
@@ -62,44 +58,36 @@ def top(scores: Float[Tensor, " n_demonstrations"], k: int) -> Bool[Tensor, " n_
 
 
 def faithfulness(
-    lens_model: LensModel,
-    prompt: Prompt,
-    margin: Margin,
+    rerun: Callable[[Sequence[Iterable[int]]], Outcome],
     scores: Mapping[str, Sequence[float]],
     full_margin: float,
     generator: torch.Generator,
+    n_demonstrations: int,
     n_subsets: int = 32,
-) -> tuple[tuple[Faithfulness, ...], float]:
+) -> tuple[Faithfulness, ...]:
     """LDS and the removal test of several methods on one prompt, by really deleting text.
 
     All methods share the random subsets. The removal test deletes the k = max(1, min(3, n/2)) highest-scored
     demonstrations; subsets that several methods ask for run once.
 
     Args:
-        lens_model: a causal language model.
-        prompt: the prompt.
-        margin: the explained margin.
-        scores: for each method one score a demonstration.
+        rerun: runs the model on the prompt without the text of each set of demonstrations.
+        scores: for each method one score per demonstration.
         full_margin: the margin of the whole prompt.
         generator: draws the subsets.
-        n_subsets: how many.
-
-    Returns:
-        One entry a method, and the number of forward passes spent.
+        n_demonstrations: how many the prompt has.
+        n_subsets: how many subsets are drawn.
     """
-    n = len(prompt.demonstrations)
-    k = max(1, min(_MOST_TOP, n // 2))
-    subsets = random_subsets(generator, n_subsets, n)
+    k = max(1, min(_MOST_TOP, n_demonstrations // 2))
+    subsets = random_subsets(generator, n_subsets, n_demonstrations)
     values = {name: torch.tensor(list(row), dtype=torch.float64) for name, row in scores.items()}
     wanted = [tuple(row.tolist()) for row in subsets]
     wanted += [tuple((~top(row, k)).tolist()) for row in values.values()]
     runs = list(dict.fromkeys(wanted))
     left_out = [[index for index, kept in enumerate(row) if not kept] for row in runs]
-    margins = dict(
-        zip(runs, rerun(lens_model, prompt, margin, left_out, batch_size=_BATCH).margins.tolist(), strict=True)
-    )
+    margins = dict(zip(runs, rerun(left_out).margins.tolist(), strict=True))
     of_subsets = torch.tensor([margins[row] for row in wanted[:n_subsets]], dtype=torch.float64)
-    results = tuple(
+    return tuple(
         Faithfulness(
             method=name,
             lds=lds(row, subsets, of_subsets),
@@ -109,4 +97,3 @@ def faithfulness(
         )
         for (name, row), removed in zip(values.items(), wanted[n_subsets:], strict=True)
     )
-    return results, float(len(runs))

@@ -13,148 +13,87 @@ is the margin itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from iclens.lens.model.anatomy import Layer, matrix
-from iclens.lens.model.loading import LensModel
 from iclens.lens.model.norms import pull_back, shift
 from iclens.lens.model.placed import at_hand
-from iclens.lens.read.readout import Readout
-from iclens.lens.read.trace import Trace, trace
+from iclens.lens.read.readouts import Readouts
+from iclens.lens.read.tracing import LayerTrace, Trace
 
 
 @dataclass(frozen=True)
 class GradientStep:
-    """Direct contributions to the margin. Everything sums to it: see `residual`.
+    """Direct contributions to each prompt's margin. Everything sums to it: see `residual`.
 
     Attributes:
-        contributions: of each token, through each head of each layer.
+        contributions: of each token, through each head of each layer; zero where a prompt was filled up.
         attention_bias: of each layer's attention that belongs to no token (the bias of W_O, of a norm after it).
         mlp: of each layer's MLP at the read-out positions.
+        own: the same direction applied to each attention module's own output.
         embedding: of the read-out positions' own embeddings.
         bias: of the biases of the final norm, of norms on the stream and of the unembedding.
         margin: the margin.
-        residual: |sum of everything − margin| / max(|margin|, largest |part|).
-        attention_residual: the largest difference, over layers, between the sum over heads and tokens and the
-            same direction applied to the attention module's own output, relative to the largest such output.
     """
 
-    contributions: Float[Tensor, "n_layers n_heads n"]
-    attention_bias: Float[Tensor, " n_layers"]
-    mlp: Float[Tensor, " n_layers"]
-    embedding: float
-    bias: float
-    margin: float
-    residual: float
-    attention_residual: float
-
-
-class Terms(NamedTuple):
-    """Everything that adds up to the margin, and what attention's share is checked against.
-
-    Attributes:
-        contributions: of each token, through each head of each layer.
-        attention_bias: of each layer's attention that belongs to no token.
-        mlp: of each layer's MLP.
-        own: the same direction applied to each attention module's own output.
-        embedding: of the read-out positions' own embeddings.
-        bias: of the biases on the way from the stream to the logits.
-    """
-
-    contributions: Float[Tensor, "n_layers *batch n_heads n"]
-    attention_bias: Float[Tensor, "n_layers ..."]
-    mlp: Float[Tensor, "n_layers ..."]
-    own: Float[Tensor, "n_layers ..."]
+    contributions: Float[Tensor, "*batch n_layers n_heads n"]
+    attention_bias: Float[Tensor, "*batch n_layers"]
+    mlp: Float[Tensor, "*batch n_layers"]
+    own: Float[Tensor, "*batch n_layers"]
     embedding: Float[Tensor, "*batch"]
     bias: Float[Tensor, "*batch"]
-
-    def residuals(self, margin: Float[Tensor, "*batch"]) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        """`GradientStep.residual` and `GradientStep.attention_residual`."""
-        tiny = torch.finfo(self.contributions.dtype).tiny
-        layers = self.contributions.sum((-2, -1)) + self.attention_bias
-        total = (layers + self.mlp).sum(0) + self.embedding + self.bias
-        own = self.own.abs().amax(0)
-        largest = torch.stack([margin.abs(), self.embedding.abs(), self.bias.abs(), own, self.mlp.abs().amax(0)])
-        return (
-            (total - margin).abs() / largest.amax(0).clamp_min(tiny),
-            (layers - self.own).abs().amax(0) / own.clamp_min(tiny),
-        )
-
-
-@runtime_checkable
-class LayerRows(Protocol):
-    """Of one attention layer: its weights at the positions that are read, and its values."""
+    margin: Float[Tensor, "*batch"]
 
     @property
-    def weights(self) -> Float[Tensor, "*batch heads n_positions n"]:
-        """Attention weights of the read-out positions."""
+    def by_token(self) -> Float[Tensor, "*batch n"]:
+        """Contributions summed over layers and heads, in float64."""
+        return self.contributions.double().sum((-3, -2))
 
     @property
-    def v(self) -> Float[Tensor, "*batch key_heads n d_v"]:
-        """Values."""
-
-
-@runtime_checkable
-class Traced(Protocol):
-    """What a pass over one prompt, or over many side by side, has kept."""
-
-    @property
-    def lens_model(self) -> LensModel:
-        """The model."""
+    def residual(self) -> Float[Tensor, "*batch"]:
+        """|sum of everything − margin| / max(|margin|, largest |part|)."""
+        total = (self._layers() + self.mlp).sum(-1) + self.embedding + self.bias
+        parts = [self.margin, self.embedding, self.bias]
+        parts += [self.own.abs().amax(-1), self.mlp.abs().amax(-1)]
+        largest = torch.stack([part.abs() for part in parts]).amax(0)
+        return (total - self.margin).abs() / largest.clamp_min(torch.finfo(largest.dtype).tiny)
 
     @property
-    def layers(self) -> Sequence[LayerRows]:
-        """One entry per layer."""
+    def attention_residual(self) -> Float[Tensor, "*batch"]:
+        """How far the sums over heads and tokens are from the attention modules' own outputs.
 
-    @property
-    def inputs(self) -> dict[nn.Module, Tensor]:
-        """A module -> its input (*batch, n_positions, width) at the read-out positions."""
+        The largest difference over layers, relative to the largest of these outputs along the margin's direction.
+        """
+        largest = self.own.abs().amax(-1)
+        difference = (self._layers() - self.own).abs().amax(-1)
+        return difference / largest.clamp_min(torch.finfo(largest.dtype).tiny)
 
-    @property
-    def outputs(self) -> dict[nn.Module, Tensor]:
-        """A module -> its output there."""
+    def __getitem__(self, prompt: int) -> GradientStep:
+        """The contributions in one prompt of the batch."""
+        return GradientStep(*(part[prompt] for part in vars(self).values()))
+
+    def _layers(self) -> Tensor:
+        return self.contributions.sum((-2, -1)) + self.attention_bias
 
 
 @torch.no_grad()
-def gradient_step(traced: Trace) -> GradientStep:
+def gradient_step(traced: Trace, readouts: Readouts | None = None) -> GradientStep:
     """Direct contributions of every token in every head and layer, from one forward pass.
 
-    Args:
-        traced: the pass, from `trace`.
-    """
-    direction, bias = _unembed(traced)
-    terms = direct_terms(traced, direction, bias)
-    residual, attention_residual = terms.residuals(terms.bias.new_tensor(traced.margin))
-    return GradientStep(
-        contributions=terms.contributions,
-        attention_bias=terms.attention_bias,
-        mlp=terms.mlp,
-        embedding=float(terms.embedding),
-        bias=float(terms.bias),
-        margin=traced.margin,
-        residual=float(residual),
-        attention_residual=float(attention_residual),
-    )
-
-
-@torch.no_grad()
-def direct_terms(
-    traced: Traced, direction: Float[Tensor, "*batch n_positions width"], bias: Float[Tensor, "*batch"]
-) -> Terms:
-    """Pull the margin's direction back from the unembedding to every layer, and collect each part's share.
+    The margin's direction is pulled back from the unembedding to every layer, and each part's share is collected.
 
     Args:
         traced: the pass.
-        direction: the margin's direction before the unembedding, one row per read-out position.
-        bias: the unembedding's own share.
+        readouts: another margin to split than the traced one, read at the same positions.
     """
-    anatomy = traced.lens_model.anatomy
+    lens_model = traced.lens_model
+    anatomy = lens_model.anatomy
+    readouts = traced.readouts if readouts is None else readouts
+    direction, bias = _unembed(traced, readouts)
     home = bias.device
     if anatomy.projection is not None:
         with at_hand(anatomy.projection):
@@ -163,7 +102,7 @@ def direct_terms(
     if anatomy.final_norm is not None:
         direction, bias = _through(traced, anatomy.final_norm, direction, bias)
 
-    scale = traced.lens_model.family.branch_scale
+    scale = lens_model.family.branch_scale
     parts, attention_bias, mlp, own = [], [], [], []
     for layer, record in zip(reversed(anatomy.layers), reversed(traced.layers), strict=True):
         if layer.norm_on_stream_after_mlp is not None:
@@ -176,41 +115,35 @@ def direct_terms(
         attention_bias.append(rest.to(home))
         own.append(_branch(traced, layer.output, layer.norm_after_attention, direction * scale).to(home))
     stream = traced.inputs[anatomy.layers[0].module]
-    embedding = (direction.to(stream.device) * stream).sum((-2, -1)).to(home)
-    return Terms(
-        contributions=torch.stack(parts[::-1]),
-        attention_bias=torch.stack(attention_bias[::-1]),
-        mlp=torch.stack(mlp[::-1]),
-        own=torch.stack(own[::-1]),
-        embedding=embedding,
+    return GradientStep(
+        contributions=torch.stack(parts[::-1], -3),
+        attention_bias=torch.stack(attention_bias[::-1], -1),
+        mlp=torch.stack(mlp[::-1], -1),
+        own=torch.stack(own[::-1], -1),
+        embedding=(direction.to(stream.device) * stream).sum((-2, -1)).to(home),
         bias=bias,
+        margin=readouts.margin(traced.logits).to(home),
     )
 
 
-def explain_directly(lens_model: LensModel, input_ids: Int[Tensor, "*one n"], readout: Readout) -> GradientStep:
-    """`gradient_step` of a fresh `trace`."""
-    return gradient_step(trace(lens_model, input_ids, readout))
-
-
-def _unembed(traced: Trace) -> tuple[Tensor, Tensor]:
-    """The margin's direction before the unembedding, one row per read-out position, and its bias."""
+def _unembed(traced: Trace, readouts: Readouts) -> tuple[Tensor, Tensor]:
+    """The margin's direction before the unembedding, (batch, n_positions, width), and its bias, (batch,)."""
     head = traced.lens_model.anatomy.head
     assert head is not None
-    readout = traced.readout
-    gains = readout.gains(traced.outputs[head], traced.logits.to(traced.outputs[head].device))
-    row = {p: r for r, p in enumerate(readout.positions)}
-    rows = torch.tensor([row[p] for p, _, _ in readout.terms], device=gains.device)
-    columns = torch.tensor([i for _, i, _ in readout.terms], device=gains.device)
+    before = traced.outputs[head]
+    readouts = readouts.to(before.device)
+    gains = readouts.gains(before, traced.logits.to(before.device))
+    batch, n_positions = readouts.positions.shape
     with at_hand(head):
-        weight = matrix(head)[columns]
+        weight = matrix(head)[readouts.term_indices]
         offset: Tensor | None = head.bias  # type: ignore[assignment]
-        bias = gains.new_zeros(()) if offset is None else gains @ offset[columns]
-    direction = gains.new_zeros(len(readout.positions), weight.shape[1])
-    direction.index_add_(0, rows, gains[:, None] * weight)
-    return direction, bias
+        bias = gains.new_zeros(batch) if offset is None else (gains * offset[readouts.term_indices]).sum(-1)
+    # (batch, n_terms, n_positions): which position each term is read at.
+    at = nn.functional.one_hot(readouts.term_rows, n_positions).to(gains.dtype)
+    return (at * gains[..., None]).transpose(1, 2) @ weight, bias
 
 
-def _through(traced: Traced, norm: nn.Module, direction: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def _through(traced: Trace, norm: nn.Module, direction: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Pull the direction back through a norm on the stream; its bias is collected."""
     x, y = traced.inputs[norm], traced.outputs[norm]
     direction = direction.to(x.device)
@@ -218,7 +151,7 @@ def _through(traced: Traced, norm: nn.Module, direction: Tensor, bias: Tensor) -
         return pull_back(norm, x, y, direction), bias + shift(norm, direction).sum(-1).to(bias.device)
 
 
-def _branch(traced: Traced, module: nn.Module | None, norm: nn.Module | None, direction: Tensor) -> Tensor:
+def _branch(traced: Trace, module: nn.Module | None, norm: nn.Module | None, direction: Tensor) -> Tensor:
     """The share of a branch's own output, which a norm may follow before it is added."""
     last = norm if norm is not None else module
     assert last is not None
@@ -226,7 +159,7 @@ def _branch(traced: Traced, module: nn.Module | None, norm: nn.Module | None, di
     return (direction.to(output.device) * output).sum((-2, -1))
 
 
-def _attention(traced: Traced, layer: Layer, record: LayerRows, direction: Tensor) -> tuple[Tensor, Tensor]:
+def _attention(traced: Trace, layer: Layer, record: LayerTrace, direction: Tensor) -> tuple[Tensor, Tensor]:
     """Contributions (*batch, heads, n) of one layer, and the part of it that belongs to no token."""
     direction = direction.to(record.v.device)
     rest = direction.new_zeros(direction.shape[:-2])

@@ -4,13 +4,13 @@ In every layer and head, the query's tokens do not attend to the tokens of the d
 out; the prompt's other tokens keep their keys and values. This is the exact prediction when those demonstrations
 were never trained on (the normaliser D is recomputed), carried through all layers.
 
-All sets run in one batched pass that re-runs only the query's tokens. The prompt's keys and values are shared:
-sets, query tokens and grouped heads stand side by side as rows of one product with them.
+Only the query's tokens run again. The prompt's keys and values are shared: sets, query tokens and grouped heads stand
+side by side as rows of one product with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,116 +21,171 @@ from iclens.errors import UserError
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import MOST_SCORES, weigh
 from iclens.lens.read.capture import run
-from iclens.lens.read.trace import Trace
+from iclens.lens.read.fused import fused_activations
+from iclens.lens.read.padded import take, unembedding_only
+from iclens.lens.read.tracing import Trace
+
+MOST_LOGITS = 1 << 26
+"""Logits that are formed at once."""
 
 
 @dataclass(frozen=True)
-class KnockOutResult:
+class KnockOuts:
     """What the model says when its query never trains on some demonstrations.
 
     Attributes:
-        sets: the demonstrations knocked out, one tuple per row.
-        margins: the margin without them.
-        log_probabilities: log p(answer) without them (zeros when the read-out names no answer).
+        margins: the margin without each set.
+        log_probabilities: log p(answer) without it (zeros when the read-out names no answer).
         margin: the full margin.
         log_probability: the full log p(answer).
-        residual: of the empty set, run in the same pass, against the full forward pass: largest difference of
-            the logits relative to the largest logit.
+        residual: of the empty set, run in the same pass, against the full forward pass: largest difference of the
+            logits relative to the largest logit.
     """
 
-    sets: tuple[tuple[int, ...], ...]
-    margins: Float[Tensor, " n_sets"]
-    log_probabilities: Float[Tensor, " n_sets"]
-    margin: float
-    log_probability: float
-    residual: float
+    margins: Float[Tensor, "*batch n_sets"]
+    log_probabilities: Float[Tensor, "*batch n_sets"]
+    margin: Float[Tensor, "*batch"]
+    log_probability: Float[Tensor, "*batch"]
+    residual: Float[Tensor, "*batch"]
 
     @property
-    def margin_changes(self) -> Float[Tensor, " n_sets"]:
+    def margin_changes(self) -> Float[Tensor, "*batch n_sets"]:
         """Full minus knocked out: positive when the demonstrations supported the answer."""
-        return self.margin - self.margins
+        return self.margin[..., None] - self.margins
 
     @property
-    def log_probability_changes(self) -> Float[Tensor, " n_sets"]:
+    def log_probability_changes(self) -> Float[Tensor, "*batch n_sets"]:
         """The same for the answer's log-probability."""
-        return self.log_probability - self.log_probabilities
+        return self.log_probability[..., None] - self.log_probabilities
+
+    def __getitem__(self, prompt: int) -> KnockOuts:
+        """The knock-outs of one prompt of the batch."""
+        return KnockOuts(*(part[prompt] for part in vars(self).values()))
+
+
+def hidden_keys(
+    groups: Int[Tensor, "batch n"], sets: Sequence[Sequence[Sequence[int]]]
+) -> Bool[Tensor, "batch n_sets n"]:
+    """Which tokens each set of demonstrations takes away.
+
+    Args:
+        groups: for each token the index of its demonstration, or −1.
+        sets: for each prompt its sets of demonstrations; prompts with fewer are filled up with empty sets.
+
+    Raises:
+        UserError: a demonstration that does not exist.
+    """
+    most = max((len(own) for own in sets), default=0)
+    hidden = torch.zeros(len(groups), most, groups.shape[1], dtype=torch.bool, device=groups.device)
+    for row, own, chosen in zip(hidden, groups, sets, strict=True):
+        known = {int(g) for g in own.unique() if g >= 0}
+        for keys, members in zip(row, chosen, strict=False):
+            for index in members:
+                if index not in known:
+                    raise UserError(f"cannot knock out demonstration {index}: the prompt has {len(known)}, from 0 on.")
+                keys |= own == index
+    return hidden
 
 
 @torch.no_grad()
 def knock_out(
     traced: Trace,
-    groups: Int[Tensor, " n"],
-    sets: Sequence[Sequence[int]],
-) -> KnockOutResult:
-    """Knock out sets of demonstrations, all in one pass over the query's tokens.
+    hidden: Bool[Tensor, "batch n_sets n"],
+    *,
+    most_tokens: int = 1 << 12,
+    most_logits: int = MOST_LOGITS,
+    most_scores: int = MOST_SCORES,
+) -> KnockOuts:
+    """Run every prompt's query again for each set of keys that it may not see.
 
     Args:
-        traced: the full pass, from `trace`, with `query_start` at the query's first token.
-        groups: for each token the index of its demonstration, or −1.
-        sets: demonstrations to knock out together, one entry per set.
+        traced: the full pass, whose queries start where the prompts' queries do.
+        hidden: keys that the query's tokens do not attend to, from `hidden_keys`.
+        most_tokens: query tokens that go through the model at once.
+        most_logits: logits that are formed at once.
+        most_scores: attention scores that are formed at once.
 
     Raises:
-        UserError: no query's tokens, a demonstration that does not exist, or one that reaches into the query.
+        UserError: no tokens before a query, masks that do not fit the prompts, or keys hidden in a query.
     """
-    start, n = traced.query_start, len(traced.input_ids)
-    if groups.shape[0] != n:
-        raise UserError(f"groups has {groups.shape[0]} entries for a prompt of {n} tokens.")
-    if start == 0:
+    tokens = traced.tokens
+    batch, n = tokens.ids.shape
+    if hidden.shape[0] != batch or hidden.shape[2] != n:
+        raise UserError(f"groups has {hidden.shape[2]} entries for a prompt of {n} tokens.")
+    if int(tokens.starts.min()) == 0:
         raise UserError("the query starts at token 0: there are no demonstrations before it to knock out.")
-    if bool((groups[start:] >= 0).any()):
-        raise UserError(f"groups assigns tokens of the query (from token {start} on) to a demonstration.")
-    known = {int(g) for g in groups.unique() if g >= 0}
-    for chosen in sets:
-        for index in chosen:
-            if index not in known:
-                raise UserError(f"cannot knock out demonstration {index}: the prompt has {len(known)}, from 0 on.")
-    every = [(), *(tuple(int(i) for i in chosen) for chosen in sets)]
-    margins, answers, logits = _rerun(traced, _blocked(groups[:start].to(traced.input_ids.device), every))
-    difference = float((logits - traced.logits).abs().max())
-    return KnockOutResult(
-        sets=tuple(every[1:]),
-        margins=margins[1:],
-        log_probabilities=answers[1:],
-        margin=traced.margin,
-        log_probability=traced.log_probability,
-        residual=difference / max(float(traced.logits.abs().max()), torch.finfo(logits.dtype).tiny),
+    for own, start in zip(hidden, tokens.starts.tolist(), strict=True):
+        if bool(own[:, start:].any()):
+            raise UserError(f"groups assigns tokens of the query (from token {start} on) to a demonstration.")
+    # The first set of every block knocks out nothing: the check against the full pass.
+    nothing = hidden.new_zeros(batch, 1, n)
+    n_query = tokens.query_places.shape[1]
+    n_positions, n_vocabulary = traced.logits.shape[1:]
+    rows = max(1, min(most_tokens // n_query, most_logits // (n_positions * n_vocabulary)))
+    sets_at_once = max(1, min(hidden.shape[1], rows - 1))
+    prompts_at_once = max(1, rows // (1 + sets_at_once))
+    margins, answers = [], []
+    home = tokens.ids.device
+    residual = traced.logits.new_zeros(batch, device=home)
+    for first_set in range(0, max(1, hidden.shape[1]), sets_at_once):
+        block = torch.cat([nothing, hidden[:, first_set : first_set + sets_at_once]], 1)
+        found = [
+            _again(traced, block, slice(first, first + prompts_at_once), most_scores)
+            for first in range(0, batch, prompts_at_once)
+        ]
+        margin, answer, difference = (torch.cat(part).to(home) for part in zip(*found, strict=True))
+        margins.append(margin[:, 1:])
+        answers.append(answer[:, 1:])
+        residual = torch.maximum(residual, difference)
+    return KnockOuts(
+        torch.cat(margins, 1),
+        torch.cat(answers, 1),
+        traced.margins.to(home),
+        traced.log_probabilities.to(home),
+        residual,
     )
 
 
-def _blocked(groups: Tensor, sets: Sequence[tuple[int, ...]]) -> Bool[Tensor, "n_sets n_prefix"]:
-    blocked = torch.zeros(len(sets), len(groups), dtype=torch.bool, device=groups.device)
-    for row, chosen in zip(blocked, sets, strict=True):
-        for index in chosen:
-            row |= groups == index
-    return blocked
-
-
-def _rerun(traced: Trace, blocked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Margins and log-probabilities of every set, and the logits of the first."""
-    start = traced.query_start
-    query = traced.input_ids[start:]
+def _again(traced: Trace, hidden: Tensor, some: slice, most_scores: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Margins and log-probabilities (prompts, sets) of the prompts `some`, and how far the first set is off."""
+    tokens = traced.tokens.select(some)
+    starts, device = tokens.starts, tokens.ids.device
+    n_prompts, n_sets, start = len(starts), hidden.shape[1], int(starts.max())
+    places = traced.tokens.query_places[some]
+    n_query = places.shape[1]
+    blocked = hidden[some, :, :start] | (torch.arange(start, device=device) >= starts[:, None])[:, None]
+    earlier = torch.ones(n_query, n_query, dtype=torch.bool, device=device).tril()
+    allowed: dict[Hashable, tuple[Tensor, Tensor]] = {}
     records = {layer.name: layer for layer in traced.layers}
-    allowed: dict[int, tuple[Tensor, Tensor]] = {}
 
     def attend(call: AttentionCall) -> Tensor:
         record = records[call.name]
-        if id(record.query_mask) not in allowed:
-            seen = record.query_mask
-            prefix = seen[None, None, :, :start] & ~blocked.to(seen.device)[None, :, None]
-            allowed[id(record.query_mask)] = prefix, seen[None, None, :, start:]
-        prefix, own = allowed[id(record.query_mask)]
-        return shared_attention(call, record.k[None, :, :start], record.v[None, :, :start], prefix, own)
+        key = id(record.query_mask)
+        if key not in allowed:
+            seen = record.query_mask[some]
+            prefix = seen[:, None, :, :start] & ~blocked.to(seen.device)[:, :, None]
+            own = take(seen.transpose(1, 2), places).transpose(1, 2) & earlier.to(seen.device)
+            allowed[key] = prefix, own[:, None]
+        prefix, own = allowed[key]
+        k, v = record.k[some, :, :start], record.v[some, :, :start]
+        return shared_attention(call, k, v, prefix, own, most_scores)
 
-    n_sets = len(blocked)
-    positions = torch.tensor(traced.readout.positions, device=traced.lens_model.index_device) - start
-    with attending(traced.lens_model, attend):
-        logits = run(
-            traced.lens_model,
-            query.expand(n_sets, -1),
-            position_ids=torch.arange(start, start + len(query), device=query.device).expand(n_sets, -1),
-            logits_to_keep=positions,
-        )
-    return traced.readout.margin(logits), traced.readout.log_probability(logits), logits[0]
+    def each_set(rows: Tensor) -> Tensor:
+        return rows.repeat_interleave(n_sets, 0)
+
+    readouts = traced.readouts.select(some)
+    read = readouts.positions - starts[:, None]
+    with (
+        attending(traced.lens_model, attend),
+        unembedding_only(traced.lens_model, each_set(read)),
+        fused_activations(traced.lens_model),
+    ):
+        logits = run(traced.lens_model, each_set(take(tokens.ids, places)), position_ids=each_set(places))
+    logits = logits.unflatten(0, (n_prompts, n_sets))
+    full = traced.logits[some].to(logits.device)
+    largest = full.abs().flatten(1).amax(1).clamp_min(torch.finfo(full.dtype).tiny)
+    difference = (logits[:, 0] - full).abs().flatten(1).amax(1) / largest
+    return readouts.margin(logits), readouts.log_probability(logits), difference
 
 
 def shared_attention(
@@ -139,10 +194,11 @@ def shared_attention(
     v: Float[Tensor, "prompts key_heads n_prefix d_v"],
     prefix: Bool[Tensor, "prompts n_sets n_query n_prefix"],
     own: Bool[Tensor, "prompts 1 n_query n_query"],
+    most_scores: int = MOST_SCORES,
 ) -> Float[Tensor, "rows heads n_query d_v"]:
     """Attention of every set's query tokens to their prompt's shared prefix and to their own keys.
 
-    Cut by key heads, so that scores never take much more than `MOST_SCORES` numbers.
+    Cut by key heads, so that scores never take much more than `most_scores` numbers.
 
     Args:
         call: the layer's call; its rows are prompts · sets, the sets of one prompt side by side.
@@ -150,13 +206,14 @@ def shared_attention(
         v: values of each prompt's prefix.
         prefix: which tokens of the prefix the query's tokens may see in each set.
         own: which of the query's own tokens they may see.
+        most_scores: attention scores that are formed at once.
     """
     n_rows, _, n_query, width = call.q.shape
     n_prompts, n_sets, _, start = prefix.shape
     key_heads, groups = call.k.shape[1], call.groups
     mask = torch.cat([prefix, own.expand(-1, n_sets, -1, -1)], dim=-1).reshape(n_rows, 1, n_query, -1)
     per_head = n_rows * groups * n_query * (start + n_query)
-    step = max(1, MOST_SCORES // per_head)
+    step = max(1, most_scores // per_head)
     outputs = []
 
     def beside(rows: Tensor) -> Tensor:

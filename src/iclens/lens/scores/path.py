@@ -14,20 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from iclens.lens.model.loading import LensModel
 from iclens.lens.model.placed import at_hand
-from iclens.lens.read.capture import run
-from iclens.lens.read.frozen import holding
-from iclens.lens.read.readout import Readout
-from iclens.lens.read.trace import one_prompt
+from iclens.lens.read.tracing import Trace
 
 
 @dataclass(frozen=True)
-class Path:
-    """Shares of the margin, which they sum to.
+class PathScores:
+    """Shares of each prompt's margin, which they sum to; float64, zero where a prompt was filled up.
 
     Attributes:
         embedding: what each token's embedding (with its position's) contributes through all layers.
@@ -36,61 +32,55 @@ class Path:
         residual: |sum of the parts − margin| / max(|margin|, largest |part|).
     """
 
-    embedding: Float[Tensor, " n"]
-    bias: Float[Tensor, " n"]
-    margin: float
-    residual: float
+    embedding: Float[Tensor, "*batch n"]
+    bias: Float[Tensor, "*batch n"]
+    margin: Float[Tensor, "*batch"]
+    residual: Float[Tensor, "*batch"]
 
     @property
-    def parts(self) -> Float[Tensor, " n"]:
+    def parts(self) -> Float[Tensor, "*batch n"]:
         """Embedding and biases together, by token; they sum to the margin."""
         return self.embedding + self.bias
 
-    @property
-    def relative_residual(self) -> float:
-        """|sum of the parts − margin| / |margin|: stricter than `residual` where the margin nearly cancels."""
-        return abs(float(self.parts.double().sum()) - self.margin) / max(abs(self.margin), torch.finfo().tiny)
+    def __getitem__(self, prompt: int) -> PathScores:
+        """The shares of one prompt of the batch."""
+        return PathScores(self.embedding[prompt], self.bias[prompt], self.margin[prompt], self.residual[prompt])
 
 
-def path(lens_model: LensModel, input_ids: Int[Tensor, "*one n"], readout: Readout) -> Path:
-    """Attribute the margin to tokens through all layers, with one forward and one backward pass.
+def path(traced: Trace) -> PathScores:
+    """Attribute every prompt's margin to its tokens through all layers, by one backward pass for all prompts.
+
+    Prompts do not see one another, so that one backward pass serves all. It uses up what the held pass kept: a second
+    call needs another trace.
 
     Args:
-        lens_model: a causal language model.
-        input_ids: the prompt.
-        readout: what is read from the logits; a soft cap or scale of the logits is held like a gate.
+        traced: a pass with `held=True`; a soft cap or scale of the logits is held like a gate.
 
     Raises:
-        UserError: the prompt or the read-out does not fit the model.
+        ValueError: the pass was not held, or its graph was used already.
     """
-    ids = one_prompt(lens_model, input_ids, readout)
-    n = ids.shape[1]
-    positions = torch.tensor(readout.positions, device=lens_model.index_device)
-    with holding(lens_model, n) as leaves:
-        logits = run(
-            lens_model,
-            ids,
-            position_ids=torch.arange(n, device=ids.device)[None],
-            logits_to_keep=positions,
-        )[0].detach()
-        unembedded = leaves.unembedded
-        assert unembedded is not None
-        assert leaves.bias is not None
-        gains = readout.gains(unembedded.detach(), logits)
-        row = {p: r for r, p in enumerate(readout.positions)}
-        read = unembedded[[row[p] for p, _, _ in readout.terms], [i for _, i, _ in readout.terms]]
-        gradients = torch.autograd.grad(gains @ read, leaves.embeddings)
-    embedding = torch.zeros(n, dtype=torch.float64, device=ids.device)
+    lens_model, leaves, logits = traced.lens_model, traced.leaves, traced.logits
+    if leaves is None or leaves.unembedded is None or leaves.bias is None:
+        raise ValueError("the path needs a trace with held=True, and uses it up.")
+    before, leaves.unembedded = leaves.unembedded, None
+    batch, n = traced.tokens.ids.shape
+    home = traced.tokens.ids.device
+    readouts = traced.readouts
+    gains = readouts.gains(before.detach(), logits.to(before.device))
+    gradients = torch.autograd.grad((gains * readouts.terms_of(before)).sum(), leaves.embeddings)
+    embedding = torch.zeros(batch, n, dtype=torch.float64, device=home)
     for leaf, gradient in zip(leaves.embeddings, gradients, strict=True):
-        embedding += (leaf.detach().double() * gradient.double()).sum(-1).reshape(-1, n).sum(0).to(ids.device)
-    bias = leaves.bias
+        embedding += (leaf.detach().double() * gradient.double()).sum(-1).reshape(-1, batch, n).sum(0).to(home)
+    leaves.embeddings.clear()
+    bias = leaves.bias.reshape(batch, n)
     head = lens_model.anatomy.head
     assert head is not None
     if head.bias is not None:
         with at_hand(head):
-            for (position, index, _), gain in zip(readout.terms, gains, strict=True):
-                bias[position] += float(gain * head.bias[index].detach())  # type: ignore[index]
-    margin = float(readout.margin(logits))
-    total = float((embedding + bias).sum())
-    largest = max(abs(margin), float(embedding.abs().max()), float(bias.abs().max()), torch.finfo().tiny)
-    return Path(embedding.to(logits.dtype), bias.to(logits.dtype), margin, abs(total - margin) / largest)
+            offset: Tensor = head.bias  # type: ignore[assignment]
+            shares = gains * offset.detach()[readouts.to(offset.device).term_indices]
+        bias = bias.scatter_add(1, readouts.positions.gather(1, readouts.term_rows), shares.double().to(home))
+    margin = traced.margins.double().to(home)
+    largest = torch.stack([margin.abs(), embedding.abs().amax(1), bias.abs().amax(1)]).amax(0)
+    difference = ((embedding + bias).sum(1) - margin).abs()
+    return PathScores(embedding, bias, margin, difference / largest.clamp_min(torch.finfo(torch.float64).tiny))

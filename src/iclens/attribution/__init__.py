@@ -1,0 +1,16 @@
+"""Ways to score the demonstrations of a prompt, ours and others': one method a file, found by its decorator.
+
+Each is a function of a `Lens` and a source of randomness; `Lens.score` and `explain(scores=...)` find it by its name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from iclens.lens import ATTRIBUTIONS, Scores
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["ATTRIBUTIONS", "Scores"]

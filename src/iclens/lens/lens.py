@@ -1,0 +1,366 @@
+"""A model, a prompt, and what is read of it: every pass runs when it is first asked for, and once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from iclens.dual import DualModel
+from iclens.errors import UserError
+from iclens.lens.building import SCORES, explanations
+from iclens.lens.explanation import Candidate, Explanation, NextToken
+from iclens.lens.model.loading import LensModel, load
+from iclens.lens.passes import MOST_TOKENS, Passes
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt
+from iclens.lens.read.answers import likeliest
+from iclens.lens.read.question import Answered, PromptLike, Question, ask
+from iclens.lens.read.readout import Readout
+from iclens.lens.read.readouts import Readouts
+from iclens.lens.read.sums import by_source
+from iclens.lens.read.tracing import Trace
+from iclens.lens.scores.deletions import Outcome
+from iclens.lens.scores.faithfulness import faithfulness
+from iclens.lens.scores.gradient_step import GradientStep
+from iclens.lens.scores.knock_out import KnockOuts
+from iclens.lens.scores.method import ATTRIBUTIONS, Scores
+from iclens.lens.scores.path import PathScores
+
+_OURS = (*SCORES, "rerun")
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a model answers to a prompt.
+
+    Attributes:
+        text: the explained answer.
+        margin: its logit over its alternatives, in nats.
+        log_probability: log p(answer | prompt), the sum over its tokens.
+        definition: one sentence that says over which alternatives.
+        candidates: the candidate answers with their scores; empty when there are none.
+        next_tokens: the likeliest next tokens, most likely first.
+    """
+
+    text: str
+    margin: float
+    log_probability: float
+    definition: str
+    candidates: tuple[Candidate, ...]
+    next_tokens: tuple[NextToken, ...]
+
+
+class Lens:
+    """A language model's answer to one prompt, read as its dual models' predictions.
+
+    Lazy and cached: a pass runs when something that needs it is first asked for, and once. One pass serves the answer,
+    the gradient step, the path and the knock-outs.
+
+    >>> lens = Lens("bundled", prompt, answers=["red", "blue"])    # doctest: +SKIP
+    >>> lens.answer.text, lens.gradient_step.contributions.shape    # doctest: +SKIP
+
+    Args:
+        model: `"bundled"`, a folder, a hub name, a Hugging Face model, or a `LensModel`.
+        prompt: plain text (blank lines between demonstrations, the query last), pairs, chat messages, a `Prompt`, or a
+            `Question`, which holds the answers too.
+        answers: candidate answers. The likeliest is explained, against the mean of the others.
+        answer: the answer to explain instead; without candidates its alternatives are the next most likely tokens.
+        tokenizer: the tokenizer of a Hugging Face model; the others bring theirs.
+        readout: what to explain instead of what the answers decide, for callers that build their own.
+        held: keep in the first pass what the path needs; without it, a path costs one more pass and less memory.
+        precise: take the path in a float64 copy of the model.
+        most_tokens: tokens that go through the model at once where prompts run several times.
+        progress: called with the name of every stage before it starts.
+
+    Raises:
+        UserError: the model, the prompt or an answer cannot be handled exactly.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        prompt: PromptLike | Question,
+        *misplaced: Any,
+        answers: Sequence[str] | None = None,
+        answer: str | None = None,
+        tokenizer: Any = None,
+        readout: Readout | None = None,
+        held: bool = True,
+        precise: bool = False,
+        most_tokens: int = MOST_TOKENS,
+        progress: Callable[[str], None] = lambda stage: None,
+    ) -> None:
+        check_call("Lens", prompt, misplaced)
+        self.model = as_lens_model(model, tokenizer)
+        self.model.require_causal()
+        question = prompt if isinstance(prompt, Question) else ask(self.model, prompt, answers, answer, readout=readout)
+        self.passes = Passes(
+            self.model, [question], held=held, precise=precise, most_tokens=most_tokens, progress=progress
+        )
+        self._knocked: dict[tuple[tuple[int, ...], ...], KnockOuts] = {}
+
+    def __repr__(self) -> str:
+        n = self.n_demonstrations
+        return f"Lens({self.model.name!r}, {n} demonstrations, {self.tokenized.n_tokens} tokens)"
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt."""
+        return self.tokenized.prompt
+
+    @property
+    def tokenized(self) -> TokenizedPrompt:
+        """The prompt's tokens."""
+        return self.passes.questions[0].tokenized
+
+    @property
+    def n_demonstrations(self) -> int:
+        """How many demonstrations are scored."""
+        return self.tokenized.n_demonstrations
+
+    @property
+    def answered(self) -> Answered:
+        """The model's answer with the logits at the prompt's last token."""
+        return self.passes.answered[0]
+
+    @property
+    def traced(self) -> Trace:
+        """The pass that everything is read from; a batch of one."""
+        return self.passes.traced
+
+    @property
+    def readout(self) -> Readout:
+        """What is explained."""
+        return self.passes.questions[0].settled or self.answered.readout
+
+    @property
+    def input_ids(self) -> Int[Tensor, " n"]:
+        """The prompt's token ids, with the answer's tokens that are forced after them."""
+        return torch.cat([self.tokenized.input_ids, torch.tensor(self.readout.forced, dtype=torch.long)])
+
+    @property
+    def groups(self) -> Int[Tensor, " n"]:
+        """The demonstration of each of these tokens, −1 for none."""
+        behind = torch.full((len(self.readout.forced),), NOT_A_DEMONSTRATION)
+        return torch.cat([self.tokenized.groups, behind])
+
+    @property
+    def query_start(self) -> int:
+        """Index of the query's first token."""
+        return self.tokenized.query_start
+
+    @property
+    def readouts(self) -> Readouts:
+        """What is read of the logits, as tensors of a batch of one."""
+        return Readouts.of([self.readout], [self.tokenized.n_tokens - 1], self.model.index_device)
+
+    def margins(self, logits: Float[Tensor, "n_variants n_positions vocabulary"]) -> Float[Tensor, " n_variants"]:
+        """The margin in each of several variants of the prompt, from the logits at `readouts.positions`."""
+        return self.readouts.margin(logits[None])[0]
+
+    @cached_property
+    def answer(self) -> Answer:
+        """The model's answer."""
+        answered, traced = self.answered, self.traced
+        return Answer(
+            text=answered.readout.answer,
+            margin=float(traced.margins[0]),
+            log_probability=float(traced.log_probabilities[0]),
+            definition=answered.readout.definition,
+            candidates=answered.candidates,
+            next_tokens=likeliest(self.model.tokenizer, answered.next_logits),
+        )
+
+    @property
+    def gradient_step(self) -> GradientStep:
+        """Every token's direct contribution to the margin, by layer and head."""
+        return self.passes.gradient_step[0]
+
+    @property
+    def path(self) -> PathScores:
+        """Every token's share of the margin through all layers; the shares sum to it."""
+        return self.passes.path[0]
+
+    @property
+    def own_pass(self) -> float:
+        """How far the traced pass is from a plain one of the model: the largest relative difference."""
+        return float(self.passes.own_pass[0])
+
+    def knock_out(self, sets: Iterable[Iterable[int]] | None = None) -> KnockOuts:
+        """Margins when the query's dual models are trained without some demonstrations, exactly.
+
+        Args:
+            sets: demonstrations to leave out together, numbered from 0; each alone by default.
+
+        Raises:
+            UserError: a demonstration that does not exist, or an empty set.
+        """
+        alone = [(i,) for i in range(self.n_demonstrations)]
+        chosen = tuple(alone if sets is None else check_sets(sets, self.n_demonstrations))
+        if chosen not in self._knocked:
+            self._knocked[chosen] = self.passes.knock_out([chosen])[0]
+        return self._knocked[chosen]
+
+    def head(self, layer: int, head: int) -> DualModel:
+        """One head's dual model at the positions that are read, with the demonstrations as its groups.
+
+        Raises:
+            UserError: there is no such layer or head.
+        """
+        if not 0 <= layer < self.model.n_layers or not 0 <= head < self.model.n_heads:
+            raise UserError(
+                f"there is no head {head} in layer {layer}: {self.model.name} has {self.model.n_layers} layers of "
+                f"{self.model.n_heads} heads, counted from 0."
+            )
+        return self.traced.layers[layer].dual(head, self.groups)
+
+    def score(self, name: str, *, seed: int = 0) -> Scores:
+        """Score the demonstrations by a registered method, e.g. `"lasso"`.
+
+        Args:
+            name: a name in `ATTRIBUTIONS`.
+            seed: of what the method draws.
+
+        Raises:
+            UserError: there is no such method.
+        """
+        return ATTRIBUTIONS[name](self, torch.Generator().manual_seed(seed))
+
+    def rerun(self, sets: Sequence[Iterable[int]]) -> Outcome:
+        """Run the model on the prompt without the text of each set of demonstrations."""
+        return self.passes.rerun(0, sets)
+
+    def deletions(self, keep: Bool[Tensor, "n_prompts n_demonstrations"]) -> Outcome:
+        """Run the model on really shortened prompts, one per keep-mask."""
+        return self.rerun([(~row).nonzero().flatten().tolist() for row in keep])
+
+    def by_demonstration(self, values: Float[Tensor, " n"]) -> Float[Tensor, " n_demonstrations"]:
+        """Sum values of tokens within each demonstration, in float64."""
+        return by_source(values.detach().double().cpu(), self.groups, self.n_demonstrations)[:-1]
+
+    @property
+    def neutral_id(self) -> int:
+        """The vocabulary id that stands for "nothing": the unknown token, else padding, else the end token, else 0."""
+        tokenizer = self.model.tokenizer
+        candidates = (tokenizer.unk_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        return next(index for index in candidates if index is not None)
+
+    def explanation(
+        self,
+        scores: Sequence[str] = SCORES,
+        *,
+        knock_out: Iterable[Iterable[int]] = (),
+        faithfulness: bool = False,
+        n_next: int = 10,
+        seed: int = 0,
+        command: str = "",
+    ) -> Explanation:
+        """Put together what was read; what the scores need and has not run yet runs now.
+
+        Args:
+            scores: names of scores: `"gradient_step"`, `"path"`, `"knock_out"`, `"rerun"` or any of `ATTRIBUTIONS`. The
+                first orders the sources.
+            knock_out: groups of demonstrations to knock out together, as indices from 0.
+            faithfulness: also measure LDS and the removal test by running the model on shortened prompts.
+            n_next: number of likely next tokens to report.
+            seed: seed of what is drawn.
+            command: the command that gives the same numbers, to be shown with them.
+
+        Raises:
+            UserError: an unknown score, or a group that does not fit.
+        """
+        groups = check_sets(knock_out, self.n_demonstrations)
+        others = {name: self.score(name, seed=seed) for name in check_scores(scores)}
+        for one in others.values():
+            self.passes.forward_passes += one.forward_passes
+            self.passes.backward_passes += one.backward_passes
+        values = {name: one.values.tolist() for name, one in others.items()}
+        (found,) = explanations(self.passes, scores, knock_out=groups, others=values, n_next=n_next, command=command)
+        if faithfulness:
+            found = self._measured(found, seed)
+        return dataclasses.replace(found, seed=seed, lens=self)
+
+    def _measured(self, found: Explanation, seed: int) -> Explanation:
+        """The explanation with LDS and the removal test of its scores."""
+        rows = {name: [effect.score(name) or 0.0 for effect in found.sources] for name in found.scores}
+        measured = faithfulness(
+            self.rerun, rows, found.margin, torch.Generator().manual_seed(seed), self.n_demonstrations
+        )
+        cost = dataclasses.replace(
+            found.cost, forward_passes=round(self.passes.forward_passes, 3), seconds=dict(self.passes.seconds)
+        )
+        return dataclasses.replace(found, faithfulness=measured, cost=cost)
+
+
+def as_lens_model(model: Any, tokenizer: Any = None) -> LensModel:
+    """The model that a user named, loaded or wrapped.
+
+    Raises:
+        UserError: it cannot be handled exactly, or has no tokenizer; a tokenizer was given that would not be used.
+    """
+    if isinstance(model, str | LensModel) and tokenizer is not None:
+        raise UserError("tokenizer= is for a Hugging Face model: a name or a loaded LensModel brings its own.")
+    if isinstance(model, str):
+        return load(model)
+    wrapped = model if isinstance(model, LensModel) else LensModel.wrap(model, tokenizer)
+    if wrapped.tokenizer is None:
+        raise UserError("a tokenizer is needed to read the prompt: explain(model, prompt, tokenizer=tokenizer).")
+    return wrapped
+
+
+def check_call(name: str, prompt: Any, misplaced: Sequence[Any]) -> None:
+    """Refuse what is no prompt where the prompt is due, such as a tokenizer, which came second in earlier versions.
+
+    Raises:
+        UserError: it shows the call that is right.
+    """
+    right = f"{name}(model, prompt, answers=[...]), with tokenizer=... for a Hugging Face model"
+    if not isinstance(prompt, Prompt | Question | str | Iterable):
+        raise UserError(f"the prompt is a {type(prompt).__name__}: call {right}.")
+    if misplaced:
+        raise UserError(f"{name} takes a model and a prompt, and the rest by name: call {right}.")
+
+
+def check_sets(sets: Iterable[Iterable[int]], n_demonstrations: int) -> list[tuple[int, ...]]:
+    """Sets of demonstrations, each sorted and without repetitions.
+
+    Raises:
+        UserError: an index that is no demonstration, or an empty set.
+    """
+    checked = []
+    for members in (tuple(sorted(set(group))) for group in sets):
+        for index in members:
+            if not 0 <= index < n_demonstrations:
+                raise UserError(
+                    f"cannot knock out demonstration {index}: the prompt has {n_demonstrations}, numbered from 0 to "
+                    f"{n_demonstrations - 1}."
+                )
+        if not members:
+            raise UserError("a group to knock out is empty: name at least one demonstration, e.g. 3,7.")
+        checked.append(members)
+    return checked
+
+
+def check_scores(scores: Sequence[str]) -> list[str]:
+    """Names of scores that are methods of the registry, the lens's own left out.
+
+    Raises:
+        UserError: no score, a name twice, or an unknown one.
+    """
+    if isinstance(scores, str):
+        raise UserError(f"the scores are the text {scores!r}: give a list, e.g. scores=[{scores!r}].")
+    if not scores:
+        raise UserError(f"there are no scores: name at least one, e.g. {SCORES[0]}.")
+    for name in scores:
+        if list(scores).count(name) > 1:
+            raise UserError(f"the score {name!r} is named twice: name each once.")
+    others = [name for name in scores if name not in _OURS]
+    for name in others:
+        _ = ATTRIBUTIONS[name]
+    return others

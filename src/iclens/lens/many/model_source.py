@@ -1,0 +1,98 @@
+"""Which model a batch is explained with: how another process or machine finds it, and knows it for the same."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from iclens.errors import UserError
+from iclens.lens.model.files import source_of
+from iclens.lens.model.loading import LensModel, load, outline
+
+_PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges*", "*.jinja")
+"""Files of a folder that what is computed depends on."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model by name.
+
+    Attributes:
+        name: a folder, a hub name or `"bundled"`.
+        dtype: of the weights, e.g. `"float64"`; None for the default.
+        device: where to put it.
+        device_map: `"auto"` for a model larger than one device, or None.
+    """
+
+    name: str
+    dtype: str | None = None
+    device: str = "cpu"
+    device_map: str | None = None
+
+    def load(self, identity: str | None = None) -> LensModel:
+        """The model, loaded once a process.
+
+        Args:
+            identity: what `identity` gave where the work was planned.
+
+        Raises:
+            UserError: as `iclens.lens.model.loading.load`; another model has that name here.
+        """
+        if identity is not None and self.identity() != identity:
+            raise UserError(
+                f"the model {self.name} is not the same on this machine as where the work was planned: put the same "
+                "files at the same place on every machine, or name a model of the hub."
+            )
+        return _load(self)
+
+    def outline(self) -> LensModel:
+        """The model without its weights."""
+        return outline(self.name)
+
+    def identity(self) -> str:
+        """A digest of the model's files; of a hub model its commit.
+
+        Raises:
+            UserError: the files cannot be read.
+        """
+        return _identity(self.name)
+
+
+@cache
+def _load(source: ModelSource) -> LensModel:
+    dtype = None if source.dtype is None else getattr(torch, source.dtype)
+    return load(source.name, dtype=dtype, device=source.device, device_map=source.device_map)
+
+
+def _identity(name: str) -> str:
+    folder = Path(source_of(name))
+    if not folder.is_dir():
+        return f"{name}@{_commit(name)}"
+    files = sorted({file for pattern in _PATTERNS for file in folder.glob(pattern) if file.is_file()})
+    stamps = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return _digest_of(folder, stamps)
+
+
+@cache
+def _digest_of(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    """Hashed once a process, and again when a file was changed meanwhile."""
+    whole = hashlib.sha256()
+    for name, _, _ in stamps:
+        try:
+            with (folder / name).open("rb") as file:
+                whole.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        except OSError as error:
+            raise UserError(f"{folder / name} cannot be read: {error.strerror}.") from error
+    return whole.hexdigest()
+
+
+@cache
+def _commit(name: str) -> str:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    return str(getattr(config, "_commit_hash", None) or "unknown")

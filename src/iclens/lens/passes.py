@@ -1,0 +1,246 @@
+"""The passes over some prompts side by side: each runs when it is first asked for, and once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from iclens.lens.model.loading import LensModel
+from iclens.lens.read.candidate_scores import score_candidates
+from iclens.lens.read.own_pass import off_by
+from iclens.lens.read.padded import PaddedTokens
+from iclens.lens.read.question import Answered, Question
+from iclens.lens.read.readout import Readout
+from iclens.lens.read.readouts import Readouts
+from iclens.lens.read.tolerance import path_residual, tolerance_of
+from iclens.lens.read.tracing import Trace, trace
+from iclens.lens.scores.deletions import Outcome, rerun
+from iclens.lens.scores.gradient_step import GradientStep, gradient_step
+from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
+from iclens.lens.scores.path import PathScores, path
+
+MOST_TOKENS = 1 << 12
+"""Tokens that go through the model at once where prompts run several times."""
+
+
+class Passes:
+    """What a model's passes over some prompts give, lazily.
+
+    One pass answers every prompt and serves the gradient step, the path (with its backward pass) and the knock-out. A
+    second one runs first where the answer's later tokens, or its margin's, depend on what the model answers.
+
+    Args:
+        lens_model: a causal language model.
+        questions: the prompts; the closer their lengths, the less is spent on filling up.
+        held: keep in the pass what the path needs. Without it, a path costs one more pass.
+        precise: take the path in a float64 copy of the model; otherwise only where float32 leaves its sum outside the
+            tolerance, and the model is small enough to copy.
+        most_tokens: tokens that go through the model at once where prompts run several times.
+        progress: called with the name of every stage before it; what it raises ends the work.
+
+    Raises:
+        UserError: an encoder.
+    """
+
+    def __init__(
+        self,
+        lens_model: LensModel,
+        questions: Sequence[Question],
+        *,
+        held: bool = True,
+        precise: bool = False,
+        most_tokens: int = MOST_TOKENS,
+        progress: Callable[[str], None] = lambda stage: None,
+    ) -> None:
+        lens_model.require_causal()
+        self.lens_model = lens_model
+        self.questions = list(questions)
+        self.held = held
+        self.precise = precise
+        self.most_tokens = most_tokens
+        self.progress = progress
+        self.forward_passes = 0.0
+        """Full forward passes over each prompt so far; one over a part of the tokens counts their share."""
+        self.backward_passes = 0.0
+        """Backward passes so far."""
+        self.seconds: dict[str, float] = {}
+        """Seconds that each stage took."""
+
+    @property
+    def answered(self) -> tuple[Answered, ...]:
+        """The model's answers."""
+        return self._answers[0]
+
+    @property
+    def traced(self) -> Trace:
+        """The pass in which every margin is read: the prompts, and the answers' tokens that are forced after them."""
+        return self._answers[1]
+
+    @cached_property
+    def groups(self) -> Int[Tensor, "batch n"]:
+        """The demonstration of every token, −1 for none and where prompts are filled up."""
+        groups = torch.full(self.traced.tokens.ids.shape, -1)
+        for row, one in zip(groups, self.questions, strict=True):
+            row[: one.tokenized.n_tokens] = one.tokenized.groups
+        return groups
+
+    @cached_property
+    def gradient_step(self) -> GradientStep:
+        """Every token's direct contribution to its prompt's margin."""
+        traced = self.traced
+        with self._stage("gradient step"):
+            return gradient_step(traced)
+
+    @cached_property
+    def path(self) -> PathScores:
+        """Every token's share of its prompt's margin through all layers."""
+        traced = self.traced
+        with self._stage("path"):
+            if traced.leaves is None:
+                traced = self._traced(traced.tokens, traced.readouts, held=True)
+            whole = path(traced)
+            self.backward_passes += 1
+            near = self.path_residuals(whole) > tolerance_of(self.lens_model.dtype)
+            if self.precise:
+                near = torch.ones_like(near)
+            if bool(near.any()) and self.lens_model.can_be_doubled:
+                # Parts that nearly cancel lose digits to the rounding of single precision, not to the decomposition.
+                whole = self._in_double(whole, near)
+            return whole
+
+    @cached_property
+    def own_pass(self) -> Float[Tensor, " batch"]:
+        """How far the traced pass is from a plain one of the model: the check that comes before all others."""
+        traced = self.traced
+        with self._stage("check against the model"):
+            self.forward_passes += 1
+            residuals = off_by(traced)
+            traced.attended.clear()
+            return residuals
+
+    def knock_out(self, sets: Sequence[Sequence[Sequence[int]]]) -> KnockOuts:
+        """Knock out sets of demonstrations, for each prompt its own; prompts with fewer are filled up.
+
+        Raises:
+            UserError: a demonstration that does not exist.
+        """
+        traced, groups = self.traced, self.groups
+        hidden = hidden_keys(groups.to(traced.tokens.ids.device), sets)
+        with self._stage("knock-out"):
+            lengths = traced.tokens.lengths
+            share = float(((lengths - traced.tokens.starts) / lengths).mean())
+            self.forward_passes += (hidden.shape[1] + 1) * share
+            return knock_out(traced, hidden, most_tokens=self.most_tokens)
+
+    def rerun(self, prompt: int, sets: Sequence[Iterable[int]]) -> Outcome:
+        """Run one of the prompts again without the text of each set of demonstrations."""
+        readout = self.questions[prompt].settled or self.answered[prompt].readout
+        with self._stage("rerun"):
+            self.forward_passes += len(sets) / len(self.questions)
+            return rerun(
+                self.lens_model,
+                self.questions[prompt].tokenized.prompt,
+                readout,
+                sets,
+                most_tokens=self.most_tokens,
+                advance=lambda done: self.progress("rerun"),
+            )
+
+    def path_residuals(self, whole: PathScores) -> Float[Tensor, " batch"]:
+        """How far the parts of a path are from the margin of the traced pass."""
+        traced, parts = self.traced, whole.parts.cpu()
+        largest = traced.readouts.largest(traced.logits).double().cpu()
+        margins = traced.margins.double().cpu()
+        return path_residual(parts.sum(-1), margins, parts.abs().amax(-1), largest, self.lens_model.dtype)
+
+    @cached_property
+    def _answers(self) -> tuple[tuple[Answered, ...], Trace]:
+        with self._stage("answer"):
+            settled = [one.settled for one in self.questions]
+            known = [readout for readout in settled if readout is not None]
+            if len(known) == len(settled):
+                traced = self._read(known, self.held)
+                return self._said(traced, known), traced
+            last = Readout(((0, 0, 1.0),))
+            several = any(len(entry.token_ids) > 1 for one in self.questions for entry in one.answers.candidates)
+            first = self._read([last] * len(settled), self.held and not several, forced=False)
+            answered = self._said(first, settled)
+            readouts = [one.readout for one in answered]
+            if any(one.forced for one in readouts):
+                return answered, self._read(readouts, self.held)
+            return answered, replace(first, readouts=self._readouts(readouts))
+
+    def _read(self, readouts: Sequence[Readout], held: bool, *, forced: bool = True) -> Trace:
+        """The pass over the prompts and the tokens that are forced after them."""
+        rows = [
+            torch.cat([one.tokenized.input_ids, torch.tensor(readout.forced if forced else (), dtype=torch.long)])
+            for one, readout in zip(self.questions, readouts, strict=True)
+        ]
+        starts = [one.tokenized.query_start for one in self.questions]
+        tokens = PaddedTokens.of(rows, starts, self.lens_model.device)
+        return self._traced(tokens, self._readouts(readouts), held=held)
+
+    def _traced(self, tokens: PaddedTokens, readouts: Readouts, *, held: bool) -> Trace:
+        self.forward_passes += 1
+        return trace(self.lens_model, tokens, readouts, held=held)
+
+    def _readouts(self, readouts: Sequence[Readout]) -> Readouts:
+        origins = [one.tokenized.n_tokens - 1 for one in self.questions]
+        return Readouts.of(readouts, origins, self.lens_model.index_device)
+
+    def _said(self, traced: Trace, settled: Sequence[Readout | None]) -> tuple[Answered, ...]:
+        """The candidates' scores and what is explained, from the logits at the prompts' last tokens."""
+        # Offset 0 is always read, and the least.
+        logits = traced.logits[:, 0].cpu()
+        every = torch.log_softmax(logits.double(), -1)
+        several = [any(len(entry.token_ids) > 1 for entry in one.answers.candidates) for one in self.questions]
+        rows = [
+            (one.tokenized.input_ids, entry.token_ids)
+            for one, some in zip(self.questions, several, strict=True)
+            for entry in one.answers.candidates
+            if some
+        ]
+        self.forward_passes += len(rows) / len(self.questions)
+        behind = iter(score_candidates(self.lens_model, rows, self.most_tokens))
+        answered = []
+        for one, some, own, log_p, readout in zip(self.questions, several, logits, every, settled, strict=True):
+            entries = one.answers.candidates
+            scores = [next(behind) if some else float(log_p[entry.token_ids[0]]) for entry in entries]
+            chosen = one.answers.choose(scores) if entries else None
+            if readout is None:
+                readout = one.answers.readout(self.lens_model.tokenizer, own, chosen)
+            candidates = () if chosen is None else one.answers.scored(scores, chosen)
+            answered.append(Answered(candidates, readout, own))
+        return tuple(answered)
+
+    def _in_double(self, whole: PathScores, near: Tensor) -> PathScores:
+        """The same path, in float64 for the prompts `near`."""
+        if self.lens_model.model not in _COPIES:
+            _COPIES[self.lens_model.model] = self.lens_model.in_double()
+        chosen = near.to(self.traced.tokens.ids.device)
+        tokens, readouts = self.traced.tokens.select(chosen), self.traced.readouts.select(chosen)
+        exact = path(trace(_COPIES[self.lens_model.model], tokens, readouts, held=True))
+        self.forward_passes += float(near.double().mean())
+        self.backward_passes += float(near.double().mean())
+        embedding, bias, residual = whole.embedding.clone(), whole.bias.clone(), whole.residual.clone()
+        embedding[chosen], bias[chosen], residual[chosen] = exact.embedding, exact.bias, exact.residual
+        return PathScores(embedding, bias, whole.margin, residual)
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.progress(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
+
+
+_COPIES: WeakKeyDictionary[object, LensModel] = WeakKeyDictionary()
+"""Copies in float64, made once a model."""

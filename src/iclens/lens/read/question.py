@@ -1,0 +1,119 @@
+"""A prompt that is ready to go through a model, and what the model answers to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclens.errors import UserError
+from iclens.lens.explanation import Candidate
+from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt import Prompt, PromptOptions, TokenizedPrompt, read_document, tokenize
+from iclens.lens.prompt.documents import read_answers
+from iclens.lens.read.answers import Answers
+from iclens.lens.read.readout import Readout
+
+PromptLike = Prompt | str | Sequence[Any] | Mapping[str, Any]
+"""A prompt, or a document that `read_document` reads: plain text, pairs, chat messages, or an object of these."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt as tokens, with its candidate answers.
+
+    Attributes:
+        tokenized: the prompt.
+        answers: its candidate answers, as tokens.
+        readout: what is to be explained; None when the answers decide it.
+    """
+
+    tokenized: TokenizedPrompt
+    answers: Answers
+    readout: Readout | None = None
+
+    def __post_init__(self) -> None:
+        if self.readout is not None and 0 not in self.readout.offsets:
+            raise UserError("the read-out of a prompt must read its last token, at offset 0.")
+
+    @property
+    def settled(self) -> Readout | None:
+        """What is to be explained, where it does not depend on what the model says."""
+        return self.readout or self.answers.settled
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that will go through the model for it."""
+        n_behind = max((len(one.token_ids) for one in self.answers.candidates), default=1) - 1
+        return self.tokenized.n_tokens + max(n_behind, len(self.readout.forced) if self.readout else 0)
+
+    @property
+    def n_query(self) -> int:
+        """Tokens of its query, and of the longest answer behind it."""
+        return self.longest - self.tokenized.query_start
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The model's answer to one question.
+
+    Attributes:
+        candidates: the candidates with their scores; empty when there are none.
+        readout: what is explained.
+        next_logits: the logits at the prompt's last token.
+    """
+
+    candidates: tuple[Candidate, ...]
+    readout: Readout
+    next_logits: Float[Tensor, " n_vocabulary"]
+
+
+def ask(
+    lens_model: LensModel,
+    prompt: PromptLike,
+    answers: Sequence[str] | None = None,
+    answer: str | None = None,
+    options: PromptOptions | None = None,
+    readout: Readout | None = None,
+) -> Question:
+    """Tokenise a prompt with its candidate answers, and check that they fit the model.
+
+    Args:
+        lens_model: the model; its weights are not used.
+        prompt: the prompt, or a document; an object may hold `"answers"` and `"answer"`, which then are all of them.
+        answers: candidate answers where the document names none.
+        answer: the answer to explain where the document names none.
+        options: how a document is written where it does not say itself.
+        readout: what is explained, instead of what the answers decide.
+
+    Raises:
+        UserError: the prompt or an answer cannot be read, does not fit, or cannot be told from another.
+    """
+    if isinstance(answers, str):
+        raise UserError(f"the answers are the text {answers!r}: give a list, e.g. answers=[{answers!r}, '...'].")
+    if isinstance(prompt, Mapping):
+        own = read_answers(prompt)
+        prompt = {key: value for key, value in prompt.items() if key not in ("answers", "answer")}
+        answers, answer = own if own[0] or own[1] is not None else (answers, answer)
+    tokenizer, limit = lens_model.tokenizer, lens_model.context_length
+    if not isinstance(prompt, Prompt):
+        document = prompt if isinstance(prompt, str | Mapping) else list(prompt)
+        prompt = read_document(document, tokenizer, options, binding=False)
+    tokenized = tokenize(prompt, tokenizer, limit)
+    question = Question(tokenized, Answers.build(tokenized, tokenizer, answers or None, answer, limit), readout)
+    candidates = question.answers.candidates
+    if len(candidates) > 1:
+        # Which is the likeliest is not known yet, but whether each could be told from the others is.
+        explained = question.answers.explained
+        for chosen in range(len(candidates)) if explained is None else [explained]:
+            question.answers.readout(tokenizer, torch.zeros(1), chosen)
+    if limit is not None and question.longest > limit:
+        raise UserError(
+            f"prompt and answer together have {question.longest} tokens, but the model's context holds {limit}: "
+            "shorten the prompt."
+        )
+    return question

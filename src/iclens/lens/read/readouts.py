@@ -1,0 +1,164 @@
+"""The read-outs of a batch of prompts as tensors: every prompt's margin and its answer's log-probability.
+
+Prompts' read-outs differ in number and place; shorter ones are filled up with a repetition of weight zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from iclens.errors import UserError
+from iclens.lens.read.padded import PaddedTokens
+from iclens.lens.read.readout import Readout
+
+
+@dataclass(frozen=True)
+class Readouts:
+    """margin[b] = Σ_t term_weights[b, t] · logits[b, term_rows[b, t], term_indices[b, t]].
+
+    Attributes:
+        positions: the token positions that are read in each prompt, the rows of its logits; filled up with its last.
+        term_rows: for each term, which of these positions.
+        term_indices: its vocabulary index.
+        term_weights: its weight, zero where filled up; float64.
+        answer_rows: for each of the answer's tokens, which of the positions.
+        answer_indices: its vocabulary index.
+        answer_weights: one, or zero where filled up.
+    """
+
+    positions: Int[Tensor, "batch n_positions"]
+    term_rows: Int[Tensor, "batch n_terms"]
+    term_indices: Int[Tensor, "batch n_terms"]
+    term_weights: Float[Tensor, "batch n_terms"]
+    answer_rows: Int[Tensor, "batch n_answer"]
+    answer_indices: Int[Tensor, "batch n_answer"]
+    answer_weights: Float[Tensor, "batch n_answer"]
+
+    @classmethod
+    def of(cls, readouts: Sequence[Readout], origins: Sequence[int], device: torch.device) -> Readouts:
+        """Place read-outs side by side.
+
+        Args:
+            readouts: one per prompt.
+            origins: the position of each one's offset 0: a prompt's last token.
+            device: where positions are kept.
+        """
+        rows = [{offset: r for r, offset in enumerate(one.offsets)} for one in readouts]
+        terms = [[(row[p], i, w) for p, i, w in one.terms] for row, one in zip(rows, readouts, strict=True)]
+        answers = [
+            [(row[one.answer_offset + t], i, 1.0) for t, i in enumerate(one.answer_ids)]
+            for row, one in zip(rows, readouts, strict=True)
+        ]
+        positions = [[origin + p for p in one.offsets] for origin, one in zip(origins, readouts, strict=True)]
+        return cls(
+            _table(positions).to(device),
+            *(part.to(device) for part in _columns(terms)),
+            *(part.to(device) for part in _columns(answers)),
+        )
+
+    def check(self, tokens: PaddedTokens, n_vocabulary: int) -> None:
+        """Refuse read-outs that reach outside their prompts, their queries or the vocabulary.
+
+        Raises:
+            UserError: a position or an index is too large, or a position lies before its prompt's query.
+        """
+        last = self.positions.amax(1)
+        for position, length in zip(last.tolist(), tokens.lengths.tolist(), strict=True):
+            if position >= length:
+                raise UserError(f"the read-out asks for position {position} of a prompt of {length} tokens.")
+        index = max(int(self.term_indices.max()), int(self.answer_indices.max()))
+        if index >= n_vocabulary:
+            raise UserError(f"the read-out asks for vocabulary index {index}; the model has {n_vocabulary} tokens.")
+        for position, start in zip(self.positions.amin(1).tolist(), tokens.starts.tolist(), strict=True):
+            if start > position:
+                raise UserError(
+                    f"the query starts at token {start}, but the margin is read at token {position}: the query's "
+                    "tokens must include every position that is read."
+                )
+
+    def select(self, chosen: Tensor | slice) -> Readouts:
+        """Select prompts of the batch."""
+        return Readouts(*(part[chosen] for part in vars(self).values()))
+
+    def one_logit(self, row: int, index: int) -> Readouts:
+        """The logit of one vocabulary index at one of the positions, in place of the margin."""
+        rows = torch.full_like(self.term_rows[:, :1], row)
+        weights = torch.ones_like(self.term_weights[:, :1])
+        return replace(self, term_rows=rows, term_indices=torch.full_like(rows, index), term_weights=weights)
+
+    def to(self, device: torch.device) -> Readouts:
+        """The same on another device."""
+        if self.positions.device == device:
+            return self
+        return Readouts(*(part.to(device) for part in vars(self).values()))
+
+    def margin(self, logits: Float[Tensor, "batch *sets n_positions vocabulary"]) -> Float[Tensor, "batch ..."]:
+        """Every prompt's margin, for logits whose rows are `positions`; `sets` is an axis of variations or none."""
+        picked = self.terms_of(logits)
+        weights = self.term_weights.to(picked)
+        return (picked * (weights if logits.ndim == 3 else weights[:, None])).sum(-1)
+
+    def log_probability(
+        self, logits: Float[Tensor, "batch *sets n_positions vocabulary"]
+    ) -> Float[Tensor, "batch ..."]:
+        """log p(answer) of every prompt, summed over its tokens; zero without an answer."""
+        here = self.to(logits.device)
+        picked = _pick(logits, here.answer_rows, here.answer_indices)
+        normaliser = _pick(
+            torch.logsumexp(logits, -1, keepdim=True), here.answer_rows, torch.zeros_like(here.answer_rows)
+        )
+        weights = here.answer_weights.to(logits.dtype)
+        return ((picked - normaliser) * (weights if logits.ndim == 3 else weights[:, None])).sum(-1)
+
+    def gains(
+        self,
+        before: Float[Tensor, "batch n_positions vocabulary"],
+        logits: Float[Tensor, "batch n_positions vocabulary"],
+    ) -> Float[Tensor, "batch n_terms"]:
+        """The weight of each term on the unembedding's own output, with the logits' soft cap or scale held.
+
+        A model may end with logits = f(before) for each logit alone (c·tanh(·/c), or a constant factor). With f(l)/l
+        held at its value the margin is Σ_t gains_t · before[row_t, index_t], exactly.
+        """
+        raw, final = self.terms_of(before), self.terms_of(logits)
+        held = torch.where(raw == 0, torch.ones_like(raw), final / torch.where(raw == 0, 1.0, raw))
+        return held * self.term_weights.to(held)
+
+    def largest(self, logits: Float[Tensor, "batch n_positions vocabulary"]) -> Float[Tensor, " batch"]:
+        """The largest |weight · logit| that each prompt's margin adds up."""
+        picked = self.terms_of(logits)
+        return (picked * self.term_weights.to(picked)).abs().amax(-1)
+
+    def terms_of(
+        self, values: Float[Tensor, "batch *sets n_positions vocabulary"]
+    ) -> Float[Tensor, "batch *sets n_terms"]:
+        """The number that each term names."""
+        here = self.to(values.device)
+        return _pick(values, here.term_rows, here.term_indices)
+
+
+def _pick(values: Tensor, rows: Tensor, indices: Tensor) -> Tensor:
+    """(batch, [n_sets,] n_positions, vocabulary) at each prompt's (row, index): (batch, [n_sets,] n_terms)."""
+    batch = torch.arange(len(values), device=values.device)[:, None]
+    if values.ndim == 3:
+        return values[batch, rows, indices]
+    return values.transpose(1, 2)[batch, rows, :, indices].transpose(1, 2)
+
+
+def _table(lists: Sequence[Sequence[int]]) -> Int[Tensor, "batch longest"]:
+    longest = max(len(one) for one in lists)
+    return torch.tensor([[*one, *[one[-1]] * (longest - len(one))] for one in lists], dtype=torch.long)
+
+
+def _columns(entries: Sequence[Sequence[tuple[int, int, float]]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, indices and weights, filled up with weight zero."""
+    longest = max(1, *(len(one) for one in entries))
+    filled = [[*one, *[(0, 0, 0.0)] * (longest - len(one))] for one in entries]
+    rows, indices = (torch.tensor([[entry[part] for entry in one] for one in filled]) for part in (0, 1))
+    weights = torch.tensor([[entry[2] for entry in one] for one in filled], dtype=torch.float64)
+    return rows, indices, weights

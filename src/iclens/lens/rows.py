@@ -1,0 +1,152 @@
+"""An explanation as rows: one for every source, with its prompt's numbers beside it. The schema of every table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from iclens.lens.explanation import RESIDUALS, Explanation
+from iclens.lens.views import VIEWS, WRITERS
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SCHEMA_VERSION = 2
+"""Raised by a change that could break a reader."""
+
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("line", "int32", "line of the prompts' file, from 1; null outside a batch"),
+    ("id", "string", "the prompt's own id, or the number of its line; null outside a batch"),
+    ("error", "string", "why the line could not be explained; then all that follows is null"),
+    ("n_tokens", "int32", "tokens of the prompt"),
+    ("n_demonstrations", "int32", "demonstrations of the prompt"),
+    ("answer", "string", "the explained answer"),
+    ("answer_log_probability", "float64", "its log-probability, the sum over all its tokens, in nats"),
+    ("predicted", "string", "the likeliest candidate; the likeliest next token where there are no candidates"),
+    ("next_token", "string", "the likeliest next token"),
+    ("next_token_probability", "float64", "its probability"),
+    ("candidates", "list<string>", "the candidate answers; empty when none were given"),
+    ("candidate_log_probabilities", "list<float64>", "theirs, in nats"),
+    ("margin", "float64", "the explained number: the answer's logit over its alternatives, in nats"),
+    ("margin_definition", "string", "over which alternatives, and where"),
+    ("other_gradient_step", "float64", "direct contribution of the rest of the prompt, in nats"),
+    ("other_path", "float64", "its contribution through all layers; with the demonstrations' it sums to the margin"),
+    *((f"residual_{name}", "float64", f"the check {name!r}: a relative difference") for name in RESIDUALS),
+    ("tolerance", "float64", "the largest residual that is accepted"),
+    ("exact", "bool", "whether every residual is within it; when not, trust nothing else of the prompt"),
+    ("notes", "list<string>", "remarks, such as tokens that lie across two demonstrations"),
+    ("demonstration", "int32", "the demonstration's place in the prompt, from 0"),
+    ("text", "string", "its text"),
+    ("label", "string", "its output; null in plain text, where it is not known"),
+    ("demonstration_tokens", "int32", "its number of tokens"),
+    ("gradient_step", "float64", "its direct contribution to the margin, over layers and heads, in nats"),
+    ("path", "float64", "its contribution through all layers, in nats"),
+    ("knock_out", "float64", "full margin minus the margin when it is knocked out exactly, in nats"),
+    ("knock_out_log_probability", "float64", "the same for the answer's log-probability"),
+    ("rerun", "float64", "full margin minus the margin after deleting its text; null when not asked for"),
+    ("scores", "map<string, float64>", "scores of further methods by their names; empty when none were asked for"),
+)
+"""Name, type and meaning of every column. Positive scores support the answer; a score not asked for is null."""
+
+
+@VIEWS.register("rows")
+def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """One dictionary per source, with every name of `COLUMNS`.
+
+    Args:
+        found: the explanation.
+        about: `line` and `id` of the prompt in its file.
+    """
+    residuals = {residual.key: residual.value for residual in found.residuals}
+    whole: dict[str, Any] = dict.fromkeys(name for name, _, _ in COLUMNS) | {
+        **(about or {}),
+        "n_tokens": sum(token.role != "answer" for token in found.tokens),
+        "n_demonstrations": len(found.sources),
+        "answer": found.answer,
+        "answer_log_probability": found.answer_log_probability,
+        "predicted": max(found.candidates, key=lambda one: one.log_probability).text
+        if found.candidates
+        else found.next_tokens[0].text,
+        "next_token": found.next_tokens[0].text,
+        "next_token_probability": found.next_tokens[0].probability,
+        "candidates": [one.text for one in found.candidates],
+        "candidate_log_probabilities": [one.log_probability for one in found.candidates],
+        "margin": found.margin,
+        "margin_definition": found.margin_definition,
+        "other_gradient_step": _sum([other.gradient_step for other in found.others]),
+        "other_path": _sum([other.path for other in found.others]),
+        **{f"residual_{name}": residuals.get(name) for name in RESIDUALS},
+        "tolerance": max(residual.tolerance for residual in found.residuals),
+        "exact": found.exact,
+        "notes": list(found.notes),
+    }
+    return [
+        whole
+        | {
+            "demonstration": effect.index,
+            "text": effect.text,
+            "label": effect.label,
+            "demonstration_tokens": effect.n_tokens,
+            "gradient_step": effect.gradient_step,
+            "path": effect.path,
+            "knock_out": effect.score("knock_out"),
+            "knock_out_log_probability": None if effect.knock_out is None else effect.knock_out.log_probability_change,
+            "rerun": effect.rerun_margin_change,
+            "scores": dict(effect.scores),
+        }
+        for effect in found.sources
+    ]
+
+
+def schema(facts: Mapping[str, str] | None = None) -> pyarrow.Schema:
+    """The columns with their meaning, and what is true of the whole file.
+
+    Args:
+        facts: entries of the metadata besides the version of the schema.
+    """
+    import pyarrow as pa
+
+    fields = [pa.field(name, _type(kind), metadata={"meaning": meaning}) for name, kind, meaning in COLUMNS]
+    metadata = {"iclens.schema": "explain-batch", "iclens.schema_version": str(SCHEMA_VERSION)}
+    return pa.schema(fields, metadata=metadata | dict(facts or {}))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> pyarrow.Table:
+    """Rows as an Arrow table with all columns; what a row lacks is null."""
+    import pyarrow as pa
+
+    columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name, _, _ in COLUMNS}
+    columns["scores"] = [None if scores is None else list(scores.items()) for scores in columns["scores"]]
+    return pa.table(columns, schema=schema())
+
+
+def as_parquet(rows: pyarrow.Table, row_group: int = 1 << 16) -> bytes:
+    """A table as the content of a Parquet file, with checksums of its pages."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        rows, sink, compression="zstd", row_group_size=row_group, write_page_checksum=True, store_schema=True
+    )
+    return sink.getvalue().to_pybytes()
+
+
+@WRITERS.register("parquet")
+def _parquet(found: Explanation) -> bytes:
+    return as_parquet(table(rows_of(found)))
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _type(kind: str) -> pyarrow.DataType:
+    import pyarrow as pa
+
+    if kind.startswith("list<"):
+        return pa.list_(_type(kind.removeprefix("list<").removesuffix(">")))
+    if kind.startswith("map<"):
+        return pa.map_(pa.string(), pa.float64())
+    return {"int32": pa.int32(), "string": pa.string(), "float64": pa.float64(), "bool": pa.bool_()}[kind]

@@ -1,0 +1,121 @@
+"""The true leave-one-out: the prompt without a demonstration's text, read by the model once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from iclens.lens.model.loading import LensModel
+from iclens.lens.model.rotary import longest_alike
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.read.capture import run
+from iclens.lens.read.padded import PaddedTokens, unembedding_only
+from iclens.lens.read.readout import Readout
+from iclens.lens.read.readouts import Readouts
+
+
+class Outcome(NamedTuple):
+    """What the model says of shortened prompts, one entry each.
+
+    Attributes:
+        margins: the explained margin.
+        log_probabilities: log p(answer), over all its tokens.
+        answered: whether greedy decoding gives the answer: each of its tokens is the likeliest of the whole vocabulary.
+    """
+
+    margins: Float[Tensor, " n_prompts"]
+    log_probabilities: Float[Tensor, " n_prompts"]
+    answered: Bool[Tensor, " n_prompts"]
+
+
+@torch.no_grad()
+def rerun(
+    lens_model: LensModel,
+    prompt: Prompt,
+    readout: Readout,
+    sets: Sequence[Iterable[int]],
+    *,
+    most_tokens: int = 1 << 12,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Outcome:
+    """Run the model on the prompt without the text of each set of demonstrations.
+
+    Shortened prompts stand side by side, those of like length together; one by one where the length of a text moves its
+    positions.
+
+    Args:
+        lens_model: a causal language model.
+        prompt: the prompt.
+        readout: what is read; its offsets count from each shortened prompt's last token.
+        sets: indices of the demonstrations to leave out, one entry per shortened prompt.
+        most_tokens: tokens that go through the model at once; a longer prompt is a pass of its own.
+        advance: called with the number of finished prompts after every pass.
+
+    Raises:
+        UserError: an index that is no demonstration.
+    """
+    shortened = _token_ids(lens_model, [prompt.without(left_out) for left_out in sets])
+    n_behind = len(readout.forced)
+    # Batches of like length waste least on padding.
+    order = sorted(range(len(shortened)), key=lambda index: len(shortened[index]))
+    margins, log_probabilities = torch.zeros(2, len(order), dtype=torch.float64)
+    answered = torch.zeros(len(order), dtype=torch.bool)
+    alike = longest_alike(lens_model)
+    batches: list[list[int]] = []
+    for i in order:
+        length = len(shortened[i]) + n_behind
+        apart = alike is not None and length > alike
+        if batches and not apart and (len(batches[-1]) + 1) * length <= most_tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    done = 0
+    for batch in batches:
+        where = torch.tensor(batch)
+        margins[where], log_probabilities[where], answered[where] = _run(
+            lens_model, [shortened[index] for index in batch], readout
+        )
+        done += len(batch)
+        advance(done)
+    return Outcome(margins, log_probabilities, answered)
+
+
+def _token_ids(lens_model: LensModel, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Ids of each prompt, without end tokens that the tokenizer adds after the text."""
+    if not prompts:
+        return []
+    tokenizer = lens_model.tokenizer
+    encoded = tokenizer(
+        [prompt.text for prompt in prompts],
+        add_special_tokens=prompts[0].add_special_tokens,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        truncation=False,
+        padding=False,
+        verbose=False,
+    )
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    rows = []
+    for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        n = len(ids)
+        while n and ids[n - 1] in special and offsets[n - 1][0] == offsets[n - 1][1]:
+            n -= 1
+        rows.append(ids[:n])
+    return rows
+
+
+def _run(lens_model: LensModel, prompts: Sequence[list[int]], readout: Readout) -> tuple[Tensor, Tensor, Tensor]:
+    """Margins, log-probabilities, and whether greedy decoding answers, of some prompts side by side."""
+    rows = [torch.tensor([*ids, *readout.forced], dtype=torch.long) for ids in prompts]
+    tokens = PaddedTokens.of(rows, [0] * len(rows), lens_model.device)
+    readouts = Readouts.of([readout] * len(rows), [len(ids) - 1 for ids in prompts], lens_model.device)
+    with unembedding_only(lens_model, readouts.positions):
+        logits = run(lens_model, tokens.ids, position_ids=tokens.places).double()
+    here = readouts.to(logits.device)
+    likeliest = logits.argmax(-1).gather(1, here.answer_rows)
+    answered = ((likeliest == here.answer_indices) | (here.answer_weights == 0)).all(-1)
+    return readouts.margin(logits).cpu(), readouts.log_probability(logits).cpu(), answered.cpu()
