@@ -16,6 +16,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+_NO_SKIPS = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+"""Arguments of `sdpa_mask` with which it gives a mask also where None would do."""
+
 
 @dataclass(frozen=True, eq=False)
 class MaskRecipe:
@@ -32,7 +35,7 @@ class MaskRecipe:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(batch, 1, n_query, n_key)."""
-        return (self.arguments["batch_size"], 1, self.arguments["q_length"], self.arguments["kv_length"])
+        return self.arguments["batch_size"], 1, self.arguments["q_length"], self.arguments["kv_length"]
 
     def rows(self, first: int, last: int) -> Bool[Tensor, "batch 1 rows n_key"]:
         """Form the rows of the queries first … last − 1."""
@@ -60,8 +63,7 @@ class MaskRecipe:
     def _made(self, **changed: Any) -> Tensor:
         from transformers.masking_utils import sdpa_mask
 
-        skips = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-        return sdpa_mask(**(dict(self.arguments) | skips | changed))
+        return sdpa_mask(**(dict(self.arguments) | _NO_SKIPS | changed))
 
 
 class DeferredMask(Tensor):
@@ -83,10 +85,10 @@ class DeferredMask(Tensor):
         cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Pass views of the whole mask and copies to other devices on as deferred masks; form it for anything else."""
-        kwargs = kwargs or {}
-        if function in _VIEWS and isinstance(args[0], DeferredMask):
-            mask = args[0]
-            if function(torch.empty(mask.shape, device="meta"), *args[1:], **kwargs).shape == mask.shape:
+        kwargs, mask = kwargs or {}, args[0] if args else None
+        if function in _VIEWS and isinstance(mask, DeferredMask):
+            shape = function(torch.empty(mask.shape, device="meta"), *args[1:], **kwargs).shape
+            if shape == mask.shape:
                 return DeferredMask(mask.recipe, mask.device)
         if function is torch.ops.aten._to_copy.default and kwargs.get("dtype") in (None, torch.bool):
             return DeferredMask(args[0].recipe, torch.device(kwargs.get("device") or args[0].device))
@@ -97,9 +99,7 @@ _VIEWS = (torch.ops.aten.slice.Tensor, torch.ops.aten.alias.default, torch.ops.a
 
 
 def _formed(thing: Any) -> Any:
-    if not isinstance(thing, DeferredMask):
-        return thing
-    return thing.recipe.rows(0, thing.shape[2]).to(thing.device)
+    return thing.recipe.rows(0, thing.shape[2]).to(thing.device) if isinstance(thing, DeferredMask) else thing
 
 
 def deferred_mask(*args: Any, always: bool = False, **kwargs: Any) -> Tensor | None:
@@ -116,8 +116,7 @@ def deferred_mask(*args: Any, always: bool = False, **kwargs: Any) -> Tensor | N
     """
     from transformers.masking_utils import sdpa_mask
 
-    if always:
-        kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    kwargs |= _NO_SKIPS if always else {}
     if args or kwargs.get("use_vmap", False) or torch.compiler.is_compiling():
         return sdpa_mask(*args, **kwargs)
     # Given a function that names no query and no key, transformers decides about None and forms no mask.
