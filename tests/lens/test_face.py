@@ -66,7 +66,9 @@ def test_a_pass_runs_when_it_is_first_asked_for_and_once(passes):
     assert len(passes) == 3
     step, path, knocked = (lens.score(name).values for name in ("gradient_step", "path", "knock_out"))
     assert len(passes) == 3
-    for effect, *values in zip(lens.explanation().sources, step, path, knocked, strict=True):
+    for effect, *values in zip(
+        lens.explanation().sources, *(one.tolist() for one in (step, path, knocked)), strict=True
+    ):
         assert [effect.score(name) for name in ("gradient_step", "path", "knock_out")] == pytest.approx(values)
     # An explanation checks itself: by one pass of the model, and by a knock-out with all of its sets.
     ran = len(passes)
@@ -74,7 +76,7 @@ def test_a_pass_runs_when_it_is_first_asked_for_and_once(passes):
     assert len(passes) == ran <= 5
     head = lens.head(3, 1)
     assert isinstance(head, iclens.DualModel)
-    torch.testing.assert_close(head.predict()[0], lens.traced.layers[3].output[0, 1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(head.predict(), lens.traced.layers[3].output[0, 1], rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="no head 2 in layer 0: bundled has 4 layers of 2 heads"):
         lens.head(0, 2)
 
