@@ -124,7 +124,7 @@ def explain_many(
     """
     if isinstance(prompts, str):
         raise UserError(f"the prompts are one text: give a list of prompts, or call explain(model, {prompts[:20]!r}…).")
-    check_call("explain_many", prompts, misplaced)
+    check_call("explain_many", prompts, misplaced, "prompts")
     check_scores(scores)
     wanted = [*scores, *(["rerun"] if rerun_text and "rerun" not in scores else [])]
     lens_model = as_lens_model(model, tokenizer)
