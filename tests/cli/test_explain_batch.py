@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from iclens.lens.many.rows import COLUMNS
 from tests.cli.batches import PAIRS, batch, interrupted_after, prompts, rows, text, write
 
 from iclens.cli.main import main
+from iclens.lens import COLUMNS
 from iclens.lens.explaining import explain
 from iclens.lens.model.loading import load
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import html.parser
 import json
 import re
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 import iclens
 from iclens.explorer import page
 from iclens.explorer.explained import explained_page
-from iclens.lens.prompt.prompt import Prompt
 
 TEXT = "cat is vux .\n\napple is nef .\n\ndog is vux .\n\nhorse is"
 ANSWERS = ("vux", "nef")
@@ -25,16 +25,21 @@ OPTIONS = {"knock_out": ((0, 2),), "rerun_text": True, "faithfulness": True, "se
 
 @pytest.fixture(scope="module")
 def explanation(model):
-    return iclens.explain(model, prompt=TEXT, answers=ANSWERS, **OPTIONS, n_next=7, command="the true command")
+    return iclens.explain(model, TEXT, answers=ANSWERS, **OPTIONS, n_next=7, command="the true command")
 
 
 @pytest.fixture(scope="module")
-def source(model, explanation):
-    return explained_page(model, Prompt.from_text(TEXT), explanation, answers=ANSWERS, **OPTIONS, n_next=7)
+def source(explanation):
+    return explained_page(explanation)
 
 
 def data_of(source):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', source, re.S)[1])
+
+
+def plain(explanation):
+    """An explanation as a page holds it."""
+    return page.rounded(json.loads(json.dumps(explanation.to_dict())))
 
 
 class Elements(html.parser.HTMLParser):
@@ -75,33 +80,65 @@ def test_its_policy_allows_its_own_style_and_script_alone(source):
 
 def test_every_number_of_the_explanation_is_in_it(source, explanation):
     data = data_of(source)
-    whole = page.rounded(json.loads(json.dumps(explanation.to_dict())))
     shown = data["explanation"]
-    for name in ("others", "residuals", "agreement", "group_knock_outs", "faithfulness", "notes", "cost", "model"):
-        assert shown[name] == whole[name], name
-    for one, other in zip(shown["demonstrations"], whole["demonstrations"], strict=True):
-        assert one == {key: value for key, value in other.items() if key != "by_layer_and_head"}
-        assert other["rerun_margin_change"] is not None
-    assert [token["path"] for token in shown["tokens"]] == [token["path"] for token in whole["tokens"]]
-    seen = data["glance"]
-    for name in ("candidates", "next_tokens", "answer", "margin", "margin_definition", "command"):
-        assert seen[name] == whole[name], name
-    assert len(seen["next_tokens"]) == 7
-    steps = [token["gradient_step"] for token in whole["tokens"]]
-    assert [token["gradient_step"] for token in seen["tokens"]] == steps
-    maps = [one["by_layer_and_head"] for one in whole["demonstrations"]]
-    assert [one["by_layer_and_head"] for one in seen["demonstrations"]] == maps
+    assert shown == plain(explanation)
+    assert shown["command"] == "the true command"
+    assert len(shown["next_tokens"]) == 7
+    assert all(one["rerun_margin_change"] is not None and one["by_layer_and_head"] for one in shown["sources"])
+    totals = torch.tensor([one["by_layer_and_head"] for one in shown["sources"]]).sum(0)
+    torch.testing.assert_close(torch.tensor(data["glance"]["by_layer_and_head"]), totals, rtol=1e-4, atol=1e-5)
 
 
-def test_its_python_gives_the_same_explanation(source, explanation, model, monkeypatch):
-    written = data_of(source)["glance"]["python"]
+def test_its_python_gives_the_same_explanation(source, explanation):
     scope = {}
-    exec(written[: written.index("for effect")], scope)
-    again = json.loads(json.dumps(scope["explanation"].to_dict()))
-    for one, other in zip(again["demonstrations"], explanation.to_dict()["demonstrations"], strict=True):
-        assert one["gradient_step"] == pytest.approx(other["gradient_step"], abs=1e-5)
-        assert one["rerun_margin_change"] == pytest.approx(other["rerun_margin_change"], abs=1e-4)
-    assert [group["demonstrations"] for group in again["group_knock_outs"]] == [[0, 2]]
+    exec(data_of(source)["glance"]["python"].removesuffix("print(explanation)\n"), scope)
+    again = scope["explanation"]
+    for one, other in zip(again.sources, explanation.sources, strict=True):
+        assert one.gradient_step == pytest.approx(other.gradient_step, abs=1e-5)
+        assert one.rerun_margin_change == pytest.approx(other.rerun_margin_change, abs=1e-4)
+    assert [group.demonstrations for group in again.group_knock_outs] == [(0, 2)]
+    assert again.seed == explanation.seed == 3
+
+
+@pytest.mark.parametrize("scores", [("path",), ("knock_out", "gradient_step"), ("lasso", "rerun")])
+def test_a_page_holds_the_scores_that_were_asked_for_and_no_others(model, scores):
+    found = iclens.explain(model, TEXT, answers=ANSWERS, scores=scores, command="the true command")
+    data = data_of(explained_page(found))
+    assert data["explanation"] == plain(found)
+    assert tuple(data["explanation"]["scores"]) == scores
+    assert ("failed" in data["heads"]) == ("gradient_step" not in scores)
+    assert bool(data["glance"]["by_layer_and_head"]) == ("gradient_step" in scores)
+    assert len(data["layers"]["layers"]) == model.n_layers
+
+
+def test_a_page_of_a_loaded_explanation_lacks_layers_and_heads_alone(source, explanation, tmp_path):
+    explanation.save(tmp_path / "report.json")
+    loaded = iclens.Explanation.load(tmp_path / "report.json")
+    loaded.save(tmp_path / "page.html")
+    data, whole = data_of((tmp_path / "page.html").read_text(encoding="utf-8")), data_of(source)
+    for name in ("explanation", "model"):
+        assert data[name] == whole[name], name
+    for name in ("probability", "by_layer_and_head", "n_tokens", "without"):
+        assert data["glance"][name] == whole["glance"][name], name
+    for name in ("demonstrations", "query", "answers", "answer", "off"):
+        assert data["ask"][name] == whole["ask"][name], name
+    for part in ("layers", "heads"):
+        assert "needs the model" in data[part]["failed"]
+        assert "failed" not in whole[part]
+    for one in (loaded, explanation):
+        assert html.unescape(re.search(r'srcdoc="(.*?)"', one.show()._repr_html_(), re.S)[1]) == explained_page(one)
+
+
+def test_the_answer_that_is_explained_is_asked_for_again(model):
+    unlikely = min(iclens.explain(model, TEXT, answers=ANSWERS).candidates, key=lambda one: one.probability).text
+    for told, asked in [
+        ({"answers": ANSWERS}, (list(ANSWERS), None)),
+        ({"answers": ANSWERS, "answer": unlikely}, (list(ANSWERS), unlikely)),
+        ({"answer": unlikely}, ([], unlikely)),
+        ({}, ([], None)),
+    ]:
+        data = data_of(explained_page(iclens.explain(model, TEXT, **told)))
+        assert (data["ask"]["answers"], data["ask"]["answer"]) == asked
 
 
 HOSTILE = ["<script>alert(1)</script>", "</script><!--", '"><img src=x onerror=alert(1)>', "{{7*7}} ]]> &amp; \u2028"]
@@ -116,15 +153,14 @@ def test_any_text_leaves_the_page_whole(text):
 
 
 def test_numbers_that_are_not_finite_are_written_as_none(model):
-    prompt = Prompt.from_text(TEXT)
     weight = model.model.transformer.ln_f.weight
     before = weight.detach().clone()
     try:
         weight.data.fill_(torch.nan)
-        explanation = iclens.explain(model, prompt=prompt, answers=ANSWERS)
-        data = data_of(explained_page(model, prompt, explanation, answers=ANSWERS))
+        explanation = iclens.explain(model, TEXT, answers=ANSWERS)
+        data = data_of(explained_page(explanation))
     finally:
         weight.data.copy_(before)
     assert data["explanation"]["exact"] is False
-    assert data["glance"]["margin"] is None
+    assert data["explanation"]["margin"] is None
     assert any(one["value"] is None for one in data["explanation"]["residuals"])

@@ -15,7 +15,7 @@ def cells(text):
 
 
 def test_an_explanation_shows_its_ranking_and_escapes_its_text(model):
-    explanation = iclens.explain(model, prompt=TEXT, answers=["vux", "nef"])
+    explanation = iclens.explain(model, TEXT, answers=["vux", "nef"])
     shown = explanation._repr_html_()
     assert "<b>apple" not in shown
     assert "&lt;b&gt;apple&lt;/b&gt;" in shown

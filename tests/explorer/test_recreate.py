@@ -5,25 +5,25 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 
 import pytest
 import torch
+from tests.explorer.conftest import CHAT
 
 import iclens
-from iclens import bundled
 from iclens.cli.main import main
 from iclens.explorer import recreate
 from iclens.explorer.ask import Ask
 from iclens.explorer.explained import explained_page
 from iclens.explorer.glance import explanation, glance
+from iclens.explorer.viewed import Kept
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.prompt import Prompt, Span, read_prompt
 
 BLOCKS = ["cat is red .", "apple is blue .", "dog is red ."]
-NUMBERS = ("margin", "tokens", "next_tokens", "candidates", "demonstrations", "others", "group_knock_outs")
+NUMBERS = ("margin", "tokens", "next_tokens", "candidates", "sources", "others", "group_knock_outs")
 
 
 def examples():
@@ -58,64 +58,48 @@ def test_the_command_writes_the_same_prompt(ask, model, tmp_path):
 
 
 @pytest.fixture
-def explained(monkeypatch):
+def asked(monkeypatch):
     """What the Python gives to `iclens.explain`, which is not run."""
     found = {}
 
-    def explain(model, **arguments):
-        found.update(model=model, **arguments)
-        return type("Nothing", (), {"ranked": lambda self: ()})()
+    def explain(model, prompt, **arguments):
+        found.update(model=model, prompt=prompt, **arguments)
 
     monkeypatch.setattr(iclens, "explain", explain, raising=False)
     return found
 
 
 @pytest.mark.parametrize("ask", list(examples()), ids=range(4))
-def test_the_python_builds_the_same_prompt(ask, model, explained):
+def test_the_python_builds_the_same_prompt(ask, model, asked):
     exec(recreate.python(ask, model), {})
-    assert explained["model"] == "bundled"
-    assert explained["prompt"] == ask.prompt
-    assert tuple(explained.get("answers", ())) == ask.answers
-    assert explained.get("knock_out", [ask.off]) == [ask.off]
+    assert asked["model"] == "bundled"
+    assert asked["prompt"] == ask.prompt
+    assert tuple(asked.get("answers", ())) == ask.answers
+    assert asked.get("knock_out", ((),)) == (ask.off,)
 
 
 @pytest.mark.parametrize("text", ["a: b\n\nc\n\nd: e\n\nf:", "a: b\n\nc: d\r\n e\n\nf:"])
-def test_the_python_builds_a_prompt_that_no_file_gives(text, model, explained):
+def test_the_python_builds_a_prompt_that_no_file_gives(text, model, asked):
     prompt = Prompt.from_text(text)
     if "\r" not in text:
         # Its first two blocks are one demonstration.
         spans = (Span(0, prompt.demonstrations[1].end), prompt.demonstrations[2])
         prompt = replace(prompt, demonstrations=spans, labels=("b", None))
     exec(recreate.python(Ask(prompt), model), {})
-    assert explained["prompt"] == prompt
+    assert asked["prompt"] == prompt
     assert recreate.command(Ask(prompt), model).startswith("# No prompt file gives this prompt")
 
 
-def test_a_changed_prompt_does_not_tell_what_it_was_written_from(model, explained):
+def test_a_changed_prompt_does_not_tell_what_it_was_written_from(model, asked):
     pairs = Prompt.from_examples([("a", "b"), ("c\n\nd", "e")], "f", "<{input}> {output}", "Do \N{SNOWMAN}\n\nit.")
     for prompt in (replace(pairs, add_special_tokens=False, lead="", follow="\n"), pairs.without([0])):
         exec(recreate.python(Ask(prompt), model), {})
-        assert explained["prompt"] == prompt
-
-
-@pytest.fixture(scope="module")
-def chatting(tmp_path_factory):
-    """The bundled model with a chat template of its words."""
-    folder = tmp_path_factory.mktemp("models") / "chatting"
-    shutil.copytree(bundled.path(), folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    settings["chat_template"] = (
-        "{% for m in messages %}{% if m.role == 'user' %}it is {% endif %}{{ m.content }} {% endfor %}"
-    )
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    return load(str(folder))
+        assert asked["prompt"] == prompt
 
 
 def test_a_chat_is_the_same_tokens_on_the_page_in_the_command_and_in_python(chatting, tmp_path, monkeypatch):
-    contents = ["cat is", "vux .", "plum is", "nef .", "horse is"]
-    messages = [{"role": "assistant" if i % 2 else "user", "content": said} for i, said in enumerate(contents)]
-    ask = Ask.read({"messages": messages, "answers": ["vux", "nef"], "off": [1]}, chatting.tokenizer)
-    seen = glance(chatting, Ask.read(ask.to_document(), chatting.tokenizer))
+    ask = Ask.read({"messages": CHAT, "answers": ["vux", "nef"], "off": [1]}, chatting.tokenizer)
+    seen = glance(viewed(chatting, ask), Ask.read(ask.to_document(), chatting.tokenizer))
     words = words_of(seen["command"], tmp_path)
     monkeypatch.chdir(tmp_path)
     assert main(["explain", *words, "--json", "found.json"]) == 0
@@ -169,7 +153,7 @@ def numbers(document):
 
 
 def test_the_command_gives_the_numbers_of_the_page(ask, double, model, tmp_path, monkeypatch):
-    seen, whole = glance(double, ask), explanation(double, ask)
+    seen, whole = (view(viewed(double, ask), ask) for view in (glance, explanation))
     assert seen["command"] == whole["command"]
     words = words_of(seen["command"], tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -177,28 +161,59 @@ def test_the_command_gives_the_numbers_of_the_page(ask, double, model, tmp_path,
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     same(found, seen, whole)
     # In single precision they are others: the command tells which.
-    assert (numbers(found) - numbers(explanation(model, ask))).abs().max() > 1e-8
+    assert (numbers(found) - numbers(explanation(viewed(model, ask), ask))).abs().max() > 1e-8
 
 
 def test_the_python_gives_the_numbers_of_the_page(ask, double):
-    seen, whole = glance(double, ask), explanation(double, ask)
+    seen, whole = (view(viewed(double, ask), ask) for view in (glance, explanation))
     same(run(seen["python"]), seen, whole)
 
 
 def test_the_python_of_a_saved_page_gives_its_numbers(double):
     ask = replace(ASKS["text"], off=())
-    found = iclens.explain(double, prompt=ask.prompt, answers=ask.answers, answer=ask.answer, knock_out=[(0, 1)])
-    source = explained_page(
-        double, ask.prompt, found, answers=ask.answers, answer=ask.answer, knock_out=((0, 1),), seed=0
-    )
-    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', source, re.S)[1])
-    torch.testing.assert_close(numbers(run(data["glance"]["python"])), numbers(found.to_dict()), rtol=0, atol=1e-11)
+    found = explained(double, ask, knock_out=[(0, 1)])
+    written = data_of(explained_page(found))["glance"]["python"]
+    torch.testing.assert_close(numbers(run(written)), numbers(found.to_dict()), rtol=0, atol=1e-11)
+
+
+OPTIONS = {
+    "scores": ("knock_out", "shapley_sampling"),
+    "knock_out": [(0, 1), (2,)],
+    "faithfulness": True,
+    "precise": True,
+    "n_next": 3,
+    "seed": 5,
+}
+
+
+def test_a_page_without_a_command_gets_one_that_gives_its_numbers(double, tmp_path, monkeypatch):
+    found = explained(double, replace(ASKS["text"], off=()), **OPTIONS)
+    data = data_of(explained_page(found))
+    words = words_of(data["explanation"]["command"], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", *words, "--json", "found.json"]) == 0
+    for again in (json.loads((tmp_path / "found.json").read_text(encoding="utf-8")), run(data["glance"]["python"])):
+        for name in ("margin", "next_tokens", "sources", "group_knock_outs", "faithfulness"):
+            assert floats(again[name]) == pytest.approx(floats(found.to_dict()[name]), rel=0, abs=1e-11), name
+        assert again["seed"] == 5
+
+
+def explained(model, ask, **options):
+    return iclens.explain(model, ask.prompt, answers=ask.answers, answer=ask.answer, **options)
+
+
+def viewed(model, ask):
+    return Kept(model).of(ask)
+
+
+def data_of(source):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', source, re.S)[1])
 
 
 def run(python):
     """The explanation that the Python makes."""
     scope = {}
-    exec(python[: python.index("for effect")], scope)
+    exec(python.removesuffix("print(explanation)\n"), scope)
     return scope["explanation"].to_dict()
 
 
@@ -208,13 +223,13 @@ def same(found, seen, whole):
     torch.testing.assert_close(numbers(found), numbers(whole), rtol=0, atol=1e-11)
     near = {"rel": 0.0, "abs": 1e-11}
     assert found["margin"] == pytest.approx(seen["margin"], **near)
-    for name in ("tokens", "demonstrations"):
+    for name in ("tokens", "sources"):
         steps = [[one["gradient_step"] for one in document[name]] for document in (found, seen)]
         assert steps[0] == pytest.approx(steps[1], **near)
     for name in ("candidates", "next_tokens"):
         assert floats(found[name]) == pytest.approx(floats(seen[name]), **near)
-    foretold = [] if seen["without"] is None else [seen["without"]["foretold"]["margin"]]
-    assert [group["margin"] for group in found["group_knock_outs"]] == pytest.approx(foretold, **near)
+    estimated = [] if seen["without"] is None else [seen["without"]["estimated"]["margin"]]
+    assert [group["margin"] for group in found["group_knock_outs"]] == pytest.approx(estimated, **near)
 
 
 @pytest.fixture(params=ASKS)
@@ -233,4 +248,4 @@ def test_they_say_where_the_weights_are(split, option, argument, model, monkeypa
     monkeypatch.setattr(LensModel, "is_split", split)
     words = words_of(recreate.command(ASKS["text"], model), tmp_path)
     assert words[2:4] == option
-    assert f"load('bundled', {argument})" in recreate.python(ASKS["text"], model)
+    assert f"iclens.load('bundled', {argument})" in recreate.python(ASKS["text"], model)

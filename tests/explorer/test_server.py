@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from tests.explorer.conftest import CHAT
 
 import iclens
 from iclens.cli.explore import Explore
@@ -25,7 +26,7 @@ def without_cost(document):
 
 def test_explain_is_iclens_explain(served, model):
     status, found = served.ask("explain", {"text": TEXT, "answers": ANSWERS, "off": [0, 2]})
-    own = iclens.explain(model, prompt=TEXT, answers=ANSWERS, knock_out=[(0, 2)]).to_dict()
+    own = iclens.explain(model, TEXT, answers=ANSWERS, knock_out=[(0, 2)]).to_dict()
     assert status == 200
     assert without_cost(found) == without_cost(json.loads(json.dumps(own)))
 
@@ -42,27 +43,58 @@ def test_explain_is_what_the_command_writes(served, tmp_path, capsys):
 def test_a_glance_shows_the_numbers_of_explain(served, model, answers):
     status, seen = served.ask("glance", {"text": TEXT, "answers": answers, "off": [0, 2]})
     assert status == 200
-    own = iclens.explain(model, prompt=TEXT, answers=answers or None, knock_out=[(0, 2)])
+    own = iclens.explain(model, TEXT, answers=answers or None, knock_out=[(0, 2)])
     whole = json.loads(json.dumps(own.to_dict()))
-    for name in ("candidates", "next_tokens", "answer", "margin", "margin_definition"):
+    for name in ("candidates", "next_tokens", "answer", "answer_log_probability", "margin", "margin_definition"):
         assert seen[name] == whole[name], name
-    steps = [one["gradient_step"] for one in whole["demonstrations"]]
-    assert [one["gradient_step"] for one in seen["demonstrations"]] == steps
-    assert [one["gradient_step"] for one in seen["tokens"]] == [one["gradient_step"] for one in whole["tokens"]]
+    for one, other in zip(seen["sources"], whole["sources"], strict=True):
+        assert one == {name: other[name] for name in one}
+    assert seen["tokens"] == [{**token, "path": None} for token in whole["tokens"]]
+    assert seen["n_tokens"] == len(own.lens.tokenized.texts)
     # Another number of sets in one pass rounds differently.
     (group,) = whole["group_knock_outs"]
-    assert seen["without"]["foretold"]["margin"] == pytest.approx(group["margin"], abs=1e-4)
+    estimated = seen["without"]["estimated"]
+    assert estimated["margin"] == pytest.approx(group["margin"], abs=1e-4)
+    assert estimated["margin_change"] == pytest.approx(group["margin_change"], abs=1e-4)
+
+
+def test_what_the_knock_out_estimates_stands_beside_its_error(served):
+    _, seen = served.ask("glance", {"text": TEXT, "answers": ANSWERS, "off": [1]})
+    estimated, measured = seen["without"]["estimated"], seen["without"]["measured"]
+    assert estimated["error"] == pytest.approx(estimated["margin"] - measured["margin"])
+    assert abs(estimated["error"]) > 1e-3
+    # Positive supports: with it minus without it, in both.
+    for one in (estimated, measured):
+        assert one["margin_change"] == pytest.approx(seen["margin"] - one["margin"])
+        change = seen["answer_log_probability"] - one["log_probability_change"]
+        assert torch.tensor(one["probability"]).log() == pytest.approx(change, abs=1e-6)
 
 
 def test_what_is_measured_without_a_demonstration_is_the_model_on_the_shorter_text(served, model):
     _, seen = served.ask("glance", {"text": TEXT, "answers": ANSWERS, "off": [1]})
     shorter = Prompt.from_text(TEXT).without([1])
-    own = iclens.explain(model, prompt=shorter, answers=ANSWERS)
+    own = iclens.explain(model, shorter, answers=ANSWERS)
     measured = seen["without"]["measured"]
     for one, other in zip(measured["candidates"], own.candidates, strict=True):
         assert one["log_probability"] == pytest.approx(other.log_probability, abs=1e-5)
-    rerun = iclens.explain(model, prompt=TEXT, answers=ANSWERS, rerun_text=True).demonstrations[1].rerun_margin_change
+    rerun = iclens.explain(model, TEXT, answers=ANSWERS, rerun_text=True).sources[1].rerun_margin_change
     assert measured["margin_change"] == pytest.approx(rerun, abs=1e-5)
+
+
+def test_a_chat_stays_the_chat_that_it_is_and_its_blocks_are_not_edited(chat, chatting):
+    asked = {**chat.example, "off": [1]}
+    status, seen = chat.ask("glance", asked)
+    assert status == 200
+    own = iclens.explain(chatting, CHAT, answers=ANSWERS)
+    assert [token["text"] for token in seen["tokens"]] == [token.text for token in own.tokens]
+    assert seen["margin"] == pytest.approx(own.margin, abs=1e-5)
+    blocks = asked["demonstrations"]
+    edits = [{"demonstrations": ["dog is vux .", *blocks[1:]]}, {"demonstrations": blocks[:1], "off": []}]
+    for edit in (*edits, {"query": "it is dog is"}, {"instruction": "it is"}):
+        status, found = chat.ask("glance", {**asked, **edit})
+        assert status == 422
+        assert found["error"].startswith("This prompt is a chat, whose messages cannot be edited")
+    assert chat.ask("glance", asked) == (200, seen)
 
 
 def test_all_demonstrations_may_be_off(served):
@@ -179,9 +211,13 @@ def test_a_saved_page_holds_the_numbers_to_six_digits(served):
     _, _, text = served.request("POST", "/api/save", json.dumps(document), Content_Type="application/json")
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
     _, seen = served.ask("glance", document)
-    assert data["glance"] == page.rounded(seen)
     _, whole = served.ask("explain", document)
-    assert data["explanation"]["residuals"] == page.rounded(whole["residuals"])
+    assert without_cost(data["explanation"]) == page.rounded(without_cost(whole))
+    shown = page.rounded(seen)
+    assert data["glance"] == {name: shown[name] for name in data["glance"]}
+    # What the page shows at once is in the explanation, too.
+    for name in set(shown) - set(data["glance"]) - {"tokens", "sources"}:
+        assert data["explanation"][name] == shown[name], name
     assert len(data["heads"]) == 8
     assert data["heads"]["3,0"] == page.rounded(served.ask("head", {**document, "layer": 3, "head": 0})[1])
 
@@ -224,7 +260,8 @@ def test_numbers_that_are_not_finite_are_refused(served, model):
     before = weight.detach().clone()
     try:
         weight.data.fill_(torch.nan)
-        status, found = served.ask("glance", {"text": TEXT, "answers": ANSWERS})
+        # A question that was answered before is answered from its lens.
+        status, found = served.ask("glance", {"text": "zup " + TEXT, "answers": ANSWERS})
     finally:
         weight.data.copy_(before)
     assert status == 422
@@ -232,12 +269,14 @@ def test_numbers_that_are_not_finite_are_refused(served, model):
 
 
 def test_a_model_that_fails_is_one_sentence_and_the_next_question_is_answered(served, model, monkeypatch):
+    asked = {"text": "nef " + TEXT, "answers": ANSWERS}
+
     def out_of_memory(*arguments, **options):
         raise RuntimeError("not enough memory: you tried to allocate 9 bytes.\n  at line 3\n")
 
     with monkeypatch.context() as patched:
         patched.setattr(type(model.model), "forward", out_of_memory)
-        status, found = served.ask("glance", {"text": TEXT, "answers": ANSWERS})
+        status, found = served.ask("glance", asked)
     assert status == 500
     assert found == {"error": "The model failed: not enough memory: you tried to allocate 9 bytes."}
-    assert served.ask("glance", {"text": TEXT, "answers": ANSWERS})[0] == 200
+    assert served.ask("glance", asked)[0] == 200

@@ -17,6 +17,7 @@ from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import tokenize
 from iclens.lens.read.answers import Answers, likeliest, token_text
 from iclens.lens.read.candidate_scores import score_candidates
+from iclens.lens.read.readouts import Readouts
 
 EXAMPLES = [("the cat", "animal"), ("red", "colour")]
 PROMPT = Prompt.from_examples(EXAMPLES, "a dog")
@@ -162,29 +163,43 @@ def logits_behind(tokenized, append):
         return model()(ids[None]).logits[0, tokenized.n_tokens - 1 :]
 
 
+def margin_of(readout, logits):
+    """The margin and the answer's log-probability, from the logits of the prompt's last token and those behind it."""
+    readouts = Readouts.of([readout], [0], torch.device("cpu"))
+    read = logits[readouts.positions]
+    return float(readouts.margin(read)), float(readouts.log_probability(read))
+
+
 def test_margin_over_candidates_is_the_mean_difference_where_they_differ():
     tokenizer = byte_level()
     tokenized = tokenize(PROMPT, tokenizer)
     texts = ["animal zx", "animal zy", "colour", "animal q"]
     answers = Answers.build(tokenized, tokenizer, texts, "animal zx")
     first = logits_behind(tokenized, ())[0]
-    margin = answers.margin(tokenizer, first, answers.choose(()))
+    readout = answers.readout(tokenizer, first, answers.choose(()))
+    # It was known before the model said anything.
+    assert readout == answers.settled
+    assert build(texts).settled is None
     mine = answers.candidates[0].token_ids
     logits = logits_behind(tokenized, mine[:-1])
     differences = []
     for other in answers.candidates[1:]:
         t = next(t for t in range(9) if mine[t] != other.token_ids[t])
         differences.append(float(logits[t, mine[t]] - logits[t, other.token_ids[t]]))
-    assert margin.value(logits_behind(tokenized, margin.append)) == pytest.approx(sum(differences) / 3, rel=1e-12)
-    assert margin.append == mine[: len(margin.append)]
-    assert len(margin.append) == max(offset for offset, _, _ in margin.terms)
-    assert sum(weight for _, _, weight in margin.terms) == pytest.approx(0.0)
-    assert margin.definition == (
+    log_probability = sum(float(row.log_softmax(-1)[i]) for row, i in zip(logits, mine, strict=True))
+    found = margin_of(readout, logits_behind(tokenized, readout.forced))
+    assert found == pytest.approx((sum(differences) / 3, log_probability), rel=1e-12)
+    assert readout.answer_ids == mine
+    assert readout.append == mine[: max(offset for offset, _, _ in readout.terms)]
+    assert readout.forced == mine[:-1]
+    assert sum(weight for _, _, weight in readout.terms) == pytest.approx(0.0)
+    assert readout.definition == (
         "The logit of the answer 'animal zx' minus the mean logit of 'animal zy', 'colour', 'animal q', "
         "each at the first token where the two differ."
     )
     last = tokenized.n_tokens - 1
-    assert margin.readout(last) == tuple((last + t, index, weight) for t, index, weight in margin.terms)
+    positions = Readouts.of([readout], [last], torch.device("cpu")).positions
+    assert positions.tolist() == [[last + offset for offset in readout.offsets]]
 
 
 def test_margin_of_two_answers_changes_sign_with_them():
@@ -192,8 +207,9 @@ def test_margin_of_two_answers_changes_sign_with_them():
     tokenized = tokenize(PROMPT, tokenizer)
     answers = Answers.build(tokenized, tokenizer, ["animal", "colour"])
     logits = logits_behind(tokenized, ())
-    one, two = (answers.margin(tokenizer, logits[0], i) for i in range(2))
-    assert one.value(logits) == pytest.approx(-two.value(logits))
+    one, two = (answers.readout(tokenizer, logits[0], i) for i in range(2))
+    own = logits_behind(tokenized, one.forced), logits_behind(tokenized, two.forced)
+    assert margin_of(one, own[0])[0] == pytest.approx(-margin_of(two, own[1])[0])
     assert one.append == ()
     assert one.definition == "The logit of the answer 'animal' minus that of 'colour', at its first token."
 
@@ -204,15 +220,16 @@ def test_margin_over_the_likeliest_tokens(answer):
     tokenized = tokenize(PROMPT, tokenizer)
     answers = Answers.build(tokenized, tokenizer, answer=answer)
     logits = logits_behind(tokenized, ())
-    margin = answers.margin(tokenizer, logits[0], answers.explained, n_alternatives=4)
+    readout = answers.readout(tokenizer, logits[0], answers.explained, n_alternatives=4)
     first = int(logits[0].argmax()) if answer is None else answers.candidates[0].token_ids[0]
     others = [index for index in logits[0].argsort(descending=True).tolist() if index != first][:4]
-    assert margin.value(logits) == pytest.approx(float(logits[0, first] - logits[0, others].mean()))
-    assert margin.answer_ids[0] == first
-    assert margin.append == ()
-    assert "4 most likely other tokens" in margin.definition
+    found, _ = margin_of(readout, logits_behind(tokenized, readout.forced))
+    assert found == pytest.approx(float(logits[0, first] - logits[0, others].mean()))
+    assert readout.answer_ids[0] == first
+    assert readout.append == ()
+    assert "4 most likely other tokens" in readout.definition
     with pytest.raises(UserError, match="n_alternatives is 0"):
-        answers.margin(tokenizer, logits[0], answers.explained, n_alternatives=0)
+        answers.readout(tokenizer, logits[0], answers.explained, n_alternatives=0)
 
 
 def test_answer_that_starts_another_is_told_apart_by_what_follows():
@@ -221,14 +238,15 @@ def test_answer_that_starts_another_is_told_apart_by_what_follows():
     answers = Answers.build(tokenized, tokenizer, ["animal", "animal q"])
     short, long = answers.candidates
     assert long.token_ids[: len(short.token_ids)] == short.token_ids
-    margin = answers.margin(tokenizer, torch.zeros(400), 0)
+    readout = answers.readout(tokenizer, torch.zeros(400), 0)
     n = len(short.token_ids)
     line_end = tokenizer("\n")["input_ids"][0]
-    assert margin.append == short.token_ids
-    assert set(margin.terms) == {(n, line_end, 1.0), (n, long.token_ids[n], -1.0)}
+    # The answer whole is put behind the prompt, to read what comes after it.
+    assert readout.append == readout.forced == short.token_ids
+    assert set(readout.terms) == {(n, line_end, 1.0), (n, long.token_ids[n], -1.0)}
     text = Prompt.from_text(PROMPT.text)
     with pytest.raises(UserError, match="'animal q' starts with the tokens of 'animal'"):
-        build(["animal", "animal q"], prompt=text).margin(tokenizer, torch.zeros(400), 0)
+        build(["animal", "animal q"], prompt=text).readout(tokenizer, torch.zeros(400), 0)
 
 
 def test_likeliest_tokens_are_the_models():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 
@@ -11,15 +10,16 @@ import torch
 from captum.attr import LayerGradientXActivation, LayerIntegratedGradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iclens.lens.scores.rerun import Outcome
-from tests.lens.word_learner import PAIRS, margins_one_by_one, problem, text_of
+from tests.lens.word_learner import MARGIN, PAIRS, PROMPT, learner, margins_one_by_one, shared_lens, text_of
 
-from iclens.attribution import ATTRIBUTIONS, by_demonstration
+from iclens.attribution import ATTRIBUTIONS
 from iclens.attribution.gradient_x_input import embeddings, margins_at
 from iclens.attribution.integrated_gradients import integrate
 from iclens.attribution.lasso import fit, logit_scaled
 from iclens.attribution.replacement import Replacement
 from iclens.errors import UserError
+from iclens.lens import Lens
+from iclens.lens.scores.deletions import Outcome
 
 N = len(PAIRS)
 COSTS = {
@@ -44,26 +44,28 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def game(value):
-    """The problem with its model replaced by a function of the kept demonstrations."""
+class Game(Lens):
+    """A lens whose model is a function of the kept demonstrations."""
 
-    def deletions(keep):
-        margins = torch.tensor([float(value(row)) for row in keep])
+    def __init__(self, value):
+        super().__init__(learner(), PROMPT, readout=MARGIN)
+        self.value = value
+
+    def deletions(self, keep):
+        margins = torch.tensor([float(self.value(row)) for row in keep])
         return Outcome(margins, -torch.nn.functional.softplus(-margins), margins > 0)
-
-    return dataclasses.replace(problem(), deletions=deletions)
 
 
 @pytest.mark.parametrize("name", COSTS)
 def test_scores_are_finite_repeatable_and_cost_what_they_say(name):
     calls = []
-    base = problem().lens_model.model.get_input_embeddings()
+    base = learner().model.get_input_embeddings()
     handle = base.register_forward_hook(lambda module, args, output: calls.append(output.shape[:-1]))
     try:
-        first = ATTRIBUTIONS[name](problem(), seeded())
+        first = ATTRIBUTIONS[name](Lens(learner(), PROMPT, readout=MARGIN), seeded())
     finally:
         handle.remove()
-    again = ATTRIBUTIONS[name](problem(), seeded())
+    again = shared_lens().score(name)
     assert first.values.shape == (N,)
     assert bool(first.values.isfinite().all())
     assert len(set(first.values.tolist())) > 1
@@ -71,7 +73,7 @@ def test_scores_are_finite_repeatable_and_cost_what_they_say(name):
     assert (first.forward_passes, first.backward_passes) == pytest.approx(COSTS[name])
     if name not in ("gradient_x_input", "integrated_gradients", "random"):
         # Embeddings handed in by the gradients pass the module once only; all others embed every prompt that they run.
-        n = len(problem().input_ids)
+        n = shared_lens().tokenized.n_tokens
         tokens = sum(math.prod(shape) for shape in calls)
         assert tokens <= first.forward_passes * n * (1 + 1e-9)
         if "lasso" not in name and name not in ("rerun", "shapley_sampling"):
@@ -83,21 +85,20 @@ def test_every_method_is_in_the_table():
 
 
 def test_by_demonstration_sums_the_tokens_of_each_and_leaves_the_rest_out():
-    values = torch.arange(23.0)
-    found = by_demonstration(values, problem())
+    found = shared_lens().by_demonstration(torch.arange(23.0))
     assert found.tolist() == [sum(range(1 + 4 * i, 5 + 4 * i)) for i in range(N)]
 
 
 def test_rerun_is_leave_one_out_of_the_text():
     every = list(range(N))
     texts = [text_of(every)] + [text_of([j for j in every if j != i]) for i in every]
-    margins = margins_one_by_one(problem(), texts)
-    found = ATTRIBUTIONS["rerun"](problem(), seeded()).values
+    margins = margins_one_by_one(texts)
+    found = shared_lens().score("rerun").values
     torch.testing.assert_close(found, margins[0] - margins[1:])
 
 
 def test_knock_out_hides_the_demonstration_from_the_query_only():
-    one, model = problem(), problem().lens_model.model
+    one, model = shared_lens(), learner().model
     n = len(one.input_ids)
     causal = torch.ones(n, n).tril().bool()
     expected = []
@@ -107,48 +108,47 @@ def test_knock_out_hides_the_demonstration_from_the_query_only():
         allowed[one.query_start :, one.groups == i] = False
         bias = torch.zeros(1, 1, n, n).masked_fill(~allowed, -torch.inf)
         logits = model(input_ids=one.input_ids[None], attention_mask=bias).logits[0, -1].detach()
-        expected.append(one.readout.margin(logits[None]))
+        expected.append(one.margins(logits[None, None])[0])
     model.set_attn_implementation("sdpa")
-    found = ATTRIBUTIONS["knock_out"](one, seeded()).values
+    found = one.score("knock_out").values
     torch.testing.assert_close(found, expected[0] - torch.stack(expected[1:]))
 
 
 def own_attention() -> torch.Tensor:
     """(layers, heads, n, n) from the model's own eager attention."""
-    model = problem().lens_model.model
+    model = learner().model
     model.set_attn_implementation("eager")
-    attentions = model(input_ids=problem().input_ids[None], output_attentions=True).attentions
+    attentions = model(input_ids=shared_lens().input_ids[None], output_attentions=True).attentions
     model.set_attn_implementation("sdpa")
     return torch.stack(attentions)[:, 0].detach()
 
 
 def test_attention_weights_are_the_models_own():
-    expected = by_demonstration(own_attention()[:, :, -1].sum((0, 1)), problem())
-    torch.testing.assert_close(ATTRIBUTIONS["attention_weights"](problem(), seeded()).values, expected)
+    expected = shared_lens().by_demonstration(own_attention()[:, :, -1].sum((0, 1)))
+    torch.testing.assert_close(shared_lens().score("attention_weights").values, expected)
 
 
 def test_attention_rollout_is_the_product_of_the_layers():
     first, second = own_attention().mean(1)
     eye = torch.eye(len(first))
-    expected = by_demonstration(((second + eye) / 2 @ (first + eye) / 2)[-1], problem())
-    torch.testing.assert_close(ATTRIBUTIONS["attention_rollout"](problem(), seeded()).values, expected)
+    expected = shared_lens().by_demonstration(((second + eye) / 2 @ (first + eye) / 2)[-1])
+    torch.testing.assert_close(shared_lens().score("attention_rollout").values, expected)
 
 
 def captum_forward(ids: torch.Tensor) -> torch.Tensor:
-    logits = problem().lens_model.model(input_ids=ids, use_cache=False).logits
-    return problem().readout.margin(logits[:, -1:])
+    return shared_lens().margins(learner().model(input_ids=ids, use_cache=False).logits[:, -1:])
 
 
 def test_gradient_times_input_agrees_with_captum():
-    layer = problem().lens_model.model.get_input_embeddings()
-    theirs = LayerGradientXActivation(captum_forward, layer).attribute(problem().input_ids[None]).detach()
-    found = ATTRIBUTIONS["gradient_x_input"](problem(), seeded()).values
-    torch.testing.assert_close(found, by_demonstration(theirs.sum(-1)[0], problem()))
+    layer = learner().model.get_input_embeddings()
+    theirs = LayerGradientXActivation(captum_forward, layer).attribute(shared_lens().input_ids[None]).detach()
+    found = shared_lens().score("gradient_x_input").values
+    torch.testing.assert_close(found, shared_lens().by_demonstration(theirs.sum(-1)[0]))
 
 
 def test_integrated_gradients_agree_with_captum():
-    one = problem()
-    layer = one.lens_model.model.get_input_embeddings()
+    one = shared_lens()
+    layer = learner().model.get_input_embeddings()
     neutral = torch.full_like(one.input_ids, one.neutral_id)
     theirs = LayerIntegratedGradients(captum_forward, layer).attribute(
         one.input_ids[None], baselines=neutral[None], n_steps=20
@@ -159,11 +159,11 @@ def test_integrated_gradients_agree_with_captum():
 
 @pytest.mark.parametrize("baseline", ["zeros", "neutral"])
 def test_integrated_gradients_are_complete(baseline):
-    one = problem()
+    one = shared_lens()
     inputs = embeddings(one)
     start = torch.zeros_like(inputs)
     if baseline == "neutral":
-        start = one.lens_model.model.get_input_embeddings()(torch.full_like(one.input_ids, one.neutral_id)).detach()
+        start = learner().model.get_input_embeddings()(torch.full_like(one.input_ids, one.neutral_id)).detach()
     ends = margins_at(one, torch.stack([inputs, start])).detach()
     # The norms are steep near small embeddings, so that the quadrature needs steps to be complete.
     shares = integrate(one, 300, None if baseline == "zeros" else start)
@@ -171,20 +171,20 @@ def test_integrated_gradients_are_complete(baseline):
 
 
 def test_feature_ablation_replaces_each_demonstration_by_neutral_tokens():
-    one = problem()
+    one = shared_lens()
     rows = one.input_ids.repeat(N + 1, 1)
     for i in range(N):
         rows[i + 1, one.groups == i] = one.neutral_id
     margins = captum_forward(rows).detach()
-    found = ATTRIBUTIONS["captum_feature_ablation"](one, seeded()).values
+    found = one.score("captum_feature_ablation").values
     torch.testing.assert_close(found, margins[0] - margins[1:])
 
 
 def test_captums_shapley_values_sum_to_what_the_demonstrations_do_together():
-    one = problem()
+    one = shared_lens()
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    found = ATTRIBUTIONS["captum_shapley"](one, seeded()).values
+    found = one.score("captum_shapley").values
     assert torch.equal(state, torch.get_rng_state())
     forward = Replacement(one)
     tokens = one.input_ids[forward.inside]
@@ -196,7 +196,7 @@ def test_captums_shapley_values_sum_to_what_the_demonstrations_do_together():
 @given(st.lists(st.floats(-5, 5), min_size=N, max_size=N), st.floats(-5, 5))
 @settings(max_examples=20, deadline=None)
 def test_shapley_values_of_an_additive_game_are_its_effects(effects, offset):
-    found = ATTRIBUTIONS["shapley_sampling"](game(lambda row: row.double() @ torch.tensor(effects) + offset), seeded())
+    found = ATTRIBUTIONS["shapley_sampling"](Game(lambda row: row.double() @ torch.tensor(effects) + offset), seeded())
     assert found.values.tolist() == pytest.approx(effects, abs=1e-9)
 
 
@@ -205,7 +205,7 @@ def test_shapley_values_of_an_additive_game_are_its_effects(effects, offset):
 def test_shapley_values_of_any_game_sum_to_all_minus_none(seed):
     table = torch.randn(2**N, generator=seeded(seed))
     bits = 2 ** torch.arange(N)
-    found = ATTRIBUTIONS["shapley_sampling"](game(lambda row: table[(row * bits).sum()]), seeded(seed)).values
+    found = ATTRIBUTIONS["shapley_sampling"](Game(lambda row: table[(row * bits).sum()]), seeded(seed)).values
     assert float(found.sum()) == pytest.approx(float(table[-1] - table[0]), abs=1e-9)
 
 
@@ -220,7 +220,7 @@ def test_shapley_sampling_is_unbiased():
         for place, i in enumerate(order):
             exact[i] += value(order[: place + 1]) - value(order[:place])
     exact /= math.factorial(N)
-    one = game(lambda row: table[(row * 2 ** torch.arange(N)).sum()])
+    one = Game(lambda row: table[(row * 2 ** torch.arange(N)).sum()])
     draws = torch.stack([ATTRIBUTIONS["shapley_sampling"](one, seeded(s)).values for s in range(200)])
     assert bool(((draws.mean(0) - exact).abs() < 4 * draws.std(0) / 200**0.5).all())
 
@@ -228,14 +228,14 @@ def test_shapley_sampling_is_unbiased():
 @pytest.mark.parametrize("name", ["lasso", "lasso_margin"])
 def test_lasso_recovers_planted_linear_effects(name):
     effects = torch.tensor([3.0, 0.0, -2.0, 0.5, 0.0])
-    found = ATTRIBUTIONS[name](game(lambda row: row.double() @ effects - 1.0), seeded()).values
+    found = ATTRIBUTIONS[name](Game(lambda row: row.double() @ effects - 1.0), seeded()).values
     # The penalty shrinks each effect by about α over the masks' deviation, 0.01 / 0.5.
     torch.testing.assert_close(found, effects, rtol=0, atol=0.06)
     assert bool((found.abs() <= effects.abs() + 0.02).all())
 
 
 def test_lasso_of_outputs_that_do_not_move_is_zero():
-    assert ATTRIBUTIONS["lasso_margin"](game(lambda row: 2.0), seeded()).values.tolist() == [0.0] * N
+    assert ATTRIBUTIONS["lasso_margin"](Game(lambda row: 2.0), seeded()).values.tolist() == [0.0] * N
 
 
 def test_lasso_divides_by_the_answers_tokens_for_the_penalty_only():
@@ -254,7 +254,7 @@ def test_logit_scaled_probability_has_no_loss_at_either_end():
 
 def test_random_scores_follow_the_generator():
     generator = seeded()
-    first, second = (ATTRIBUTIONS["random"](problem(), generator).values for _ in range(2))
+    first, second = (ATTRIBUTIONS["random"](shared_lens(), generator).values for _ in range(2))
     assert not torch.equal(first, second)
 
 
@@ -275,4 +275,4 @@ def test_captum_methods_say_how_to_install_it(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_captum)
     with pytest.raises(UserError, match=r"iclens\[peers\]"):
-        ATTRIBUTIONS["captum_feature_ablation"](problem(), seeded())
+        shared_lens().score("captum_feature_ablation")

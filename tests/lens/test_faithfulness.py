@@ -8,16 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iclens.lens.scores.rerun import rerun
 from sklearn.metrics import roc_auc_score
-from tests.lens.word_learner import PAIRS, PROMPT, learner, margins_one_by_one, problem, text_of, tokenizer
+from tests.lens.word_learner import MARGIN, PAIRS, PROMPT, learner, margins_one_by_one, shared_lens, text_of, tokenizer
 
+from iclens.lens.scores.deletions import rerun
 from iclens.lens.scores.faithfulness import auc, faithfulness, lds, random_subsets, top
 from iclens.recipes.word_cases import margin
-from iclens.tasks.words import LABELS, VOCABULARY
+from iclens.tasks.words import VOCABULARY
 
 N = len(PAIRS)
-MARGIN = margin(tokenizer(), "dax", LABELS)
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=20))
@@ -65,11 +64,14 @@ def test_top_takes_the_highest_and_of_ties_the_earlier():
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.sets(st.integers(0, N - 1)), min_size=1, max_size=12), st.integers(1, 8))
-def test_deleted_text_in_batches_gives_what_each_prompt_gives_alone(left_out, batch_size):
-    outcome = rerun(learner(), PROMPT, MARGIN, left_out, batch_size=batch_size)
+@given(st.lists(st.sets(st.integers(0, N - 1)), min_size=1, max_size=12), st.sampled_from([1, 30, 60, 4096]))
+def test_deleted_text_in_batches_gives_what_each_prompt_gives_alone(left_out, most_tokens):
+    done = []
+    outcome = rerun(learner(), PROMPT, MARGIN, left_out, most_tokens=most_tokens, advance=done.append)
+    assert done == sorted(set(done))
+    assert done[-1] == len(left_out)
     texts = [text_of([i for i in range(N) if i not in some]) for some in left_out]
-    expected = margins_one_by_one(problem(), texts)
+    expected = margins_one_by_one(texts)
     assert outcome.margins.tolist() == pytest.approx(expected.tolist(), abs=1e-10)
     for text, log_probability, answered in zip(texts, outcome.log_probabilities, outcome.answered, strict=True):
         row = torch.tensor([[2] + [VOCABULARY.index(word) for word in text.split()]])
@@ -87,15 +89,22 @@ def test_answered_is_true_for_what_the_model_says():
 
 def test_faithfulness_is_lds_and_the_margin_lost_with_the_top_ones():
     scores = {"one": [0.3, -0.1, 0.9, 0.2, -0.5], "other": [5.0, 4.0, 3.0, 2.0, 1.0]}
-    full = float(margins_one_by_one(problem(), [text_of(list(range(N)))])[0])
-    found, passes = faithfulness(learner(), PROMPT, MARGIN, scores, full, torch.Generator().manual_seed(3), 10)
+    full = float(margins_one_by_one([text_of(list(range(N)))])[0])
+    asked = []
+
+    def counted(sets):
+        asked.extend(sets)
+        return shared_lens().rerun(sets)
+
+    found = faithfulness(counted, scores, full, torch.Generator().manual_seed(3), N, 10)
     subsets = random_subsets(torch.Generator().manual_seed(3), 10, N)
     kept = [[i for i in range(N) if row[i]] for row in subsets]
-    margins = margins_one_by_one(problem(), [text_of(some) for some in kept])
+    margins = margins_one_by_one([text_of(some) for some in kept])
     for entry, without in zip(found, ([1, 3, 4], [2, 3, 4]), strict=True):
         values = torch.tensor(scores[entry.method])
         assert entry.lds == pytest.approx(lds(values, subsets, margins))
-        dropped = full - float(margins_one_by_one(problem(), [text_of(without)])[0])
+        dropped = full - float(margins_one_by_one([text_of(without)])[0])
         assert entry.margin_drop == pytest.approx(dropped)
         assert (entry.k, entry.n_subsets) == (2, 10)
-    assert passes == len({tuple(some) for some in [*kept, [1, 3, 4], [2, 3, 4]]})
+    # What several methods ask for runs once.
+    assert len(asked) == len({tuple(some) for some in [*kept, [1, 3, 4], [2, 3, 4]]})

@@ -8,9 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from iclens.attribution import Problem
-from iclens.lens.model.loading import LensModel
-from iclens.lens.prompt.prompt import Prompt
+from iclens.lens import Lens, LensModel, Prompt
 from iclens.recipes.word_cases import margin
 from iclens.tasks.words import LABELS, VOCABULARY
 
@@ -36,19 +34,23 @@ def learner(n_layers: int = 2, dtype: torch.dtype = torch.float64) -> LensModel:
     return LensModel.wrap(GPT2LMHeadModel(config).to(dtype).eval(), tokenizer(), "untrained")
 
 
+MARGIN = margin(tokenizer(), "dax", LABELS)
+
+
 @cache
-def problem(answer: str = "dax") -> Problem:
-    return Problem.from_prompt(learner(), PROMPT, margin(tokenizer(), answer, LABELS))
+def shared_lens() -> Lens:
+    """One lens for tests that only read it."""
+    return Lens(learner(), PROMPT, readout=MARGIN)
 
 
-def margins_one_by_one(problem: Problem, texts: list[str], answer: str = "dax") -> torch.Tensor:
+def margins_one_by_one(texts: list[str], answer: str = "dax") -> torch.Tensor:
     """The margin of each text, each in a pass of its own, from the definition."""
     ids = {word: VOCABULARY.index(word) for word in LABELS}
     others = [ids[word] for word in LABELS if word != answer]
     found = []
     for text in texts:
         row = torch.tensor([[2] + [VOCABULARY.index(word) for word in text.split()]])
-        logits = problem.lens_model.model(input_ids=row).logits[0, -1].detach()
+        logits = learner().model(input_ids=row).logits[0, -1].detach()
         found.append(logits[ids[answer]] - logits[others].mean())
     return torch.stack(found)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from tests.recipes.planting import Planted, turning
 
-from iclens.recipes import finetune_table
 from iclens.recipes.contract import Preset
 from iclens.recipes.finetune import ROWS, TYPES
 from iclens.recipes.finetune_table import FinetuneTable, TableSettings
@@ -95,20 +94,28 @@ def test_every_named_row_exists(preset):
     assert set(preset.settings.rows) <= set(ROWS)
 
 
-def test_what_lacks_its_data_is_not_run_says_why_and_is_tried_again(tmp_path, monkeypatch):
+def test_what_lacks_its_data_is_not_run_says_why_and_is_tried_again(tmp_path):
     folder = tmp_path / "glue"
     settings = TableSettings(data=str(folder), tasks=("cola",), rows=("original",))
-    monkeypatch.setattr(type(RECIPE), "quick", Preset(settings, seconds=1.0))
-    made = reproduce(RECIPE, "quick", tmp_path, write_atomically)
+
+    class Lacking(FinetuneTable):
+        quick = Preset(settings, seconds=1.0)
+
+    class Found(Lacking):
+        def data(self, task, settings):
+            return task
+
+        def measure(self, part, settings, progress):
+            return Table([{"score": 1.0}])
+
+    made = reproduce(Lacking(), "quick", tmp_path, write_atomically)
     assert [verdict.outcome for verdict in made.verdicts()] == ["cannot be tested here"] * 3
     assert "glue" in made.not_run
-    monkeypatch.setattr(finetune_table, "_data", lambda task, source, preset: task)
-    monkeypatch.setattr(type(RECIPE), "measure", lambda self, part, settings, progress: Table([{"score": 1.0}]))
-    made = reproduce(RECIPE, "quick", tmp_path, write_atomically, resume=True)
+    made = reproduce(Found(), "quick", tmp_path, write_atomically, resume=True)
     assert (made.not_run, len(made.table)) == ("", 1)
 
 
-def test_a_tiny_run_trains_every_row_from_the_same_data(monkeypatch):
+def test_a_tiny_run_trains_every_row_from_the_same_data():
     asked = []
 
     def train(backbone, data, row, seed, settings, device):
@@ -116,9 +123,13 @@ def test_a_tiny_run_trains_every_row_from_the_same_data(monkeypatch):
         predictions = [float((index + seed) % 2) for index in range(len(data.validation))]
         return SimpleNamespace(scores={"matthews": 0.1 * seed}, diverged=False, predictions=predictions)
 
-    monkeypatch.setattr(finetune_table, "_backbone", lambda model, layers: "an encoder")
-    monkeypatch.setattr(finetune_table, "train", train)
-    table = RECIPE.run(SETTINGS)
+    class Told(FinetuneTable):
+        trained = staticmethod(train)
+
+        def backbone(self, settings):
+            return "an encoder"
+
+    table = Told().run(SETTINGS)
     assert len(asked) == len(SETTINGS.rows) * SETTINGS.n_seeds
     assert {one[1] for one in asked} == {"CoLA (generated)"}
     assert {one[4] for one in asked} == {SETTINGS.steps}

@@ -26,7 +26,7 @@ from iclens.explorer.lab_view import facts as lab_facts
 from iclens.explorer.lab_view import lab_view, saved_lab
 from iclens.explorer.layers_view import layers_view
 from iclens.explorer.runs_view import Runs
-from iclens.explorer.snapshot import facts_of, snapshot
+from iclens.explorer.snapshot import question_snapshot
 from iclens.explorer.viewed import Kept, Viewed
 from iclens.lens import LensModel
 
@@ -63,7 +63,7 @@ def build_app(
     """
     model_turn, files_turn, lab_turn = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
     runs = Runs(store)
-    facts, lenses = facts_of(lens_model), Kept(lens_model)
+    facts, lenses = _facts(lens_model), Kept(lens_model)
 
     def read_ask(document: Any) -> Ask:
         return Ask.read(document, lens_model.tokenizer)
@@ -114,7 +114,7 @@ def build_app(
 
     async def save(request: Request) -> Response:
         def work(ask: Ask) -> Response:
-            return HTMLResponse(page.saved(snapshot(lenses.of(ask), ask)))
+            return HTMLResponse(page.saved(question_snapshot(lenses.of(ask), ask)))
 
         return await asked(request, read_ask, work, model_turn)
 
@@ -139,6 +139,11 @@ def build_app(
         Route("/gallery/{name}/{file}", picture),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Guard, names=names, loopback=loopback)])
+
+
+def _facts(lens_model: LensModel) -> dict[str, Any]:
+    """What the page says of the model."""
+    return {name: getattr(lens_model, name) for name in ("name", "n_layers", "n_heads")}
 
 
 def _json(document: dict[str, Any], status: int = 200) -> Response:

@@ -2,75 +2,86 @@
 
 from __future__ import annotations
 
-from inspect import signature
+from dataclasses import replace
+from html import escape
 from typing import Any
 
-from iclens.errors import UserError
 from iclens.explorer import page, recreate
 from iclens.explorer.ask import Ask
 from iclens.explorer.snapshot import snapshot
 from iclens.explorer.viewed import Viewed
-from iclens.lens import VIEWS, WRITERS, Explanation, Lens, explain
+from iclens.lens import VIEWS, WRITERS, Explanation
+
+_NO_PYTHON = "# The explanation was saved without its prompt's parts: repeat the command, where there is one."
 
 
-@WRITERS.register("html")
-def explained_page(explanation: Explanation) -> str:
-    """One HTML file that opens from a disk and loads nothing: what `iclens explain --html` writes.
+def explained_page(found: Explanation) -> str:
+    """Write one HTML file that opens from a disk and loads nothing: what `iclens explain --html` writes.
 
-    Besides the explanation it shows the layers and the heads that move the margin most, from the same passes.
+    Besides the explanation it shows the layers and the heads that move the margin most, from the same passes; an
+    explanation without its lens, read from a file or one of many, is shown without them.
 
-    Raises:
-        UserError: the explanation has no lens, because it was loaded from a file or was one of many.
+    Args:
+        found: the explanation.
     """
-    lens: Lens | None = explanation.lens
-    if lens is None:
-        raise UserError(
-            "this explanation holds no model, since it was read from a file or was one of many: call explain(...) on "
-            "its prompt, and save that as a page."
-        )
-    question = lens.passes.questions[0].answers
-    explained = None if question.explained is None else question.candidates[question.explained].text
-    given = tuple(entry.text for entry in question.candidates)
-    ask = Ask(lens.prompt, given if len(given) > 1 else (), explained)
-    data = snapshot(Viewed(lens), ask, explanation.to_dict())
-    data["glance"]["python"] = recreate.python(ask, lens.model, **_options(explanation))
-    return page.saved(data)
+    if found.lens is None:
+        return page.saved(snapshot(found, _blocks(found), _NO_PYTHON))
+    ask = Ask(found.lens.prompt, *_answers(found))
+    options = recreate.options_of(found)
+    if not found.command:
+        found = replace(found, command=recreate.command(ask, found.lens.model, **options))
+    python = recreate.python(ask, found.lens.model, **options)
+    return page.saved(snapshot(found, ask.to_document(), python, viewed=Viewed(found.lens)))
+
+
+WRITERS.register("html")(explained_page)
 
 
 @VIEWS.register("show")
-def show(explanation: Explanation, height: int = 720) -> Any:
-    """The page inside a notebook cell.
+def show(found: Explanation, height: int = 720) -> Any:
+    """Show the page inside a notebook cell.
 
     Args:
-        explanation: what was found.
+        found: the explanation.
         height: of the frame, in pixels.
     """
-    return Framed(str(explained_page(explanation)), height)
+    return Framed(explained_page(found), height)
 
 
 class Framed:
-    """A page in a frame of its own, which notebooks show."""
+    """A page in a frame of its own, which notebooks show.
+
+    Args:
+        content: the page.
+        height: of the frame, in pixels.
+    """
 
     def __init__(self, content: str, height: int) -> None:
         self.content = content
         self.height = height
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         return (
             f'<iframe srcdoc="{escape(self.content, quote=True)}" sandbox="allow-scripts" '
             f'style="width:100%;height:{self.height}px;border:0"></iframe>'
         )
 
 
-def _options(explanation: Explanation) -> dict[str, Any]:
-    """The other arguments of `iclens.explain` that gave it, where they differ from their defaults."""
-    given: dict[str, Any] = {
-        "scores": explanation.scores,
-        "knock_out": tuple(group.demonstrations for group in explanation.group_knock_outs),
-        "faithfulness": bool(explanation.faithfulness),
-        "n_next": len(explanation.next_tokens),
+def _answers(found: Explanation) -> tuple[tuple[str, ...], str | None]:
+    """The candidates, and the answer that was asked for where it is not the one that is explained anyway."""
+    candidates = found.candidates
+    if len(candidates) < 2:
+        return (), candidates[0].text if candidates else None
+    likeliest = max(candidates, key=lambda one: one.log_probability)
+    return tuple(one.text for one in candidates), None if likeliest.chosen else found.answer
+
+
+def _blocks(found: Explanation) -> dict[str, Any]:
+    """The question as the page shows it, from what is stored of its prompt."""
+    texts = {
+        role: "".join(token.text for token in found.tokens if token.role == role).strip()
+        for role in ("instruction", "query")
     }
-    defaults = signature(explain).parameters
-    return {name: value for name, value in given.items() if value != defaults[name].default}
+    answers, answer = _answers(found)
+    given = {"answers": list(answers), "answer": answer, "off": [], "layer": None, "head": None}
+    return {**texts, "demonstrations": [effect.text for effect in found.sources], **given}

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from iclens.explorer import recreate
 from iclens.explorer.ask import Ask
 from iclens.explorer.viewed import Viewed
-from iclens.lens import Lens
+from iclens.lens import Explanation, Lens
 from iclens.lens.read.answers import token_text
 
 
 def glance(viewed: Viewed, ask: Ask) -> dict[str, Any]:
-    """What an edit shows at once: the answer, and every token's and demonstration's gradient step.
+    """Show what an edit shows at once: the answer, and every token's and demonstration's direct effect.
 
-    With demonstrations switched off, also the exact knock-out of them together as an estimate, and the answer after
-    their text was deleted. The same numbers as `explain` gives, without its checks.
+    With demonstrations switched off, also what the knock-out of them together estimates, and the answer after their
+    text was deleted. The entries that `explain` has too have the same names and numbers there; its checks are left out.
 
     Raises:
         UserError: the prompt, the answers or the demonstrations cannot be handled.
@@ -28,18 +29,17 @@ def glance(viewed: Viewed, ask: Ask) -> dict[str, Any]:
     texts = [*tokenized.texts, *(token_text(lens.model.tokenizer, index) for index in lens.readout.forced)]
     roles = [*tokenized.roles, *["answer"] * len(lens.readout.forced)]
     parts = [None if part < 0 else part for part in lens.groups.tolist()]
-    return {
+    seen = {
         **_said(lens),
         "answer": answer.text,
+        "answer_log_probability": answer.log_probability,
         "margin": answer.margin,
         "margin_definition": answer.definition,
-        "log_probability": answer.log_probability,
-        "probability": math.exp(answer.log_probability),
         "tokens": [
-            {"text": text, "part": part, "role": role, "gradient_step": value}
+            {"text": text, "part": part, "role": role, "gradient_step": value, "path": None}
             for text, part, role, value in zip(texts, parts, roles, lens.gradient_step.by_token.tolist(), strict=True)
         ],
-        "demonstrations": [
+        "sources": [
             {
                 "index": i,
                 "text": span.of(tokenized.prompt.text),
@@ -48,31 +48,49 @@ def glance(viewed: Viewed, ask: Ask) -> dict[str, Any]:
             }
             for i, span in enumerate(tokenized.prompt.demonstrations)
         ],
-        "by_layer_and_head": split.sum(-1).tolist(),
-        "without": _without(lens, ask) if ask.off else None,
         "notes": list(tokenized.notes + lens.passes.questions[0].answers.notes),
-        "n_tokens": tokenized.n_tokens,
         "command": recreate.command(ask, lens.model),
-        "python": recreate.python(ask, lens.model),
     }
+    return seen | beside(seen, recreate.python(ask, lens.model), without(lens, ask))
+
+
+def beside(seen: Mapping[str, Any], python: str, less: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Write what the page shows beside the entries of an explanation.
+
+    Args:
+        seen: the explanation as plain data, or a glance of it.
+        python: Python that gives its numbers.
+        less: what `without` gives.
+    """
+    maps = [effect["by_layer_and_head"] for effect in seen["sources"]]
+    return {
+        "probability": math.exp(seen["answer_log_probability"]),
+        "by_layer_and_head": [[sum(cell) for cell in zip(*rows, strict=True)] for rows in zip(*maps, strict=True)],
+        "n_tokens": sum(token["role"] != "answer" for token in seen["tokens"]),
+        "without": less,
+        "python": python,
+    }
+
+
+def whole(viewed: Viewed, ask: Ask) -> Explanation:
+    """Explain a question with all scores and checks; what is off is knocked out together."""
+    lens = viewed.lens
+    return lens.explanation(knock_out=[ask.off] if ask.off else [], command=recreate.command(ask, lens.model))
 
 
 def explanation(viewed: Viewed, ask: Ask) -> dict[str, Any]:
-    """The whole explanation, as `iclens explain --json` writes it; what is off is knocked out together."""
-    lens = viewed.lens
-    found = lens.explanation(knock_out=[ask.off] if ask.off else [], command=recreate.command(ask, lens.model))
-    return found.to_dict()
+    """Write the whole explanation as `iclens explain --json` does."""
+    return whole(viewed, ask).to_dict()
 
 
-def _said(lens: Lens) -> dict[str, Any]:
-    return {
-        "candidates": [dataclasses.asdict(candidate) for candidate in lens.answer.candidates],
-        "next_tokens": [dataclasses.asdict(token) for token in lens.answer.next_tokens],
-    }
+def without(lens: Lens, ask: Ask) -> dict[str, Any] | None:
+    """Estimate the answer without the demonstrations that are off by their knock-out, and measure it by running anew.
 
-
-def _without(lens: Lens, ask: Ask) -> dict[str, Any]:
-    """What the knock-out estimates for the demonstrations that are off, and what the model says without their text."""
+    Changes are with them minus without them: positive where they supported the answer. `error` is the estimated margin
+    minus the measured one. None when no demonstration is off.
+    """
+    if not ask.off:
+        return None
     estimated = lens.knock_out([ask.off])
     # The margin of the whole prompt, so that the two can be compared, whatever the model answers without them.
     shorter = Lens(
@@ -101,4 +119,11 @@ def _without(lens: Lens, ask: Ask) -> dict[str, Any]:
             "probability": math.exp(measured.log_probability),
             **_said(shorter),
         },
+    }
+
+
+def _said(lens: Lens) -> dict[str, Any]:
+    return {
+        "candidates": [dataclasses.asdict(candidate) for candidate in lens.answer.candidates],
+        "next_tokens": [dataclasses.asdict(token) for token in lens.answer.next_tokens],
     }

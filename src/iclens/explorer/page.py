@@ -16,7 +16,7 @@ _STATIC = files("iclens.explorer") / "static"
 _REPORT_STYLES = [files("iclens.report") / "templates" / name for name in ("page.css", "verdicts.css")]
 _STYLES = [_STATIC / name for name in ("explorer.css", "lab.css")]
 _SCRIPTS = (
-    *("elements", "numbers", "address", "state", "server", "views"),
+    *("elements", "numbers", "scores", "address", "state", "server", "views"),
     *("editor", "answer", "tokens", "bound", "heads", "layers", "details", "share"),
     *("chart", "panels", "recipes", "runs"),
     *("labstate", "labplot", "labpoints", "labcontrols", "labskeleton", "lab"),

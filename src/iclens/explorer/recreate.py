@@ -6,36 +6,61 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
 
 from iclens.explorer.ask import Ask
-from iclens.lens.model.loading import LensModel
-from iclens.lens.prompt import Prompt
+from iclens.lens import Explanation, LensModel, Prompt, explain
 
 _NO_COMMAND = "# No prompt file gives this prompt, whose parts were set in Python: copy the Python instead."
 
 
-def command(ask: Ask, lens_model: LensModel) -> str:
-    """Write the shell lines that write the prompt to a file and explain it, with the weights' precision and place."""
+def options_of(found: Explanation) -> dict[str, Any]:
+    """Give the further arguments of `iclens.explain` that gave an explanation, where they are not the defaults."""
+    given: dict[str, Any] = {
+        "scores": found.scores,
+        "knock_out": tuple(group.demonstrations for group in found.group_knock_outs),
+        "faithfulness": bool(found.faithfulness),
+        "precise": found.lens.passes.precise,
+        "n_next": len(found.next_tokens),
+        "seed": found.seed,
+    }
+    defaults = signature(explain).parameters
+    return {name: value for name, value in given.items() if value != defaults[name].default}
+
+
+def command(ask: Ask, lens_model: LensModel, **options: Any) -> str:
+    """Write the shell lines that write the prompt to a file and explain it, with the weights' precision and place.
+
+    Args:
+        ask: what is asked; what is off is knocked out together.
+        lens_model: the model that answers.
+        options: further arguments of `iclens.explain`.
+    """
     document = ask.prompt.to_document()
     if document is None:
         return _NO_COMMAND
-    options = []
+    reading = []
     if "prompt" in document:
         name, content = "prompt.txt", document["prompt"]
         if "instruction_blocks" in document:
-            options = ["--instruction-blocks", str(document["instruction_blocks"])]
+            reading = ["--instruction-blocks", str(document["instruction_blocks"])]
     else:
         name, content = "prompt.json", json.dumps(document, indent=1, ensure_ascii=False)
     words = ["iclens", "explain", "--model", lens_model.name]
     for option, value in _loading(lens_model).items():
         words += ["--" + option.replace("_", "-"), value]
-    words += ["--prompt", name, *options]
+    words += ["--prompt", name, *reading]
     words += ["--answers", *(_answer(ask, answer) for answer in ask.answers)] if ask.answers else []
     words += ["--answer", _answer(ask, ask.answer)] if ask.answer is not None else []
-    words += ["--knock-out", ",".join(map(str, ask.off))] if ask.off else []
+    for option, value in (_off(ask) | options).items():
+        words.append("--" + ("next-tokens" if option == "n_next" else option.replace("_", "-")))
+        if option == "knock_out":
+            words += [",".join(map(str, group)) for group in value]
+        elif not isinstance(value, bool):
+            words += map(str, value) if isinstance(value, tuple) else [str(value)]
     end = "END"
     while end in content.split("\n"):
         end += "_"
@@ -51,31 +76,31 @@ def python(ask: Ask, lens_model: LensModel, **options: Any) -> str:
     """Write Python that explains the same prompt, with the weights' precision and place.
 
     Args:
-        ask: what is asked.
+        ask: what is asked; what is off is knocked out together.
         lens_model: the model that answers.
         options: further arguments of `iclens.explain`, written as they are.
     """
     document = ask.prompt.to_document()
-    imports, loaded, model = "import iclens", "", repr(lens_model.name)
+    imports, loaded, model = "import iclens\n", "", repr(lens_model.name)
     if (loading := _loading(lens_model)) or "messages" in (document or {}):
         imports = ("import torch\n\n" if "dtype" in loading else "") + imports
-        imports += "\nfrom iclens.lens.model.loading import load"
         told = [f"dtype=torch.{value}" if name == "dtype" else f"{name}={value!r}" for name, value in loading.items()]
-        loaded, model = f"model = load({', '.join([model, *told])})\n", "model"
-    arguments = [model, "prompt=prompt"]
-    arguments += [f"answers={list(ask.answers)!r}"] if ask.answers else []
-    arguments += [f"answer={ask.answer!r}"] if ask.answer is not None else []
-    arguments += [f"knock_out=[{ask.off!r}]"] if ask.off else []
-    arguments += [f"{name}={value!r}" for name, value in options.items()]
-    names = "Prompt, Span" if document is None else "Prompt"
+        loaded, model = f"model = iclens.load({', '.join([model, *told])})\n", "model"
+    if document is None:
+        imports += "from iclens.lens import Prompt, Span\n"
+    given = {"answers": list(ask.answers) or None, "answer": ask.answer} | _off(ask) | options
+    arguments = [f"{name}={value!r}" for name, value in given.items() if value is not None]
     return (
-        f"{imports}\nfrom iclens.lens.prompt import {names}\n\n"
+        f"{imports}\n"
         f"{loaded}"
         f"prompt = {_by_parts(ask.prompt) if document is None else _made(document)}\n"
-        f"explanation = iclens.explain({', '.join(arguments)})\n"
-        "for effect in explanation.ranked():\n"
-        "    print(effect.index, effect.text, effect.gradient_step, effect.knock_out.margin_change)\n"
+        f"explanation = iclens.explain({', '.join([model, 'prompt', *arguments])})\n"
+        "print(explanation)\n"
     )
+
+
+def _off(ask: Ask) -> dict[str, Any]:
+    return {"knock_out": (ask.off,)} if ask.off else {}
 
 
 def _loading(lens_model: LensModel) -> dict[str, str]:
@@ -93,13 +118,13 @@ def _loading(lens_model: LensModel) -> dict[str, str]:
 def _made(document: dict[str, Any]) -> str:
     """Write an expression for the prompt that a document holds."""
     if "messages" in document:
-        return f"Prompt.from_chat({_list(document['messages'])}, model.tokenizer)"
+        return f"iclens.Prompt.from_chat({_list(document['messages'])}, model.tokenizer)"
     if "demonstrations" in document:
         pairs = _list([(pair["input"], pair["output"]) for pair in document["demonstrations"]])
         named = [f"{name}={document[name]!r}" for name in ("template", "instruction") if name in document]
-        return f"Prompt.from_examples({', '.join([pairs, repr(document['query']), *named])})"
+        return f"iclens.Prompt.from_examples({', '.join([pairs, repr(document['query']), *named])})"
     told = f", instruction_blocks={document['instruction_blocks']}" if "instruction_blocks" in document else ""
-    return f"Prompt.from_text({_literal(document['prompt'])}{told})"
+    return f"iclens.Prompt.from_text({_literal(document['prompt'])}{told})"
 
 
 def _by_parts(prompt: Prompt) -> str:

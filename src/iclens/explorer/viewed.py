@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cached_property
 
 from torch import Tensor
@@ -15,8 +15,8 @@ from iclens.lens.read.sums import by_source
 from iclens.lens.scores.gradient_step import gradient_step
 
 _N_LIKELY = 4
-_MOST_KEPT = 4
-"""Questions whose lenses are kept: those of the last few edits."""
+_MOST_TOKENS = 512
+"""Tokens of the questions whose lenses are kept: a few edits of a short prompt, one of a long prompt."""
 
 
 class Viewed:
@@ -31,9 +31,9 @@ class Viewed:
 
     @cached_property
     def pulls(self) -> Tensor:
-        """What each demonstration adds to the margin through each head, directly; last the rest of the prompt.
+        """Each demonstration's direct effect on the margin through each head; last that of the rest of the prompt.
 
-        (n_layers, n_heads, n_demonstrations + 1), float64.
+        (n_layers, n_heads, n_demonstrations + 1), float64, in nats.
         """
         direct = self.lens.gradient_step.contributions.double().cpu()
         return by_source(direct, self.lens.groups, self.lens.n_demonstrations)
@@ -76,27 +76,35 @@ class Viewed:
 class Kept:
     """The lenses of the last few questions, so that the views of one edit share its passes.
 
-    What a lens says depends on its question alone: the same question gets the same numbers, whoever asks.
+    A lens holds the keys, values and, until the path is read, the graph of its prompt's pass: the more tokens a prompt
+    has, the fewer lenses are kept. What a lens says depends on its question alone: the same question gets the same
+    numbers, whoever asks.
 
     Args:
         lens_model: the model.
-        most: questions that are kept.
+        most_tokens: tokens of all kept prompts together; the newest is kept however long it is.
     """
 
-    def __init__(self, lens_model: LensModel, most: int = _MOST_KEPT) -> None:
+    def __init__(self, lens_model: LensModel, most_tokens: int = _MOST_TOKENS) -> None:
         self.lens_model = lens_model
-        self.most = most
-        self._kept: OrderedDict[str, Viewed] = OrderedDict()
+        self.most_tokens = most_tokens
+        self._kept: OrderedDict[Ask, Viewed] = OrderedDict()
 
     def of(self, ask: Ask) -> Viewed:
-        """The lens of a question, with every demonstration."""
-        prompt = ask.prompt
-        key = json.dumps([prompt.text, str(prompt), ask.answers, ask.answer])
-        viewed = self._kept.pop(key, None)
+        """Give the lens of a question, with every demonstration.
+
+        Raises:
+            UserError: the prompt or the answers cannot be handled.
+        """
+        # What is off or looked at is read from the same lens.
+        asked = replace(ask, off=(), layer=None, head=None)
+        viewed = self._kept.pop(asked, None)
         if viewed is None:
-            answers = ask.answers or None
-            viewed = Viewed(Lens(self.lens_model, prompt, answers=answers, answer=ask.answer))
-        self._kept[key] = viewed
-        while len(self._kept) > self.most:
+            viewed = Viewed(Lens(self.lens_model, ask.prompt, answers=ask.answers or None, answer=ask.answer))
+        self._kept[asked] = viewed
+        while len(self._kept) > 1 and self._n_tokens() > self.most_tokens:
             self._kept.popitem(last=False)
         return viewed
+
+    def _n_tokens(self) -> int:
+        return sum(viewed.lens.tokenized.n_tokens for viewed in self._kept.values())

@@ -8,7 +8,7 @@ one computes with it, the mask is formed for that computation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ class MaskRecipe:
     """
 
     arguments: Mapping[str, Any]
+    # The block that was asked for last: at ordinary lengths the whole mask, which every layer asks for in turn.
+    _last: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -37,8 +39,13 @@ class MaskRecipe:
 
     def rows(self, first: int, last: int) -> Bool[Tensor, "batch 1 rows n_key"]:
         """Form the rows of the queries first … last − 1."""
-        offset = self.arguments.get("q_offset", 0) + first
-        return self._made(q_length=last - first, q_offset=offset)[:, :1]
+        made = self._last.get((first, last))
+        if made is None:
+            offset = self.arguments.get("q_offset", 0) + first
+            made = self._made(q_length=last - first, q_offset=offset)
+            self._last.clear()
+            self._last[first, last] = made
+        return made
 
     def rows_at(self, positions: Int[Tensor, "_ rows"]) -> Bool[Tensor, "batch rows n_key"]:
         """Form the rows of some queries: others in each prompt of the batch, or the same in all (a leading 1)."""

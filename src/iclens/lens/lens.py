@@ -103,7 +103,6 @@ class Lens:
         self.passes = Passes(
             self.model, [question], held=held, precise=precise, most_tokens=most_tokens, progress=progress
         )
-        self._knocked: dict[tuple[tuple[int, ...], ...], KnockOuts] = {}
 
     def __repr__(self) -> str:
         n = self.n_demonstrations
@@ -202,10 +201,8 @@ class Lens:
             UserError: a demonstration that does not exist, or an empty set.
         """
         alone = [(i,) for i in range(self.n_demonstrations)]
-        chosen = tuple(alone if sets is None else check_sets(sets, self.n_demonstrations))
-        if chosen not in self._knocked:
-            self._knocked[chosen] = self.passes.knock_out([chosen])[0]
-        return self._knocked[chosen]
+        chosen = alone if sets is None else check_sets(sets, self.n_demonstrations)
+        return self.passes.knock_out([chosen])[0]
 
     def head(self, layer: int, head: int) -> DualModel:
         """One head's dual model at the positions that are read, with the demonstrations as its groups.
@@ -284,7 +281,7 @@ class Lens:
         (found,) = explanations(self.passes, scores, knock_out=groups, others=values, n_next=n_next, command=command)
         if faithfulness:
             found = self._measured(found, seed)
-        return dataclasses.replace(found, lens=self)
+        return dataclasses.replace(found, seed=seed, lens=self)
 
     def _measured(self, found: Explanation, seed: int) -> Explanation:
         """The explanation with LDS and the removal test of its scores."""

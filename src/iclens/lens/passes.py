@@ -73,6 +73,7 @@ class Passes:
         """Backward passes so far."""
         self.seconds: dict[str, float] = {}
         """Seconds that each stage took."""
+        self._knocked: dict[tuple[tuple[tuple[int, ...], ...], ...], KnockOuts] = {}
 
     @property
     def answered(self) -> tuple[Answered, ...]:
@@ -132,17 +133,20 @@ class Passes:
         Raises:
             UserError: a demonstration that does not exist.
         """
-        traced, groups = self.traced, self.groups
-        hidden = hidden_keys(groups.to(traced.tokens.ids.device), sets)
-        with self._stage("knock-out"):
-            lengths = traced.tokens.lengths
-            share = float(((lengths - traced.tokens.starts) / lengths).mean())
-            self.forward_passes += (hidden.shape[1] + 1) * share
-            return knock_out(traced, hidden, most_tokens=self.most_tokens)
+        chosen = tuple(tuple(map(tuple, own)) for own in sets)
+        if chosen not in self._knocked:
+            traced, groups = self.traced, self.groups
+            hidden = hidden_keys(groups.to(traced.tokens.ids.device), chosen)
+            with self._stage("knock-out"):
+                lengths = traced.tokens.lengths
+                share = float(((lengths - traced.tokens.starts) / lengths).mean())
+                self.forward_passes += (hidden.shape[1] + 1) * share
+                self._knocked[chosen] = knock_out(traced, hidden, most_tokens=self.most_tokens)
+        return self._knocked[chosen]
 
     def rerun(self, prompt: int, sets: Sequence[Iterable[int]]) -> Outcome:
         """Run one of the prompts again without the text of each set of demonstrations."""
-        readout = self.answered[prompt].readout
+        readout = self.questions[prompt].settled or self.answered[prompt].readout
         with self._stage("rerun"):
             self.forward_passes += len(sets) / len(self.questions)
             return rerun(

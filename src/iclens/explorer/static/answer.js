@@ -9,7 +9,7 @@ export function renderAnswer(seen) {
   const { without } = seen;
   byId("answer").textContent = oneLine(seen.answer.trim() || seen.answer, 60);
   document.title = `${oneLine(seen.answer.trim() || seen.answer, 60)} · iclens`;
-  put(byId("margin"), el("b", {}, `${signed(seen.margin)} nats`), ` is its margin. ${oneLine(seen.margin_definition, 300)}`);
+  put(byId("margin"), el("b", {}, `${signed(seen.margin)} nats`), ` is its logit difference. ${oneLine(seen.margin_definition, 300)}`);
   const names = without && without.demonstrations.map((i) => `#${i}`).join(", ");
   const candidates = seen.candidates.length > 0;
   const all = candidates ? seen.candidates : seen.next_tokens.slice(0, MOST_NEXT);
@@ -68,15 +68,19 @@ function renderWithout(seen, names) {
     el(
       "tr",
       { class: style },
-      el("th", { scope: "row" }, name),
+      el("th", { scope: "row" }, ...name),
       el("td", { class: "number" }, signed(margin)),
       el("td", { class: "number" }, percent(probability)),
     );
   put(
     byId("without-rows"),
-    row("with all demonstrations", seen.margin, seen.probability),
-    row("foretold by the exact knock-out", without.foretold.margin, without.foretold.probability),
-    row("its text deleted, model run again", without.measured.margin, without.measured.probability, "strong"),
+    row(["with all demonstrations"], seen.margin, seen.probability),
+    row(
+      [`estimated by the knock-out `, el("span", { class: "faint" }, `off by ${signed(without.estimated.error)}`)],
+      without.estimated.margin,
+      without.estimated.probability,
+    ),
+    row(["text removed, model run again"], without.measured.margin, without.measured.probability, "strong"),
   );
 }
 

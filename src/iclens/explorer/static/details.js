@@ -1,9 +1,9 @@
-// Every number of an explanation, in tables: all scores, what is no demonstration, the checks, and what made them.
+// Every number of an explanation, in tables: all scores, the rest of the prompt, the checks, and what made them.
 
 import { bar, byId, el, oneLine, put } from "./elements.js";
 import { largest, percent, plain, signed } from "./numbers.js";
+import { BY_TOKEN, nameOf, scoreOf } from "./scores.js";
 
-const METHODS = { gradient_step: "gradient step", path: "path", knock_out: "knock-out", rerun: "rerun" };
 const OTHERS = {
   instruction: "Instruction before the demonstrations",
   separator: "Separators between the parts",
@@ -31,8 +31,8 @@ export function renderDetails(explanation, seen) {
   byId("details").classList.remove("stale");
   put(
     byId("details"),
-    ...scores(explanation.demonstrations),
-    ...others(explanation.others),
+    ...scores(explanation),
+    ...others(explanation.others, explanation.scores),
     ...likely(seen),
     ...agreement(explanation.agreement),
     ...groups(explanation.group_knock_outs),
@@ -42,19 +42,18 @@ export function renderDetails(explanation, seen) {
   );
 }
 
-function scores(demonstrations) {
-  const columns = {
-    "gradient step": (one) => one.gradient_step,
-    path: (one) => one.path,
-    "knock-out, margin": (one) => one.knock_out.margin_change,
-    "knock-out, log-prob.": (one) => one.knock_out.log_probability_change,
-  };
-  if (demonstrations.some((one) => one.rerun_margin_change != null)) columns["rerun, margin"] = (one) => one.rerun_margin_change;
-  const measures = Object.entries(columns).map(([name, of]) => ({ name, of, most: largest(demonstrations.map(of)) }));
-  const ranked = [...demonstrations].sort((a, b) => b.gradient_step - a.gradient_step);
+function scores(explanation) {
+  const { sources } = explanation;
+  const columns = explanation.scores.flatMap((score) => [
+    [nameOf(score), (one) => scoreOf(one, score)],
+    ...(score === "knock_out" ? [["knock-out, log-prob.", (one) => one.knock_out.log_probability_change]] : []),
+  ]);
+  const measures = columns.map(([name, of]) => ({ name, of, most: largest(sources.map(of)) }));
+  const [[, first]] = columns;
+  const ranked = [...sources].sort((a, b) => first(b) - first(a));
   return [
     el("h3", {}, "Demonstrations, from the strongest support"),
-    el("p", { class: "note" }, "In nats of the margin. Bars fill each column by its own largest value."),
+    el("p", { class: "note" }, "In nats of the logit difference: positive supports the answer. Bars fill each column by its own largest value."),
     el(
       "table",
       { class: "ranked scores" },
@@ -76,21 +75,22 @@ function scores(demonstrations) {
   ];
 }
 
-function others(parts) {
-  if (!parts.length) return [];
-  const [steps, paths] = [largest(parts.map((one) => one.gradient_step ?? 0)), largest(parts.map((one) => one.path))];
+function others(parts, scores) {
+  const columns = BY_TOKEN.filter((score) => scores.includes(score));
+  if (!parts.length || !columns.length) return [];
+  const most = columns.map((score) => largest(parts.map((one) => one[score])));
   return [
-    el("h3", {}, "What is no demonstration"),
-    el("p", { class: "note" }, "These parts set the initialisation ", el("i", {}, "W"), el("sub", {}, "0"), " of the dual models, before any demonstration is learnt. In nats of the margin."),
+    el("h3", {}, "The rest of the prompt"),
+    el("p", { class: "note" }, "These parts set where the dual models start, before any demonstration is learnt."),
     el(
       "table",
       { class: "ranked narrow" },
-      head(["part", "gradient step", "path"]),
+      head(["part", ...columns.map(nameOf)]),
       el(
         "tbody",
         {},
         ...parts.map((one) =>
-          el("tr", {}, el("th", { scope: "row", class: "text" }, OTHERS[one.name] ?? oneLine(one.name)), measure("gradient step", one.gradient_step, steps), measure("path", one.path, paths)),
+          el("tr", {}, el("th", { scope: "row", class: "text" }, OTHERS[one.name] ?? oneLine(one.name)), ...columns.map((score, i) => measure(nameOf(score), one[score], most[i]))),
         ),
       ),
     ),
@@ -108,26 +108,22 @@ function likely(seen) {
 
 function agreement(pairs) {
   if (!pairs.length) return [];
-  const name = (one) => METHODS[one] ?? oneLine(one);
-  const rows = pairs.map((one) => [`${name(one.first)} and ${name(one.second)}`, one.spearman === null ? "undefined" : plain(one.spearman), `${percent(one.top_k)} of ${one.k}`]);
-  return table("How far the ways to score agree", ["ways", "rank correlation", "shared at the top"], rows);
+  const rows = pairs.map((one) => [`${nameOf(one.first)} and ${nameOf(one.second)}`, one.spearman === null ? "undefined" : plain(one.spearman), `${percent(one.top_k)} of ${one.k}`]);
+  return table("How far the scores agree", ["scores", "rank correlation", "shared at the top"], rows);
 }
 
 function groups(found) {
   if (!found.length) return [];
   const rows = found.map((one) => [one.demonstrations.map((i) => `#${i}`).join(", "), signed(one.margin), signed(one.margin_change), signed(one.log_probability_change)]);
-  return [
-    ...table("Groups knocked out together", ["without", "margin", "change", "log-probability"], rows),
-    el("p", { class: "note" }, "Changes are full minus knocked out: positive means that the group supported the answer."),
-  ];
+  return table("Groups knocked out together", ["without", "logit difference", "knock-out", "knock-out, log-prob."], rows);
 }
 
 function faithfulness(tests) {
   if (!tests.length) return [];
-  const rows = tests.map((one) => [METHODS[one.method] ?? oneLine(one.method), one.lds === null ? "undefined" : plain(one.lds), `${signed(one.margin_drop)} (top ${one.k})`]);
+  const rows = tests.map((one) => [nameOf(one.method), one.lds === null ? "undefined" : plain(one.lds), `${signed(one.margin_drop)} (top ${one.k})`]);
   return [
-    ...table("How well the scores foretell other prompts", ["way", "LDS", "margin lost without the top"], rows),
-    el("p", { class: "note" }, `LDS: rank correlation of summed scores with the model's margin over ${tests[0].n_subsets} random subsets of the demonstrations, the others' text deleted.`),
+    ...table("How well the scores predict shorter prompts", ["score", "LDS", "logit difference lost without the top"], rows),
+    el("p", { class: "note" }, `LDS: rank correlation of summed scores with the model's logit difference over ${tests[0].n_subsets} random subsets of the demonstrations, the text of the others removed.`),
   ];
 }
 

@@ -2,6 +2,7 @@
 
 import { byId, el, oneLine, put } from "./elements.js";
 import { colour, largest, signed } from "./numbers.js";
+import { nameOf } from "./scores.js";
 import { change, given, isSaved, state } from "./state.js";
 
 const rows = [];
@@ -153,8 +154,17 @@ function blocksOf(text) {
     .filter((block) => block.trim());
 }
 
+/** Offers the scores that the explanation of a saved page holds, and no others. */
+function offerScores(scores) {
+  for (const radio of [...document.getElementsByName("colour")]) radio.closest("label").remove();
+  const choices = scores.map((name) => el("label", {}, el("input", { type: "radio", name: "colour", value: name }), el("span", {}, nameOf(name))));
+  byId("colour").append(...choices);
+  state.colour = scores[0];
+}
+
 /** Connects what lies around the rows. */
 export function startEditor(example, takeOver) {
+  if (given.explanation) offerScores(given.explanation.scores);
   byId("query").addEventListener("input", (event) => change("prompt", (now) => (now.query = event.target.value)));
   byId("instruction").addEventListener("input", (event) => change("prompt", (now) => (now.instruction = event.target.value)));
   byId("answers").addEventListener("input", (event) => {

@@ -13,7 +13,7 @@ let cells = [];
 /** The map: one button for each head; arrow keys walk through it. */
 export function renderMap(seen) {
   const chosen = byId("of").value;
-  const maps = seen.demonstrations.every((one) => one.by_layer_and_head) ? seen.demonstrations : [];
+  const maps = seen.sources.every((one) => one.by_layer_and_head?.length) ? seen.sources : [];
   put(
     byId("of"),
     el("option", { value: "all" }, "all demonstrations"),
@@ -21,6 +21,11 @@ export function renderMap(seen) {
   );
   byId("of").value = [...byId("of").options].some((option) => option.value === chosen) ? chosen : "all";
   const rows = byId("of").value === "all" ? seen.by_layer_and_head : maps[Number(byId("of").value)].by_layer_and_head;
+  byId("of").closest("label").hidden = !maps.length;
+  if (!rows.length) {
+    byId("map").removeAttribute("role");
+    return put(byId("map"), el("p", { class: "note" }, "The map is of direct effects, which were not computed."));
+  }
   const most = largest(rows.flat());
   cells = rows.map((row, layer) =>
     row.map((value, head) => {
@@ -117,9 +122,9 @@ export function renderHead(view, answer) {
       "dl",
       { class: "facts" },
       fact("Loss", `${wide(view.loss_before)} → ${wide(view.loss_after)}`, "before and after the step; it has no minimum"),
-      fact("Alignment", `${plain(view.alignment_before)} → ${plain(view.alignment_after)}`, "mean cosine of prediction and positive"),
+      fact("Alignment", `${plain(view.alignment_before)} → ${plain(view.alignment_after)}`, "mean cosine of prediction and target"),
       fact("Collapse", `${plain(view.collapse_before)} → ${plain(view.collapse_after)}`, "1: all predictions point one way"),
-      fact("Initialisation", percent(view.initial.weight), "the part of D that is no demonstration"),
+      fact("Initialisation", percent(view.initial.weight), "the weight of the rest of the prompt"),
     ),
     el(
       "div",
@@ -130,7 +135,7 @@ export function renderHead(view, answer) {
         el(
           "thead",
           {},
-          el("tr", {}, ...["trained on", "weight k/D", `pull to ${reading}`, "alignment"].map((name) => el("th", { scope: "col" }, name))),
+          el("tr", {}, ...["trained on", "weight k/D", `direct effect on ${reading}`, "alignment"].map((name) => el("th", { scope: "col" }, name))),
         ),
         el(
           "tbody",
@@ -142,15 +147,15 @@ export function renderHead(view, answer) {
               `${one.alignment_before.toFixed(2)} → ${one.alignment_after.toFixed(2)}`.replaceAll("-", "−"),
             ),
           ),
-          row(el("span", {}, el("i", {}, "W"), el("sub", {}, "0"), ", all other tokens"), view.initial, ""),
+          row("the rest of the prompt", view.initial, ""),
         ),
       ),
     ),
     el("h3", {}, "Trained one after another"),
-    el("p", { class: "note" }, "‖ŷ − h′‖: how far the prediction is from the head's output, as the demonstrations are added in turn to ", el("i", {}, "W"), el("sub", {}, "0"), "."),
+    el("p", { class: "note" }, "‖ŷ − h′‖: how far the prediction is from the head's output, as the demonstrations are added in turn to the rest of the prompt."),
     trajectory(view),
-    el("h3", {}, "Training pairs: key → positive"),
-    el("p", { class: "note" }, "The tokens with the largest weights. What a positive says is read as what it adds to the answers' logits."),
+    el("h3", {}, "Training pairs: key → target"),
+    el("p", { class: "note" }, "The tokens with the largest weights. A target is read as what it adds to the answers' logits."),
     el("ul", { class: "pairs" }, ...view.pairs.filter((pair, i) => i < FEW_PAIRS || pair.weight >= LEAST_WEIGHT).map((pair) => pairItem(pair, view.readings))),
     ...boundOf(view.bound),
   );
@@ -185,7 +190,7 @@ function trajectory(view) {
   const most = Math.max(...values) || 1;
   const x = (i) => left + (i / Math.max(1, values.length - 1)) * (width - left - 12);
   const y = (value) => top + (1 - value / most) * (height - top - 26);
-  const names = values.map((_, i) => (i === 0 ? "W₀" : `#${i - 1}`));
+  const names = values.map((_, i) => (i === 0 ? "rest" : `#${i - 1}`));
   const every = Math.ceil(values.length / 12);
   return el(
     "figure",

@@ -12,7 +12,7 @@ export function renderLayers(view) {
     byId("layers-note"),
     "Where the last token ",
     el("code", {}, oneLine(view.token, 20)),
-    ` is after each layer (circles), read as if the model ended there, among the directions of the answers (diamonds). The two axes are the first principal components and carry ${shares} of the spread. Beside it, what each layer adds to the margin: exact, and in sum ${signed(view.margin)} with ${signed(view.embedding + view.bias)} of embedding and biases.`,
+    ` is after each layer (circles), read as if the model ended there, among the directions of the answers (diamonds). The two axes are the first principal components and carry ${shares} of the spread. Beside it, what each layer adds to the logit difference: with ${signed(view.embedding + view.bias)} of embedding and biases the numbers sum to ${signed(view.margin)}.`,
   );
   put(byId("plot"), plot(view));
   put(byId("layers"), ...table(view));
@@ -79,9 +79,9 @@ function table(view) {
     return cell;
   };
   const names = view.answers.map((one) => oneLine(one.text.trim() || one.text, 12));
-  const heading = ["", "gradient step", "W₀ and biases", "MLP"];
+  const heading = ["", "direct effect", "rest and biases", "MLP"];
   return [
-    el("caption", { class: "unseen" }, "What each layer adds to the margin, and what the query would say after it"),
+    el("caption", { class: "unseen" }, "What each layer adds to the logit difference, and what the model would say after it"),
     el(
       "thead",
       {},

@@ -4,21 +4,22 @@ import { writeAddress } from "./address.js";
 import { renderAnswer, renderChecks } from "./answer.js";
 import { renderDetails } from "./details.js";
 import { renderEditor, renderScores, startEditor } from "./editor.js";
-import { byId } from "./elements.js";
+import { byId, el } from "./elements.js";
 import { renderHead, renderHeadProblem, renderMap, startHeads, strongest } from "./heads.js";
 import { openLab } from "./lab.js";
 import { renderLayers, renderLayersProblem } from "./layers.js";
 import { openRuns } from "./runs.js";
+import { scoreOf } from "./scores.js";
 import { ask } from "./server.js";
 import { renderShare, startShare } from "./share.js";
-import { fromHash, given, isSaved, onChange, question, state, takeOver, toHash } from "./state.js";
+import { change, fromHash, given, isSaved, onChange, question, state, takeOver, toHash } from "./state.js";
 import { renderTokens } from "./tokens.js";
 import { addView, startViews, viewOf } from "./views.js";
 
 const PAUSE = 40; // milliseconds without another key before the model is asked
 const REST = 200; // and before the slower numbers are
 
-const shown = { glance: null, explanation: null };
+const shown = { asked: null, glance: null, explanation: null };
 let running = null;
 let timer = 0;
 
@@ -43,6 +44,7 @@ async function refresh() {
   try {
     const glance = await ask("glance", asked, signal);
     if (signal.aborted) return;
+    shown.asked = asked;
     shown.glance = glance;
     shown.explanation = null;
     renderGlance();
@@ -91,9 +93,8 @@ function rest(milliseconds, signal) {
 
 /** The scores of the chosen colour; null while they are not known. */
 function currentScores() {
-  if (state.colour === "knock_out") return shown.explanation?.demonstrations.map((one) => one.knock_out.margin_change) ?? null;
-  if (state.colour === "path") return shown.explanation?.demonstrations.map((one) => one.path) ?? null;
-  return shown.glance?.demonstrations.map((one) => one.gradient_step) ?? null;
+  const found = state.colour === "gradient_step" ? shown.glance : shown.explanation;
+  return found?.sources.map((one) => scoreOf(one, state.colour)) ?? null;
 }
 
 function renderGlance() {
@@ -120,12 +121,20 @@ function isStale() {
   return document.body.classList.contains("waiting") || !byId("problem").hidden;
 }
 
-/** A sentence in place of the answer; what was typed stays. */
+/** A sentence in place of the answer; what was typed stays, unless the reader takes back the edit of a chat or of pairs. */
 function renderProblem(sentence) {
   document.body.classList.remove("waiting");
   byId("problem").hidden = false;
   byId("problem").textContent = sentence;
+  const differs = JSON.stringify(question()) !== JSON.stringify(shown.asked);
+  if (state.document && shown.asked && differs) byId("problem").append(" ", el("button", { type: "button", onclick: takeBack }, "Take back the edit"));
   byId("found").classList.add("stale");
+}
+
+/** Back to the last question that was answered. */
+function takeBack() {
+  change("all", ({ layer, head }) => takeOver({ ...shown.asked, layer, head }));
+  byId("demonstrations").querySelector("textarea")?.focus();
 }
 
 onChange((kind) => {

@@ -34,10 +34,10 @@ async function send(view, question, signal) {
 
 function fromData(view, question) {
   const found = {
-    glance: given.glance,
+    glance: { ...given.explanation, ...given.glance },
     explain: given.explanation,
     layers: given.layers,
-    head: given.heads?.[`${question.layer},${question.head}`],
+    head: given.heads?.failed ? given.heads : given.heads?.[`${question.layer},${question.head}`],
   }[view];
   if (found?.failed) throw new Error(found.failed);
   if (found) return found;

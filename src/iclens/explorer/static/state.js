@@ -6,6 +6,7 @@ export const given = JSON.parse(document.getElementById("data").textContent);
 export const isSaved = given.mode === "saved";
 
 export const state = {
+  document: null, // pairs or chat messages that the blocks of text show
   instruction: "",
   demonstrations: [],
   query: "",
@@ -31,6 +32,7 @@ export function change(kind, edit) {
 /** Takes over a question as the server writes it. */
 export function takeOver(question) {
   const off = new Set(question.off ?? []);
+  state.document = question.document ?? null;
   state.instruction = question.instruction ?? "";
   state.demonstrations = question.demonstrations.map((text, i) => ({ text, on: !off.has(i) }));
   state.query = question.query;
@@ -48,7 +50,9 @@ export function question() {
     answers: state.answers,
     off: state.demonstrations.flatMap((one, i) => (one.on ? [] : [i])),
   };
-  if (state.instruction.trim()) asked.instruction = state.instruction;
+  if (state.document) asked.document = state.document;
+  // Beside a document, an instruction that was emptied is an edit, too.
+  if (state.instruction.trim() || state.document) asked.instruction = state.instruction;
   if (state.answer !== null) asked.answer = state.answer;
   return asked;
 }

@@ -2,24 +2,18 @@
 
 import { byId, el, put, visible } from "./elements.js";
 import { colour, largest, signed } from "./numbers.js";
+import { BY_TOKEN, fullNameOf, nameOf } from "./scores.js";
 
-const SAID = {
-  gradient_step: (most) => `Each token by its gradient step; full colour is ${most} nats. Point at a token for its numbers.`,
-  path: (most) => `Each token by its path through all layers; full colour is ${most} nats. Point at a token for its numbers.`,
-  knock_out: (most) => `Each demonstration by its exact knock-out; full colour is ${most} nats. The rest of the prompt has none.`,
-};
-
-/** Colours tokens by their gradient step or path, or whole demonstrations by their knock-out. */
-export function renderTokens(seen, explanation, kind, knockOuts) {
-  const path = (i) => explanation?.tokens[i]?.path ?? null;
-  const valueOf = {
-    gradient_step: (token) => token.gradient_step,
-    path: (_, i) => path(i),
-    knock_out: (token) => (token.part === null ? null : knockOuts[token.part]),
-  }[kind];
-  const values = seen.tokens.map(valueOf);
+/** Colours tokens by a score of their own, or whole demonstrations by one of theirs. */
+export function renderTokens(seen, explanation, kind, scores) {
+  // An explanation has the path, too, which a glance has not.
+  const ofTokens = explanation?.tokens ?? seen.tokens;
+  const isOwn = BY_TOKEN.includes(kind);
+  const values = ofTokens.map((token) => (isOwn ? token[kind] : token.part === null ? null : (scores[token.part] ?? null)));
   const most = largest(values.filter((_, i) => seen.tokens[i].part !== null)) || largest(values);
-  byId("tokens-note").textContent = SAID[kind](most.toFixed(3));
+  byId("tokens-note").textContent =
+    `Coloured by ${fullNameOf(kind)}${isOwn ? "" : " of whole demonstrations"}; full colour is ${most.toFixed(3)} nats. ` +
+    (isOwn ? "Point at a token for its numbers." : "The rest of the prompt has none.");
   const pieces = document.createDocumentFragment();
   let before = "";
   for (const [i, token] of seen.tokens.entries()) {
@@ -31,7 +25,7 @@ export function renderTokens(seen, explanation, kind, knockOuts) {
       if (part !== before) pieces.append(el("b", {}, part));
       before = part;
     }
-    const span = el("span", { title: titleOf(part, token, path(i), kind === "knock_out" ? values[i] : null) }, body ? visible(body) : "▫");
+    const span = el("span", { title: titleOf(part, ofTokens[i], isOwn ? {} : { [kind]: values[i] }) }, body ? visible(body) : "▫");
     if (token.role === "special") span.classList.add("special");
     colour(span, values[i], most);
     pieces.append(span);
@@ -39,9 +33,8 @@ export function renderTokens(seen, explanation, kind, knockOuts) {
   put(byId("tokens"), pieces);
 }
 
-function titleOf(part, token, path, knockOut) {
-  const numbers = [`gradient step ${signed(token.gradient_step)}`];
-  if (path !== null) numbers.push(`path ${signed(path)}`);
-  if (knockOut != null) numbers.push(`knock-out of the demonstration ${signed(knockOut)}`);
-  return `${part}: ${numbers.join(", ")}`;
+function titleOf(part, token, ofDemonstration) {
+  const own = BY_TOKEN.filter((name) => token[name] !== null).map((name) => `${nameOf(name)} ${signed(token[name])}`);
+  const whole = Object.entries(ofDemonstration).filter(([, value]) => value !== null);
+  return `${part}: ${[...own, ...whole.map(([name, value]) => `of the demonstration ${nameOf(name)} ${signed(value)}`)].join(", ")}`;
 }
