@@ -204,8 +204,8 @@ class Passes:
         """The candidates' scores and what is explained, from the logits at the prompts' last tokens."""
         # Offset 0 is always read, and the least.
         logits = traced.logits[:, 0].cpu()
-        candidates = [[entry.token_ids for entry in one.answers.candidates] for one in self.questions]
-        every, cost = score_candidates(traced, candidates, self.most_tokens)
+        ids = [[entry.token_ids for entry in one.answers.candidates] for one in self.questions]
+        every, cost = score_candidates(traced, ids, self.most_tokens)
         self.forward_passes += cost
         answered = []
         for one, own, scores, readout in zip(self.questions, logits, every, settled, strict=True):

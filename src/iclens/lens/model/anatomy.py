@@ -143,7 +143,8 @@ def _check(anatomy: Anatomy, names: dict[nn.Module, str]) -> None:
                 "the path would not sum to the margin."
             )
     zero = torch.zeros(1, dtype=next(anatomy.base.parameters()).dtype, device=home_of(anatomy.base))
-    for activation in {layer.activation for layer in anatomy.layers} - {None}:
+    for activation in {layer.activation for layer in anatomy.layers}:
+        assert activation is not None
         with torch.no_grad():
             at_zero = type(activation).forward(activation, zero)
         if bool(at_zero.any()):
