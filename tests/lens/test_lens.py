@@ -39,7 +39,7 @@ def a_lens(**options: Any) -> Lens:
 
 
 def read_everything(lens: Lens) -> None:
-    _ = lens.answer, lens.answered, lens.traced, lens.gradient_step, lens.path, lens.head(2, 1)
+    _ = lens.answer, lens.traced, lens.gradient_step, lens.path, lens.head(2, 1)
     lens.knock_out()
 
 
