@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -65,6 +65,10 @@ class Registry(Generic[T]):
             yield
         finally:
             self._entries = before
+
+    def replaced(self, name: str, entry: T) -> AbstractContextManager[None]:
+        """Let `entry` stand under `name` inside the block; what stood there before comes back."""
+        return self.restored({known: self[known] for known in self} | {name: entry})
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 
 from iclens.lens.model.loading import LensModel
+from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.readout import Readout
+from iclens.lens.read.readouts import Readouts
+from iclens.lens.read.tracing import Trace, trace
 
 _LLAMA = {
     "vocab_size": 61,
@@ -184,12 +187,35 @@ def lens(name: str, dtype: torch.dtype = torch.float32) -> LensModel:
 
 
 TWO_POSITIONS = Readout(
-    terms=((20, 5, 1.0), (20, 7, -0.5), (23, 9, 0.7), (23, 11, -1.0)),
-    answer=((20, 5), (23, 9)),
+    terms=((20, 5, 1.0), (20, 7, -0.5), (23, 9, 0.7), (23, 11, -1.0)), answer_ids=(5, 9), answer_offset=20
 )
-"""A margin over two read-out positions of a prompt of 24 tokens."""
+"""A margin over two positions of a prompt of 24 tokens, and an answer of two tokens."""
 
 QUERY_START = 18
 
 GROUPS = torch.tensor([-1, -1, 0, 0, 0, -1, 1, 1, 1, 1, 2, 2, 2, 2, 2, -1, 3, 3, -1, -1, -1, -1, -1, -1])
 """Four demonstrations among 24 tokens."""
+
+SETS = [(0,), (1,), (2,), (3,), (1, 3), (0, 1, 2, 3), ()]
+"""What is knocked out together."""
+
+
+def traced(
+    model: LensModel,
+    ids: torch.Tensor,
+    readout: Readout = TWO_POSITIONS,
+    start: int = QUERY_START,
+    *,
+    held: bool = False,
+) -> Trace:
+    """A pass over prompts (batch, n) that are read alike; the read-out's offsets are positions."""
+    rows = list(ids)
+    prompts = PaddedTokens.of(rows, [start] * len(rows), model.device)
+    return trace(model, prompts, Readouts.of([readout] * len(rows), [0] * len(rows), model.index_device), held=held)
+
+
+def read_last(model: LensModel, prompts: list[torch.Tensor]) -> Trace:
+    """Prompts side by side, each read at its last token."""
+    ends = [len(ids) - 1 for ids in prompts]
+    readouts = Readouts.of([Readout(((0, 0, 1.0),))] * len(prompts), ends, model.index_device)
+    return trace(model, PaddedTokens.of(prompts, ends, model.device), readouts)

@@ -67,8 +67,8 @@ def explain(
     Source: Ren & Liu 2024, Theorem 3.1 and its extension to layers; docs/explain.md.
     """
     check_call("explain", prompt, misplaced)
+    check_scores(scores)
     wanted = [*scores, *(["rerun"] if rerun_text and "rerun" not in scores else [])]
-    check_scores(wanted)
     with _stages(progress) as stage:
         lens = Lens(
             model,
@@ -124,9 +124,9 @@ def explain_many(
     """
     if isinstance(prompts, str):
         raise UserError(f"the prompts are one text: give a list of prompts, or call explain(model, {prompts[:20]!r}…).")
-    check_call("explain_many", prompts, misplaced)
+    check_call("explain_many", prompts, misplaced, "prompts")
+    check_scores(scores)
     wanted = [*scores, *(["rerun"] if rerun_text and "rerun" not in scores else [])]
-    check_scores(wanted)
     lens_model = as_lens_model(model, tokenizer)
     lens_model.require_causal()
     questions = []

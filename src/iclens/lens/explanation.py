@@ -384,7 +384,7 @@ class Explanation:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not JSON: {error}") from None
         version = document.get("schema_version") if isinstance(document, dict) else None
-        if not isinstance(version, int):
+        if not isinstance(version, int) or version < 1:
             raise UserError(f"{path} is no explanation: it has no schema_version.")
         if version > SCHEMA_VERSION:
             raise UserError(
@@ -393,8 +393,9 @@ class Explanation:
             )
         try:
             return record_of(cls, _read(document if version == SCHEMA_VERSION else _from_version_1(document)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is no explanation of schema version {version}: {error}.") from None
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise UserError(f"{path} is no explanation of schema version {version}: {reason}.") from None
 
     def __str__(self) -> str:
         return VIEWS["text"](self)
@@ -422,21 +423,30 @@ class Explanation:
 
 
 def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 had `demonstrations`, no labels, and always the three scores."""
+    """Version 1 had `demonstrations`, no labels, no short names of residuals, and always the three scores."""
     chosen = [entry["log_probability"] for entry in document["candidates"] if entry["chosen"]]
     rerun = any(effect.get("rerun_margin_change") is not None for effect in document["demonstrations"])
     likeliest = document["next_tokens"][0]["probability"]
+    keys = {name: key for key, name in RESIDUALS.items()}
     return document | {
         "schema_version": SCHEMA_VERSION,
         "sources": [effect | {"label": None} for effect in document["demonstrations"]],
         "scores": ["gradient_step", "path", "knock_out", *(["rerun"] if rerun else [])],
+        "residuals": [one | {"key": keys.get(one["name"], "")} for one in document["residuals"]],
         # Without candidates, the likeliest next token was explained.
         "answer_log_probability": chosen[0] if chosen else math.log(likeliest),
     }
 
 
 def _read(document: dict[str, Any]) -> dict[str, Any]:
-    """A residual that is no number is null in JSON."""
+    """A residual that is no number is null in JSON.
+
+    Raises:
+        ValueError: there is no score, no check or no next token, which every explanation has.
+    """
+    for name in ("scores", "residuals", "next_tokens"):
+        if not document[name]:
+            raise ValueError(f"{name!r} is empty")
     residuals = [one | {"value": math.nan if one["value"] is None else one["value"]} for one in document["residuals"]]
     return document | {"residuals": residuals}
 

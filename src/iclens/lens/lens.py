@@ -103,7 +103,6 @@ class Lens:
         self.passes = Passes(
             self.model, [question], held=held, precise=precise, most_tokens=most_tokens, progress=progress
         )
-        self._knocked: dict[tuple[tuple[int, ...], ...], KnockOuts] = {}
 
     def __repr__(self) -> str:
         n = self.n_demonstrations
@@ -202,10 +201,8 @@ class Lens:
             UserError: a demonstration that does not exist, or an empty set.
         """
         alone = [(i,) for i in range(self.n_demonstrations)]
-        chosen = tuple(alone if sets is None else check_sets(sets, self.n_demonstrations))
-        if chosen not in self._knocked:
-            self._knocked[chosen] = self.passes.knock_out([chosen])[0]
-        return self._knocked[chosen]
+        chosen = alone if sets is None else check_sets(sets, self.n_demonstrations)
+        return self.passes.knock_out([chosen])[0]
 
     def head(self, layer: int, head: int) -> DualModel:
         """One head's dual model at the positions that are read, with the demonstrations as its groups.
@@ -314,17 +311,18 @@ def as_lens_model(model: Any, tokenizer: Any = None) -> LensModel:
     return wrapped
 
 
-def check_call(name: str, prompt: Any, misplaced: Sequence[Any]) -> None:
+def check_call(name: str, prompt: Any, misplaced: Sequence[Any], noun: str = "prompt") -> None:
     """Refuse what is no prompt where the prompt is due, such as a tokenizer, which came second in earlier versions.
 
     Raises:
         UserError: it shows the call that is right.
     """
-    right = f"{name}(model, prompt, answers=[...]), with tokenizer=... for a Hugging Face model"
+    right = f"{name}(model, {noun}, answers=[...]), with tokenizer=... for a Hugging Face model"
     if not isinstance(prompt, Prompt | Question | str | Iterable):
-        raise UserError(f"the prompt is a {type(prompt).__name__}: call {right}.")
+        verb = "is" if noun == "prompt" else "are"
+        raise UserError(f"the {noun} {verb} a {type(prompt).__name__}: call {right}.")
     if misplaced:
-        raise UserError(f"{name} takes a model and a prompt, and the rest by name: call {right}.")
+        raise UserError(f"{name} takes model and {noun} by place, and the rest by name: call {right}.")
 
 
 def check_sets(sets: Iterable[Iterable[int]], n_demonstrations: int) -> list[tuple[int, ...]]:

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclens.lens.model.loading import LensModel
-from iclens.lens.read.candidate_scores import score_candidates
 from iclens.lens.read.own_pass import off_by
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answered, Question
@@ -22,6 +21,7 @@ from iclens.lens.read.readout import Readout
 from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.tolerance import path_residual, tolerance_of
 from iclens.lens.read.tracing import Trace, trace
+from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.deletions import Outcome, rerun
 from iclens.lens.scores.gradient_step import GradientStep, gradient_step
 from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
@@ -73,6 +73,7 @@ class Passes:
         """Backward passes so far."""
         self.seconds: dict[str, float] = {}
         """Seconds that each stage took."""
+        self._knocked: dict[tuple[tuple[tuple[int, ...], ...], ...], KnockOuts] = {}
 
     @property
     def answered(self) -> tuple[Answered, ...]:
@@ -132,13 +133,16 @@ class Passes:
         Raises:
             UserError: a demonstration that does not exist.
         """
-        traced, groups = self.traced, self.groups
-        hidden = hidden_keys(groups.to(traced.tokens.ids.device), sets)
-        with self._stage("knock-out"):
-            lengths = traced.tokens.lengths
-            share = float(((lengths - traced.tokens.starts) / lengths).mean())
-            self.forward_passes += (hidden.shape[1] + 1) * share
-            return knock_out(traced, hidden, most_tokens=self.most_tokens)
+        chosen = tuple(tuple(map(tuple, own)) for own in sets)
+        if chosen not in self._knocked:
+            traced, groups = self.traced, self.groups
+            hidden = hidden_keys(groups.to(traced.tokens.ids.device), chosen)
+            with self._stage("knock-out"):
+                lengths = traced.tokens.lengths
+                share = float(((lengths - traced.tokens.starts) / lengths).mean())
+                self.forward_passes += (hidden.shape[1] + 1) * share
+                self._knocked[chosen] = knock_out(traced, hidden, most_tokens=self.most_tokens)
+        return self._knocked[chosen]
 
     def rerun(self, prompt: int, sets: Sequence[Iterable[int]]) -> Outcome:
         """Run one of the prompts again without the text of each set of demonstrations."""
@@ -200,21 +204,12 @@ class Passes:
         """The candidates' scores and what is explained, from the logits at the prompts' last tokens."""
         # Offset 0 is always read, and the least.
         logits = traced.logits[:, 0].cpu()
-        every = torch.log_softmax(logits.double(), -1)
-        several = [any(len(entry.token_ids) > 1 for entry in one.answers.candidates) for one in self.questions]
-        rows = [
-            (one.tokenized.input_ids, entry.token_ids)
-            for one, some in zip(self.questions, several, strict=True)
-            for entry in one.answers.candidates
-            if some
-        ]
-        self.forward_passes += len(rows) / len(self.questions)
-        behind = iter(score_candidates(self.lens_model, rows, self.most_tokens))
+        ids = [[entry.token_ids for entry in one.answers.candidates] for one in self.questions]
+        every, cost = score_candidates(traced, ids, self.most_tokens)
+        self.forward_passes += cost
         answered = []
-        for one, some, own, log_p, readout in zip(self.questions, several, logits, every, settled, strict=True):
-            entries = one.answers.candidates
-            scores = [next(behind) if some else float(log_p[entry.token_ids[0]]) for entry in entries]
-            chosen = one.answers.choose(scores) if entries else None
+        for one, own, scores, readout in zip(self.questions, logits, every, settled, strict=True):
+            chosen = one.answers.choose(scores) if scores else None
             if readout is None:
                 readout = one.answers.readout(self.lens_model.tokenizer, own, chosen)
             candidates = () if chosen is None else one.answers.scored(scores, chosen)

@@ -150,7 +150,7 @@ class _Printer:
 
     def _demonstrations(self) -> None:
         names = self.e.scores
-        self.heading("Demonstrations", "nats of the logit difference; + supports the answer, − opposes it")
+        self.heading("Demonstrations", "nats of logit difference; + supports the answer, − opposes it")
         columns = [("#", True), ("demonstration", False)]
         for place, name in enumerate(names):
             columns.append((_COLUMNS.get(name, one_line(name.replace("_", "\n"), 24)), True))

@@ -55,10 +55,9 @@ class Given:
 
     def rows_at(self, positions: Int[Tensor, "_ rows"]) -> Bool[Tensor, "_ rows n_key"]:
         """Pick the rows of some queries: others in each prompt, or the same in all (a leading 1)."""
-        positions = positions.to(self.mask.device)
         n_prompts = max(len(positions), len(self.mask))
         prompts = torch.arange(n_prompts, device=self.mask.device)[:, None]
-        return self.mask[:, 0].expand(n_prompts, -1, -1)[prompts, positions]
+        return self.mask[:, 0].expand(n_prompts, -1, -1)[prompts, positions.to(self.mask.device)]
 
 
 Seen = Plain | Given | MaskRecipe

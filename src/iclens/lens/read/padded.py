@@ -30,8 +30,8 @@ class PaddedTokens:
     starts: Int[Tensor, " batch"]
 
     @classmethod
-    def of(cls, rows: Sequence[Int[Tensor, " _"]], starts: Sequence[int], device: torch.device) -> PaddedTokens:
-        """Place token ids side by side, filled up with each prompt's last id.
+    def of(cls, rows: Sequence[Int[Tensor, "*_"]], starts: Sequence[int], device: torch.device) -> PaddedTokens:
+        """Place token ids, (n,) of each prompt, side by side, filled up with each one's last id.
 
         Raises:
             UserError: a prompt without tokens, or a query that starts outside its prompt.

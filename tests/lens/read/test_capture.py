@@ -7,14 +7,15 @@ import threading
 
 import pytest
 import torch
-from iclens.lens.read.trace import trace
-from tests.lens.zoo import CAUSAL, ENCODERS, TWO_POSITIONS, build, lens, tokens
+from tests.lens.zoo import CAUSAL, ENCODERS, build, lens, tokens, traced
 
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import eager, fast
-from iclens.lens.read.capture import capture, check_capture, run
+from iclens.lens.read.capture import CaptureCheck, capture, check_capture, run
+from iclens.lens.read.own_pass import off_by
+from iclens.lens.read.readout import Readout
 from iclens.lens.scores.path import path
 
 ALL = [*CAUSAL, *ENCODERS]
@@ -123,8 +124,8 @@ def test_the_model_is_left_as_it_was(name: str, implementation: str) -> None:
     ids = tokens(24)
     wrapped = LensModel.wrap(model)
     before = model(ids).logits
-    trace(wrapped, ids, TWO_POSITIONS)
-    path(wrapped, ids, TWO_POSITIONS)
+    path(traced(wrapped, ids, held=True))
+    off_by(traced(wrapped, ids))
     check_capture(wrapped, ids)
     assert model.config._attn_implementation == implementation
     assert model.config.get_text_config()._attn_implementation == implementation
@@ -186,9 +187,9 @@ def test_fast_and_written_out_attention_agree(name: str) -> None:
 
 def test_nothing_square_is_kept_by_a_trace() -> None:
     n = 100
-    traced = trace(lens("mistral"), tokens(n), type(TWO_POSITIONS)(((n - 1, 5, 1.0),)), n - 2)
-    kept = [t for layer in traced.layers for t in vars(layer).values() if isinstance(t, torch.Tensor)]
-    kept += [*traced.inputs.values(), *traced.outputs.values(), traced.logits]
+    found = traced(lens("mistral"), tokens(n), Readout(((n - 1, 5, 1.0),)), n - 2)
+    kept = [t for layer in found.layers for t in vars(layer).values() if isinstance(t, torch.Tensor)]
+    kept += [*found.inputs.values(), *found.outputs.values(), *found.attended.values(), found.logits]
     assert all(t.numel() < n * n for t in kept)
 
 
@@ -198,8 +199,6 @@ def test_an_attention_mask_of_another_shape_is_refused() -> None:
 
 
 def test_a_residual_that_is_no_number_is_reported_as_such() -> None:
-    from iclens.lens.read.capture import CaptureCheck
-
     assert math.isnan(CaptureCheck("eager", 0.0, (("a", math.nan), ("b", 0.5))).worst)
 
 

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import pytest
 import torch
-from iclens.lens.read.trace import trace
-from tests.lens.zoo import CAUSAL, GROUPS, QUERY_START, TWO_POSITIONS, build, lens, tokens
+from tests.lens.zoo import CAUSAL, GROUPS, TWO_POSITIONS, build, lens, tokens, traced
 
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
 from iclens.lens.read.frozen import holding
+from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.readout import Readout
-from iclens.lens.scores.gradient_step import explain_directly, gradient_step
+from iclens.lens.read.readouts import Readouts
+from iclens.lens.read.sums import by_source
+from iclens.lens.scores.gradient_step import gradient_step
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", CAUSAL)
-def test_everything_sums_to_the_models_own_margin(name: str, dtype: torch.dtype) -> None:
-    model, ids = lens(name, dtype), tokens(24)
-    step = gradient_step(trace(model, ids, TWO_POSITIONS, QUERY_START))
+def test_everything_sums_to_the_margin(name: str, dtype: torch.dtype) -> None:
+    step = gradient_step(traced(lens(name, dtype), tokens(24)))[0]
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     assert step.contributions.shape == (3, 4, 24)
     assert step.residual <= tolerance
     assert step.attention_residual <= tolerance
-    with torch.no_grad():
-        own = model.model(ids).logits[0, list(TWO_POSITIONS.positions)]
-    # Gemma 2 knows only its eager attention, whose softmax is in float32.
-    own_tolerance = 1e-5 if name == "gemma2" else tolerance
-    assert step.margin == pytest.approx(float(TWO_POSITIONS.margin(own)), rel=own_tolerance, abs=own_tolerance)
-    parts = float(step.contributions.sum() + step.attention_bias.sum() + step.mlp.sum()) + step.embedding + step.bias
-    assert parts == pytest.approx(step.margin, rel=10 * tolerance, abs=10 * tolerance)
+    parts = float(step.by_token.sum() + step.attention_bias.sum() + step.mlp.sum() + step.embedding + step.bias)
+    assert parts == pytest.approx(float(step.margin), rel=10 * tolerance, abs=10 * tolerance)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +34,8 @@ def test_everything_sums_to_the_models_own_margin(name: str, dtype: torch.dtype)
 def test_layers_agree_with_autograd_through_the_residual_stream(name: str) -> None:
     """Cut every branch but the attention of one layer, and differentiate the held network."""
     model, ids = lens(name, torch.float64), tokens(24)
-    step = explain_directly(model, ids, TWO_POSITIONS)
+    found = traced(model, ids)
+    step, readouts = gradient_step(found)[0], found.readouts
     outputs: list[torch.Tensor] = []
 
     def leaf(module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
@@ -54,11 +51,10 @@ def test_layers_agree_with_autograd_through_the_residual_stream(name: str) -> No
             assert layer.output is not None
             assert layer.mlp is not None
             handles += [layer.output.register_forward_hook(leaf), layer.mlp.register_forward_hook(cut)]
-        logits = model.model(ids, use_cache=False, logits_to_keep=torch.tensor(TWO_POSITIONS.positions)).logits[0]
+        logits = model.model(ids, use_cache=False, logits_to_keep=readouts.positions[0]).logits
         assert leaves.unembedded is not None
-        gains = TWO_POSITIONS.gains(leaves.unembedded.detach(), logits.detach())
-        read = leaves.unembedded[[0, 0, 1, 1], [5, 7, 9, 11]]
-        gradients = torch.autograd.grad(gains @ read, outputs)
+        gains = readouts.gains(leaves.unembedded.detach(), logits.detach())
+        gradients = torch.autograd.grad((gains * readouts.terms_of(leaves.unembedded)).sum(), outputs)
     for handle in handles:
         handle.remove()
     shares = torch.stack([(g * o.detach()).sum() for g, o in zip(gradients, outputs, strict=True)])
@@ -68,49 +64,49 @@ def test_layers_agree_with_autograd_through_the_residual_stream(name: str) -> No
 
 
 def test_a_token_out_of_sight_contributes_nothing() -> None:
-    model = lens("mistral-window")
-    readout = Readout(((23, 5, 1.0),))
-    step = explain_directly(model, tokens(24), readout)
+    step = gradient_step(traced(lens("mistral-window"), tokens(24), Readout(((23, 5, 1.0),))))[0]
     assert not step.contributions[..., :17].any()
     assert step.contributions[..., 17:].abs().min() > 0
 
 
 def test_a_token_after_the_position_contributes_nothing() -> None:
-    step = explain_directly(lens("llama"), tokens(24), Readout(((10, 5, 1.0),)))
+    step = gradient_step(traced(lens("llama"), tokens(24), Readout(((10, 5, 1.0),)), 10))
     assert not step.contributions[..., 11:].any()
 
 
 def test_one_layer_by_hand() -> None:
     """W_O of one head, written out for GPT-2's layout, without the lens's own reshaping."""
     model, ids = lens("gpt2", torch.float64), tokens(24)
-    traced = trace(model, ids, Readout(((23, 5, 1.0),)))
-    step = gradient_step(traced)
+    found = traced(model, ids, Readout(((23, 5, 1.0),)))
+    step = gradient_step(found)[0]
     transformer = model.model.transformer
     with torch.no_grad():
         x = model.model.transformer.h[2].ln_1(model.model(ids, output_hidden_states=True).hidden_states[2])
         v = transformer.h[2].attn.c_attn(x)[0, :, 64:].reshape(24, 4, 8)
-        inputs = traced.inputs[transformer.ln_f][0]
+        inputs = found.inputs[transformer.ln_f][0, 0]
         scale = torch.rsqrt(inputs.var(unbiased=False) + transformer.ln_f.eps)
         u = model.model.lm_head.weight[5] * transformer.ln_f.weight * scale
         u = u - u.mean()
         rows = transformer.h[2].attn.c_proj.weight.reshape(4, 8, 32)
-        by_hand = traced.layers[2].weights[:, 0] * torch.einsum("ihd,hdm,m->hi", v, rows, u)
+        by_hand = found.layers[2].weights[0, :, 0] * torch.einsum("ihd,hdm,m->hi", v, rows, u)
     torch.testing.assert_close(step.contributions[2], by_hand, rtol=1e-10, atol=1e-12)
 
 
 def test_margins_add() -> None:
-    """The gradient step is linear in the read-out when logits are neither capped nor scaled."""
-    model, ids = lens("qwen3", torch.float64), tokens(24)
-    first, second = Readout(((20, 5, 1.0),)), Readout(((23, 9, -2.0),))
-    both = explain_directly(model, ids, Readout(first.terms + second.terms)).contributions
-    parts = explain_directly(model, ids, first).contributions + explain_directly(model, ids, second).contributions
-    torch.testing.assert_close(both, parts, rtol=1e-10, atol=1e-12)
+    """The gradient step is linear in the read-out when logits are neither capped nor scaled; one pass serves all."""
+    found = traced(lens("qwen3", torch.float64), tokens(24))
+    rows = found.readouts.term_rows[0].tolist()
+    parts = sum(
+        weight * gradient_step(found, found.readouts.one_logit(row, index)).contributions
+        for row, (_, index, weight) in zip(rows, TWO_POSITIONS.terms, strict=True)
+    )
+    torch.testing.assert_close(gradient_step(found).contributions, parts, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma3_text"])
 def test_half_precision_runs(name: str) -> None:
     model = LensModel.wrap(build(name, torch.bfloat16))
-    step = explain_directly(model, tokens(24), TWO_POSITIONS)
+    step = gradient_step(traced(model, tokens(24)))
     assert step.contributions.isfinite().all()
     assert step.residual <= 0.05
 
@@ -119,26 +115,28 @@ def test_half_precision_runs(name: str) -> None:
     ("ids", "readout", "message"),
     [
         (tokens(0), TWO_POSITIONS, "no tokens"),
-        (tokens(24, batch=2), TWO_POSITIONS, "one prompt"),
         (tokens(129), TWO_POSITIONS, "holds 128"),
         (tokens(24) + 60, TWO_POSITIONS, r"\[0, 61\)"),
         (tokens(20), TWO_POSITIONS, "position 23 of a prompt of 20"),
-        (tokens(24), Readout(((3, 61, 1.0),)), "vocabulary index 61"),
+        (tokens(24), Readout(((20, 61, 1.0),)), "vocabulary index 61"),
+        (tokens(24), Readout(((20, 5, 1.0),), (5, 61), answer_offset=20), "vocabulary index 61"),
+        (tokens(24), Readout(((17, 5, 1.0),)), "query starts at token 18, but the margin is read at token 17"),
+        (tokens(18), Readout(((17, 5, 1.0),)), "query starts at token 18 of a prompt of 18"),
     ],
 )
 def test_prompts_that_do_not_fit_are_refused(ids: torch.Tensor, readout: Readout, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        trace(lens("llama"), ids, readout)
+        traced(lens("llama"), ids, readout)
 
 
-def test_a_query_after_its_readout_is_refused() -> None:
-    with pytest.raises(UserError, match="query starts at token 21"):
-        trace(lens("llama"), tokens(24), TWO_POSITIONS, 21)
+def test_a_prompt_of_another_shape_is_refused() -> None:
+    with pytest.raises(UserError, match="one prompt"):
+        PaddedTokens.of([tokens(24, batch=2)], [0], torch.device("cpu"))
 
 
 def test_an_encoder_is_not_explained() -> None:
     with pytest.raises(UserError, match="an encoder"):
-        trace(lens("bert"), tokens(24), TWO_POSITIONS)
+        traced(lens("bert"), tokens(24))
 
 
 def test_readouts_without_terms_or_with_negative_positions_are_refused() -> None:
@@ -151,14 +149,16 @@ def test_readouts_without_terms_or_with_negative_positions_are_refused() -> None
 def test_contrast_is_the_logit_over_the_mean_of_the_others() -> None:
     logits = torch.randn(1, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     readout = Readout.contrast(4, 2, [0, 5])
-    assert readout.positions == (4,)
+    assert readout.offsets == (4,)
     expected = logits[0, 2] - (logits[0, 0] + logits[0, 5]) / 2
-    torch.testing.assert_close(readout.margin(logits), expected)
-    torch.testing.assert_close(readout.log_probability(logits), torch.log_softmax(logits[0], -1)[2])
+    readouts = Readouts.of([readout], [0], logits.device)
+    torch.testing.assert_close(readouts.margin(logits[None])[0], expected)
+    torch.testing.assert_close(readouts.log_probability(logits[None])[0], torch.log_softmax(logits[0], -1)[2])
 
 
 def test_demonstrations_are_sums_of_tokens() -> None:
     """The grouping that everything downstream uses loses nothing."""
-    step = explain_directly(lens("gpt2", torch.float64), tokens(24), TWO_POSITIONS)
-    by_group = torch.stack([step.contributions[..., group == GROUPS].sum() for group in range(-1, 4)])
-    torch.testing.assert_close(by_group.sum(), step.contributions.sum())
+    step = gradient_step(traced(lens("gpt2", torch.float64), tokens(24)))
+    found = by_source(step.contributions, GROUPS[None], 4)[0]
+    expected = [step.contributions[0, ..., group == GROUPS].sum(-1) for group in (0, 1, 2, 3, -1)]
+    torch.testing.assert_close(found, torch.stack(expected, -1))

@@ -6,28 +6,25 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from iclens.lens.scores.rerun import rerun
-from tests.lens.many_prompts import asked, prompt, tokenizer
-from tests.lens.zoo import build
+from tests.lens.many_prompts import prompt, reader, tokenizer
+from tests.lens.zoo import read_last
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from iclens.lens.many.plan import batches
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.rotary import longest_alike
-from iclens.lens.read.candidate_scores import score_candidates
 from iclens.lens.read.capture import run
-
-
-def lens(name: str) -> LensModel:
-    return LensModel.wrap(build(name, torch.float64), tokenizer(), name)
+from iclens.lens.read.question import ask
+from iclens.lens.scores.candidates import score_candidates
+from iclens.lens.scores.deletions import rerun
 
 
 def test_prompts_whose_length_moves_their_positions_run_alone() -> None:
-    model = lens("llama-dynamic-rope")
+    model = reader("llama-dynamic-rope")
     limit = longest_alike(model)
     assert limit == 16
-    assert longest_alike(lens("llama")) is None
-    everything = [asked(model, prompt(n, 1, seed)) for seed, n in enumerate([1, 1, 2, 4, 4, 5, 5])]
+    assert longest_alike(reader("llama")) is None
+    everything = [ask(model, prompt(n, 1, seed)) for seed, n in enumerate([1, 1, 2, 4, 4, 5, 5])]
     for one in batches(everything, model, 10_000):
         assert len(one) == 1 or max(everything[i].longest for i in one) <= limit
 
@@ -58,7 +55,7 @@ def test_settings_of_a_kind_of_layers_count() -> None:
     assert longest_alike(nested()) == 16
 
 
-@pytest.mark.parametrize("made", [lambda: lens("llama-dynamic-rope"), nested])
+@pytest.mark.parametrize("made", [lambda: reader("llama-dynamic-rope"), nested])
 def test_a_pass_does_not_remember_longer_prompts(made: Callable[[], LensModel]) -> None:
     model = made()
     short, long = torch.arange(4, 24)[None], torch.arange(4, 44)[None]
@@ -69,16 +66,17 @@ def test_a_pass_does_not_remember_longer_prompts(made: Callable[[], LensModel]) 
 
 
 def test_shortened_prompts_and_candidates_do_not_depend_on_their_batch() -> None:
-    model, whole = lens("llama-dynamic-rope"), prompt(6, 1, 0)
-    one = asked(model, whole, ["w1", "w2 w3", "w2 w4"])
-    margin = one.answers.margin(model.tokenizer, run(model, one.tokenized.input_ids[None])[0, -1], 0)
+    model, whole = reader("llama-dynamic-rope"), prompt(6, 1, 0)
+    one = ask(model, whole, ["w1", "w2 w3", "w2 w4"])
+    readout = one.answers.readout(model.tokenizer, run(model, one.tokenized.input_ids[None])[0, -1], 0)
     sets = [[], [0], [1, 2], [0, 1, 2, 3, 4]]
-    together = rerun(model, whole, margin, sets)
-    alone = [rerun(model, whole, margin, [some], batch_size=1) for some in sets]
+    together = rerun(model, whole, readout, sets)
+    alone = [rerun(model, whole, readout, [some], most_tokens=1) for some in sets]
     assert together.margins.tolist() == pytest.approx([float(some.margins) for some in alone], rel=1e-12)
     # Some of them are longer than the limit, and the last is not.
     assert one.tokenized.n_tokens > (longest_alike(model) or 0)
-    scores = score_candidates(model, [(one.tokenized.input_ids, entry.token_ids) for entry in one.answers.candidates])
+    traced = read_last(model, [one.tokenized.input_ids])
+    (scores,), _ = score_candidates(traced, [[entry.token_ids for entry in one.answers.candidates]])
     for candidate, score in zip(one.answers.candidates, scores, strict=True):
         ids = torch.cat([one.tokenized.input_ids, torch.tensor(candidate.token_ids)])
         steps = run(model, ids[None, :-1]).detach()[0, one.tokenized.n_tokens - 1 :].log_softmax(-1)

@@ -10,17 +10,19 @@ from transformers.activations import ACT2FN
 
 from iclens.lens.model.loading import LensModel
 from iclens.lens.read.capture import run
-from iclens.lens.read.fused import _SPELT_OUT, fused_activations
+from iclens.lens.read.fused import fused_activations
+
+SPELT_OUT = ("NewGELUActivation", "FastGELUActivation")
 
 
 def spelt_out(model):
-    return [module for module in model.modules() if type(module).__name__ in _SPELT_OUT]
+    return [module for module in model.modules() if type(module).__name__ in SPELT_OUT]
 
 
 @pytest.mark.parametrize("name", ["gelu_new", "gelu_fast"])
 def test_the_formula_is_the_same(name):
     u = torch.linspace(-12, 12, 4001, dtype=torch.float64)
-    assert type(ACT2FN[name]).__name__ in _SPELT_OUT
+    assert type(ACT2FN[name]).__name__ in SPELT_OUT
     torch.testing.assert_close(
         functional.gelu(u, approximate="tanh"), ACT2FN[name](u), rtol=1e-9 if name == "gelu_fast" else 1e-13, atol=1e-12
     )
