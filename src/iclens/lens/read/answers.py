@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,11 +107,7 @@ class Answers:
         return cls(tuple(built.values()), chosen, tuple(notes))
 
     def choose(self, log_probabilities: Sequence[float]) -> int:
-        """Index of the candidate to explain: the user's, or else the likeliest.
-
-        Raises:
-            UserError: there are no candidates.
-        """
+        """Index of the candidate to explain: the user's, or else the likeliest; a `UserError` when there is none."""
         if self.explained is not None:
             return self.explained
         if not self.candidates:
@@ -138,7 +135,7 @@ class Answers:
         chosen: int | None = None,
         n_alternatives: int = N_ALTERNATIVES,
     ) -> Readout:
-        """The read-out of the explained answer: its margin, and the tokens whose log-probability is its own.
+        """Build the read-out of the explained answer: its margin, and the tokens whose log-probability is its own.
 
         For an answer A against other candidates B_j, t_j is the first token where the two differ, and
         margin = mean_j (logit_{t_j}[a_{t_j}] − logit_{t_j}[b_{j, t_j}]).
@@ -163,9 +160,9 @@ class Answers:
             text = token_text(tokenizer, ids[0])
         else:
             text, ids = self.candidates[chosen].text, self.candidates[chosen].token_ids
-        first, others = ids[0], next_logits.clone()
+        first, n_others = ids[0], min(n_alternatives, next_logits.numel() - 1)
+        others = next_logits.clone()
         others[first] = -torch.inf
-        n_others = min(n_alternatives, others.numel() - 1)
         alternatives = others.topk(n_others).indices.tolist()
         terms = ((0, first, 1.0), *((0, index, -1.0 / n_others) for index in alternatives))
         named = ", ".join(repr(token_text(tokenizer, index)) for index in alternatives)
@@ -177,22 +174,21 @@ class Answers:
     def _over_candidates(self, chosen: int) -> Readout:
         answer = self.candidates[chosen]
         others = [entry for i, entry in enumerate(self.candidates) if i != chosen]
-        weights: dict[tuple[int, int], float] = {}
+        weights: dict[tuple[int, int], float] = defaultdict(float)
         forced: tuple[int, ...] = ()
         for other in others:
-            mine, at, index_of_other = _told_apart(answer, other)
-            if at > len(forced):
-                forced = mine[:at]
-            for index, sign in ((mine[at], 1.0), (index_of_other, -1.0)):
-                weights[at, index] = weights.get((at, index), 0.0) + sign / len(others)
+            mine, at, theirs = _told_apart(answer, other)
+            forced = max(forced, mine[:at], key=len)
+            weights[at, mine[at]] += 1.0 / len(others)
+            weights[at, theirs] -= 1.0 / len(others)
         named = ", ".join(repr(entry.text) for entry in others)
         where = "at its first token" if not forced else "each at the first token where the two differ"
         alternatives = f"that of {named}" if len(others) == 1 else f"the mean logit of {named}"
         return Readout(
-            answer=answer.text,
-            answer_ids=answer.token_ids,
+            tuple((at, index, weight) for (at, index), weight in sorted(weights.items())),
+            answer.token_ids,
             append=forced,
-            terms=tuple((at, index, weight) for (at, index), weight in sorted(weights.items())),
+            answer=answer.text,
             definition=f"The logit of the answer {answer.text!r} minus {alternatives}, {where}.",
         )
 
