@@ -72,7 +72,7 @@ class Answers:
 
         Args:
             tokenized: the prompt.
-            tokenizer: its tokenizer.
+            tokenizer: the prompt's.
             candidates: answers to compare, or None.
             answer: the one to explain; it joins the candidates if it is not among them.
             context_length: most tokens that fit the model, or None.
@@ -84,11 +84,11 @@ class Answers:
         for text in texts if answer is None else [*texts, answer]:
             if not isinstance(text, str):
                 raise UserError(f"the answer {text!r} is no string: give answers as text.")
-        chosen: int | None = None
+        chosen = None
         if answer is not None:
-            matches = [i for i, text in enumerate(texts) if text.strip() == answer.strip()]
-            chosen = matches[0] if matches else 0
-            texts = texts if matches else [answer, *texts]
+            if answer.strip() not in [text.strip() for text in texts]:
+                texts.insert(0, answer)
+            chosen = [text.strip() for text in texts].index(answer.strip())
         built: dict[tuple[int, ...], Answer] = {}
         notes: list[str] = []
         for text in texts:
@@ -124,9 +124,7 @@ class Answers:
     @property
     def settled(self) -> Readout | None:
         """The read-out, where it does not depend on what the model says: the answer and others to it were given."""
-        if self.explained is None or len(self.candidates) < 2:
-            return None
-        return self._over_candidates(self.explained)
+        return None if self.explained is None or len(self.candidates) < 2 else self._over_candidates(self.explained)
 
     def readout(
         self,
@@ -167,8 +165,8 @@ class Answers:
         terms = ((0, first, 1.0), *((0, index, -1.0 / n_others) for index in alternatives))
         named = ", ".join(repr(token_text(tokenizer, index)) for index in alternatives)
         part = f"the first token {token_text(tokenizer, first)!r} of " if len(ids) > 1 else ""
-        whose = f"{part}the answer {text!r}"
-        definition = f"The logit of {whose} minus the mean logit of the {n_others} most likely other tokens ({named})."
+        whole = f"The logit of {part}the answer {text!r}"
+        definition = f"{whole} minus the mean logit of the {n_others} most likely other tokens ({named})."
         return Readout(terms, ids, answer=text, definition=definition)
 
     def _over_candidates(self, chosen: int) -> Readout:
