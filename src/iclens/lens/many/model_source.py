@@ -34,10 +34,7 @@ class ModelSource:
     device_map: str | None = None
 
     def load(self, identity: str | None = None) -> LensModel:
-        """Load the model, once a process.
-
-        Args:
-            identity: what `identity` gave where the work was planned.
+        """Load the model, once a process; `identity` is what its method gave where the work was planned.
 
         Raises:
             UserError: as `iclens.lens.model.loading.load`; another model has that name here.
@@ -54,11 +51,7 @@ class ModelSource:
         return outline(self.name)
 
     def identity(self) -> str:
-        """A digest of the model's files; of a hub model its commit.
-
-        Raises:
-            UserError: the files cannot be read.
-        """
+        """A digest of the model's files, which must be readable; of a hub model its commit."""
         folder = Path(source_of(self.name))
         if not folder.is_dir():
             return f"{self.name}@{_commit(self.name)}"

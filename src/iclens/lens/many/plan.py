@@ -25,10 +25,8 @@ _LEAST_FULL = 0.8
 def batches(questions: Sequence[Question], lens_model: LensModel, most_tokens: int) -> list[list[int]]:
     """Indices of the prompts of each batch, the shortest prompts first.
 
-    Args:
-        questions: the prompts.
-        lens_model: the model; see `longest_alike` for the ones whose long prompts run alone.
-        most_tokens: tokens of a batch, filled-up ones counted; a longer prompt is a batch of its own.
+    A batch has at most `most_tokens` tokens, filled-up ones counted; a longer prompt is a batch of its own, and so is
+    one behind `longest_alike`.
     """
     alike = longest_alike(lens_model)
     size = {i: (one.longest, one.n_query, one.tokenized.n_demonstrations, i) for i, one in enumerate(questions)}

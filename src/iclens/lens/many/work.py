@@ -65,27 +65,14 @@ class Work:
     ) -> Work:
         """Sort the lines into batches and name their parts.
 
-        Args:
-            source: the model.
-            lens_model: the same, perhaps without its weights.
-            lines: the prompts and the bad lines.
-            scores: names of the scores.
-            most_tokens: tokens that go through the model at once.
-            threads: torch threads of each process; sums depend on them in the last bit.
+        The model may be without its weights. `threads` are those of torch in each process: sums depend on them in the
+        last bit.
         """
         good = [line for line in lines if line.question is not None]
         planned = tuple(tuple(good[i] for i in one) for one in batches(_questions(good), lens_model, most_tokens))
         identity = source.identity()
-        same = {
-            "schema": SCHEMA_VERSION,
-            "versions": {name: version(name) for name in ("iclens", "torch", "transformers")},
-            "model": identity,
-            "dtype": source.dtype,
-            "device": [source.device, source.device_map],
-            "scores": list(scores),
-            "most_tokens": most_tokens,
-            "threads": threads,
-        }
+        versions = [SCHEMA_VERSION, *map(version, ("iclens", "torch", "transformers"))]
+        same = [versions, identity, source.dtype, source.device, source.device_map, list(scores), most_tokens, threads]
         keys = tuple(_digest([same, [_content(line) for line in one]]) for one in planned)
         bad = tuple(line for line in lines if line.question is None)
         return cls(source, identity, bad, planned, keys, tuple(scores), most_tokens)
@@ -110,12 +97,7 @@ class Work:
         return [place for place, key in enumerate(self.keys) if parts.read(key) is None]
 
     def compute(self, places: Sequence[int], parts: Parts, executor: Executor) -> Iterator[Ended[float]]:
-        """Explain some batches; the part of each is on disk before it is said to have ended.
-
-        Args:
-            places: which batches.
-            parts: where they are kept.
-            executor: runs them.
+        """Explain the batches at some places; the part of each is on disk before it is said to have ended.
 
         Yields:
             the seconds that a batch took, or why it failed; `place` is the batch's.
@@ -131,11 +113,7 @@ class Work:
                 yield Ended(place, seconds, ended.error)
 
     def assemble(self, parts: Parts) -> bytes:
-        """The Parquet file of all parts, rows in the order of the prompts' file.
-
-        Raises:
-            UserError: a part is not there, or not whole.
-        """
+        """Make the Parquet file of all parts, which must be there and whole: rows in the order of the prompts' file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -164,12 +142,10 @@ class Work:
 
         try:
             metadata = pq.read_schema(output).metadata or {}
-            if metadata.get(b"iclens.fingerprint") != self.fingerprint.encode():
-                return False
-            found = pq.read_table(output, page_checksum_verification=True)
+            same = metadata.get(b"iclens.fingerprint") == self.fingerprint.encode()
+            return same and pq.read_table(output, page_checksum_verification=True).num_rows >= self.n_prompts
         except (OSError, pa.ArrowException):
             return False
-        return found.num_rows >= self.n_prompts
 
 
 def explain_part(

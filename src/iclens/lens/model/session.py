@@ -102,16 +102,13 @@ _ACTIVE: ContextVar[_Session | None] = ContextVar("iclens_session", default=None
 
 @contextmanager
 def attending(lens_model: LensModel, handler: Handler, *, wants_mask: bool = False) -> Iterator[None]:
-    """Run the model's attention through `handler` inside the `with` block.
+    """Run the model's attention through `handler`, which computes the heads' output, inside the `with` block.
 
     The model is in evaluation mode meanwhile. Its attention implementation and its modes are put back
     afterwards, also after an exception. One model must not be used by two threads at once.
 
-    Args:
-        lens_model: the model.
-        handler: computes the heads' output.
-        wants_mask: take every mask from transformers, also a plainly causal (or full) one, which is otherwise taken
-            as known: an independent check.
+    With `wants_mask` every mask is transformers' own, also a plainly causal (or full) one, which is otherwise taken as
+    known: an independent check.
     """
     register(NAME, _attention, _mask)
     names = {layer.attention: layer.attention_name for layer in lens_model.anatomy.layers}
@@ -142,10 +139,9 @@ def _attention(
     if name is None:
         raise UserError(f"{type(module).__name__} calls the attention interface but is no layer of its family.")
     term = unhandled_term(kwargs, _TERMS, any_tensor=True)
-    if term in _TERMS:
-        raise UserError(f"{name} passes {term} to its attention, which iclens does not handle.")
     if term is not None:
-        raise UserError(f"{name} passes a tensor {term!r} to its attention, which iclens does not know.")
+        what, verb = (term, "handle") if term in _TERMS else (f"a tensor {term!r}", "know")
+        raise UserError(f"{name} passes {what} to its attention, which iclens does not {verb}.")
     seen = session.seen(attention_mask, name, query, key)
     scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
     call = AttentionCall(name, query, key, value, seen, scale, None if softcap is None else float(softcap))
