@@ -87,7 +87,7 @@ def test_what_is_not_asked_for_does_not_run() -> None:
 
 
 def test_an_answer_that_is_chosen_saves_the_pass_that_finds_it() -> None:
-    """Its tokens are forced in the first traced pass; of candidates of several tokens the later ones run, side by side."""
+    """Its tokens are forced in the first traced pass; of candidates only the later tokens run."""
     with shapes_of_passes(reader("gpt2")) as shapes:
         likeliest = a_lens(answers=("w2 w3", "w2 w4"))
         chosen = a_lens(answers=("w2 w3", "w2 w4"), answer=likeliest.answer.text)

@@ -139,12 +139,7 @@ def _check(anatomy: Anatomy, names: dict[nn.Module, str]) -> None:
                 "the path would not sum to the margin."
             )
     zero = torch.zeros(1, dtype=next(anatomy.base.parameters()).dtype, device=home_of(anatomy.base))
-<<<<<<< HEAD
-    for activation in {layer.activation for layer in anatomy.layers}:
-        assert activation is not None
-=======
     for activation in {layer.activation for layer in anatomy.layers if layer.activation is not None}:
->>>>>>> slim
         with torch.no_grad():
             at_zero = type(activation).forward(activation, zero)
         if bool(at_zero.any()):
