@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -49,6 +50,25 @@ class Registry(Generic[T]):
             return entry
 
         return add
+
+    @contextmanager
+    def restored(self, entries: Mapping[str, T] | None = None) -> Iterator[None]:
+        """Restore the registered names at the end of the block, whatever was registered inside.
+
+        Args:
+            entries: what is registered at its start, in place of everything else; None for what there is.
+        """
+        self._load()
+        before = self._entries
+        self._entries = dict(before if entries is None else entries)
+        try:
+            yield
+        finally:
+            self._entries = before
+
+    def replaced(self, name: str, entry: T) -> AbstractContextManager[None]:
+        """Let `entry` stand under `name` inside the block; what stood there before comes back."""
+        return self.restored({known: self[known] for known in self} | {name: entry})
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -89,12 +91,11 @@ def test_demonstrations_of_ones_own(alpha):
 
 @pytest.mark.parametrize("masked", ["none", "of queries", "of keys"])
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_self_weights_are_the_diagonal(masked, is_causal, monkeypatch):
-    monkeypatch.setattr("iclens.attention.self_weights._CHUNK_SCORES", 64)
+def test_self_weights_are_the_diagonal(masked, is_causal):
     q, k, v = tensors(40, 44)
     attending = Attending.of(q, k, v, masks(40, 44, 1)[masked], is_causal=is_causal)
     found = []
-    for function in (self_weights, lambda *given: weights_naive(*given).diagonal(4, -2, -1)):
+    for function in (partial(self_weights, most_scores=64), lambda *given: weights_naive(*given).diagonal(4, -2, -1)):
         leaves = [x.clone().requires_grad_() for x in (q, k)]
         out = function(*leaves, attending)
         found.append([out, *torch.autograd.grad(out.square().sum(), leaves)])

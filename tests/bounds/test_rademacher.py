@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from iclens import DualModel, UserError
 from iclens.bounds import generalization_bounds, rademacher_complexity
+from iclens.bounds.sample import weighted_sum
 from iclens.kernels import SoftcappedKernel
 
 
@@ -147,14 +148,16 @@ def test_bounds_scale_with_the_values_and_not_with_the_order_of_the_demonstratio
         assert close(permuted.by_name[name].gap.value, bound.gap.value), name
 
 
-def test_blocks_of_any_size_give_the_same(monkeypatch):
-    dual = head(6, masked=True, leading=(2,))
-    expected = generalization_bounds(dual)
-    monkeypatch.setattr("iclens.bounds.sample._BLOCK_ELEMENTS", 300)
-    found = generalization_bounds(dual)
-    for name, bound in expected.by_name.items():
-        assert close(found.by_name[name].gap.value, bound.gap.value), name
-    assert close(found.loss_range.value, expected.loss_range.value)
+@pytest.mark.parametrize("block_elements", [1, 300, 1000])
+def test_blocks_of_any_size_give_the_same(block_elements):
+    dual = head(6, leading=(2,))
+    directions = torch.nn.functional.normalize(dual.v, dim=-1)
+    weights = torch.rand(2, 3, 20, generator=torch.Generator().manual_seed(0))
+    given = (dual.kernel, dual.k, directions, weights)
+    expected, found = weighted_sum(*given), weighted_sum(*given, block_elements=block_elements)
+    assert close(found.moment, expected.moment)
+    assert close(found.fitted_norm, expected.fitted_norm)
+    assert torch.allclose(found.fitted_target, expected.fitted_target, rtol=1e-10, atol=1e-12)
 
 
 @settings(deadline=None, max_examples=20)

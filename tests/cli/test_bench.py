@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from iclens.benchmarks import ceilings, document, measure
+from iclens.benchmarks import ceilings, document
 from iclens.benchmarks.case import CASES, Absent, Agreement, Comparison, Curve, Listing, Side, Target, Verdict, takes
 from iclens.benchmarks.ceilings import Ceilings, Floor
 from iclens.cli import bench
@@ -72,11 +72,10 @@ def cases(monkeypatch):
         """Too slow."""
         yield from planted(context, bound=1e9)
 
-    list(CASES)
     entries = {"good": good, "disagreeing": disagreeing, "missing": missing_its_target}
-    monkeypatch.setattr(CASES, "_entries", entries)
     monkeypatch.setattr(ceilings, "measure_ceilings", lambda *a, **k: Ceilings({"float32": 1e9, "float64": 1e9}, 1e9))
-    monkeypatch.setattr(measure, "_SHORTEST", 1e-4)
+    with CASES.restored(entries):
+        yield
 
 
 def run(tmp_path, *arguments):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from iclens import DualModel, UserError
+from iclens.dual import quadratic
 from iclens.kernels import GaussianKernel, SoftcappedKernel
 
 
@@ -110,13 +111,12 @@ def test_weights_are_the_share_of_the_normaliser():
     torch.testing.assert_close(dual.weights(), torch.stack([shares[:, :5].sum(-1), shares[:, 5:9].sum(-1)], -1))
 
 
-def test_batched_groups_are_chunked_without_a_trace(monkeypatch):
+def test_batched_groups_are_chunked_without_a_trace():
     q, k, v = tokens(torch.Generator().manual_seed(4), 2, 6, 12, 8, 5)
     ids = torch.stack([torch.arange(12) // 4, torch.arange(12).flip(0) // 4])
     dual = DualModel.from_attention(q, k, v, ids)
-    whole = dual.contributions()
-    monkeypatch.setattr("iclens.dual.demonstrations._PRODUCT_ELEMENTS", 1)
-    torch.testing.assert_close(dual.contributions(), whole, rtol=0, atol=0)
+    by_rows = dual.groups.sum_values(dual.coefficients, v, most_products=1)
+    torch.testing.assert_close(by_rows, dual.contributions(), rtol=0, atol=0)
 
 
 def test_grouped_queries_share_keys_and_values():
@@ -202,13 +202,14 @@ def test_loss_norm_and_alignment_agree_with_dense_formulas(kernel, masked):
         torch.testing.assert_close(collapse, units.sum(-2).norm(dim=-1) / left.sum(-1))
 
 
-def test_pair_sums_in_blocks_equal_the_whole(monkeypatch):
+def test_pair_sums_in_blocks_equal_the_whole():
     generator = torch.Generator().manual_seed(11)
     q, k, v = tokens(generator, 2, 4, 12, 6, 5)
     dual = DualModel.from_attention(q, k, v, 8, mask=random_mask(generator, 4, 12))
-    whole = (dual.loss(), dual.alignment(), dual.weight_norm())
-    monkeypatch.setattr("iclens.dual.quadratic._BLOCK_ELEMENTS", 100)
-    torch.testing.assert_close((dual.loss(), dual.alignment(), dual.weight_norm()), whole)
+    left, right = dual.mask & (dual.groups.ids >= 0), dual.mask
+    for function in (quadratic.pair_sum, quadratic.prediction_cosines):
+        whole, in_blocks = (function(dual.kernel, k, v, left, right, **most) for most in ({}, {"most_entries": 100}))
+        torch.testing.assert_close(tuple(in_blocks), tuple(whole))
 
 
 def test_log_loss_and_norm_stay_finite_where_the_numbers_overflow():

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import socket
 import threading
 import time
@@ -11,9 +12,10 @@ import pytest
 import torch
 import uvicorn
 
+from iclens import bundled
 from iclens.explorer.app import build_app
 from iclens.explorer.opening import opening
-from iclens.lens.model.loading import load
+from iclens.lens import Prompt, load
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +26,37 @@ def model():
 @pytest.fixture(scope="session")
 def example():
     return opening("bundled")
+
+
+@pytest.fixture(scope="session")
+def chatting(tmp_path_factory):
+    """The bundled model with a chat template of its words."""
+    folder = tmp_path_factory.mktemp("models") / "chatting"
+    shutil.copytree(bundled.path(), folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["chat_template"] = (
+        "{% for m in messages %}{% if m.role == 'user' %}it is {% endif %}{{ m.content }} {% endfor %}"
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return load(str(folder))
+
+
+CHAT = [
+    {"role": "user", "content": "cat is"},
+    {"role": "assistant", "content": "vux ."},
+    {"role": "user", "content": "plum is"},
+    {"role": "assistant", "content": "nef ."},
+    {"role": "user", "content": "horse is"},
+]
+
+
+@pytest.fixture
+def chat(chatting):
+    """A server of that model, whose page opens with a chat."""
+    example = opening("chatting", Prompt.from_chat(CHAT, chatting.tokenizer), ("vux", "nef"))
+    with serving(build_app(chatting, example)) as running:
+        running.example = example
+        yield running
 
 
 class Served:

@@ -32,21 +32,23 @@ def texts(page):
 def test_the_numbers_on_the_page_are_those_of_explain(short, served):
     _, whole = served.ask("explain", SHORT)
     assert short.locator("#answer").inner_text() == whole["answer"]
-    assert scores(short) == pytest.approx([one["gradient_step"] for one in whole["demonstrations"]], abs=6e-4)
+    assert scores(short) == pytest.approx([one["gradient_step"] for one in whole["sources"]], abs=6e-4)
     assert "All 5 checks" in short.locator("#checks").inner_text()
-    short.get_by_text("exact knock-out", exact=True).first.click()
-    changes = [one["knock_out"]["margin_change"] for one in whole["demonstrations"]]
+    short.get_by_text("knock-out", exact=True).first.click()
+    changes = [one["knock_out"]["margin_change"] for one in whole["sources"]]
     assert scores(short) == pytest.approx(changes, abs=6e-4)
 
 
-def test_switching_a_demonstration_off_shows_what_was_foretold_and_what_is(short, served):
+def test_switching_a_demonstration_off_shows_what_was_estimated_and_what_is(short, served):
     short.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
     short.wait_for_selector("#without:not([hidden])")
     _, seen = served.ask("glance", {**SHORT, "off": [1]})
     shown = [number(row.locator("td").first.inner_text()) for row in short.locator("#without-rows tr").all()]
     without = seen["without"]
-    expected = [seen["margin"], without["foretold"]["margin"], without["measured"]["margin"]]
+    expected = [seen["margin"], without["estimated"]["margin"], without["measured"]["margin"]]
     assert shown == pytest.approx(expected, abs=6e-4)
+    said = short.locator("#without-rows tr").nth(1).locator("th").inner_text()
+    assert number(said.split("off by ")[1]) == pytest.approx(without["estimated"]["error"], abs=6e-4)
     short.get_by_role("button", name="Switch all on").click()
     short.wait_for_selector("#without", state="hidden")
 
@@ -173,6 +175,27 @@ def test_a_whole_prompt_is_taken_apart(short):
     assert texts(short)[0] == "apple is vux ."
 
 
+def test_a_chat_is_sent_as_a_chat_and_an_edit_of_it_is_taken_back(browser, chat):
+    with visits(browser, chat.address, "body.settled") as opened:
+        page = opened()
+        known = page.locator("#answer").inner_text(), scores(page), texts(page)
+        _, seen = chat.ask("glance", chat.example)
+        assert known[1] == pytest.approx([one["gradient_step"] for one in seen["sources"]], abs=6e-4)
+        page.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
+        page.wait_for_selector("#without:not([hidden])")
+        settled(page)
+        page.locator(".demonstration textarea").nth(0).fill("dog is vux .")
+        says(page, "#problem", "This prompt is a chat, whose messages cannot be edited as blocks of text")
+        page.get_by_role("button", name="Take back the edit").click()
+        page.locator("#problem").wait_for(state="hidden")
+        settled(page)
+        assert (page.locator("#answer").inner_text(), scores(page), texts(page)) == known
+        assert not page.locator(".demonstration input[type=checkbox]").nth(1).is_checked()
+        # A link carries the chat, too.
+        other = opened(page.evaluate("location.href"))
+        assert (other.locator("#answer").inner_text(), scores(other), texts(other)) == known
+
+
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>\u202e is vux ."
 
 
@@ -188,7 +211,7 @@ def test_a_hostile_prompt_does_nothing(short):
 
 def test_a_link_brings_everything_back(short, visit):
     short.locator(".demonstration input[type=checkbox]").nth(2).uncheck()
-    short.get_by_text("exact knock-out", exact=True).first.click()
+    short.get_by_text("knock-out", exact=True).first.click()
     short.locator(".cell").nth(3).click()
     settled(short)
     other = visit(short.evaluate("location.href"))
@@ -206,7 +229,7 @@ def test_an_address_that_cannot_be_written_stops_nothing(visit, served):
     page.locator("#query").fill("dog is")
     settled(page)
     _, seen = served.ask("glance", {**SHORT, "query": "dog is"})
-    assert scores(page) == pytest.approx([one["gradient_step"] for one in seen["demonstrations"]], abs=6e-4)
+    assert scores(page) == pytest.approx([one["gradient_step"] for one in seen["sources"]], abs=6e-4)
     page.get_by_role("button", name="Copy the link").click()
     says(page, "#said", "copied")
     other = visit(page.evaluate("navigator.clipboard.readText()"))

@@ -9,24 +9,23 @@ from tests.explorer.test_explained import ANSWERS, OPTIONS, TEXT
 import iclens
 from iclens.display_text import signed
 from iclens.explorer.explained import explained_page
-from iclens.lens.prompt.prompt import Prompt
 
 pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def explanation(model):
-    return iclens.explain(model, prompt=TEXT, answers=ANSWERS, **OPTIONS, command="iclens explain --this")
+    return iclens.explain(model, TEXT, answers=ANSWERS, **OPTIONS, command="iclens explain --this")
 
 
 @pytest.fixture
-def opened(browser, model, tmp_path):
+def opened(browser, tmp_path):
     """Opens the page of an explanation; nothing may go wrong on it or be fetched."""
     file = tmp_path / "page.html"
     with visits(browser, file.as_uri(), "body.settled") as visit:
 
         def show(explanation):
-            file.write_text(explained_page(model, Prompt.from_text(TEXT), explanation, answers=ANSWERS, **OPTIONS))
+            file.write_text(explained_page(explanation))
             return visit()
 
         yield show
@@ -35,7 +34,7 @@ def opened(browser, model, tmp_path):
 def test_every_number_can_be_read(opened, explanation):
     page = opened(explanation)
     text = page.locator("#details").inner_text()
-    for effect in explanation.demonstrations:
+    for effect in explanation.sources:
         for value in (
             effect.gradient_step,
             effect.path,
@@ -50,7 +49,7 @@ def test_every_number_can_be_read(opened, explanation):
         assert signed(other.path)[:6] in text
     for residual in explanation.residuals:
         assert residual.name in text
-    for title in ("Groups knocked out together", "How well the scores foretell", "How far the ways", "Made by"):
+    for title in ("Groups knocked out together", "How well the scores predict", "How far the scores agree", "Made by"):
         assert title in text
     ranked = [f"#{effect.index}" for effect in explanation.ranked()]
     assert page.locator("table.scores tbody th").all_inner_texts() == ranked
@@ -60,11 +59,36 @@ def test_every_number_can_be_read(opened, explanation):
 
 def test_tokens_and_demonstrations_take_the_colour_that_is_chosen(opened, explanation):
     page = opened(explanation)
-    page.get_by_text("path", exact=True).first.click()
-    assert scores(page) == pytest.approx([effect.path for effect in explanation.demonstrations], abs=6e-4)
+    page.get_by_text("total effect", exact=True).first.click()
+    assert scores(page) == pytest.approx([effect.path for effect in explanation.sources], abs=6e-4)
     titles = page.locator("#tokens span").evaluate_all("all => all.map((one) => one.title)")
-    paths = [number(title.split("path ")[1]) for title in titles]
+    paths = [number(title.split("total effect ")[1]) for title in titles]
     assert paths == pytest.approx([token.path for token in explanation.tokens], abs=6e-4)
+
+
+def test_a_loaded_explanation_is_shown_without_layers_and_heads(opened, explanation, tmp_path):
+    explanation.save(tmp_path / "report.json")
+    page = opened(iclens.Explanation.load(tmp_path / "report.json"))
+    for selector in ("#head", "#layers-note"):
+        assert "needs the model" in page.locator(selector).inner_text()
+    loaded = [page.locator(selector).inner_text() for selector in ("#answer", "#details", "#tokens", "#map", "#checks")]
+    loaded += [scores(page), page.locator(".cell").count()]
+    page = opened(explanation)
+    whole = [page.locator(selector).inner_text() for selector in ("#answer", "#details", "#tokens", "#map", "#checks")]
+    assert loaded == [*whole, scores(page), page.locator(".cell").count()]
+
+
+def test_the_scores_that_were_computed_are_shown_and_no_others(opened, model):
+    explanation = iclens.explain(model, TEXT, answers=ANSWERS, scores=("lasso", "path"))
+    page = opened(explanation)
+    radios = page.locator("input[name=colour]")
+    assert radios.evaluate_all("all => all.map((one) => one.value)") == ["lasso", "path"]
+    for name in ("lasso", "path"):
+        page.locator(f"input[value={name}]").check(force=True)
+        assert scores(page) == pytest.approx([effect.score(name) for effect in explanation.sources], abs=6e-4)
+    heads = page.locator("table.scores thead th").all_inner_texts()
+    assert heads == ["#", "demonstration", "lasso", "total effect"]
+    assert page.locator(".cell").count() == 0
 
 
 def test_a_check_that_fails_is_said_first(opened, explanation):

@@ -15,7 +15,8 @@ from iclens.explorer import page as page_module
 from iclens.explorer.app import build_app
 from iclens.explorer.ask import Ask
 from iclens.explorer.runs_view import Runs
-from iclens.explorer.snapshot import snapshot
+from iclens.explorer.snapshot import question_snapshot
+from iclens.explorer.viewed import Kept
 from iclens.lens.model.loading import LensModel
 from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
@@ -154,7 +155,7 @@ def asked_of(asked):
 
 def test_a_saved_page_of_512_tokens_opens_from_a_disk(long_model, browser, tmp_path):
     ask = Ask.read(asked_of({**long_question(128, 1), "off": [1]}))
-    data = snapshot(long_model, ask)
+    data = question_snapshot(Kept(long_model).of(ask), ask)
     assert data["glance"]["n_tokens"] >= 512
     assert data["heads"]
     written = page_module.saved(data)

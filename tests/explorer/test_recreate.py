@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 
 import pytest
 import torch
+from tests.explorer.conftest import CHAT
 
 import iclens
-from iclens import bundled
 from iclens.cli.main import main
 from iclens.explorer import recreate
 from iclens.explorer.ask import Ask
@@ -98,23 +97,8 @@ def test_a_changed_prompt_does_not_tell_what_it_was_written_from(model, asked):
         assert asked["prompt"] == prompt
 
 
-@pytest.fixture(scope="module")
-def chatting(tmp_path_factory):
-    """The bundled model with a chat template of its words."""
-    folder = tmp_path_factory.mktemp("models") / "chatting"
-    shutil.copytree(bundled.path(), folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    settings["chat_template"] = (
-        "{% for m in messages %}{% if m.role == 'user' %}it is {% endif %}{{ m.content }} {% endfor %}"
-    )
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    return load(str(folder))
-
-
 def test_a_chat_is_the_same_tokens_on_the_page_in_the_command_and_in_python(chatting, tmp_path, monkeypatch):
-    contents = ["cat is", "vux .", "plum is", "nef .", "horse is"]
-    messages = [{"role": "assistant" if i % 2 else "user", "content": said} for i, said in enumerate(contents)]
-    ask = Ask.read({"messages": messages, "answers": ["vux", "nef"], "off": [1]}, chatting.tokenizer)
+    ask = Ask.read({"messages": CHAT, "answers": ["vux", "nef"], "off": [1]}, chatting.tokenizer)
     seen = glance(viewed(chatting, ask), Ask.read(ask.to_document(), chatting.tokenizer))
     words = words_of(seen["command"], tmp_path)
     monkeypatch.chdir(tmp_path)

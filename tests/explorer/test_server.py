@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from tests.explorer.conftest import CHAT
 
 import iclens
 from iclens.cli.explore import Explore
@@ -78,6 +79,22 @@ def test_what_is_measured_without_a_demonstration_is_the_model_on_the_shorter_te
         assert one["log_probability"] == pytest.approx(other.log_probability, abs=1e-5)
     rerun = iclens.explain(model, TEXT, answers=ANSWERS, rerun_text=True).sources[1].rerun_margin_change
     assert measured["margin_change"] == pytest.approx(rerun, abs=1e-5)
+
+
+def test_a_chat_stays_the_chat_that_it_is_and_its_blocks_are_not_edited(chat, chatting):
+    asked = {**chat.example, "off": [1]}
+    status, seen = chat.ask("glance", asked)
+    assert status == 200
+    own = iclens.explain(chatting, CHAT, answers=ANSWERS)
+    assert [token["text"] for token in seen["tokens"]] == [token.text for token in own.tokens]
+    assert seen["margin"] == pytest.approx(own.margin, abs=1e-5)
+    blocks = asked["demonstrations"]
+    edits = [{"demonstrations": ["dog is vux .", *blocks[1:]]}, {"demonstrations": blocks[:1], "off": []}]
+    for edit in (*edits, {"query": "it is dog is"}, {"instruction": "it is"}):
+        status, found = chat.ask("glance", {**asked, **edit})
+        assert status == 422
+        assert found["error"].startswith("This prompt is a chat, whose messages cannot be edited")
+    assert chat.ask("glance", asked) == (200, seen)
 
 
 def test_all_demonstrations_may_be_off(served):

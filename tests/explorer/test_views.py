@@ -10,9 +10,10 @@ from iclens.bounds import generalization_bounds, measured_gap
 from iclens.dual import DualModel
 from iclens.explorer.ask import Ask
 from iclens.explorer.bound_view import bound_view
-from iclens.explorer.glance import begin, glance, read_answers
-from iclens.explorer.head_view import Common, head_view
+from iclens.explorer.glance import glance
+from iclens.explorer.head_view import head_view
 from iclens.explorer.layers_view import layers_view, principal
+from iclens.explorer.viewed import Kept
 from iclens.kernels import SignedLog
 from iclens.kernels.softcapped import SoftcappedKernel
 from iclens.lens.prompt.prompt import Prompt
@@ -24,6 +25,12 @@ TEXT = "cat is vux .\n\napple is nef .\n\ndog is vux .\n\nhorse is"
 ANSWERS = ("vux", "nef", "zup")
 
 
+def seen(view, model, document):
+    """A view of a question, from a lens of its own."""
+    ask = Ask.read(document)
+    return view(Kept(model).of(ask), ask)
+
+
 @pytest.fixture
 def asked():
     return {"text": TEXT, "answers": list(ANSWERS)}
@@ -31,7 +38,7 @@ def asked():
 
 @pytest.mark.parametrize(("layer", "head"), [(0, 1), (3, 0)])
 def test_a_head_is_the_dual_model_of_its_captured_attention(model, asked, layer, head):
-    view = head_view(model, Ask.read({**asked, "layer": layer, "head": head}))
+    view = seen(head_view, model, {**asked, "layer": layer, "head": head})
     tokenized = tokenize(Prompt.from_text(TEXT), model.tokenizer)
     record = capture(model, tokenized.input_ids[None]).records[layer]
     q, k, v = (x[0, head].double() for x in (record.q[..., -1:, :], record.k, record.v))
@@ -68,26 +75,26 @@ MANY = ["cat", "dog", "plum", "saw", "horse", "nef", "zup", "blick", "vux"]
 )
 def test_a_heads_pulls_are_its_cells_of_the_maps(model, given):
     ask = Ask.read({"text": TEXT, **given})
-    seen = glance(model, ask)
-    common = Common.of(model, ask)
-    explanation = iclens.explain(model, prompt=TEXT, answers=ask.answers or None, answer=ask.answer)
-    size = max(abs(value) for row in seen["by_layer_and_head"] for value in row)
+    viewed = Kept(model).of(ask)
+    shown = glance(viewed, ask)
+    explanation = iclens.explain(model, TEXT, answers=ask.answers or None, answer=ask.answer)
+    size = max(abs(value) for row in shown["by_layer_and_head"] for value in row)
     assert size > 1e-3
     for layer, head in [(0, 1), (3, 0)]:
-        view = head_view(model, replace(ask, layer=layer, head=head), common)
+        view = head_view(viewed, replace(ask, layer=layer, head=head))
         pulls = [one["pull"] for one in view["demonstrations"]]
-        for cells in (seen["demonstrations"], explanation.to_dict()["demonstrations"]):
+        for cells in (shown["sources"], explanation.to_dict()["sources"]):
             own = [one["by_layer_and_head"][layer][head] for one in cells]
             assert pulls == pytest.approx(own, rel=1e-9, abs=1e-6 * size)
-        assert sum(pulls) == pytest.approx(seen["by_layer_and_head"][layer][head], abs=1e-6 * size)
-        assert view["initial"]["pull"] == float(common.initial[layer, head])
+        assert sum(pulls) == pytest.approx(shown["by_layer_and_head"][layer][head], abs=1e-6 * size)
+        assert view["initial"]["pull"] == float(viewed.pulls[layer, head, -1])
     elsewhere = sum(token.gradient_step for token in explanation.tokens if token.part is None)
-    assert float(common.initial.sum()) == pytest.approx(elsewhere, abs=1e-5 * size)
+    assert float(viewed.pulls[..., -1].sum()) == pytest.approx(elsewhere, abs=1e-5 * size)
 
 
 def test_what_the_positives_say_sums_to_the_heads_pulls(model, asked):
-    view = head_view(model, Ask.read({**asked, "layer": 3, "head": 0}))
-    chosen = view["readings"].index(iclens.explain(model, prompt=TEXT, answers=ANSWERS).answer)
+    view = seen(head_view, model, {**asked, "layer": 3, "head": 0})
+    chosen = view["readings"].index(iclens.explain(model, TEXT, answers=ANSWERS).answer)
     for i, one in enumerate(view["demonstrations"]):
         said = torch.tensor([pair["pulls"] for pair in view["pairs"] if pair["part"] == i]).sum(0)
         others = torch.cat([said[:chosen], said[chosen + 1 :]])
@@ -103,25 +110,26 @@ def test_what_the_positives_say_sums_to_the_heads_pulls(model, asked):
     ],
 )
 def test_the_answers_that_are_read_out_have_the_explained_one_among_them(model, given, read):
-    view = head_view(model, Ask.read({"text": TEXT, **given, "layer": 0, "head": 0}))
+    view = seen(head_view, model, {"text": TEXT, **given, "layer": 0, "head": 0})
     assert view["readings"] == read
 
 
 @pytest.mark.parametrize("given", [{"answers": [], "answer": "nef"}, {"answers": ["vux nef", "vux zup"]}])
 def test_where_answers_tell_nothing_apart_likely_tokens_are_read_out_too(model, given):
     ask = Ask.read({"text": TEXT, **given, "layer": 0, "head": 0})
-    begun = begin(model, ask)
-    wanted = read_answers(model, begun, 6)
-    candidates = [candidate.text for candidate in begun.candidates]
+    viewed = Kept(model).of(ask)
+    answered = viewed.lens.answered
+    wanted = viewed.read_answers(6)
+    candidates = [candidate.text for candidate in answered.candidates]
     assert list(wanted)[: len(candidates)] == candidates
-    likely = {token.token_id for token in likeliest(model.tokenizer, begun.first.logits[0], 4)}
+    likely = {token.token_id for token in likeliest(model.tokenizer, answered.next_logits, 4)}
     assert likely <= set(wanted.values())
     assert len(wanted) == len(candidates) + len(likely - {wanted[text] for text in candidates})
-    assert any(len(set(pair["pulls"])) > 1 for pair in head_view(model, ask)["pairs"])
+    assert any(len(set(pair["pulls"])) > 1 for pair in head_view(viewed, ask)["pairs"])
 
 
 def test_training_pairs_are_the_heaviest_tokens_of_demonstrations(model, asked):
-    view = head_view(model, Ask.read({**asked, "layer": 2, "head": 0}))
+    view = seen(head_view, model, {**asked, "layer": 2, "head": 0})
     weights = [pair["weight"] for pair in view["pairs"]]
     assert weights == sorted(weights, reverse=True)
     assert {pair["part"] for pair in view["pairs"]} == {0, 1, 2}
@@ -133,19 +141,19 @@ def test_training_pairs_are_the_heaviest_tokens_of_demonstrations(model, asked):
 )
 def test_a_head_that_is_not_there_is_refused(model, asked, layer, head, said):
     with pytest.raises(iclens.UserError, match=said):
-        head_view(model, Ask.read({**asked, "layer": layer, "head": head}))
+        seen(head_view, model, {**asked, "layer": layer, "head": head})
 
 
 @pytest.mark.parametrize(
     "answers", [["vux", "nef", "zup"], [], ["vux nef", "zup"]], ids=["three", "none", "several tokens"]
 )
 def test_the_layers_sum_to_the_margin_and_end_at_the_models_answer(model, answers):
-    view = layers_view(model, Ask.read({"text": TEXT, "answers": answers}))
-    explanation = iclens.explain(model, prompt=TEXT, answers=answers or None)
+    view = seen(layers_view, model, {"text": TEXT, "answers": answers})
+    explanation = iclens.explain(model, TEXT, answers=answers or None)
     parts = [value for layer in view["layers"] for value in layer.values()]
     assert sum(parts) + view["embedding"] + view["bias"] == pytest.approx(explanation.margin, rel=1e-4)
     steps = sum(layer["gradient_step"] for layer in view["layers"])
-    assert steps == pytest.approx(sum(effect.gradient_step for effect in explanation.demonstrations), rel=1e-6)
+    assert steps == pytest.approx(sum(effect.gradient_step for effect in explanation.sources), rel=1e-6)
     last = view["states"][-1]["probabilities"]
     known = {token.text.strip(): token.probability for token in explanation.next_tokens}
     for one, probability in zip(view["answers"], last, strict=True):
@@ -187,10 +195,10 @@ def test_views_of_a_model_with_other_norms_and_grouped_heads():
         max_position_embeddings=64,
     )
     model = LensModel.wrap(LlamaForCausalLM(config).double().eval(), tokenizer, "llama")
-    ask = Ask.read({"text": TEXT, "answers": ["vux", "nef"], "layer": 1, "head": 3})
-    assert head_view(model, ask)["residual"] < 1e-12
-    view = layers_view(model, ask)
-    explanation = iclens.explain(model, prompt=TEXT, answers=["vux", "nef"])
+    asked = {"text": TEXT, "answers": ["vux", "nef"], "layer": 1, "head": 3}
+    assert seen(head_view, model, asked)["residual"] < 1e-12
+    view = seen(layers_view, model, asked)
+    explanation = iclens.explain(model, TEXT, answers=["vux", "nef"])
     parts = [value for layer in view["layers"] for value in layer.values()]
     assert sum(parts) + view["embedding"] + view["bias"] == pytest.approx(explanation.margin, abs=1e-10)
     scores = [candidate.probability for candidate in explanation.candidates]
@@ -199,7 +207,7 @@ def test_views_of_a_model_with_other_norms_and_grouped_heads():
 
 @pytest.mark.parametrize(("layer", "head"), [(0, 1), (3, 0)])
 def test_the_bound_is_theorem_3_2_for_the_heads_dual(model, asked, layer, head):
-    view = head_view(model, Ask.read({**asked, "layer": layer, "head": head}))["bound"]
+    view = seen(head_view, model, {**asked, "layer": layer, "head": head})["bound"]
     tokenized = tokenize(Prompt.from_text(TEXT), model.tokenizer)
     record = capture(model, tokenized.input_ids[None]).records[layer]
     q, k, v = (x[0, head].double() for x in (record.q[..., -1:, :], record.k, record.v))

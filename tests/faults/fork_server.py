@@ -42,8 +42,7 @@ def prepare() -> None:
     # Every process is worth its start here, and every step a checkpoint.
     workers._SECONDS_PER_WORKER = 1e-6
     sweep.train = partial(sweep.train, checkpoint_seconds=0.0)
-    RECIPES._loaded = True
-    RECIPES._entries["fault-dice"] = dice()
+    RECIPES.register("fault-dice")(dice())
 
 
 def dice():

@@ -136,12 +136,9 @@ def _table(folder: Path) -> None:
 
 
 def _read_table(folder: Path) -> dict[str, Any]:
-    entries = RECIPES._entries
-    RECIPES._entries = {**entries, "coin": Coin()}
-    try:
+    with RECIPES.restored():
+        RECIPES.register("coin")(Coin())
         kept = reproduction.stored(folder)
-    finally:
-        RECIPES._entries = entries
     return {} if kept is None else {"table": kept.document()}
 
 

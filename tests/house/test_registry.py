@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -41,6 +42,16 @@ def test_a_name_belongs_to_one_thing():
     with pytest.raises(ValueError, match="the shape 'square' is registered already"):
         shapes.register("square")(object())
     assert shapes["square"] is square
+
+
+def test_a_thing_stands_in_for_another_as_long_as_it_is_asked_to():
+    shapes = Registry[str]("shape", "iclens.tests.shapes")
+    shapes.register("square")("square")
+    with suppress(ZeroDivisionError), shapes.replaced("square", "drawn"), shapes.replaced("circle", "drawn too"):
+        assert (shapes["square"], shapes["circle"]) == ("drawn", "drawn too")
+        raise ZeroDivisionError
+    assert list(shapes) == ["square"]
+    assert shapes["square"] == "square"
 
 
 def test_an_unknown_name_is_answered_with_the_closest_and_all_known_ones():

@@ -22,26 +22,43 @@ def printed(explanation: Explanation, width: int = 80, encoding: str = "utf-8", 
     return raw.getvalue().decode(encoding)
 
 
-@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize("width", [80, 100, 160])
 def test_it_fits_the_terminal_and_says_every_number(width):
     explanation = make(12, 200)
-    effects = tuple(replace(effect, rerun_margin_change=effect.path / 3) for effect in explanation.demonstrations)
-    explanation = replace(explanation, demonstrations=effects)
+    effects = tuple(
+        replace(effect, rerun_margin_change=effect.path / 3, scores={"lasso": effect.path / 7})
+        for effect in explanation.sources
+    )
+    names = ("gradient_step", "path", "knock_out", "rerun", "lasso")
+    explanation = replace(explanation, sources=effects, scores=names)
     text = printed(explanation, width)
     assert max(map(len, text.splitlines())) <= width
     for effect in effects:
-        row = next(line for line in text.splitlines() if re.match(rf"\s+{effect.index}  Text:", line))
-        for value in (effect.gradient_step, effect.path, effect.rerun_margin_change):
-            assert signed(value) in row
-        assert signed(effect.knock_out.margin_change) in row
+        row = next(line for line in text.splitlines() if re.match(rf"\s+{effect.index}  Te", line))
+        for name in names:
+            assert signed(effect.score(name)) in row
         assert signed(effect.knock_out.log_probability_change) in row
     for residual in explanation.residuals:
         assert scientific(residual.value) in text
     for other in explanation.others:
         assert signed(other.path) in text
+    for test in explanation.faithfulness:
+        assert f"{signed(test.margin_drop)} (top {test.k})" in text
+    (group,) = explanation.group_knock_outs
+    assert all(signed(value) in text for value in (group.margin, group.margin_change, group.log_probability_change))
     words = " ".join(text.split())
     assert explanation.margin_definition in words
     assert explanation.notes[0] in words
+
+
+def test_only_scores_that_were_computed_have_a_column():
+    explanation = make()
+    effects = tuple(replace(effect, path=None, knock_out=None) for effect in explanation.sources)
+    text = printed(replace(explanation, sources=effects, scores=("gradient_step",), agreement=(), group_knock_outs=()))
+    heading, *rest = text.split("Demonstrations")[1].split("The rest of the prompt")[0].splitlines()
+    assert "direct" in rest[0]
+    assert not any(word in " ".join(rest) for word in ("total", "knock", "(log p)", "removed"))
+    assert heading.endswith("+ supports the answer, − opposes it")
 
 
 def test_demonstrations_stand_from_the_strongest_support():
@@ -86,8 +103,13 @@ def test_terminals_without_unicode(encoding):
 def test_bars_are_as_long_as_their_numbers():
     explanation = make(3, 30)
     values = [2.0, 1.0, -0.5]
-    effects = tuple(
-        replace(effect, gradient_step=v) for effect, v in zip(explanation.demonstrations, values, strict=True)
-    )
-    text = printed(replace(explanation, demonstrations=effects, candidates=()))
+    effects = tuple(replace(effect, gradient_step=v) for effect, v in zip(explanation.sources, values, strict=True))
+    text = printed(replace(explanation, sources=effects, candidates=()))
     assert [len(bar) for bar in re.findall("█+", text)] == [8, 4, 2]
+    # They show the first of the scores, which orders the rows too.
+    text = printed(replace(explanation, sources=effects[::-1], scores=("path",), candidates=()))
+    largest = max(abs(effect.path) for effect in effects)
+    ordered = sorted(effects, key=lambda effect: -effect.path)
+    eighths = [int(64 * abs(effect.path) / largest + 0.5) // 8 for effect in ordered]
+    found = re.findall(r"^ +\d+  .*?(█*)[▏▎▍▌▋▊▉]? *$", text, re.M)
+    assert [len(bar) for bar in found] == eighths

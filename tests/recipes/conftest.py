@@ -9,7 +9,8 @@ from iclens.recipes.contract import RECIPES
 
 
 @pytest.fixture
-def registered(monkeypatch):
+def registered():
     """The coin among the recipes, for one test."""
-    list(RECIPES)
-    monkeypatch.setattr(RECIPES, "_entries", {**RECIPES._entries, "coin": Coin()})
+    with RECIPES.restored():
+        RECIPES.register("coin")(Coin())
+        yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from iclens.recipes import lab_runs
 from iclens.recipes.contract import silent
 from iclens.recipes.lab_runs import final_error, runs_at_once, train_all
 from iclens.training.config import RunConfig
@@ -36,11 +35,10 @@ def test_longer_prompts_train_fewer_at_once_and_never_none():
 
 
 @pytest.mark.parametrize("most", [1, 2])
-def test_runs_are_the_same_however_many_train_at_once_and_keep_their_order(monkeypatch, most):
+def test_runs_are_the_same_however_many_train_at_once_and_keep_their_order(most):
     configs = [config(seed, n_context) for n_context in (3, 4) for seed in (5, 1, 3)]
     together = train_all(configs, silent)
-    monkeypatch.setattr(lab_runs, "_MOST_RUNS", most)
-    apart = train_all(configs, silent)
+    apart = train_all(configs, silent, most_runs=most)
     for one, other, asked in zip(together, apart, configs, strict=True):
         assert one.config == other.config == asked
         assert one.tensors.keys() == other.tensors.keys()
@@ -49,9 +47,8 @@ def test_runs_are_the_same_however_many_train_at_once_and_keep_their_order(monke
         assert final_error(one) == pytest.approx(final_error(other), rel=1e-10)
 
 
-def test_progress_ends_with_all_steps_done(monkeypatch):
-    monkeypatch.setattr(lab_runs, "_MOST_RUNS", 2)
+def test_progress_ends_with_all_steps_done():
     told: list[tuple[int, int]] = []
-    train_all([config(seed) for seed in range(3)], lambda done, total, _: told.append((done, total)))
+    train_all([config(seed) for seed in range(3)], lambda done, total, _: told.append((done, total)), 2)
     assert told[-1] == (15, 15)
     assert [done for done, _ in told] == sorted(done for done, _ in told)

@@ -24,44 +24,42 @@ def single_precision():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.fixture
-def trainings(monkeypatch):
-    """Training replaced by fresh weights; the list holds the recipes that were asked for."""
-    asked = []
+class Fresh:
+    """Gives fresh weights instead of trained ones, and keeps the recipes that were asked for."""
 
-    def train(recipe, advance):
-        asked.append(recipe)
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, recipe, advance):
+        self.asked.append(recipe)
         return TrainedLearner(build_model(TINY).eval(), recipe, (), (1.0,), 0.0)
 
-    monkeypatch.setattr(learners, "train", train)
-    return asked
 
-
-def test_a_deep_learner_is_trained_once_and_loaded_afterwards(tmp_path, trainings):
-    first = learners.deep_learner(3, tmp_path / "new" / "folder", quiet)
-    again = learners.deep_learner(3, tmp_path / "new" / "folder", quiet)
-    assert trainings == [BundledRecipe(n_layers=3)]
+def test_a_deep_learner_is_trained_once_and_loaded_afterwards(tmp_path):
+    fresh = Fresh()
+    first, again = (learners.deep_learner(3, tmp_path / "new" / "folder", quiet, trained=fresh) for _ in range(2))
+    assert fresh.asked == [BundledRecipe(n_layers=3)]
     assert first.n_layers == 3
     for name, value in first.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name])
     assert [file.name for file in (tmp_path / "new" / "folder").iterdir()] == ["learner-3-layers"]
 
 
-def test_training_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_training_that_fails_leaves_nothing(tmp_path):
     def train(recipe, advance):
         raise UserError("stage 1 was not mastered")
 
-    monkeypatch.setattr(learners, "train", train)
     with pytest.raises(UserError, match="not mastered"):
-        learners.deep_learner(3, tmp_path, quiet)
+        learners.deep_learner(3, tmp_path, quiet, trained=train)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_is_refused_before_training(tmp_path, trainings):
+def test_a_folder_that_cannot_be_is_refused_before_training(tmp_path):
+    fresh = Fresh()
     (tmp_path / "file").write_text("kept")
     with pytest.raises(UserError, match="cannot write"):
-        learners.deep_learner(3, tmp_path / "file", quiet)
-    assert trainings == []
+        learners.deep_learner(3, tmp_path / "file", quiet, trained=fresh)
+    assert fresh.asked == []
 
 
 def test_the_chain_learner_starts_from_the_bundled_one_and_is_kept_with_its_recipe(tmp_path):
@@ -78,11 +76,12 @@ def test_the_chain_learner_starts_from_the_bundled_one_and_is_kept_with_its_reci
 
 
 @pytest.mark.parametrize("name", list(STUDIES))
-def test_every_study_draws_the_prompts_that_it_describes(name, tmp_path, trainings, monkeypatch):
-    original = attribution_studies.chain_learner
-    monkeypatch.setattr(
-        attribution_studies, "chain_learner", lambda folder, progress: original(folder, progress, QUICK)
-    )
+def test_every_study_draws_the_prompts_that_it_describes(name, tmp_path):
+    # Studies take learners that are kept already.
+    if name.startswith("deep-"):
+        learners.deep_learner(int(name.removeprefix("deep-")), tmp_path, quiet, trained=Fresh())
+    if name == "two-hops-trained":
+        learners.chain_learner(tmp_path, quiet, QUICK)
     study = STUDIES[name]
     setting = Setting("bundled", tmp_path, 5, 12, 0)
     lens_model, cases = study.make(setting, quiet)

@@ -9,8 +9,10 @@ import pytest
 from tests.recipes.coin import Coin, planted
 
 from iclens.errors import UserError
-from iclens.recipes.contract import RECIPES, Preset
+from iclens.recipes.contract import Preset
+from iclens.recipes.dual_descent import DualDescent
 from iclens.recipes.parts import PartStore, work_key
+from iclens.recipes.random_features import FeatureSettings, RandomFeatures
 from iclens.recipes.reproduce import Order, reproduce, reproduce_all
 from iclens.recipes.reproduction import TABLE, stored
 from iclens.recipes.table import Table
@@ -132,15 +134,23 @@ def test_a_part_is_written_whole_or_not_at_all(tmp_path):
     assert store.load({"seed": 0}) is None
 
 
-def test_numbers_do_not_depend_on_the_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr("iclens.recipes.reproduce.worth_starting", lambda workers, seconds: workers)
+# Worth several processes, as they say, and done in a moment.
+
+
+class FewFeatures(RandomFeatures):
+    quick = Preset(FeatureSettings(n_seeds=2, n_features=(10, 100), logit_scales=(1.0,)), seconds=1000)
+
+
+class FewSteps(DualDescent):
+    quick = Preset(dataclasses.replace(DualDescent.quick.settings, n_seeds=2), seconds=1000)
+
+
+def test_numbers_do_not_depend_on_the_processes(tmp_path):
     tables = []
     for jobs in (1, 2):
         orders = []
-        for name in ("ren-liu-figs-6-8", "ren-liu-fig-3-left"):
-            small = dataclasses.replace(RECIPES[name].quick.settings, n_seeds=2)
-            monkeypatch.setattr(type(RECIPES[name]), "quick", Preset(small, seconds=1))
-            orders.append(Order(RECIPES[name], "quick", tmp_path / f"{name}-{jobs}"))
+        for recipe in (FewFeatures(), FewSteps()):
+            orders.append(Order(recipe, "quick", tmp_path / f"{recipe.id}-{jobs}"))
             orders[-1].folder.mkdir()
         shares = []
         outcomes = list(
@@ -153,11 +163,13 @@ def test_numbers_do_not_depend_on_the_processes(tmp_path, monkeypatch):
     assert len(tables[0]) == 2
 
 
-def test_what_watches_the_clock_runs_last_and_in_this_process(tmp_path, monkeypatch):
-    monkeypatch.setattr("iclens.recipes.reproduce.worth_starting", lambda workers, seconds: workers)
-    monkeypatch.setattr(Coin, "alone", lambda self, part, settings: True)
-    clocked = planted()
-    orders = [Order(clocked, "quick", tmp_path / "clocked"), Order(RECIPES["ren-liu-fig-3-left"], "quick", tmp_path)]
+def test_what_watches_the_clock_runs_last_and_in_this_process(tmp_path):
+    class Clocked(Coin):
+        def alone(self, part, settings):
+            return True
+
+    clocked = Clocked()
+    orders = [Order(clocked, "quick", tmp_path / "clocked"), Order(FewSteps(), "quick", tmp_path)]
     orders[0].folder.mkdir()
     outcomes = list(reproduce_all(orders, write_atomically, jobs=2))
     assert [outcome.order for outcome in outcomes] == orders[::-1]

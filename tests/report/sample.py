@@ -10,7 +10,6 @@ from iclens.lens.explanation import (
     Agreement,
     Candidate,
     Cost,
-    DemonstrationEffect,
     Explanation,
     Faithfulness,
     KnockOut,
@@ -18,6 +17,7 @@ from iclens.lens.explanation import (
     NextToken,
     OtherPart,
     Residual,
+    SourceEffect,
     Token,
 )
 
@@ -50,7 +50,16 @@ def make(
         )
         knocked = KnockOut((i,), 2.0, draw.gauss(0, 0.1), draw.gauss(0, 0.01))
         effects.append(
-            DemonstrationEffect(i, "".join(words), len(words), strength, strength * 1.2, knocked, None, heads)
+            SourceEffect(
+                i,
+                "".join(words),
+                words[-1].strip(),
+                len(words),
+                strength,
+                strength * 1.2,
+                knocked,
+                by_layer_and_head=heads,
+            )
         )
     for word in ["Text:", *(" " + draw.choice(WORDS) for _ in range(max(1, n_tokens - len(tokens) - 2))), "\nMood:"]:
         tokens.append(Token(word, None, "query", draw.gauss(0, 0.1), draw.gauss(0, 0.2)))
@@ -67,9 +76,10 @@ def make(
             for i, (text, lp) in enumerate(zip(labels, [-0.07, -3.1, -12.5], strict=True))
         ),
         answer="calm",
+        answer_log_probability=-0.07,
         margin=4.321,
         margin_definition="The logit of the answer 'calm' minus the mean logit of 'storm', 'trade'.",
-        demonstrations=tuple(effects),
+        sources=tuple(effects),
         others=(
             OtherPart("special", 0.4, 3.1),
             OtherPart("separator", 0.06, -0.12),
@@ -77,14 +87,15 @@ def make(
             OtherPart("biases", None, -1.4),
         ),
         residuals=(
-            Residual("attention recomputed against the model's own", 2.1e-7, 1e-5),
-            Residual("duals against attention", 1.4e-7, 1e-5),
-            Residual("parts against the margin", 3.3e-7, 1e-5),
+            Residual("attention recomputed against the model's own", 2.1e-7, 1e-5, "capture"),
+            Residual("duals against attention", 1.4e-7, 1e-5, "dual_models"),
+            Residual("parts against the margin", 3.3e-7, 1e-5, "path"),
         ),
         agreement=(
             Agreement("gradient_step", "path", 0.93, 0.75, 4),
             Agreement("gradient_step", "knock_out", None, 0.5, 4),
         ),
+        scores=("gradient_step", "path", "knock_out"),
         group_knock_outs=(KnockOut((0, 3), 1.2, 3.1, 0.4),),
         faithfulness=(Faithfulness("gradient_step", 0.47, 5.2, 3, 64), Faithfulness("path", None, 5.0, 3, 64)),
         notes=("Token 7 ('calm') lies across demonstration 1 and demonstration 2; it counts as demonstration 2.",),
@@ -105,7 +116,7 @@ def odd(text: str) -> Explanation:
         candidates=tuple(replace(entry, text=text, tokens=(text,)) for entry in base.candidates),
         answer=text,
         margin_definition=text,
-        demonstrations=tuple(replace(effect, text=text) for effect in base.demonstrations),
+        sources=tuple(replace(effect, text=text, label=text) for effect in base.sources),
         others=tuple(replace(other, name=text) for other in base.others),
         residuals=tuple(replace(residual, name=text) for residual in base.residuals),
         agreement=tuple(replace(pair, first=text, second=text) for pair in base.agreement),

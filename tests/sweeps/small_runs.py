@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from iclens.sweeps.index import Index
 from iclens.sweeps.result import Result
 
 
@@ -52,3 +53,8 @@ def add(store, seed=0, **changes):
     config = SmallConfig(seed, **changes)
     store.add(config, tensors_of(seed), metrics_of(seed), result_of())
     return config.key()
+
+
+def index_of(folder):
+    """The index of the store in a folder."""
+    return Index(folder / "index.sqlite")

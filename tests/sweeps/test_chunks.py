@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.training.tiny_runs import tiny
 
-from iclens.sweeps import chunks
 from iclens.sweeps.chunks import bytes_per_run, groups, plan
 from iclens.training.ensemble import Ensemble
 
@@ -46,7 +45,7 @@ def test_one_run_is_trained_whatever_the_cap():
     assert plan([tiny(), tiny(seed=1)], 1, steps=1).size == 1
 
 
-def test_the_size_with_the_least_time_a_run_is_taken(monkeypatch):
+def test_the_size_with_the_least_time_a_run_is_taken():
     """Stacking pays up to four runs on this machine, and no larger size is tried once one is much worse."""
     cost = {1: 1.0, 2: 1.2, 4: 1.6, 8: 4.0, 16: 4.0}
     tried = []
@@ -55,16 +54,14 @@ def test_the_size_with_the_least_time_a_run_is_taken(monkeypatch):
         tried.append(len(configs))
         return cost[len(configs)]
 
-    monkeypatch.setattr(chunks, "_seconds", seconds)
-    found = plan([tiny(seed=seed) for seed in range(16)], 2**40)
+    found = plan([tiny(seed=seed) for seed in range(16)], 2**40, seconds=seconds)
     assert tried == [1, 2, 4, 8]
     assert (found.size, found.seconds) == (4, pytest.approx(1.6))
     assert found.measured == {size: cost[size] / size for size in tried}
 
 
-def test_the_last_size_tried_is_the_largest_allowed(monkeypatch):
-    monkeypatch.setattr(chunks, "_seconds", lambda configs, device, steps: 1.0)
-    found = plan([tiny(seed=seed) for seed in range(11)], 2**40)
+def test_the_last_size_tried_is_the_largest_allowed():
+    found = plan([tiny(seed=seed) for seed in range(11)], 2**40, seconds=lambda *_: 1.0)
     assert sorted(found.measured) == [1, 2, 4, 8, 11]
     assert found.size == 11
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.sweeps.small_runs import SmallConfig, add, metrics_of, result_of, tensors_of
+from tests.sweeps.small_runs import SmallConfig, add, index_of, metrics_of, result_of, tensors_of
 
 from iclens.errors import UserError
 from iclens.sweeps.result import Result
@@ -209,7 +209,7 @@ def test_ten_thousand_runs_are_listed(tmp_path):
     keys = [f"{number:016x}" for number in range(10_000)]
     for key in keys:
         (tmp_path / "runs" / key).mkdir()
-    store._index.insert((0, key, config, result, "0" * 64) for key in keys)
+    index_of(store.path).insert((0, key, config, result, "0" * 64) for key in keys)
     again = Store(tmp_path)
     assert again.notes == []
     assert [row.key for row in again.rows()] == keys

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.sweeps.small_runs import add
+from tests.sweeps.small_runs import add, index_of
 
 from iclens.errors import UserError
 from iclens.sweeps import run_folder
@@ -110,7 +110,7 @@ def test_an_index_that_says_something_else_is_found_and_corrected(tmp_path):
     key = add(store)
     other = Store(tmp_path / "other")
     config, result, digest = run_folder.summary(tmp_path / "runs" / key)
-    other._catalogue.index.insert([(1, key, config.replace('"seed": 0', '"seed": 9'), result, digest)])
+    index_of(other.path).insert([(1, key, config.replace('"seed": 0', '"seed": 9'), result, digest)])
     shutil.copy(tmp_path / "other" / "index.sqlite", tmp_path / "index.sqlite")
     for left in tmp_path.glob("index.sqlite-*"):
         left.unlink()

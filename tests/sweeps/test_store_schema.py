@@ -6,6 +6,8 @@ the seeds 5, 2 and 9, added in that order by a machine whose clock was set back 
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import multiprocessing
 import os
 import shutil
@@ -15,10 +17,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.sweeps.small_runs import SmallConfig, add, metrics_of, result_of, tensors_of
+from tests.sweeps.small_runs import SmallConfig, add, index_of, metrics_of, result_of, tensors_of
 
 from iclens.errors import UserError
+from iclens.sealed import sealed
 from iclens.sweeps import index, run_folder
+from iclens.sweeps.index import Index
 from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
 from iclens.training.metric import Metric
@@ -119,7 +123,7 @@ def test_a_process_killed_in_the_middle_of_a_migration_leaves_the_old_index(old)
 
 def test_a_store_of_schema_1_that_cannot_be_written_is_read_from_its_folders(old, monkeypatch):
     folder, files = old
-    monkeypatch.setattr("iclens.sweeps.store._writable", lambda path: False)
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: mode != os.W_OK)
     store = Store(folder, create=False)
     assert store.read_only
     assert store.keys() == set(KEYS)
@@ -150,13 +154,12 @@ def test_a_schema_is_newer_only_if_its_seal_says_so(tmp_path):
             store.load(key).metrics()
 
 
-def test_a_newer_schema_is_refused_and_not_touched(tmp_path, monkeypatch):
-    key = add(Store(tmp_path))
-    with monkeypatch.context() as newer:
-        newer.setattr(index, "SCHEMA", 3)
-        newer.setattr(run_folder, "SCHEMA", 3)
-        newer.setitem(index.MIGRATIONS, 2, lambda db, folder: None)
-        other = add(Store(tmp_path), 1)
+def test_a_newer_schema_is_refused_and_not_touched(tmp_path):
+    key, other = (add(Store(tmp_path), seed) for seed in (0, 1))
+    Index(tmp_path / "index.sqlite", schema=3, migrations={2: lambda db, folder: None}).migrate()
+    file = tmp_path / "runs" / other / "checksums.json"
+    newer = sealed(json.loads(file.read_text()) | {"schema": 3})
+    file.write_text(json.dumps(newer, indent=1) + "\n")
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     with pytest.raises(UserError, match=r"written by a newer iclens \(store schema 3; .* up to 2\): update iclens"):
         Store(tmp_path)
@@ -170,20 +173,20 @@ def test_a_newer_schema_is_refused_and_not_touched(tmp_path, monkeypatch):
     assert {key, other} <= set(os.listdir(tmp_path / "runs"))
 
 
-def test_an_older_schema_is_migrated_or_refused(tmp_path, monkeypatch):
+def test_an_older_schema_is_migrated_or_refused(tmp_path):
     key = add(Store(tmp_path))
-    monkeypatch.setattr(index, "SCHEMA", 3)
-    with pytest.raises(UserError, match=r"store schema 2, which this iclens cannot bring to 3"):
-        Store(tmp_path)
     seen = []
-    monkeypatch.setitem(
-        index.MIGRATIONS, 2, lambda db, folder: seen.append((folder, *db.execute("SELECT key FROM runs")))
-    )
-    store = Store(tmp_path)
+    newer = Index(index_of(tmp_path).path, schema=3, migrations={})
+    assert newer.state() == "older"
+    with pytest.raises(UserError, match=r"store schema 2, which this iclens cannot bring to 3"):
+        newer.migrate()
+    assert (index_of(tmp_path).state(), newer.state()) == ("ours", "older")
+    steps = {2: lambda db, folder: seen.append((folder, *db.execute("SELECT key FROM runs")))}
+    newer = dataclasses.replace(newer, migrations=steps)
+    newer.migrate()
     assert seen == [(tmp_path, (key,))]
-    assert store.notes == ["the store was brought to this version's schema."]
-    assert Store(tmp_path).notes == []
-    assert Store(tmp_path).keys() == {key}
+    assert newer.state() == "ours"
+    assert newer.keys() == {key}
 
 
 # Clocks.
@@ -199,7 +202,7 @@ def test_a_clock_that_jumps_changes_no_order(tmp_path, ends):
     assert [row.result.number for row in store.rows()] == [1, 2, 3]
     (tmp_path / "index.sqlite").unlink()
     assert [row.key for row in Store(tmp_path).rows()] == keys
-    store._index.delete(keys[:2])
+    index_of(store.path).delete(keys[:2])
     assert [row.key for row in Store(tmp_path).rows()][1:] == keys[:2]
     assert [row.key for row in Store(tmp_path, rebuild=True).rows()] == keys
 

@@ -9,13 +9,15 @@ import pickle
 import resource
 import shutil
 import signal
+import sqlite3
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
-from tests.sweeps.small_runs import SmallConfig, add, result_of, tensors_of
+from tests.sweeps.small_runs import SmallConfig, add, index_of, result_of, tensors_of
 
 from iclens.errors import UserError
 from iclens.sweeps import run_folder
@@ -79,7 +81,7 @@ def test_a_run_that_another_process_has_placed_and_not_yet_listed_is_there_for_w
 def test_repair_lists_what_has_no_row(tmp_path):
     store = Store(tmp_path)
     key = add(store)
-    store._index.delete([key])
+    index_of(store.path).delete([key])
     assert [problem.kind for problem in store.verify(repair=True)] == ["unlisted"]
     assert store.verify() == []
     assert store.keys() == {key}
@@ -191,7 +193,8 @@ def test_a_disk_that_is_full_for_the_index_loses_no_run(tmp_path):
     store = Store(tmp_path)
     add(store)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with store._index._connected() as db:  # held open: the row then goes to a file beside the index, which must grow
+    # Held open: the row then goes to a file beside the index, which must grow.
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as db:
         db.execute("SELECT * FROM runs").fetchall()
         beside = tmp_path / "index.sqlite-wal"
         insert = Index.insert
@@ -216,7 +219,7 @@ def test_a_read_only_store_is_read_and_not_written():
     try:
         store = Store(folder)
         keys = [add(store, seed) for seed in (0, 1)]
-        store._index.delete([keys[1]])
+        index_of(store.path).delete([keys[1]])
         (folder / "runs" / keys[0] / "model.safetensors").chmod(0o644)
         folder.chmod(0o755)
         os.seteuid(65534)

@@ -89,19 +89,17 @@ def test_a_plan_needs_no_store():
     assert (prepared.n_runs, prepared.n_present) == (3, 0)
 
 
-def test_a_given_chunk_is_taken_and_workers_share(monkeypatch, tmp_path):
+def test_a_given_chunk_is_taken_and_workers_share():
     configs = configs_of(7)
     assert [len(part) for part in prepare(configs, None, chunk=3).chunks] == [3, 3, 1]
-    monkeypatch.setattr("iclens.sweeps.chunks._seconds", lambda configs, device, steps: 1.0)
-    assert [len(part) for part in prepare(configs, None).chunks] == [7]
-    assert [len(part) for part in prepare(configs, None, workers=2).chunks] == [4, 3]
+    assert [len(part) for part in prepare(configs, None, measure=lambda *_: 1.0).chunks] == [7]
+    assert [len(part) for part in prepare(configs, None, workers=2, measure=lambda *_: 1.0).chunks] == [4, 3]
 
 
-def test_the_cap_of_memory_is_shared_among_workers(monkeypatch):
-    monkeypatch.setattr("iclens.sweeps.chunks._seconds", lambda configs, device, steps: 1.0)
+def test_the_cap_of_memory_is_shared_among_workers():
     each = sweep.plan(configs_of(1), 1, steps=1).bytes_per_run
     for workers, size in ((1, 4), (2, 2), (4, 1)):
-        prepared = prepare(configs_of(8), None, memory=4 * each, workers=workers)
+        prepared = prepare(configs_of(8), None, memory=4 * each, workers=workers, measure=lambda *_: 1.0)
         assert {len(part) for part in prepared.chunks} == {size}
 
 
@@ -166,8 +164,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path, size_after, monkeyp
     assert store.keys() == {one.key() for one in configs[:2]}
     assert checkpoint_path(store, configs[2:4]).exists()
 
-    monkeypatch.setattr("iclens.sweeps.chunks._seconds", lambda chunk, *_: 1.0 if len(chunk) <= size_after else 1e3)
-    prepared = prepare(configs, store)
+    prepared = prepare(configs, store, measure=lambda chunk, *_: 1.0 if len(chunk) <= size_after else 1e3)
     sizes = {1: [2, 1, 1], 2: [2, 2], 3: [2, 2]}
     assert [len(part) for part in prepared.chunks] == sizes[size_after]
     assert [one.key() for one in prepared.chunks[0]] == [one.key() for one in configs[2:4]]

@@ -12,7 +12,6 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from iclens.errors import UserError
-from iclens.tasks import sentences
 from iclens.tasks.sentence_words import ADJECTIVES, NOUNS, PLACES, VERBS
 from iclens.tasks.sentences import generate_sentences
 
@@ -233,7 +232,6 @@ def test_impossible_requests_are_refused(arguments, message):
         generate_sentences(*arguments)
 
 
-def test_exhausted_words_are_noticed(monkeypatch):
-    monkeypatch.setattr(sentences, "_PATIENCE", 1)  # the first repetition counts as the end
+def test_exhausted_words_are_noticed():
     with pytest.raises(UserError, match="fewer than 20000 different examples of rte"):
-        generate_sentences("rte", 4, 20_000)
+        generate_sentences("rte", 4, 20_000, patience=1)  # the first repetition counts as the end

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iclens.errors import UserError
-from iclens.training import config_file
 from iclens.training.config import RunConfig
 from iclens.training.config_file import parse_value, presets, read_config, toml_text
 from iclens.training.dotted_paths import assign, flatten, join_path, remove, split_path
@@ -164,14 +163,13 @@ def test_a_broken_override_is_quoted(tmp_path, override, message):
         read_config(tmp_path / "run.toml", [override])
 
 
-def test_presets_are_found_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(config_file, "PRESETS", tmp_path)
+def test_presets_are_found_by_name(tmp_path):
     (tmp_path / "linear-small.toml").write_text("seed = 4\n")
     (tmp_path / "notes.txt").write_text("")
-    assert presets() == ["linear-small"]
-    assert read_config("linear-small", ["seed=5"]) == {"seed": 5}
+    assert presets(tmp_path) == ["linear-small"]
+    assert read_config("linear-small", ["seed=5"], tmp_path) == {"seed": 5}
     with pytest.raises(UserError, match=r"no preset 'linear-smal'\. Did you mean 'linear-small'\?"):
-        read_config("linear-smal")
+        read_config("linear-smal", folder=tmp_path)
 
 
 @pytest.mark.parametrize("name", presets())

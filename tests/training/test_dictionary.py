@@ -7,7 +7,6 @@ from iclens.errors import UserError
 from iclens.models.dictionary import DictionaryModel
 from iclens.tasks.dictionary import Dictionary
 from iclens.tasks.dictionary_optimum import excess, optimum, population_loss
-from iclens.training import dictionary_gradient
 from iclens.training.dictionary import DictionaryTrainer, DictionaryTraining
 from iclens.training.dictionary_gradient import Gradient, Moments, floor_operations
 from iclens.training.dictionary_rates import floor, lazy_excess, one_head_floor, rate, zeta
@@ -31,13 +30,12 @@ def filled(model):
 
 @pytest.mark.parametrize("chunk", [1, 400, 2**20])
 @pytest.mark.parametrize("n_prompt", [1, 4, 10])
-def test_the_gradient_by_hand_is_autograds(monkeypatch, chunk, n_prompt):
-    monkeypatch.setattr(dictionary_gradient, "_CHUNK", chunk)
+def test_the_gradient_by_hand_is_autograds(chunk, n_prompt):
     dictionary = drawn(n_prompt=n_prompt)
     model = filled(made(dictionary, heads=[5, 3, 1]))
     labels = dictionary.sample_labels([torch.Generator().manual_seed(seed) for seed in range(3)], 11)
     moments = Moments.of_batch(labels, n_prompt)
-    gradient = Gradient(model, n_prompt)
+    gradient = Gradient(model, n_prompt, most_scores=chunk)
     a_hat = gradient(moments)
     torch.testing.assert_close(a_hat, model.weights(n_prompt))
     shown = model.tokens[:, None, :n_prompt].expand(-1, 11, -1, -1)

@@ -144,10 +144,9 @@ def test_training_in_another_thread_minds_no_signals():
     assert_identical(found, train([tiny()]))
 
 
-def test_metrics(monkeypatch):
-    monkeypatch.setattr(training, "_LOSS_POINTS", 10)
+def test_metrics():
     config = tiny(training={"steps": 22, "evaluate_every": 10})
-    (run,) = train([config])
+    (run,) = train([config], loss_points=10)
     losses = [(step, value) for step, name, prefix, value in run.metrics if name == "loss"]
     assert [step for step, _ in losses] == [*range(2, 23, 2)]
     ensemble = Ensemble([config])
@@ -193,14 +192,15 @@ def test_a_diverged_run_is_recorded_as_it_is_alone(beside):
     assert seen[-1] == (60 if beside else run.diverged_at + 1)
 
 
-def test_progress_is_reported_about_a_hundred_times(monkeypatch):
-    assert training._LOSS_POINTS == 100
-    monkeypatch.setattr(training, "_LOSS_POINTS", 10)
+def test_progress_is_reported_about_a_hundred_times():
     seen = []
+    train([tiny(training={"steps": 200})], advance=lambda *told: seen.append(told))
+    assert [step for step, *_ in seen] == list(range(2, 201, 2))
+    seen.clear()
     train([tiny(seed=0), tiny(seed=1)], advance=lambda *told: seen.append(told))
     assert [(step, total) for step, total, _ in seen] == [(step, 6) for step in range(1, 7)]
     seen.clear()
-    (run,) = train([tiny(training={"steps": 25})], advance=lambda *told: seen.append(told))
+    (run,) = train([tiny(training={"steps": 25})], advance=lambda *told: seen.append(told), loss_points=10)
     assert len(seen) == 25 // 2 + 1
     assert [loss for _, _, loss in seen] == [value for _, name, _, value in run.metrics if name == "loss"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from iclens.features.correlation import correlation
 from iclens.kernels import Kernel, SignedLog
 
-_BLOCK_ELEMENTS = 2**22
+BLOCK_ELEMENTS = 2**22
 """Most numbers held at once in one block (32 MiB in float64)."""
 
 
@@ -45,18 +45,19 @@ def weighted_sum(
     k: Float[Tensor, "*batch n_key d"],
     directions: Float[Tensor, "*batch_v n_key d_v"],
     weights: Float[Tensor, "*batch_w n_row n_key"],
+    block_elements: int = BLOCK_ELEMENTS,
 ) -> WeightedSum:
     """A = Σ_i weights_i directions_i φ(k_i)ᵀ/‖φ(k_i)‖ through its Gram matrix, a block of rows and keys at a time.
 
-    Time O(n_row · n_key² · d_v).
+    Time O(n_row · n_key² · d_v); `block_elements` is the most numbers in a block.
     """
     leading = torch.broadcast_shapes(k.shape[:-2], directions.shape[:-2], weights.shape[:-2]).numel()
     n_key, d_v = directions.shape[-2:]
     leading = max(1, leading)
-    rows = max(1, _BLOCK_ELEMENTS // (leading * n_key * d_v))
+    rows = max(1, block_elements // (leading * n_key * d_v))
     parts = []
     for chunk in weights.split(rows, -2):
-        block = max(1, _BLOCK_ELEMENTS // (leading * max(n_key, chunk.shape[-2] * d_v)))
+        block = max(1, block_elements // (leading * max(n_key, chunk.shape[-2] * d_v)))
         # (..., row, key, d_v): what each row is trained on.
         weighted = chunk.unsqueeze(-1) * directions.unsqueeze(-3)
         moment, norms, targets = k.new_zeros(()), [], []

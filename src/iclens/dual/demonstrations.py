@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 
-_PRODUCT_ELEMENTS = 2**22
+MOST_PRODUCTS = 2**22
 """Most weight × value products formed at once when batches group their keys differently (32 MiB in float64)."""
 
 
@@ -72,11 +72,21 @@ class Groups:
         return Groups(torch.where(keys < n, keys, -1), n)
 
     def sum_values(
-        self, weights: Float[Tensor, "*batch n_query n_key"], v: Float[Tensor, "*batch_v n_key d_v"]
+        self,
+        weights: Float[Tensor, "*batch n_query n_key"],
+        v: Float[Tensor, "*batch_v n_key d_v"],
+        *,
+        most_products: int = MOST_PRODUCTS,
     ) -> Float[Tensor, "*out n_query n_demonstrations d_v"]:
-        """Σ_{i in demonstration g} weights[t, i] · v[i], for every query t and demonstration g."""
+        """Σ_{i in demonstration g} weights[t, i] · v[i], for every query t and demonstration g.
+
+        Args:
+            weights: one for every query and key.
+            v: values.
+            most_products: weight × value products that are formed at once when batches group their keys differently.
+        """
         if self.ids.ndim > 1:
-            return self._scatter(weights, v)
+            return self._scatter(weights, v, most_products)
         # Keys sorted by demonstration, those of none cut off: one pass, however many demonstrations there are.
         sizes = self.ids[self.ids >= 0].bincount(minlength=self.n_demonstrations)
         order = self.ids.argsort(stable=True)[len(self.ids) - int(sizes.sum()) :]
@@ -99,13 +109,13 @@ class Groups:
         return self.sum_values(weights, weights.new_ones(weights.shape[-1], 1)).squeeze(-1)
 
     def _scatter(
-        self, weights: Float[Tensor, "*batch n_query n_key"], v: Float[Tensor, "*batch_v n_key d_v"]
+        self, weights: Float[Tensor, "*batch n_query n_key"], v: Float[Tensor, "*batch_v n_key d_v"], most_products: int
     ) -> Float[Tensor, "*out n_query n_demonstrations d_v"]:
         leading = torch.broadcast_shapes(weights.shape[:-2], v.shape[:-2], self.ids.shape[:-1])
         n_query, (n_key, d_v) = weights.shape[-2], v.shape[-2:]
         # Keys outside all demonstrations go to one more slot, which is cut off.
         slots = torch.where(self.ids < 0, self.n_demonstrations, self.ids)
-        rows = max(1, _PRODUCT_ELEMENTS // max(1, leading.numel() * n_key * d_v))
+        rows = max(1, most_products // max(1, leading.numel() * n_key * d_v))
         parts = []
         for start in range(0, n_query, rows):
             chunk = weights[..., start : start + rows, :]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iclens.kernels import Kernel, SignedLog
 
-_BLOCK_ELEMENTS = 2**22
+MOST_ENTRIES = 2**22
 """Most entries of the Gram matrix that are held at once (32 MiB in float64)."""
 
 
@@ -19,6 +19,7 @@ def _scaled_rows(
     k: Float[Tensor, "*batch n_key d"],
     columns: Bool[Tensor, "*batch_c n_key"],
     cost_per_entry: int,
+    most_entries: int,
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Blocks of rows of k(k_i, k_j)/e^{m_i} over the columns j that count, entries in [−1, 1], and m_i.
 
@@ -26,7 +27,7 @@ def _scaled_rows(
     rest vanish.
     """
     n_key = k.shape[-2]
-    rows = max(1, _BLOCK_ELEMENTS // max(1, k.shape[:-2].numel() * n_key * cost_per_entry))
+    rows = max(1, most_entries // max(1, k.shape[:-2].numel() * n_key * cost_per_entry))
     for start in range(0, n_key, rows):
         block = slice(start, start + rows)
         log_abs, sign = kernel.log(k[..., block, :], k)
@@ -43,13 +44,16 @@ def pair_sum(
     v: Float[Tensor, "*batch_v n_key d_v"],
     left: Bool[Tensor, "*batch_l n_row n_key"],
     right: Bool[Tensor, "*batch_r n_row n_key"],
+    *,
+    most_entries: int = MOST_ENTRIES,
 ) -> SignedLog:
     """Σ_{i in left, j in right} v_iᵀv_j k(k_i, k_j), (..., n_row).
 
-    The Gram matrix is never formed whole. Time O(n_key² (d + d_v + n_row)), memory O(n_key · n_row).
+    The Gram matrix is never formed whole. Time O(n_key² (d + d_v + n_row)), memory O(n_key · n_row), a block of
+    at most `most_entries` at a time.
     """
     terms, scales = [], []
-    for block, gram, log_scale in _scaled_rows(kernel, k, right.any(-2), 1):
+    for block, gram, log_scale in _scaled_rows(kernel, k, right.any(-2), 1, most_entries):
         products = gram * (v[..., block, :] @ v.mT)
         terms.append((right.to(v.dtype) @ products.mT) * left[..., block])
         scales.append(log_scale)
@@ -66,6 +70,8 @@ def prediction_cosines(
     v: Float[Tensor, "*batch_v n_key d_v"],
     at: Bool[Tensor, "*batch_l n_row n_key"],
     trained_on: Bool[Tensor, "*batch_r n_row n_key"],
+    *,
+    most_entries: int = MOST_ENTRIES,
 ) -> tuple[Float[Tensor, "*out n_row n_key"], Float[Tensor, "*out n_row"]]:
     """Cosines of f(k_i) = Σ_{j in trained_on} v_j k(k_j, k_i) with v_i, and the length of the sum of f's unit vectors.
 
@@ -74,7 +80,8 @@ def prediction_cosines(
     """
     cosines, unit_sum = [], v.new_zeros(())
     positives = torch.nn.functional.normalize(v, dim=-1, eps=torch.finfo(v.dtype).tiny)
-    for block, gram, _ in _scaled_rows(kernel, k, trained_on.any(-2), max(1, trained_on.shape[-2])):
+    cost = max(1, trained_on.shape[-2])
+    for block, gram, _ in _scaled_rows(kernel, k, trained_on.any(-2), cost, most_entries):
         # (..., n_row, block, d_v): each row trains on its own keys.
         predictions = (gram.unsqueeze(-3) * trained_on.unsqueeze(-2)) @ v.unsqueeze(-3)
         units = torch.nn.functional.normalize(predictions, dim=-1, eps=torch.finfo(v.dtype).tiny)

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-_SWEEPS = 20
+SWEEPS = 20
 """Sweeps of coordinate descent before the search: fewer leave it more steps, more cost what they save."""
 
-_STEPS = 200
+STEPS = 200
 """Most steps of a search; at 20 coordinates and α from 1 to 1e-6, 29 were enough for 640 prefixes of noise."""
 
 _DAMPING = 1e4
@@ -17,7 +17,12 @@ _DAMPING = 1e4
 
 
 def solve(
-    gram: Float[Tensor, "problems d d"], moment: Float[Tensor, "problems d"], strength: Float[Tensor, " problems"]
+    gram: Float[Tensor, "problems d d"],
+    moment: Float[Tensor, "problems d"],
+    strength: Float[Tensor, " problems"],
+    *,
+    sweeps: int = SWEEPS,
+    steps: int = STEPS,
 ) -> tuple[Float[Tensor, "problems d"], Bool[Tensor, " problems"]]:
     """Minimise ½ wᵀSw − bᵀw + λ‖w‖₁ for every problem.
 
@@ -32,24 +37,26 @@ def solve(
         gram: S, symmetric and positive semi-definite.
         moment: b.
         strength: λ, positive.
+        sweeps: of coordinate descent before the search.
+        steps: most of a search.
 
     Returns:
         w, and for which problems the search ended; it may not where active columns depend on each other.
     """
-    weights, ended = _search(gram, moment, strength, _coordinate_descent(gram, moment, strength))
+    weights, ended = _search(gram, moment, strength, _coordinate_descent(gram, moment, strength, sweeps), steps)
     # Coordinate descent may have left it on many columns that depend on each other.
     again = (~ended).nonzero().squeeze(-1)
     if len(again):
         start = torch.zeros_like(weights[again])
-        weights[again], ended[again] = _search(gram[again], moment[again], strength[again], start)
+        weights[again], ended[again] = _search(gram[again], moment[again], strength[again], start, steps)
     return weights, ended
 
 
-def _search(gram: Tensor, moment: Tensor, strength: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+def _search(gram: Tensor, moment: Tensor, strength: Tensor, w: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Feature-sign search from w: the weights where it was last, and for which problems it ended."""
     weights, ended = w.clone(), torch.zeros_like(strength, dtype=torch.bool)
     left = torch.arange(len(strength), device=strength.device)
-    for _ in range(_STEPS):
+    for _ in range(steps):
         w, done = _step(gram, moment, strength, w)
         weights[left] = w
         ended[left[done]] = True
@@ -61,12 +68,12 @@ def _search(gram: Tensor, moment: Tensor, strength: Tensor, w: Tensor) -> tuple[
     return weights, ended
 
 
-def _coordinate_descent(gram: Tensor, moment: Tensor, strength: Tensor) -> Tensor:
+def _coordinate_descent(gram: Tensor, moment: Tensor, strength: Tensor, sweeps: int) -> Tensor:
     """A few sweeps from zero, (problems, d)."""
     # The problems last: every update is then one pass over contiguous memory.
     gram, residual = gram.permute(1, 2, 0).contiguous(), moment.mT.clone(memory_format=torch.contiguous_format)
     weights = torch.zeros_like(residual)
-    for _ in range(_SWEEPS):
+    for _ in range(sweeps):
         for j in range(len(weights)):
             curvature = gram[j, j]
             at_zero = residual[j] + curvature * weights[j]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from iclens.estimators.estimator import ESTIMATORS, Estimator
@@ -45,6 +45,15 @@ class Lasso(Estimator):
         require_positive(alpha=self.alpha, tol=self.tol)
         require_counts(max_iter=self.max_iter)
 
+    def search(
+        self,
+        gram: Float[Tensor, "problems d d"],
+        moment: Float[Tensor, "problems d"],
+        strength: Float[Tensor, " problems"],
+    ) -> tuple[Float[Tensor, "problems d"], Bool[Tensor, " problems"]]:
+        """Solve the problems side by side; see `feature_sign.solve`."""
+        return solve(gram, moment, strength)
+
     def prefixes(  # noqa: D102
         self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
     ) -> Float[Tensor, "*batch n_points d_y"]:
@@ -64,7 +73,7 @@ class Lasso(Estimator):
         strength = self.alpha * torch.arange(1, n, dtype=x.dtype, device=x.device)
         strength = strength.unsqueeze(-1).expand(moment.shape[:-1])
         with torch.no_grad():
-            weights, ended = solve(gram.reshape(-1, d, d), moment.reshape(-1, d), strength.reshape(-1))
+            weights, ended = self.search(gram.reshape(-1, d, d), moment.reshape(-1, d), strength.reshape(-1))
             weights, ended = weights.reshape(moment.shape), ended.reshape(strength.shape)
         if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
             weights = on_active_set(gram, moment, strength, weights.sign())

@@ -44,7 +44,7 @@ class Runs:
         """A page of the runs: settings in which they differ, how they ended, and their last metrics.
 
         Args:
-            asked: `where` (conditions parted by commas, as in `iclens runs list`), `sort` (a column), `reverse`,
+            asked: `where` (conditions separated by commas, as in `iclens runs list`), `sort` (a column), `reverse`,
                 `offset` and `limit`.
 
         Raises:

@@ -1,13 +1,10 @@
 """Plumbing with Hugging Face Transformers: what attention variants and the lens both need to stand inside a model."""
 
-from iclens.huggingface.chosen import configurations, implementation, restore
 from iclens.huggingface.deferred import DeferredMask, MaskRecipe, deferred_mask
-from iclens.huggingface.masks import as_bool
-from iclens.huggingface.registration import register
-from iclens.huggingface.terms import HARMLESS, unhandled_term
+from iclens.huggingface.handed import as_bool, unhandled_term
+from iclens.huggingface.registered import configurations, implementation, register, restore
 
 __all__ = [
-    "HARMLESS",
     "DeferredMask",
     "MaskRecipe",
     "as_bool",

@@ -8,7 +8,7 @@ one computes with it, the mask is formed for that computation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,26 +16,32 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+_NO_SKIPS = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+"""Arguments of `sdpa_mask` with which it gives a mask also where None would do."""
+
 
 @dataclass(frozen=True, eq=False)
 class MaskRecipe:
-    """How to make any rows of a mask (batch, 1, n_query, n_key); True = may attend.
-
-    Attributes:
-        arguments: those of `transformers.masking_utils.sdpa_mask`, by keyword.
-    """
+    """How to make any rows of a mask (batch, 1, n_query, n_key), True = may attend: the arguments of `sdpa_mask`."""
 
     arguments: Mapping[str, Any]
+    # The block that was asked for last: at ordinary lengths the whole mask, which every layer asks for in turn.
+    _last: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(batch, 1, n_query, n_key)."""
-        return (self.arguments["batch_size"], 1, self.arguments["q_length"], self.arguments["kv_length"])
+        return self.arguments["batch_size"], 1, self.arguments["q_length"], self.arguments["kv_length"]
 
     def rows(self, first: int, last: int) -> Bool[Tensor, "batch 1 rows n_key"]:
         """Form the rows of the queries first … last − 1."""
-        offset = self.arguments.get("q_offset", 0) + first
-        return self._made(q_length=last - first, q_offset=offset)[:, :1]
+        made = self._last.get((first, last))
+        if made is None:
+            offset = self.arguments.get("q_offset", 0) + first
+            made = self._made(q_length=last - first, q_offset=offset)
+            self._last.clear()
+            self._last[first, last] = made
+        return made
 
     def rows_at(self, positions: Int[Tensor, "_ rows"]) -> Bool[Tensor, "batch rows n_key"]:
         """Form the rows of some queries: others in each prompt of the batch, or the same in all (a leading 1)."""
@@ -53,8 +59,7 @@ class MaskRecipe:
     def _made(self, **changed: Any) -> Tensor:
         from transformers.masking_utils import sdpa_mask
 
-        skips = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-        return sdpa_mask(**(dict(self.arguments) | skips | changed))
+        return sdpa_mask(**(dict(self.arguments) | _NO_SKIPS | changed))
 
 
 class DeferredMask(Tensor):
@@ -76,10 +81,10 @@ class DeferredMask(Tensor):
         cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Pass views of the whole mask and copies to other devices on as deferred masks; form it for anything else."""
-        kwargs = kwargs or {}
-        if function in _VIEWS and isinstance(args[0], DeferredMask):
-            mask = args[0]
-            if function(torch.empty(mask.shape, device="meta"), *args[1:], **kwargs).shape == mask.shape:
+        kwargs, mask = kwargs or {}, args[0] if args else None
+        if function in _VIEWS and isinstance(mask, DeferredMask):
+            shape = function(torch.empty(mask.shape, device="meta"), *args[1:], **kwargs).shape
+            if shape == mask.shape:
                 return DeferredMask(mask.recipe, mask.device)
         if function is torch.ops.aten._to_copy.default and kwargs.get("dtype") in (None, torch.bool):
             return DeferredMask(args[0].recipe, torch.device(kwargs.get("device") or args[0].device))
@@ -90,27 +95,22 @@ _VIEWS = (torch.ops.aten.slice.Tensor, torch.ops.aten.alias.default, torch.ops.a
 
 
 def _formed(thing: Any) -> Any:
-    if not isinstance(thing, DeferredMask):
-        return thing
-    return thing.recipe.rows(0, thing.shape[2]).to(thing.device)
+    return thing.recipe.rows(0, thing.shape[2]).to(thing.device) if isinstance(thing, DeferredMask) else thing
 
 
 def deferred_mask(*args: Any, always: bool = False, **kwargs: Any) -> Tensor | None:
     """Stand in for `transformers.masking_utils.sdpa_mask`, with the same arguments, without forming the mask.
 
-    Args:
-        *args: those of `sdpa_mask`; given by position, as transformers never does, they lead to a mask that is formed.
-        always: return a mask also where None would do.
-        **kwargs: those of `sdpa_mask`. A function of the caller's own (`use_vmap`) leads to a mask that is formed.
+    Arguments by position, which transformers never gives, or a function of the caller's own (`use_vmap`) lead to a
+    mask that is formed.
 
     Returns:
-        None where `sdpa_mask` gives None: for a mask that is plainly causal, or for an encoder without padding.
-        Otherwise a `DeferredMask`.
+        Unless `always`, None where `sdpa_mask` gives None: for a mask that is plainly causal, or for an encoder without
+        padding. Otherwise a `DeferredMask`.
     """
     from transformers.masking_utils import sdpa_mask
 
-    if always:
-        kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    kwargs |= _NO_SKIPS if always else {}
     if args or kwargs.get("use_vmap", False) or torch.compiler.is_compiling():
         return sdpa_mask(*args, **kwargs)
     # Given a function that names no query and no key, transformers decides about None and forms no mask.

@@ -102,7 +102,7 @@ def explain_many(
     """
     if isinstance(prompts, str):
         raise UserError(f"the prompts are one text: give a list of prompts, or call explain(model, {prompts[:20]!r}…).")
-    check_call("explain_many", prompts, misplaced)
+    check_call("explain_many", prompts, misplaced, "prompts")
     wanted = _wanted(scores, rerun_text)
     lens_model = as_lens_model(model, tokenizer)
     lens_model.require_causal()

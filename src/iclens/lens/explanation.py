@@ -363,7 +363,7 @@ class Explanation:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not JSON: {error}") from None
         version = document.get("schema_version") if isinstance(document, dict) else None
-        if not isinstance(version, int):
+        if not isinstance(version, int) or version < 1:
             raise UserError(f"{path} is no explanation: it has no schema_version.")
         if version > SCHEMA_VERSION:
             raise UserError(
@@ -372,8 +372,9 @@ class Explanation:
             )
         try:
             return record_of(cls, _current(document))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is no explanation of schema version {version}: {error}.") from None
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise UserError(f"{path} is no explanation of schema version {version}: {reason}.") from None
 
     def __str__(self) -> str:
         return VIEWS["text"](self)
@@ -400,22 +401,32 @@ class Explanation:
 
 
 def _current(document: dict[str, Any]) -> dict[str, Any]:
-    """A document as this version writes it, but for its residuals that are no numbers, which JSON holds as null."""
-    residuals = [one | {"value": math.nan if one["value"] is None else one["value"]} for one in document["residuals"]]
-    document = document | {"residuals": residuals}
-    if document["schema_version"] == SCHEMA_VERSION:
-        return document
-    # Version 1 had `demonstrations`, no labels, and always the three scores.
-    effects = document["demonstrations"]
-    rerun = ["rerun"] if any(effect.get("rerun_margin_change") is not None for effect in effects) else []
-    # Without candidates, the likeliest next token was explained.
-    chosen = [entry["log_probability"] for entry in document["candidates"] if entry["chosen"]]
-    return document | {
-        "schema_version": SCHEMA_VERSION,
-        "sources": [effect | {"label": None} for effect in effects],
-        "scores": ["gradient_step", "path", "knock_out", *rerun],
-        "answer_log_probability": chosen[0] if chosen else math.log(document["next_tokens"][0]["probability"]),
-    }
+    """A document as this version writes it, but for its residuals that are no numbers, which JSON holds as null.
+
+    Raises:
+        ValueError: there is no score, no check or no next token, which every explanation has.
+    """
+    if document["schema_version"] != SCHEMA_VERSION:
+        # Version 1 had `demonstrations`, no labels, no short names of residuals, and always the three scores.
+        # Without candidates, the likeliest next token was explained.
+        chosen = [entry["log_probability"] for entry in document["candidates"] if entry["chosen"]]
+        effects = document["demonstrations"]
+        rerun = ["rerun"] if any(effect.get("rerun_margin_change") is not None for effect in effects) else []
+        document = document | {
+            "schema_version": SCHEMA_VERSION,
+            "sources": [effect | {"label": None} for effect in effects],
+            "scores": ["gradient_step", "path", "knock_out", *rerun],
+            "answer_log_probability": chosen[0] if chosen else math.log(document["next_tokens"][0]["probability"]),
+        }
+    for name in ("scores", "residuals", "next_tokens"):
+        if not document[name]:
+            raise ValueError(f"{name!r} is empty")
+    keys = {name: key for key, name in RESIDUALS.items()}
+    residuals = [
+        {"key": keys.get(one["name"], "")} | one | {"value": math.nan if one["value"] is None else one["value"]}
+        for one in document["residuals"]
+    ]
+    return document | {"residuals": residuals}
 
 
 def total(values: Iterable[float | None]) -> float | None:

@@ -248,17 +248,18 @@ def as_lens_model(model: Any, tokenizer: Any = None) -> LensModel:
     return wrapped
 
 
-def check_call(name: str, prompt: Any, misplaced: Sequence[Any]) -> None:
+def check_call(name: str, prompt: Any, misplaced: Sequence[Any], noun: str = "prompt") -> None:
     """Refuse what is no prompt where the prompt is due, such as a tokenizer, which came second in earlier versions.
 
     Raises:
         UserError: it shows the call that is right.
     """
-    right = f"{name}(model, prompt, answers=[...]), with tokenizer=... for a Hugging Face model"
+    right = f"{name}(model, {noun}, answers=[...]), with tokenizer=... for a Hugging Face model"
     if not isinstance(prompt, Prompt | Question | str | Iterable):
-        raise UserError(f"the prompt is a {type(prompt).__name__}: call {right}.")
+        verb = "is" if noun == "prompt" else "are"
+        raise UserError(f"the {noun} {verb} a {type(prompt).__name__}: call {right}.")
     if misplaced:
-        raise UserError(f"{name} takes a model and a prompt, and the rest by name: call {right}.")
+        raise UserError(f"{name} takes model and {noun} by place, and the rest by name: call {right}.")
 
 
 def check_sets(sets: Iterable[Iterable[int]], n_demonstrations: int) -> list[tuple[int, ...]]:

@@ -16,7 +16,6 @@ from torch import Tensor
 from iclens.lens.explanation import Candidate, Cost
 from iclens.lens.model.loading import LensModel
 from iclens.lens.read.answers import likeliest
-from iclens.lens.read.candidate_scores import score_candidates
 from iclens.lens.read.own_pass import off_by
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answer, Question
@@ -24,6 +23,7 @@ from iclens.lens.read.readout import Readout
 from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.tolerance import path_residual, tolerance_of
 from iclens.lens.read.tracing import Trace, trace
+from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.deletions import Outcome, rerun
 from iclens.lens.scores.gradient_step import GradientStep, gradient_step
 from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
@@ -217,16 +217,12 @@ class Passes:
         """The candidates' scores and what is explained, from the logits at the prompts' last tokens."""
         # Offset 0 is always read, and the least.
         logits = traced.logits[:, 0].cpu()
-        every = torch.log_softmax(logits.double(), -1)
-        several = [one for one in self.questions if one.n_answer > 1]
-        rows = [(one.tokenized.input_ids, entry.token_ids) for one in several for entry in one.answers.candidates]
-        self.forward_passes += len(rows) / len(self.questions)
-        behind = iter(score_candidates(self.lens_model, rows, self.most_tokens))
+        ids = [[entry.token_ids for entry in one.answers.candidates] for one in self.questions]
+        every, cost = score_candidates(traced, ids, self.most_tokens)
+        self.forward_passes += cost
         said: list[_Said] = []
-        for one, own, log_p, readout in zip(self.questions, logits, every, settled, strict=True):
-            entries = one.answers.candidates
-            scores = [next(behind) if one.n_answer > 1 else float(log_p[entry.token_ids[0]]) for entry in entries]
-            chosen = one.answers.choose(scores) if entries else None
+        for one, own, scores, readout in zip(self.questions, logits, every, settled, strict=True):
+            chosen = one.answers.choose(scores) if scores else None
             if readout is None:
                 readout = one.answers.readout(self.lens_model.tokenizer, own, chosen)
             said.append((() if chosen is None else one.answers.scored(scores, chosen), readout, own))

@@ -141,7 +141,7 @@ class _Printer:
 
     def _demonstrations(self) -> None:
         names = self.e.scores
-        self.heading("Demonstrations", "nats of the logit difference; + supports the answer, − opposes it")
+        self.heading("Demonstrations", "nats of logit difference; + supports the answer, − opposes it")
         columns = [">#", "demonstration"]
         for name in names:
             columns.append(">" + _COLUMNS.get(name, one_line(name.replace("_", "\n"), 24)))

@@ -102,7 +102,13 @@ def time_rows(length: int, n_pairs: int, n_heads: int, width: int, progress: Pro
     return Table(rows)
 
 
-def memory_rows(lengths: Sequence[int], n_heads: int, width: int, progress: Progress) -> Table:
+def memory_rows(
+    lengths: Sequence[int],
+    n_heads: int,
+    width: int,
+    progress: Progress,
+    peaks: Callable[[str, Sequence[int], int, int], list[float]],
+) -> Table:
     """Peaks of memory of every kernel above its start; no such column where they cannot be read.
 
     Args:
@@ -110,19 +116,30 @@ def memory_rows(lengths: Sequence[int], n_heads: int, width: int, progress: Prog
         n_heads: number of heads.
         width: of a head.
         progress: told of the kernels.
+        peaks: how they are measured, e.g. `peaks_in_a_process`.
     """
     rows: list[dict[str, Any]] = []
     for place, name in enumerate(KERNELS):
         progress(place, len(KERNELS), f"memory of {name}")
-        found = _peaks(name, sorted(lengths), n_heads, width)
+        found = peaks(name, sorted(lengths), n_heads, width)
         rows += [
             {"kernel": name, "length": n, "mebibytes": mib} for n, mib in zip(sorted(lengths), found, strict=False)
         ]
     return Table(rows or [{"kernel": "none"}])
 
 
-def _peaks(name: str, lengths: Sequence[int], n_heads: int, width: int) -> list[float]:
-    """Peaks in MiB of forward and backward passes, ascending, in one new process; empty where none can be read."""
+def peaks_in_a_process(name: str, lengths: Sequence[int], n_heads: int, width: int) -> list[float]:
+    """Measure the peaks of memory of one kernel's forward and backward passes in one new process.
+
+    Args:
+        name: of the kernel.
+        lengths: numbers of tokens, ascending.
+        n_heads: number of heads.
+        width: of a head.
+
+    Returns:
+        MiB above the start, one a length; nothing where memory cannot be read.
+    """
     if not sys.platform.startswith("linux"):
         return []
     sizes = map(str, (n_heads, width, *lengths))

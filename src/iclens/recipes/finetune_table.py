@@ -108,11 +108,21 @@ class FinetuneTable(Recipe[TableSettings]):
         """Why the data or the encoder cannot be had."""
         try:
             for task in settings.tasks:
-                _data(task, settings.data, settings.preset)
-            _backbone(settings.model, PRESETS[settings.preset].layers)
+                self.data(task, settings)
+            self.backbone(settings)
         except UserError as error:
             return f"The data or the encoder are missing here: {error}"
         return ""
+
+    def data(self, task: str, settings: TableSettings) -> TaskData:
+        """Load or generate the examples of a task."""
+        return _data(task, settings.data, settings.preset)
+
+    def backbone(self, settings: TableSettings) -> Backbone:
+        """Load the encoder."""
+        return _backbone(settings.model, PRESETS[settings.preset].layers)
+
+    trained = staticmethod(train)
 
     def parts(self, settings: TableSettings) -> list[Part]:
         """One a task and row, with all its seeds."""
@@ -122,13 +132,12 @@ class FinetuneTable(Recipe[TableSettings]):
         """Scores and metrics of every seed, also on halves of the validation examples."""
         task, row = str(part["task"]), ROWS[str(part["row"])]
         preset = PRESETS[settings.preset]
-        data = _data(task, settings.data, settings.preset)
-        backbone = _backbone(settings.model, preset.layers)
+        data, backbone = self.data(task, settings), self.backbone(settings)
         run_settings = dataclasses.replace(preset.settings, n_steps=settings.steps)
         rows: list[dict[str, Any]] = []
         for seed in range(settings.n_seeds):
             progress(seed, settings.n_seeds, f"{data.title}, {row.name}")
-            made = train(backbone, data, row, seed, run_settings, self.device(settings))
+            made = self.trained(backbone, data, row, seed, run_settings, self.device(settings))
             score = sum(made.scores.values()) / len(made.scores)
             named = {"title": data.title, "kind": row.kind, "generated": data.generated, "diverged": made.diverged}
             rows.append({"seed": seed, "score": score, **named, **made.scores})

@@ -9,25 +9,26 @@ from iclens.sweeps.chunks import groups
 from iclens.training.config import RunConfig
 from iclens.training.loop import TrainedRun, train
 
-_MOST_RUNS = 64
+MOST_RUNS = 64
 """Runs trained at once; the small models of recipes gain from every one of them."""
 
 _MOST_NUMBERS = 2**19
 """Numbers in one residual stream of all runs at once: a step on more of them costs more a run than on fewer."""
 
 
-def train_all(configs: Sequence[RunConfig], progress: Progress) -> list[TrainedRun]:
+def train_all(configs: Sequence[RunConfig], progress: Progress, most_runs: int = MOST_RUNS) -> list[TrainedRun]:
     """Train runs, those of one shape together, as many at once as make a step on one of them cheap.
 
     Args:
         configs: the runs.
         progress: told of the steps done, over all runs.
+        most_runs: trained at once, however small they are.
     """
     trained: dict[str, TrainedRun] = {}
     total = sum(one.training.steps for one in configs)
     done = 0
     for group in groups(configs):
-        chunk = runs_at_once(group[0])
+        chunk = min(most_runs, runs_at_once(group[0]))
         for start in range(0, len(group), chunk):
             part = group[start : start + chunk]
 
@@ -49,7 +50,7 @@ def runs_at_once(config: RunConfig) -> int:
     task, training = config.make_task(), config.training
     width = int(config.model.options.get("width", task.d + task.d_y))
     numbers = training.batch * (training.n_context + 1) * width
-    return max(1, min(_MOST_RUNS, _MOST_NUMBERS // numbers))
+    return max(1, min(MOST_RUNS, _MOST_NUMBERS // numbers))
 
 
 def final_error(run: TrainedRun, prefix: int | None = None) -> float:

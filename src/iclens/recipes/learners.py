@@ -10,13 +10,19 @@ from pathlib import Path
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel, load
 from iclens.tasks.word_tokenizer import word_tokenizer
-from iclens.training.bundled import BundledRecipe, train, write
+from iclens.training.bundled import BundledRecipe, TrainedLearner, train, write
 from iclens.training.chains import ChainRecipe, train_chains
 
 Progress = Callable[[int, int | None], None]
 
 
-def deep_learner(n_layers: int, folder: Path, progress: Progress, recipe: BundledRecipe | None = None) -> LensModel:
+def deep_learner(
+    n_layers: int,
+    folder: Path,
+    progress: Progress,
+    recipe: BundledRecipe | None = None,
+    trained: Callable[[BundledRecipe, Progress], TrainedLearner] = train,
+) -> LensModel:
     """A learner of the bundled one's task and recipe with more layers.
 
     Args:
@@ -24,12 +30,13 @@ def deep_learner(n_layers: int, folder: Path, progress: Progress, recipe: Bundle
         folder: where it is kept, as `learner-<n_layers>-layers`.
         progress: called after every training step.
         recipe: another recipe, e.g. a smaller one.
+        trained: trains a learner by a recipe.
 
     Raises:
         UserError: the folder cannot be written, or training fails.
     """
     chosen = recipe or BundledRecipe(n_layers=n_layers)
-    return _kept(folder, f"learner-{n_layers}-layers", lambda target: write(train(chosen, progress), target))
+    return _kept(folder, f"learner-{n_layers}-layers", lambda target: write(trained(chosen, progress), target))
 
 
 def chain_learner(folder: Path, progress: Progress, recipe: ChainRecipe | None = None) -> LensModel:

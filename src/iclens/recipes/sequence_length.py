@@ -13,6 +13,7 @@ from iclens.recipes.attention_cost import (
     LINEAR,
     memory_rows,
     memory_verdict,
+    peaks_in_a_process,
     slope_over_length,
     time_rows,
     time_verdict,
@@ -107,6 +108,7 @@ class SequenceLength(Recipe[LengthSettings]):
     )
     paper = Preset(LengthSettings(), seconds=1300)
     revision = 3
+    peaks = staticmethod(peaks_in_a_process)
 
     def parts(self, settings: LengthSettings) -> list[Part]:
         """One a depth, length and attention; one a length for the time; one for the memory."""
@@ -127,7 +129,7 @@ class SequenceLength(Recipe[LengthSettings]):
     def measure(self, part: Part, settings: LengthSettings, progress: Progress) -> Table:
         """Errors above the noise by seed, or times by pair and peaks of memory."""
         if part["what"] == "memory":
-            return memory_rows(settings.cost_lengths, settings.n_heads, settings.head_width, progress)
+            return memory_rows(settings.cost_lengths, settings.n_heads, settings.head_width, progress, self.peaks)
         if part["what"] == "cost":
             length = int(part["length"] or 0)
             return time_rows(length, settings.n_pairs, settings.n_heads, settings.head_width, progress)

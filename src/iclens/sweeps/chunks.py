@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,9 @@ from iclens.training.shapes import shape_key
 
 _WORSE = 1.15
 """Stop trying larger chunks once one costs so much more a run than the best."""
+
+Seconds = Callable[[Sequence[RunConfig], str, int], float]
+"""Seconds of a step of these runs together, on this device, measured over so many steps."""
 
 _BESIDE_SAVED = 1.75
 """Memory of a step over what the backward pass saves: gradients of activations and scratch space of operations."""
@@ -47,7 +50,34 @@ def groups(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     return list(found.values())
 
 
-def plan(group: Sequence[RunConfig], memory: int, *, device: str = "cpu", steps: int = 3) -> ChunkPlan:
+def seconds_per_step(configs: Sequence[RunConfig], device: str, steps: int) -> float:
+    """Measure the median time of a step of these runs trained together, after one step to warm up.
+
+    Args:
+        configs: runs of one shape.
+        device: where they train.
+        steps: how many are timed.
+    """
+    ensemble = Ensemble([_full(one) for one in configs], device)
+    ensemble.step()
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        ensemble.step()
+        if ensemble.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
+
+
+def plan(
+    group: Sequence[RunConfig],
+    memory: int,
+    *,
+    device: str = "cpu",
+    steps: int = 3,
+    seconds: Seconds = seconds_per_step,
+) -> ChunkPlan:
     """Measure chunks of 1, 2, 4, … runs and choose the one with the least time a run.
 
     Stacking pays as long as a run's own operations are too small to keep the machine busy, and stops paying when a
@@ -59,13 +89,14 @@ def plan(group: Sequence[RunConfig], memory: int, *, device: str = "cpu", steps:
         memory: the cap in bytes.
         device: where they will train.
         steps: steps timed for each size, after one to warm up.
+        seconds: how the time of a step is measured.
     """
     each = bytes_per_run(_largest(group), device)
     most = max(1, min(len(group), memory // max(each, 1)))
     measured: dict[int, float] = {}
     size = 1
     while True:
-        measured[size] = _seconds(group[:size], device, steps) / size
+        measured[size] = seconds(group[:size], device, steps) / size
         if size >= most or measured[size] > _WORSE * min(measured.values()):
             break
         size = min(2 * size, most)
@@ -105,16 +136,3 @@ def _largest(group: Sequence[RunConfig]) -> RunConfig:
 def _full(config: RunConfig) -> RunConfig:
     """The run with prompts of full length from the start: the costliest, and most of its steps."""
     return dataclasses.replace(config, curriculum=Curriculum())
-
-
-def _seconds(configs: Sequence[RunConfig], device: str, steps: int) -> float:
-    ensemble = Ensemble([_full(one) for one in configs], device)
-    ensemble.step()
-    times = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        ensemble.step()
-        if ensemble.device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from iclens.errors import UserError
-from iclens.sweeps.migrations import MIGRATIONS
+from iclens.sweeps.migrations import MIGRATIONS, Migration
 from iclens.sweeps.rows import COLUMNS, TABLE, IndexDamaged, Row, rows_of, sealed_digest, unsealed
 from iclens.sweeps.run_folder import SCHEMA, NewerSchema
 
@@ -30,9 +30,13 @@ class Index:
 
     Attributes:
         path: the file.
+        schema: the version of the table.
+        migrations: what brings the table of each older version to the next.
     """
 
     path: Path
+    schema: int = SCHEMA
+    migrations: Mapping[int, Migration] = field(default_factory=lambda: MIGRATIONS, repr=False, compare=False)
 
     def state(self, *, frozen: bool = False) -> str:
         """`new` (absent or empty), `ours` (of this schema), `older`, or `foreign` (another program's database).
@@ -54,12 +58,13 @@ class Index:
             if "runs" in tables:
                 raise IndexDamaged("its mark is not ours")
             return "foreign" if tables or application else "new"
-        if schema > SCHEMA:
+        if schema > self.schema:
             raise NewerSchema(
                 f"{self.path.parent} was written by a newer iclens (store schema {schema}; this one reads up to"
-                f" {SCHEMA}): update iclens. If no newer one did, its index is damaged: `iclens runs verify --rebuild`."
+                f" {self.schema}): update iclens. If no newer one did, its index is damaged:"
+                " `iclens runs verify --rebuild`."
             )
-        return "ours" if schema == SCHEMA else "older"
+        return "ours" if schema == self.schema else "older"
 
     def create(self) -> None:
         """Make the table in a new file; in one that has it, nothing."""
@@ -69,7 +74,7 @@ class Index:
             db.execute("BEGIN IMMEDIATE")
             db.execute(TABLE)
             db.execute(f"PRAGMA application_id = {_APPLICATION}")
-            db.execute(f"PRAGMA user_version = {SCHEMA}")
+            db.execute(f"PRAGMA user_version = {self.schema}")
             db.execute("COMMIT")
 
     def migrate(self) -> None:
@@ -81,14 +86,14 @@ class Index:
         with self._connected() as db:
             db.execute("BEGIN IMMEDIATE")
             schema = db.execute("PRAGMA user_version").fetchone()[0]
-            for step in range(schema, SCHEMA):
-                if step not in MIGRATIONS:
+            for step in range(schema, self.schema):
+                if step not in self.migrations:
                     raise UserError(
-                        f"{self.path.parent} has store schema {schema}, which this iclens cannot bring to {SCHEMA}:"
-                        " export it with the version that wrote it."
+                        f"{self.path.parent} has store schema {schema}, which this iclens cannot bring to"
+                        f" {self.schema}: export it with the version that wrote it."
                     )
-                MIGRATIONS[step](db, self.path.parent)
-            db.execute(f"PRAGMA user_version = {SCHEMA}")
+                self.migrations[step](db, self.path.parent)
+            db.execute(f"PRAGMA user_version = {self.schema}")
             db.execute("COMMIT")
 
     def keys(self) -> set[str]:

@@ -19,5 +19,8 @@ def _number_rows(db: sqlite3.Connection, _folder: Path) -> None:
     db.execute("DROP TABLE runs_1")
 
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection, Path], None]] = {1: _number_rows}
-"""Steps from an older schema to the next, by the older one's number; called with the index and the store's folder."""
+Migration = Callable[[sqlite3.Connection, Path], None]
+"""A step to the next schema, of an index and the store's folder."""
+
+MIGRATIONS: dict[int, Migration] = {1: _number_rows}
+"""Steps from an older schema to the next, by the older one's number."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from iclens.cluster import Cluster
 from iclens.errors import UserError, said
-from iclens.sweeps.chunks import ChunkPlan, groups, plan
+from iclens.sweeps.chunks import ChunkPlan, Seconds, groups, plan, seconds_per_step
 from iclens.sweeps.on_cluster import measure_on_cluster, train_on_cluster
 from iclens.sweeps.result import result_of
 from iclens.sweeps.store import UNFINISHED, Store
@@ -78,6 +78,7 @@ def prepare(
     chunk: int | None = None,
     device: str = "cpu",
     cluster: Cluster | None = None,
+    measure: Seconds = seconds_per_step,
 ) -> SweepPlan:
     """Group the runs that the store does not have, and measure how to cut the groups.
 
@@ -91,6 +92,7 @@ def prepare(
         chunk: runs trained at once, instead of a measured number.
         device: where they will train.
         cluster: the Ray cluster whose machines will; a device that this one lacks is then measured there.
+        measure: how the time of a step is measured on this machine.
 
     Raises:
         UserError: an impossible configuration, or no such cluster.
@@ -101,7 +103,8 @@ def prepare(
     chunks: list[list[RunConfig]] = []
     seconds: list[float] = []
     grouped = groups(missing)
-    for group, measured in zip(grouped, _measured(grouped, memory // workers, device, cluster), strict=True):
+    plans = _measured(grouped, memory // workers, device, cluster, measure)
+    for group, measured in zip(grouped, plans, strict=True):
         most = chunk or max(1, memory // workers // max(1, measured.bytes_per_run))
         parts, rest = _interrupted(group, store, most, configs)
         size = chunk or _shared(len(rest), measured, workers)
@@ -113,10 +116,12 @@ def prepare(
     return SweepPlan(chunks, [part[0].training.steps for part in chunks], seconds, n_present)
 
 
-def _measured(grouped: list[list[RunConfig]], memory: int, device: str, cluster: Cluster | None) -> Iterable[ChunkPlan]:
+def _measured(
+    grouped: list[list[RunConfig]], memory: int, device: str, cluster: Cluster | None, seconds: Seconds
+) -> Iterable[ChunkPlan]:
     if cluster is not None and device != "cpu":
         return measure_on_cluster(grouped, memory, cluster=cluster, device=device)
-    return (plan(group, memory, device=device) for group in grouped)
+    return (plan(group, memory, device=device, seconds=seconds) for group in grouped)
 
 
 def _interrupted(

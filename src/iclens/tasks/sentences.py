@@ -28,8 +28,8 @@ from iclens.tasks.sentence_words import ADJECTIVES, NOUNS, PLACES, VERBS, Noun, 
 ENTAILMENT, NO_ENTAILMENT = 0.0, 1.0
 """RTE's classes in GLUE's order."""
 
-_PATIENCE = 200
-"""Draws in a row without a new example after which the words count as exhausted."""
+PATIENCE = 200
+"""Draws for one example; 200 were enough wherever the words give another one."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ class Scene:
 FACTS = ("subject", "adjective", "verb", "object", "place")
 
 
-def generate_sentences(name: str, n_train: int, n_validation: int, seed: int = 0) -> TaskData:
+def generate_sentences(
+    name: str, n_train: int, n_validation: int, seed: int = 0, *, patience: int = PATIENCE
+) -> TaskData:
     """A generated task; classes and grades are balanced, no two examples are equal.
 
     Sentences of training and validation are about different pairs of nouns (`held_out`).
@@ -87,6 +89,7 @@ def generate_sentences(name: str, n_train: int, n_validation: int, seed: int = 0
         n_train: number of training examples.
         n_validation: number of validation examples.
         seed: of all draws.
+        patience: draws in a row without a new example after which the words count as exhausted.
 
     Raises:
         UserError: an unknown task, a number below 2, or more examples than the words give.
@@ -97,18 +100,18 @@ def generate_sentences(name: str, n_train: int, n_validation: int, seed: int = 0
         if n < 2:
             raise UserError(f"{n} {part} examples: generate at least 2.")
         random = Random(f"{name} {part} {seed}")
-        parts[part] = _distinct(name, n, part == "validation", random)
+        parts[part] = _distinct(name, n, part == "validation", random, patience)
     return TaskData(task, parts["train"], parts["validation"], "generated", True)
 
 
-def _distinct(name: str, n: int, validation: bool, random: Random) -> tuple[Example, ...]:
+def _distinct(name: str, n: int, validation: bool, random: Random, patience: int) -> tuple[Example, ...]:
     make, n_grades = _MAKERS[name]
     grades = [index % n_grades for index in range(n)]
     random.shuffle(grades)
     examples: list[Example] = []
     seen: set[frozenset[str]] = set()
     for grade in grades:
-        for _ in range(_PATIENCE):
+        for _ in range(patience):
             example = make(random, validation, grade)
             key = frozenset(example.texts)
             if key not in seen:

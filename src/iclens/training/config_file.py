@@ -16,7 +16,7 @@ PRESETS = Path(__file__).parent / "presets"
 """The folder of the presets: one TOML file each."""
 
 
-def read_config(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_config(source: str | Path, overrides: Sequence[str] = (), folder: Path = PRESETS) -> dict[str, Any]:
     """Plain nested values, for `RunConfig.from_dict` or `iclens.sweeps.grid.expand`.
 
     Args:
@@ -24,13 +24,14 @@ def read_config(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
         overrides: `path=value` each, applied in order, e.g. `training.learning_rate=1e-3`. The value is read as TOML
             (numbers, true, false, quoted strings, lists, tables in braces) and where it is not TOML, as a string. An
             empty value takes the key away, so that its default holds.
+        folder: where the presets are.
 
     Raises:
         UserError: no such file or preset, a file that is not TOML or JSON (with the line), a key given twice, a value
             that is neither a finite number, a string, a boolean, a list nor a table, an override without `=` or
             through something that is not a table.
     """
-    path = _located(source)
+    path = _located(source, folder)
     data = _parsed(path)
     try:
         _check_plain((), data)
@@ -52,9 +53,9 @@ def read_config(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     return data
 
 
-def presets() -> list[str]:
-    """The names of the presets, sorted."""
-    return sorted(file.stem for file in PRESETS.glob("*.toml"))
+def presets(folder: Path = PRESETS) -> list[str]:
+    """List the names of the presets in a folder, sorted."""
+    return sorted(file.stem for file in folder.glob("*.toml"))
 
 
 def parse_value(text: str) -> Any:
@@ -100,13 +101,13 @@ def _toml(value: Any) -> str:
     return repr(value)
 
 
-def _located(source: str | Path) -> Path:
+def _located(source: str | Path, folder: Path) -> Path:
     path = Path(source)
     if path.suffix.lower() in {".toml", ".json"}:
         return path
-    name, known = str(source), presets()
+    name, known = str(source), presets(folder)
     if name in known:
-        return PRESETS / f"{name}.toml"
+        return folder / f"{name}.toml"
     if path.exists():
         raise UserError(f"{path}: a configuration is a file that ends in .toml or .json.")
     hint = did_you_mean(name, known)

@@ -24,7 +24,7 @@ from iclens.models.products import fast_products
 from iclens.tasks.dictionary import Dictionary
 from iclens.tasks.dictionary_optimum import optimum, shown_moment
 
-_CHUNK = 2**20
+MOST_SCORES = 2**20
 """Attention entries of the runs handled at once: beyond, they leave the cache and a step is slower."""
 
 
@@ -76,17 +76,18 @@ class Gradient:
     Args:
         model: whose parameters are read.
         n_prompt: N.
+        most_scores: scores held at once; runs beyond them take their turn.
 
     Attributes:
         w: ∂L/∂w of the last call, shaped as `model.w`.
         Q: ∂L/∂Q, shaped as `model.Q`.
     """
 
-    def __init__(self, model: DictionaryModel, n_prompt: int) -> None:
+    def __init__(self, model: DictionaryModel, n_prompt: int, most_scores: int = MOST_SCORES) -> None:
         self.model, self.n_prompt = model, n_prompt
         self.w, self.Q = torch.zeros_like(model.w.detach()), torch.zeros_like(model.Q.detach())
         size = n_prompt * model.n_heads * model.n_tokens
-        self.chunk = max(1, min(model.n_runs, _CHUNK // size))
+        self.chunk = max(1, min(model.n_runs, most_scores // size))
         like = model.Q.detach()
         self._scores = like.new_empty(self.chunk, n_prompt * model.n_heads, model.n_tokens)
         self._work = torch.empty_like(self._scores)

@@ -22,9 +22,6 @@ from iclens.training.metric import Metric
 Advance = Callable[[int, int, float], None]
 """(steps done, steps in all, mean training loss of the runs that are alive) after every few steps."""
 
-_LOSS_POINTS = 100
-"""Points of a training curve: each is the mean loss of the steps since the last."""
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TrainedRun:
@@ -71,6 +68,7 @@ def train(
     checkpoint_seconds: float = 60.0,
     advance: Advance | None = None,
     processes: Processes | None = None,
+    loss_points: int = 100,
 ) -> list[TrainedRun]:
     """Train runs of one shape together.
 
@@ -85,11 +83,12 @@ def train(
         device: where to train.
         checkpoint: file for the unfinished state.
         checkpoint_seconds: time between two checkpoints.
-        advance: called after about every hundredth of the steps; a `KeyboardInterrupt` that it raises is an
+        advance: called with every point of the training curve; a `KeyboardInterrupt` that it raises is an
             interruption as well.
         processes: the processes that train together, each of which calls this. Only the first evaluates and reads and
             writes the checkpoint, of any number of processes; the others' runs have no errors among their metrics. A
             Ctrl-C or SIGTERM in one takes effect in all, after the same step.
+        loss_points: about so many points has the training curve; each is the mean loss of the steps since the last.
 
     Raises:
         UserError: runs that cannot train together, an impossible configuration, or a checkpoint that cannot be used.
@@ -109,7 +108,7 @@ def train(
             write_checkpoint(file, keys, Checkpoint(_state(ensemble, curves), curves.rows, seconds))
 
     settings = ensemble.first
-    every = max(1, settings.steps // _LOSS_POINTS)
+    every = max(1, settings.steps // loss_points)
     # Processes that train together have to wait for each other before they end.
     with held_interrupts(pass_on=processes is None) as interruption:
         while ensemble.step_count < settings.steps:

@@ -12,7 +12,7 @@ export function renderTokens(seen, explanation, kind, scores) {
   const values = ofTokens.map((token) => (isOwn ? token[kind] : token.part === null ? null : (scores[token.part] ?? null)));
   const most = largest(values.filter((_, i) => seen.tokens[i].part !== null)) || largest(values);
   byId("tokens-note").textContent =
-    `${isOwn ? "Each token" : "Each demonstration"} by its ${fullNameOf(kind)}; full colour is ${most.toFixed(3)} nats. ` +
+    `Coloured by ${fullNameOf(kind)}${isOwn ? "" : " of whole demonstrations"}; full colour is ${most.toFixed(3)} nats. ` +
     (isOwn ? "Point at a token for its numbers." : "The rest of the prompt has none.");
   const pieces = document.createDocumentFragment();
   let before = "";
@@ -36,5 +36,5 @@ export function renderTokens(seen, explanation, kind, scores) {
 function titleOf(part, token, ofDemonstration) {
   const own = BY_TOKEN.filter((name) => token[name] !== null).map((name) => `${nameOf(name)} ${signed(token[name])}`);
   const whole = Object.entries(ofDemonstration).filter(([, value]) => value !== null);
-  return `${part}: ${[...own, ...whole.map(([name, value]) => `${nameOf(name)} of the demonstration ${signed(value)}`)].join(", ")}`;
+  return `${part}: ${[...own, ...whole.map(([name, value]) => `of the demonstration ${nameOf(name)} ${signed(value)}`)].join(", ")}`;
 }

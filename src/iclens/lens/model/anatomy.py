@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ class Layer:
     norm_after_mlp: nn.Module | None
     norm_on_stream_after_attention: nn.Module | None
     norm_on_stream_after_mlp: nn.Module | None
+
+
+_PARTS = [field.name for field in fields(Layer) if field.name not in ("name", "module", "attention_name", "norms")]
+"""Modules of a layer to which a path of the family's with the same name leads."""
 
 
 @dataclass(frozen=True)
@@ -63,33 +67,24 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def bind(model: Any, family: Family) -> Anatomy:
-    """Find and check the modules that `family` names in `model`.
+    """Find the modules that `family` names in `model`.
 
     Raises:
         UserError: a module is missing, quantised, adapted or of a kind that is not handled exactly.
     """
-    base = model.base_model
-    trunk, _, _ = family.layers.rpartition(".")
+    base, trunk = model.base_model, family.layers.rpartition(".")[0]
     names = {module: name for name, module in model.named_modules()}
-    stack = _find(base, family.layers, family)
     layers = []
-    for layer in stack.children():
+    for layer in _find(base, family.layers, family).children():
         norms = [_find(layer, path, family, optional=True) for path in family.norms]
-        attention = _find(layer, family.attention, family)
+        parts = {part: _find(layer, getattr(family, part), family) for part in _PARTS}
         layers.append(
             Layer(
                 name=names[layer],
                 module=layer,
-                attention_name=names[attention],
-                attention=attention,
-                output=_find(layer, family.output, family) if family.causal else None,
-                mlp=_find(layer, family.mlp, family) if family.causal else None,
-                activation=_find(layer, family.activation, family) if family.causal else None,
+                attention_name=names[parts["attention"]],
                 norms=tuple(norm for norm in norms if norm is not None),
-                norm_after_attention=_find(layer, family.norm_after_attention, family),
-                norm_after_mlp=_find(layer, family.norm_after_mlp, family),
-                norm_on_stream_after_attention=_find(layer, family.norm_on_stream_after_attention, family),
-                norm_on_stream_after_mlp=_find(layer, family.norm_on_stream_after_mlp, family),
+                **parts,
             )
         )
     if not layers:
@@ -100,20 +95,17 @@ def bind(model: Any, family: Family) -> Anatomy:
             f"{type(model).__name__} has no unembedding: load the model with its language-modelling head "
             "(AutoModelForCausalLM)."
         )
-    anatomy = Anatomy(
-        base=base.get_submodule(trunk),
-        layers=tuple(layers),
-        final_norm=_find(base, family.final_norm, family, optional=True),
-        projection=_find(base, family.projection, family, optional=True),
-        head=head,
+    final_norm, projection = (
+        _find(base, path, family, optional=True) for path in (family.final_norm, family.projection)
     )
+    anatomy = Anatomy(base.get_submodule(trunk), tuple(layers), final_norm, projection, head)
     if family.causal:
         _check(anatomy, names)
     return anatomy
 
 
 def _find(root: nn.Module, path: str | None, family: Family, optional: bool = False) -> Any:
-    if path is None:
+    if not path:
         return None
     try:
         return root.get_submodule(path)
@@ -126,42 +118,32 @@ def _find(root: nn.Module, path: str | None, family: Family, optional: bool = Fa
 
 
 def _check(anatomy: Anatomy, names: dict[nn.Module, str]) -> None:
-    linear = [layer.output for layer in anatomy.layers] + [anatomy.projection, anatomy.head]
-    for module in linear:
+    read = [*(layer.output for layer in anatomy.layers), anatomy.projection, anatomy.head]
+    others = [module for module in anatomy.base.modules() if isinstance(module, nn.Linear)]
+    for module in [*read, *others]:
         if module is not None and not is_linear(module):
             raise UserError(
                 f"{names.get(module)} is a {type(module).__name__}, not a plain linear map: merge adapters and load "
                 "unquantised weights before explaining the model."
             )
-    norms = [norm for layer in anatomy.layers for norm in layer.norms]
-    norms += [anatomy.final_norm] if anatomy.final_norm is not None else []
-    # Norms of queries and keys end in the held attention weights: no bias of theirs reaches the margin.
-    known = set(norms) | {norm for layer in anatomy.layers for norm in layer.attention.modules()}
+    norms = [norm for layer in anatomy.layers for norm in (*layer.norms, anatomy.final_norm) if norm is not None]
     for norm in norms:
         is_centred(norm)
+    # Norms of queries and keys end in the held attention weights: no bias of theirs reaches the margin.
+    known = set(norms).union(*(layer.attention.modules() for layer in anatomy.layers))
     for module in anatomy.base.modules():
-        if isinstance(module, nn.Linear) and type(module) is not nn.Linear:
-            raise UserError(
-                f"{names.get(module)} is a {type(module).__name__}, not a plain linear map: merge adapters and load "
-                "unquantised weights before explaining the model."
-            )
-        if _adds_a_bias(module) and not is_linear(module) and module not in known:
+        adds_a_bias = isinstance(getattr(module, "bias", None), nn.Parameter)
+        if adds_a_bias and not is_linear(module) and module not in known:
             raise UserError(
                 f"{names.get(module)} ({type(module).__name__}) adds a bias that iclens cannot attribute: "
                 "the path would not sum to the margin."
             )
-    for layer in anatomy.layers:
-        activation = layer.activation
-        assert activation is not None
-        probe = next(anatomy.base.parameters())
-        zero = torch.zeros(1, dtype=probe.dtype, device=home_of(anatomy.base))
+    zero = torch.zeros(1, dtype=next(anatomy.base.parameters()).dtype, device=home_of(anatomy.base))
+    for activation in {layer.activation for layer in anatomy.layers if layer.activation is not None}:
         with torch.no_grad():
-            if float(type(activation).forward(activation, zero).abs().max()) != 0.0:
-                raise UserError(
-                    f"the activation {type(activation).__name__} is not zero at zero, so that σ(u)/u is no "
-                    "gate: iclens does not handle it."
-                )
-
-
-def _adds_a_bias(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "bias", None), nn.Parameter)
+            at_zero = type(activation).forward(activation, zero)
+        if bool(at_zero.any()):
+            raise UserError(
+                f"the activation {type(activation).__name__} is not zero at zero, so that σ(u)/u is no "
+                "gate: iclens does not handle it."
+            )

@@ -59,16 +59,17 @@ def why_no_config(name: str, source: str, error: Exception) -> str:
     """Why a configuration could not be loaded, in words for the user."""
     config = Path(source) / "config.json"
     if config.is_file():
+        its_config = f"the config.json of {name}"
         try:
             content = json.loads(config.read_text())
-            model_type = content.get("model_type") if isinstance(content, dict) else None
         except (OSError, ValueError, RecursionError):
-            return f"the config.json of {name} is not JSON: {first_line(error)}"
+            return f"{its_config} is not JSON: {first_line(error)}"
+        model_type = content.get("model_type") if isinstance(content, dict) else None
         if model_type is None:
-            return f"the config.json of {name} names no model_type. Supported families: {supported()}."
+            return f"{its_config} names no model_type. Supported families: {supported()}."
         if model_type not in FAMILIES:
             return unsupported(model_type)
-        return f"the config.json of {name} could not be read: {first_line(error)}"
+        return f"{its_config} could not be read: {first_line(error)}"
     if "trust_remote_code" in str(error):
         return f"{name} needs code from its repository, which iclens never runs. Supported families: {supported()}."
     return (
@@ -78,11 +79,7 @@ def why_no_config(name: str, source: str, error: Exception) -> str:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a folder that does not hold all its weights as safetensors.
-
-    Raises:
-        UserError: what is missing.
-    """
+    """Refuse a folder that does not hold all its weights as safetensors, and say what is missing."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
         return
@@ -92,9 +89,7 @@ def check_weights(folder: Path) -> None:
         if lost or not shards:
             raise UserError(f"the folder {folder} lacks the weights {lost[0] if lost else 'named in its index'}.")
         return
-    pickles = sorted(
-        file.name for pattern in PICKLES for file in folder.glob(pattern) if file.name != "training_args.bin"
-    )
+    pickles = sorted({file.name for pattern in PICKLES for file in folder.glob(pattern)} - {"training_args.bin"})
     if pickles:
         raise UserError(
             f"the folder {folder} holds only a pickle checkpoint ({pickles[0]}): loading one can run any code, so "
@@ -117,5 +112,4 @@ def _shards(index: Path) -> list[str]:
 
 def first_line(error: Exception) -> str:
     """The first line of what an error says."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

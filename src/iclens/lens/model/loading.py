@@ -41,7 +41,7 @@ class LensModel:
 
     @classmethod
     def wrap(cls, model: Any, tokenizer: Any = None, name: str | None = None) -> LensModel:
-        """A model and tokenizer that are loaded already.
+        """Take a model and a tokenizer that are loaded already.
 
         Args:
             model: a Hugging Face model of a supported family; causal ones with their language-modelling head.
@@ -54,10 +54,10 @@ class LensModel:
         config = getattr(model, "config", None)
         if not isinstance(model, nn.Module) or not hasattr(config, "model_type"):
             raise UserError(f"{type(model).__name__} is not a Hugging Face model: it has no configuration to go by.")
-        family = family_of(config)
+        family, name = family_of(config), name or getattr(model, "name_or_path", "") or type(model).__name__
         if tokenizer is not None:
             check_tokenizer(tokenizer)
-        wrapped = cls(model, tokenizer, family, name or getattr(model, "name_or_path", "") or type(model).__name__)
+        wrapped = cls(model, tokenizer, family, name)
         _ = wrapped.anatomy
         return wrapped
 
@@ -129,12 +129,10 @@ class LensModel:
     def context_length(self) -> int | None:
         """Most tokens that fit, or None when the configuration sets no limit."""
         length = getattr(self.text_config, "max_position_embeddings", None)
-        if length is None:
-            return None
         # Only this kind of rotary positions stretches beyond the length that the configuration names.
         kinds = rotary_settings(self.text_config).values()
         stretches = [rope.get("factor", 1.0) if rope.get("rope_type") == "dynamic" else 1.0 for rope in kinds]
-        return int(length * min(stretches, default=1.0))
+        return None if length is None else int(length * min(stretches, default=1.0))
 
     def require_causal(self) -> None:
         """Raise `UserError` for an encoder: it has no next token to explain."""
@@ -148,44 +146,32 @@ class LensModel:
 def rotary_settings(config: Any) -> dict[str, dict[str, Any]]:
     """The settings of rotary positions by the kind of layer, `""` where all layers have the same; empty without any."""
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {kind: one for kind, one in rope.items() if isinstance(one, dict)}
-    return kinds or ({"": rope} if rope else {})
+    return {kind: one for kind, one in rope.items() if isinstance(one, dict)} or ({"": rope} if rope else {})
 
 
 def family_of(config: Any) -> Family:
-    """The family of a configuration.
-
-    Raises:
-        UserError: the family is not supported, or this configuration of it is not.
-    """
+    """Find the family of a configuration; a `UserError` says that it is not supported, or why this one of it is not."""
     if config.model_type not in FAMILIES:
         raise UserError(unsupported(config.model_type))
+    this = f"this {config.model_type} model"
     if getattr(config, "quantization_config", None) is not None:
-        raise UserError(
-            f"this {config.model_type} model is quantised: its linear maps are not read exactly. "
-            "Load unquantised weights."
-        )
+        raise UserError(f"{this} is quantised: its linear maps are not read exactly. Load unquantised weights.")
     if getattr(config, "output_attentions", False):
         raise UserError(
             "config.output_attentions=True forces the eager attention, so that it cannot be captured: set it to False."
         )
-    family = FAMILIES[config.model_type](config)
-    text = config.get_text_config()
+    family, text = FAMILIES[config.model_type](config), config.get_text_config()
     backwards = getattr(text, "use_bidirectional_attention", None) or getattr(text, "is_causal", True) is False
     if family.causal and backwards:
         raise UserError(
-            f"this {config.model_type} model attends to later tokens (use_bidirectional_attention or is_causal=False): "
-            "iclens explains only causal attention in this family."
+            f"{this} attends to later tokens (use_bidirectional_attention or is_causal=False): iclens explains only "
+            "causal attention in this family."
         )
     return family
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse a tokenizer that cannot say which characters a token covers.
-
-    Raises:
-        UserError: it is not a fast tokenizer.
-    """
+    """Refuse a tokenizer that cannot say which characters a token covers: one that is not fast."""
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
             f"the tokenizer {type(tokenizer).__name__} gives no offsets, so that tokens cannot be assigned "
@@ -218,60 +204,43 @@ def load(
         UserError: an unknown model, an unsupported family or configuration, no safetensors weights, weights
             that do not fit, or a tokenizer without offsets; a device map without accelerate.
     """
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    source, config, family, tokenizer = _described(name)
-    split: dict[str, Any] = {}
+    source, config, built_by, tokenizer = _described(name)
+    options: dict[str, Any] = {"config": config, "dtype": dtype or torch.float32, "output_loading_info": True}
     if device_map is not None:
-        split = {"device_map": device_map if isinstance(device_map, str) else dict(device_map)}
-        if offload_folder is not None:
-            split["offload_folder"] = str(offload_folder)
         _check_split(device, device_map)
-    loader = AutoModelForCausalLM if family.causal else AutoModel
+        options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
+        if offload_folder is not None:
+            options["offload_folder"] = str(offload_folder)
     try:
         with quiet():
-            model, info = loader.from_pretrained(
-                source,
-                config=config,
-                dtype=dtype or torch.float32,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                **split,
-            )
-        model = (model if split else model.to(device)).eval()
+            model, info = built_by.from_pretrained(source, trust_remote_code=False, use_safetensors=True, **options)
+        model = (model.to(device) if device_map is None else model).eval()
     except Exception as error:
         # safetensors, size mismatches and devices each raise their own kind.
         raise UserError(f"the weights of {name} could not be loaded as safetensors: {first_line(error)}") from error
     missing = [key for key in info["missing_keys"] if "pooler" not in key]
     if missing:
         raise UserError(
-            f"the weights of {name} lack {len(missing)} tensors of a {family.name} model, first "
-            f"{sorted(missing)[0]!r}: they would be random."
+            f"the weights of {name} lack {len(missing)} tensors of a {config.model_type} model, first "
+            f"{min(missing)!r}: they would be random."
         )
     return LensModel.wrap(model, tokenizer, name)
 
 
 def outline(name: str) -> LensModel:
-    """A model without its weights: its tokenizer, its sizes and its parts, to plan work that others will do.
+    """Build a model without its weights: its tokenizer, its sizes and its parts, to plan work that others will do.
 
-    Args:
-        name: as in `load`.
-
-    Raises:
-        UserError: as in `load`, as far as it shows without the weights.
+    Refuses what `load` refuses, as far as it shows without the weights.
     """
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    _, config, family, tokenizer = _described(name)
+    _, config, built_by, tokenizer = _described(name)
     with torch.device("meta"):
-        model = (AutoModelForCausalLM if family.causal else AutoModel).from_config(config)
+        model = built_by.from_config(config)
     return LensModel.wrap(model.eval(), tokenizer, name)
 
 
-def _described(name: str) -> tuple[str, Any, Family, Any]:
-    """Where a model is, its configuration, its family and its tokenizer."""
-    from transformers import AutoConfig, AutoTokenizer
+def _described(name: str) -> tuple[str, Any, Any, Any]:
+    """Where a model is, its configuration, the class of transformers that builds it, and its tokenizer."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     source = source_of(name)
     try:
@@ -279,7 +248,7 @@ def _described(name: str) -> tuple[str, Any, Family, Any]:
     except Exception as error:
         # transformers raises whatever a damaged file leads to.
         raise UserError(why_no_config(name, source, error)) from error
-    family = family_of(config)
+    built_by = AutoModelForCausalLM if family_of(config).causal else AutoModel
     if Path(source).is_dir():
         check_weights(Path(source))
     try:
@@ -288,7 +257,7 @@ def _described(name: str) -> tuple[str, Any, Family, Any]:
         # Tokenizer classes raise whatever their missing or broken files lead to.
         raise UserError(f"the tokenizer of {name} could not be loaded: {first_line(error)}") from error
     check_tokenizer(tokenizer)
-    return source, config, family, tokenizer
+    return source, config, built_by, tokenizer
 
 
 def _check_split(device: str, device_map: str | Mapping[str, str | int]) -> None:

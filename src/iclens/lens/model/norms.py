@@ -16,11 +16,7 @@ CENTRED = ("CohereLayerNorm", "Cohere2LayerNorm", "OlmoLayerNorm", "NemotronLaye
 
 
 def is_centred(norm: nn.Module) -> bool:
-    """True when the norm subtracts the mean (LayerNorm), False when it does not (RMSNorm).
-
-    Raises:
-        UserError: the module is no normalisation that iclens knows.
-    """
+    """True when the norm subtracts the mean (LayerNorm), False when it does not (RMSNorm); others are refused."""
     name = type(norm).__name__
     if type(norm) is nn.LayerNorm or name in CENTRED:
         return True
@@ -42,43 +38,25 @@ def bias_of(norm: nn.Module) -> torch.Tensor | None:
 
 @torch.no_grad()
 def gate(norm: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """g = s w at the input x with the output y, such that y = g ⊙ centre(x) + b.
-
-    Args:
-        norm: the module.
-        x: its input (..., width).
-        y: its own output for x.
-    """
+    """g = s w at the input x (..., width) with the norm's own output y, such that y = g ⊙ centre(x) + b."""
     if isinstance(norm, nn.LayerNorm):
         # Dividing by a small x − μx would amplify rounding beside the bias, so PyTorch's own formula is used.
         scale = torch.rsqrt(x.var(-1, unbiased=False, keepdim=True) + norm.eps)
         if norm.weight is None:
             return scale.expand_as(x)
-        offset = 1.0 if type(norm).__name__ == "NemotronLayerNorm1P" else 0.0
-        return scale * (norm.weight + offset)
+        return scale * (norm.weight + (1.0 if type(norm).__name__ == "NemotronLayerNorm1P" else 0.0))
     return ratio(norm, centre(norm, x), y)
 
 
 @torch.no_grad()
 def ratio(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """y / x, and its limit where x is exactly zero.
-
-    For modules with y = x ⊙ gate(x) and nothing added. The limit is read off the module at a tiny input.
-    """
+    """y / x for modules with y = x ⊙ gate(x); where x is exactly zero its limit, read off at a tiny input."""
     zero = x == 0
     if not bool(zero.any()):
         return y / x
-    tiny = 1e-6 * x.abs().amax().clamp_min(1e-6)
-    moved = torch.where(zero, tiny, x)
+    moved = torch.where(zero, 1e-6 * x.abs().amax().clamp_min(1e-6), x)
     # The class's forward, because calling the module would run the hooks that called us.
     return torch.where(zero, type(module).forward(module, moved) / moved, y / moved)
-
-
-def held(norm: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The norm as an affine map of x, equal to its own output y and with its scale held."""
-    out = centre(norm, x) * gate(norm, x.detach(), y.detach())
-    bias = bias_of(norm)
-    return out if bias is None else out + bias
 
 
 def pull_back(norm: nn.Module, x: torch.Tensor, y: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:

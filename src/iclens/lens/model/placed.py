@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
 
 
-@contextmanager
-def at_hand(module: nn.Module | None) -> Iterator[None]:
+def at_hand(module: nn.Module | None) -> AbstractContextManager[Any]:
     """The module's own weights can be read inside, on the device where it computes.
 
     A module that accelerate keeps elsewhere until its turn (`device_map` with offloading) holds no weights between
     its calls: they are brought for the block and let go behind it. For any other module nothing happens.
     """
-    hook = getattr(module, "_hf_hook", None)
-    if hook is None:
-        yield
-        return
+    if getattr(module, "_hf_hook", None) is None:
+        return nullcontext()
     from accelerate.utils import align_module_device
 
-    with align_module_device(module):
-        yield
+    return align_module_device(module)
 
 
 def home_of(model: nn.Module) -> torch.device:
     """Where token ids go in: the device of the first weights that are held, or where the model computes."""
-    for parameter in model.parameters():
-        if parameter.device.type != "meta":
-            return parameter.device
-    device = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
+    held = [parameter.device for parameter in model.parameters() if parameter.device.type != "meta"]
+    device = held[0] if held else getattr(getattr(model, "_hf_hook", None), "execution_device", None)
     return torch.device("cpu" if device is None else device)

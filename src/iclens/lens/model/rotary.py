@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from itertools import product
 
 from iclens.lens.model.loading import LensModel, rotary_settings
 
@@ -30,21 +29,10 @@ def forget_longer_prompts(lens_model: LensModel) -> None:
     read before, and two passes over one prompt could differ.
     """
     settings = rotary_settings(lens_model.text_config)
-    dynamic = [name for name, rope in settings.items() if rope.get("rope_type") == "dynamic"]
-    if not dynamic:
-        return
-    for module in lens_model.model.modules():
+    prefixes = [f"{kind}_" if kind else "" for kind, rope in settings.items() if rope.get("rope_type") == "dynamic"]
+    for module, kind in product(lens_model.model.modules() if prefixes else (), prefixes):
         original = getattr(module, "original_max_seq_len", None)
-        if original is not None:
-            for kind in _stretched(module, dynamic, original):
-                first = getattr(module, f"{kind}original_inv_freq").to(getattr(module, f"{kind}inv_freq").device)
-                module.register_buffer(f"{kind}inv_freq", first, persistent=False)
-                setattr(module, f"{kind}max_seq_len_cached", original)
-
-
-def _stretched(module: Any, kinds: list[str], original: int) -> Iterator[str]:
-    """Prefixes of the kinds of layers whose positions are stretched now."""
-    for kind in kinds:
-        prefix = f"{kind}_" if kind else ""
-        if getattr(module, f"{prefix}max_seq_len_cached", original) > original:
-            yield prefix
+        if original is not None and getattr(module, f"{kind}max_seq_len_cached", original) > original:
+            first = getattr(module, f"{kind}original_inv_freq").to(getattr(module, f"{kind}inv_freq").device)
+            module.register_buffer(f"{kind}inv_freq", first, persistent=False)
+            setattr(module, f"{kind}max_seq_len_cached", original)

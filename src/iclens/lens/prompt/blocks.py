@@ -1,26 +1,40 @@
-"""Plain text: its blocks between blank lines, and the spaces between the query and its answer."""
+"""Plain text: whether it is Unicode, its blocks between blank lines, and the spaces between query and answer."""
 
 from __future__ import annotations
 
-import itertools
+import re
 from collections.abc import Sequence
 
+from iclens.errors import UserError
+
 _LONGEST_CUE = 80  # characters; keeps the search linear when the query repeats a long demonstration
+
+
+def half_pair(text: str) -> re.Match[str] | None:
+    """Find the first half of a surrogate pair, which no tokenizer, terminal or file can take."""
+    return re.search("[\ud800-\udfff]", text)
+
+
+def check_unicode(text: str) -> None:
+    """Refuse halves of surrogate pairs, which no tokenizer can read."""
+    half = half_pair(text)
+    if half:
+        raise UserError(
+            f"character {half.start()} of the text is half of a surrogate pair ({half[0]!a}), which no "
+            "tokenizer can read: give whole Unicode characters."
+        )
 
 
 def blocks(text: str) -> list[tuple[int, int]]:
     """Find the runs of lines that are not blank: first character, and the one after the last, without its line end."""
     found: list[tuple[int, int]] = []
-    start, end, cursor = -1, 0, 0
-    for line in itertools.chain(text.split("\n"), [""]):
-        visible = line.strip("\ufeff").strip() if cursor == 0 else line.strip()
-        if visible:
-            if start < 0:
-                start = cursor + (1 if cursor == 0 and line.startswith("\ufeff") else 0)
-            end = cursor + len(line) - (1 if line.endswith("\r") else 0)
-        elif start >= 0:
-            found.append((start, end))
-            start = -1
+    cursor = 1 if text.startswith("\ufeff") else 0
+    joined = False  # whether the line before was of a block
+    for line in text[cursor:].split("\n"):
+        if line.strip():
+            start = found.pop()[0] if joined else cursor
+            found.append((start, cursor + len(line) - line.endswith("\r")))
+        joined = bool(line.strip())
         cursor += len(line) + 1
     return found
 

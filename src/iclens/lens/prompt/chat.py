@@ -8,17 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iclens.errors import UserError
-
-
-def check_unicode(text: str) -> None:
-    """Refuse halves of surrogate pairs, which no tokenizer can read."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"character {error.start} of the text is half of a surrogate pair ({text[error.start]!a}), which no "
-            "tokenizer can read: give whole Unicode characters."
-        ) from None
+from iclens.lens.prompt.blocks import check_unicode
 
 
 def check_messages(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
@@ -34,14 +24,14 @@ def check_messages(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]
             raise UserError(f"message {i} ({message['role']}) is empty: it needs at least one visible character.")
         check_unicode(message["content"])
         chat.append({"role": message["role"], "content": message["content"]})
-    turns = chat[1:] if chat and chat[0]["role"] == "system" else chat
-    for i, message in enumerate(turns, start=len(chat) - len(turns)):
-        expected = "user" if (i - (len(chat) - len(turns))) % 2 == 0 else "assistant"
+    first = 1 if chat and chat[0]["role"] == "system" else 0
+    for i, message in enumerate(chat[first:], start=first):
+        expected = ("user", "assistant")[(i - first) % 2]
         if message["role"] != expected:
             raise UserError(f"message {i} has the role {message['role']!r} where {expected!r} is due: {right}.")
-    if len(turns) % 2 == 0:
+    if (len(chat) - first) % 2 == 0:
         raise UserError(f"the chat has no query, since its last message is not the user's: {right}.")
-    if len(turns) < 3:
+    if len(chat) - first < 3:
         raise UserError(f"the chat has no demonstration: {right}.")
     return chat
 
@@ -55,23 +45,21 @@ def render(chat: list[dict[str, str]], tokenizer: Any) -> str:
 
 
 def locate(chat: list[dict[str, str]], text: str, tokenizer: Any) -> list[tuple[int, int]]:
-    """Find every message in the rendered text: its first character, and the one after its last.
+    """Find every message in the rendered text, by a rendering with markers in place of messages: start and end.
 
-    Two renderings are enough where the template writes every message as it stands, or every one without the spaces
-    around it; elsewhere there is one for each message.
-
-    Raises:
-        UserError: the template drops or repeats a message, or writes others differently because of it.
+    One is enough where the template writes every message as it stands, or every one without the spaces around it;
+    elsewhere there is one for each message, which the template must write once, and others alike.
     """
     everything = text + "".join(message["content"] for message in chat)
     marker = next(m for m in (f"QXZ{i}N" for i in itertools.count(10**8)) if m not in everything)
     markers = [f"{marker}{i}ZXQ" for i in range(len(chat))]
     rendered = render([{**message, "content": m} for message, m in zip(chat, markers, strict=True)], tokenizer)
-    if re.findall(marker + "[0-9]+ZXQ", rendered) == markers:
-        between = re.split(marker + "[0-9]+ZXQ", rendered)
+    # Pieces between the messages and, at odd places, the messages.
+    pieces = re.split(f"({marker}[0-9]+ZXQ)", rendered)
+    if pieces[1::2] == markers:
         contents = [message["content"] for message in chat]
         for written in (contents, [content.strip() for content in contents]):
-            pieces = [*itertools.chain.from_iterable(zip(between, written, strict=False)), between[-1]]
+            pieces[1::2] = written
             if "".join(pieces) == text:
                 ends = list(itertools.accumulate(map(len, pieces)))
                 return list(zip(ends[0:-1:2], ends[1::2], strict=True))
@@ -81,22 +69,14 @@ def locate(chat: list[dict[str, str]], text: str, tokenizer: Any) -> list[tuple[
 def _locate(index: int, chat: list[dict[str, str]], text: str, tokenizer: Any, marker: str) -> tuple[int, int]:
     """Find one message by a rendering in which a marker stands in its place."""
     name = f"message {index} ({chat[index]['role']})"
-    marked = [*chat[:index], {**chat[index], "content": marker}, *chat[index + 1 :]]
-    rendered = render(marked, tokenizer)
-    count = rendered.count(marker)
-    if count != 1:
-        raise UserError(
-            f"{name} cannot be found in the rendered chat: the chat template writes it {count} times instead of "
-            "once. Give the prompt as text instead."
-        )
-    start = rendered.index(marker)
-    tail = rendered[start + len(marker) :]
-    end = len(text) - len(tail)
-    if text[:start] != rendered[:start] or end < start or text[end:] != tail:
-        raise UserError(
-            f"{name} cannot be found in the rendered chat: the chat template writes other messages differently "
-            "depending on this one. Give the prompt as text instead."
-        )
+    lost = f"{name} cannot be found in the rendered chat: the chat template writes"
+    rendered = render([*chat[:index], {**chat[index], "content": marker}, *chat[index + 1 :]], tokenizer)
+    head, *tails = rendered.split(marker)
+    if len(tails) != 1:
+        raise UserError(f"{lost} it {len(tails)} times instead of once. Give the prompt as text instead.")
+    start, end = len(head), len(text) - len(tails[0])
+    if end < start or (text[:start], text[end:]) != (head, tails[0]):
+        raise UserError(f"{lost} other messages differently depending on this one. Give the prompt as text instead.")
     if not text[start:end].strip():
         raise UserError(f"{name} is empty after the chat template has rendered it: it needs a visible character.")
     return start, end

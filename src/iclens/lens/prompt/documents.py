@@ -15,6 +15,12 @@ _PAIR = '{"input": "...", "output": "..."}'
 _MESSAGE = '{"role": "user", "content": "..."}'
 _OBJECT = '{"demonstrations": [{"input": "...", "output": "..."}], "query": "..."}'
 _FORMS = ("demonstrations", "prompt", "text", "messages")
+_KINDS = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+
+
+def kind(value: Any) -> str:
+    """Name the kind of a value as JSON does."""
+    return _KINDS.get(type(value), "null")
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,9 @@ class PromptOptions:
     instruction_blocks: int = 0
 
     def settled(self, own: Mapping[str, Any], *, binding: bool, writes_pairs: bool) -> PromptOptions:
-        """Put what a document says itself in the place of these.
+        """Put what a document says itself, by the names of the options, in the place of these.
 
-        Args:
-            own: values of the document by the names of the options.
-            binding: see `read_document`.
-            writes_pairs: False when the document is plain text or a chat, which need no template.
+        `binding` as in `read_document`; `writes_pairs` is False for plain text and chats, which need no template.
 
         Raises:
             UserError: a value of the wrong kind, or, when these are binding, one that is given twice.
@@ -48,8 +51,8 @@ class PromptOptions:
             if key == "instruction_blocks":
                 if isinstance(value, bool) or not isinstance(value, int):
                     raise UserError(f'"instruction_blocks" is {value!r}: give a whole number.')
-            elif value is not None and not isinstance(value, str):
-                raise UserError(f'"{key}" is a JSON {kind(value)}, not a string. Put it in quotes.')
+            elif value is not None:
+                check_string(value, f'"{key}"')
             if binding and value is not None and getattr(self, key) != getattr(PromptOptions, key):
                 raise UserError(f'"{key}" stands in the file, but another one was given. Drop one of them.')
         return replace(self, **({} if binding or writes_pairs else {"template": None}) | dict(own))
@@ -74,7 +77,7 @@ def read_prompt(
     Args:
         path: the file.
         tokenizer: needed for chat messages alone, for its chat template.
-        template: see `PromptOptions`, as for the rest.
+        template: as in `PromptOptions`, like the rest.
         query: the query, when the file holds none.
         instruction: a text before the demonstrations.
         instruction_blocks: how many of the first blocks of a plain text are an instruction.
@@ -84,7 +87,16 @@ def read_prompt(
     """
     path = Path(path)
     options = PromptOptions(template, query, instruction, instruction_blocks)
-    text = _text(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give a prompt file (.txt, .json or .jsonl).")
+    raw = contents(path)
+    try:
+        text = raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line, byte = raw.count(b"\n", 0, error.start) + 1, raw[error.start]
+        raise UserError(f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8.") from None
+    if not text.strip():
+        raise UserError(f"{path} is empty: it needs at least one demonstration and a query.")
     ending = path.suffix.lower()
     try:
         if ending == ".jsonl":
@@ -95,29 +107,8 @@ def read_prompt(
         raise UserError(f"{path}: {error}") from None
 
 
-def _text(path: Path) -> str:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give a prompt file (.txt, .json or .jsonl).")
-    raw = contents(path)
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8. Save the file as UTF-8."
-        ) from None
-    text = text.replace("\r\n", "\n")
-    if not text.strip():
-        raise UserError(f"{path} is empty: it needs at least one demonstration and a query.")
-    return text
-
-
 def contents(path: Path) -> bytes:
-    """Read the bytes of a file.
-
-    Raises:
-        UserError: it does not exist or cannot be read.
-    """
+    """Read the bytes of a file; a `UserError` says that it does not exist or why it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -127,11 +118,7 @@ def contents(path: Path) -> bytes:
 
 
 def parse(text: str, where: str, right: str) -> Any:
-    """Parse the JSON of a file (`where` empty) or of one line.
-
-    Raises:
-        UserError: it is not JSON; the message shows what is `right`.
-    """
+    """Parse the JSON of a file (`where` empty) or of one line; a `UserError` shows what is `right`."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -141,10 +128,10 @@ def parse(text: str, where: str, right: str) -> Any:
         raise UserError(f"{where or 'the file'}: JSON that cannot be read ({error}). Write e.g. {right}.") from None
 
 
-def kind(value: Any) -> str:
-    """Name the kind of a value as JSON does."""
-    kinds = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
-    return kinds.get(type(value), "null")
+def check_string(value: Any, name: str) -> None:
+    """Refuse a value of JSON that is no string."""
+    if not isinstance(value, str):
+        raise UserError(f"{name} is a JSON {kind(value)}, not a string. Put it in quotes.")
 
 
 def read_document(
@@ -174,11 +161,28 @@ def read_document(
     Raises:
         UserError: it is no prompt, or the options do not go with it.
     """
-    options = options or PromptOptions()
-    if isinstance(document, str | list):
-        return _of_form(document, {}, tokenizer, options, binding)
-    if not isinstance(document, dict):
+    form, content, own = _taken_apart(document, binding) if isinstance(document, dict) else ("", document, {})
+    if not isinstance(content, str | list):
         raise UserError(f"a JSON {kind(document)}. Write e.g. {_OBJECT}.")
+    complete, first = form == "demonstrations", content[0] if content else None
+    is_text, is_chat = isinstance(content, str), not complete and isinstance(first, dict) and "role" in first
+    are_blocks = complete and isinstance(first, str) and all(isinstance(one, str) for one in content)
+    writes_pairs = not (is_text or is_chat or are_blocks)
+    options = (options or PromptOptions()).settled(own, binding=binding, writes_pairs=writes_pairs)
+    if complete and options.query is None:
+        raise UserError(f'there is no "query". Write e.g. {_OBJECT}.')
+    if isinstance(content, str):
+        return _from_text(content, options)
+    if is_chat:
+        return _from_messages(content, tokenizer, options)
+    if are_blocks:
+        return _from_blocks(content, options)
+    name = "demonstration" if complete else "item"
+    return _from_rows([(f"{name} {i}", row) for i, row in enumerate(content)], options, complete)
+
+
+def _taken_apart(document: Mapping[str, Any], binding: bool) -> tuple[str, Any, dict[str, Any]]:
+    """Find which form an object has, with its content under that name, and the options that it brings."""
     own = {key: value for key, value in document.items() if value is not None or (key == "instruction" and not binding)}
     if "input" in own and set(own) <= {"input", "output"}:
         raise UserError(f"this is one pair of input and output, not a whole prompt. Write e.g. {_OBJECT}.")
@@ -196,27 +200,9 @@ def read_document(
         raise UserError(f'"{form}" is a JSON {kind(content)}, not a string.')
     if form in ("demonstrations", "messages") and not isinstance(content, list):
         raise UserError(f'"{form}" is a JSON {kind(content)}, not a list. Write e.g. {_OBJECT}.')
-    if form != "demonstrations":
-        if "query" in own:
-            raise UserError(f'"{form}" and "query" are both given: give the prompt as text or in parts.')
-        return _of_form(content, own, tokenizer, options, binding)
-    options = options.settled(own, binding=binding, writes_pairs=not _are_texts(content))
-    if options.query is None:
-        raise UserError(f'there is no "query". Write e.g. {_OBJECT}.')
-    return _from_blocks(content, options) if _are_texts(content) else _from_demonstrations(content, options)
-
-
-def _of_form(
-    content: str | list[Any], own: Mapping[str, Any], tokenizer: Any, options: PromptOptions, binding: bool
-) -> Prompt:
-    """Read plain text, pairs, or chat messages."""
-    if isinstance(content, str):
-        return _from_text(content, options.settled(own, binding=binding, writes_pairs=False))
-    is_chat = bool(content) and isinstance(content[0], dict) and "role" in content[0]
-    options = options.settled(own, binding=binding, writes_pairs=not is_chat)
-    if is_chat:
-        return _from_messages(content, tokenizer, options)
-    return _from_rows([(f"item {i}", row) for i, row in enumerate(content)], options)
+    if form != "demonstrations" and "query" in own:
+        raise UserError(f'"{form}" and "query" are both given: give the prompt as text or in parts.')
+    return form, content, own
 
 
 def _from_text(text: str, options: PromptOptions) -> Prompt:
@@ -231,16 +217,11 @@ def _from_text(text: str, options: PromptOptions) -> Prompt:
     return Prompt.from_text(text, n_blocks)
 
 
-def _are_texts(demonstrations: list[Any]) -> bool:
-    return bool(demonstrations) and all(isinstance(one, str) for one in demonstrations)
-
-
 def _from_blocks(blocks: list[str], options: PromptOptions) -> Prompt:
     """Join blocks as a text file holds them, so that its reading gives back exactly these."""
-    query = options.query or ""
-    if not query.strip():
+    named = {f"demonstration {i}": block for i, block in enumerate(blocks)} | {"the query": options.query or ""}
+    if not named["the query"].strip():
         raise UserError("the query is empty: write what the model is to continue.")
-    named = {f"demonstration {i}": block for i, block in enumerate(blocks)} | {"the query": query}
     for name, block in named.items():
         if not block.strip():
             raise UserError(f"{name} is empty: write something in it, or delete it.")
@@ -252,24 +233,18 @@ def _from_blocks(blocks: list[str], options: PromptOptions) -> Prompt:
     return _from_text(text, PromptOptions(options.template, None, instruction))
 
 
-def _from_demonstrations(demonstrations: list[Any], options: PromptOptions) -> Prompt:
-    rows = [(f"demonstration {i}", row) for i, row in enumerate(demonstrations)]
-    for where, row in rows:
-        if isinstance(row, str):
-            raise UserError(f"{where} is no pair: write all of them as {_PAIR}, or all of them as text.")
-        _check_row(where, row)
-        if "output" not in row:
-            raise UserError(f'{where}: no "output". Write e.g. {_PAIR}.')
-    return _from_rows(rows, options)
-
-
-def _from_rows(rows: list[tuple[str, Any]], options: PromptOptions) -> Prompt:
+def _from_rows(rows: list[tuple[str, Any]], options: PromptOptions, complete: bool = False) -> Prompt:
+    """Read named pairs, of which the last may be the query unless they are `complete`."""
     examples: list[tuple[str, str]] = []
     query = options.query
     for i, (where, row) in enumerate(rows):
+        if complete and isinstance(row, str):
+            raise UserError(f"{where} is no pair: write all of them as {_PAIR}, or all of them as text.")
         _check_row(where, row)
         if "output" in row:
             examples.append((row["input"], row["output"]))
+        elif complete:
+            raise UserError(f'{where}: no "output". Write e.g. {_PAIR}.')
         elif i < len(rows) - 1:
             raise UserError(f'{where}: no "output", which only the last may lack. Write e.g. {_PAIR}.')
         elif query is not None:
@@ -290,8 +265,7 @@ def _check_row(where: str, row: Any) -> None:
     if unknown:
         raise UserError(f'{where}: the key "{unknown[0]}" is not known. Write e.g. {_PAIR}.')
     for key, value in row.items():
-        if not isinstance(value, str):
-            raise UserError(f'{where}: "{key}" is a JSON {kind(value)}, not a string. Put it in quotes.')
+        check_string(value, f'{where}: "{key}"')
 
 
 def _from_messages(messages: list[Any], tokenizer: Any, options: PromptOptions) -> Prompt:
@@ -313,17 +287,12 @@ def _from_messages(messages: list[Any], tokenizer: Any, options: PromptOptions) 
 
 
 def read_answers(document: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:
-    """Read the candidate answers (`"answers"`) and the answer to explain (`"answer"`) that stand beside a prompt.
-
-    Raises:
-        UserError: a value of the wrong kind.
-    """
+    """Read the candidate answers (`"answers"`) and the answer to explain (`"answer"`) that stand beside a prompt."""
     answers, answer = document.get("answers") or [], document.get("answer")
-    if answer is not None and not isinstance(answer, str):
-        raise UserError(f'"answer" is a JSON {kind(answer)}, not a string. Put it in quotes.')
+    if answer is not None:
+        check_string(answer, '"answer"')
     if not isinstance(answers, list):
         raise UserError(f'"answers" is a JSON {kind(answers)}, not a list. Write e.g. "answers": ["red", "blue"].')
     for i, one in enumerate(answers):
-        if not isinstance(one, str):
-            raise UserError(f'item {i} of "answers" is a JSON {kind(one)}, not a string. Put it in quotes.')
+        check_string(one, f'item {i} of "answers"')
     return tuple(answers), answer

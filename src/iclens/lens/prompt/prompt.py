@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from iclens.errors import UserError
-from iclens.lens.prompt.blocks import blocks, space_after_cue, split_space
-from iclens.lens.prompt.chat import check_messages, check_unicode, locate, render
+from iclens.lens.prompt.blocks import blocks, check_unicode, space_after_cue, split_space
+from iclens.lens.prompt.chat import check_messages, locate, render
 from iclens.lens.prompt.template import DEFAULT_TEMPLATE, parse_template
 
 BLANK_LINE = "\n\n"
@@ -71,9 +73,8 @@ class Prompt:
                 f"{len(self.labels)} labels for {len(self.demonstrations)} demonstrations: give one label, "
                 "or None, for each."
             )
-        named = {f"demonstration {i}": span for i, span in enumerate(self.demonstrations)} | {"the query": self.query}
-        if self.instruction is not None:
-            named = {"the instruction": self.instruction} | named
+        named = {} if self.instruction is None else {"the instruction": self.instruction}
+        named |= {f"demonstration {i}": span for i, span in enumerate(self.demonstrations)} | {"the query": self.query}
         end = 0
         for name, span in named.items():
             if not end <= span.start <= span.end <= len(self.text):
@@ -90,29 +91,22 @@ class Prompt:
             )
 
     def without(self, indices: Iterable[int]) -> Prompt:
-        """The prompt with the text of some demonstrations deleted, each with the separator after it.
-
-        Raises:
-            UserError: an index that is no demonstration.
-        """
-        dropped = set(indices)
-        n = len(self.demonstrations)
+        """The prompt with the text of some demonstrations, which must exist, deleted with the separators after them."""
+        dropped, n = set(indices), len(self.demonstrations)
         outside = sorted(i for i in dropped if not 0 <= i < n)
         if outside:
             raise UserError(f"there is no demonstration {outside[0]}: this prompt has {n}, numbered from 0.")
-        starts = [span.start for span in (*self.demonstrations, self.query)]
-        pieces, spans, cut, cursor = [], [], 0, 0
-        for i, span in enumerate(self.demonstrations):
+        parts = (*self.demonstrations, self.query)
+        pieces, spans, cut = [self.text[: parts[0].start]], [], 0
+        for i, (span, following) in enumerate(pairwise(parts)):
             if i in dropped:
-                pieces.append(self.text[cursor : span.start])
-                cursor = starts[i + 1]
-                cut += starts[i + 1] - span.start
+                cut += following.start - span.start
             else:
+                pieces.append(self.text[span.start : following.start])
                 spans.append(span.shifted(-cut))
-        pieces.append(self.text[cursor:])
         return replace(
             self,
-            text="".join(pieces),
+            text="".join(pieces) + self.query.of(self.text),
             demonstrations=tuple(spans),
             query=self.query.shifted(-cut),
             labels=tuple(label for i, label in enumerate(self.labels) if i not in dropped),
@@ -125,12 +119,10 @@ class Prompt:
         n_blocks = 0 if self.instruction is None else self.count_blocks(self.instruction.of(self.text))
         # A query that no space follows is read with one.
         text = self.text + ("" if self.lead == " " else self.lead)
-        try:
-            if "\r\n" in text or Prompt.from_text(text, n_blocks) != self:
-                return None
-        except UserError:
-            return None
-        return {"prompt": text, **({"instruction_blocks": n_blocks} if n_blocks else {})}
+        with suppress(UserError):
+            if "\r\n" not in text and Prompt.from_text(text, n_blocks) == self:
+                return {"prompt": text} | ({"instruction_blocks": n_blocks} if n_blocks else {})
+        return None
 
     def _written_from(self, document: dict[str, Any]) -> Prompt:
         object.__setattr__(self, "document", document)
@@ -158,33 +150,30 @@ class Prompt:
         """
         check_unicode(text)
         found = [Span(*block) for block in blocks(text)]
-        n_demonstrations = len(found) - 1 - instruction_blocks
         if instruction_blocks < 0:
             raise UserError(f"instruction_blocks is {instruction_blocks}: give 0 or more.")
         if not found:
             raise UserError("the prompt is empty: give demonstrations and a query, with blank lines between them.")
-        if n_demonstrations < 1:
+        if len(found) < instruction_blocks + 2:
             told = f", the first {instruction_blocks} of them an instruction" if instruction_blocks else ""
             raise UserError(
                 f"the prompt has {len(found)} block(s) between blank lines{told}: it needs at least one "
                 "demonstration, then a blank line, then the query."
             )
         spans = [span.shifted(-found[0].start) for span in found]
-        body = text[found[0].start :]
+        body, begin = text[found[0].start :], spans[-1].start
         demonstrations = tuple(spans[instruction_blocks:-1])
-        visible_end = spans[-1].start + len(spans[-1].of(body).rstrip())
-        query_text = body[spans[-1].start : visible_end]
-        tail = space_after_cue([span.of(body) for span in demonstrations], query_text)
+        asked = spans[-1].of(body).rstrip()
+        tail = space_after_cue([span.of(body) for span in demonstrations], asked)
         if tail is None:
-            spaces = body[visible_end:].split("\n")[0].rstrip("\r")
-            tail = spaces or " "
+            tail = body[begin + len(asked) :].split("\n")[0].rstrip("\r") or " "
         kept, lead = split_space(tail)
-        body = body[:visible_end] + kept
+        body = body[:begin] + asked + kept
         return cls(
             text=body,
             demonstrations=demonstrations,
-            query=Span(spans[-1].start, len(body)),
-            instruction=Span(spans[0].start, spans[instruction_blocks - 1].end) if instruction_blocks else None,
+            query=Span(begin, len(body)),
+            instruction=Span(0, spans[instruction_blocks - 1].end) if instruction_blocks else None,
             labels=(None,) * len(demonstrations),
             lead=lead,
         )
@@ -219,80 +208,64 @@ class Prompt:
                 raise UserError(f"demonstration {i} is {pair!r}: give a pair of two strings, input and output.")
         if not isinstance(query, str):
             raise UserError(f"the query is {query!r}: give its input as a string.")
-        head = ""
-        if instruction is not None and instruction.strip():
-            head = instruction + BLANK_LINE
-        pieces, demonstrations, cursor = [head], [], len(head)
-        for given, output in examples:
-            written = before(given) + output + after(given)
-            demonstrations.append(Span(cursor, cursor + len(written)))
-            pieces += [written, BLANK_LINE]
-            cursor += len(written) + len(BLANK_LINE)
         asked = before(query)
         visible = asked.rstrip()
         kept, lead = split_space(asked[len(visible) :])
-        text = "".join(pieces) + visible + kept
+        first = [instruction] if instruction is not None and instruction.strip() else []
+        pieces = [*first, *(before(given) + output + after(given) for given, output in examples), visible + kept]
+        spans, cursor = [], 0
+        for piece in pieces:
+            spans.append(Span(cursor, cursor + len(piece)))
+            cursor += len(piece) + len(BLANK_LINE)
+        pairs = [{"input": given, "output": output} for given, output in examples]
+        document = {"demonstrations": pairs, "query": query} | ({} if template is None else {"template": template})
         return cls(
-            text=text,
-            demonstrations=tuple(demonstrations),
-            query=Span(cursor, len(text)),
-            instruction=Span(0, len(head) - len(BLANK_LINE)) if head else None,
+            text=BLANK_LINE.join(pieces),
+            demonstrations=tuple(spans[len(first) : -1]),
+            query=spans[-1],
+            instruction=spans[0] if first else None,
             labels=tuple(output for _, output in examples),
             lead=lead,
-            follow=after(query) + BLANK_LINE + text[cursor:],
-        )._written_from(
-            {
-                "demonstrations": [{"input": given, "output": output} for given, output in examples],
-                "query": query,
-                **({} if template is None else {"template": template}),
-                **({"instruction": instruction} if head else {}),
-            }
-        )
+            follow=after(query) + BLANK_LINE + pieces[-1],
+        )._written_from(document | ({"instruction": instruction} if first else {}))
 
     @classmethod
     def from_chat(cls, messages: Sequence[Mapping[str, str]], tokenizer: Any) -> Prompt:
-        """Renders chat messages with the tokenizer's own chat template.
+        """Renders chat messages with the chat template of a Hugging Face tokenizer.
 
         A user's message with the assistant's reply is a demonstration, from the first character of the one to the
         last of the other; a system message is the instruction; the last user's message with the header of the
-        reply is the query. The rest of the template is separators. Where a message lies is found by
-        rendering the chat once more with markers in place of messages, so that repeated messages, or ones
-        whose words the template itself contains, are told apart.
+        reply is the query. The rest of the template is separators. Messages that repeat, or whose words the template
+        itself contains, are told apart.
 
         Args:
             messages: `{"role": "system" | "user" | "assistant", "content": str}`, the last one the user's.
-            tokenizer: a Hugging Face tokenizer with a chat template.
+            tokenizer: the tokenizer.
 
         Raises:
             UserError: messages out of order, no chat template, or a template that drops or repeats a message.
         """
         chat = check_messages(messages)
-        template = getattr(tokenizer, "chat_template", None)
-        if not template:
+        if not getattr(tokenizer, "chat_template", None):
             raise UserError(
                 "the tokenizer has no chat template: give the prompt as text or as pairs of input and output."
             )
         text = render(chat, tokenizer)
         places = [Span(*place) for place in locate(chat, text, tokenizer)]
         first = 1 if chat[0]["role"] == "system" else 0
-        demonstrations = tuple(Span(places[i].start, places[i + 1].end) for i in range(first, len(chat) - 1, 2))
-        asked = places[-1]
-        visible = text.rstrip(" \t")
-        stripped = text[max(len(visible), asked.end) :]
-        text = text[: len(text) - len(stripped)]
-        header = text[asked.end :] + stripped
+        asked, header = places[-1], text[places[-1].end :]
         between = text[places[first].end : places[first + 1].start]
-        extra = between[len(header) :] if between.startswith(header) else ""
-        follow = text[places[-2].end :]
-        kept, lead = split_space(stripped + (extra if not extra.strip() else ""))
-        text += kept
+        extra = between.removeprefix(header) if between.startswith(header) else ""
+        visible = text[: max(len(text.rstrip(" \t")), asked.end)]
+        kept, lead = split_space(text[len(visible) :] + (extra if not extra.strip() else ""))
+        text = visible + kept
         return cls(
             text=text,
-            demonstrations=demonstrations,
+            demonstrations=tuple(Span(places[i].start, places[i + 1].end) for i in range(first, len(chat) - 1, 2)),
             query=Span(asked.start, len(text)),
             instruction=places[0] if first else None,
-            labels=tuple(chat[i + 1]["content"] for i in range(first, len(chat) - 1, 2)),
+            labels=tuple(message["content"] for message in chat[first + 1 :: 2]),
             lead=lead,
-            follow=follow,
+            follow=visible[places[-2].end :],
             add_special_tokens=False,
         )._written_from({"messages": chat})

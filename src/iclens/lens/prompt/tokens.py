@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,32 +59,29 @@ class TokenizedPrompt:
         return len(self.prompt.demonstrations)
 
 
-def encode(text: str, tokenizer: Any, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
-    """Vocabulary ids and offsets of a text, in one tokenisation, never cut off.
+def encode(
+    text: str, tokenizer: Any, add_special_tokens: bool
+) -> tuple[list[int], list[tuple[int, int]], tuple[int, ...]]:
+    """Tokenise a text once, never cut off, by a tokenizer that reports offsets: vocabulary ids and offsets.
 
-    Raises:
-        UserError: the tokenizer reports no offsets.
+    The third are the end tokens that the tokenizer adds; they are apart, since the model continues the text.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
             f"the tokenizer ({type(tokenizer).__name__}) reports no offsets, so that demonstrations cannot be found: "
             "use a fast tokenizer (one with a tokenizer.json)."
         )
-    encoded = tokenizer(
-        text,
-        add_special_tokens=add_special_tokens,
-        return_offsets_mapping=True,
-        truncation=False,
-        padding=False,
-        verbose=False,
-    )
-    return list(encoded["input_ids"]), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
+    options = {"return_offsets_mapping": True, "truncation": False, "padding": False, "verbose": False}
+    encoded = tokenizer(text, add_special_tokens=add_special_tokens, **options)
+    ids, offsets = list(encoded["input_ids"]), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
+    special, n = _special(tokenizer), len(ids)
+    while n and ids[n - 1] in special and offsets[n - 1][0] == offsets[n - 1][1]:
+        n -= 1
+    return ids[:n], offsets[:n], tuple(ids[n:])
 
 
 def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None, reserve: int = 0) -> TokenizedPrompt:
     """Tokenises a prompt once and assigns every token to a part by its offsets.
-
-    End tokens that the tokenizer adds after the text are left out, since the model continues the text.
 
     Args:
         prompt: the prompt.
@@ -95,47 +92,37 @@ def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None, 
     Raises:
         UserError: no offsets; too long for the context; a demonstration or a query without tokens.
     """
-    ids, offsets = encode(prompt.text, tokenizer, prompt.add_special_tokens)
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    notes: list[str] = []
-    while ids and ids[-1] in special and offsets[-1][0] == offsets[-1][1]:
-        name = tokenizer.convert_ids_to_tokens(ids[-1])
-        notes.insert(
-            0, f"The tokenizer ends a text with {name!r}; it was left out, since the model continues the text."
-        )
-        del ids[-1], offsets[-1]
+    ids, offsets, ends = encode(prompt.text, tokenizer, prompt.add_special_tokens)
+    notes = [
+        f"The tokenizer ends a text with {name!r}; it was left out, since the model continues the text."
+        for name in map(tokenizer.convert_ids_to_tokens, ends)
+    ]
     if context_length is not None and len(ids) + reserve > context_length:
         behind = f" and {reserve} more for the answer" if reserve else ""
         raise UserError(
             f"the prompt has {len(ids)} tokens{behind}, but the model's context holds {context_length}: shorten the "
             "prompt or give fewer demonstrations."
         )
-    extents = _extents(ids, offsets, special)
-    parts = _Parts(prompt)
+    special, parts = _special(tokenizer), _Parts(prompt)
+    extents, texts = _laid_out(prompt.text, ids, offsets, special, tokenizer)
     groups, roles = [], []
     for index, (token_id, extent) in enumerate(zip(ids, extents, strict=True)):
         role, group, others = ("special", NOT_A_DEMONSTRATION, []) if extent is None else parts.assign(*extent)
-        if role == "separator" and token_id in special:
-            role = "special"
-        if others:
-            mine = _part_name(role, group)
-            shown = extent and prompt.text[extent[0] : extent[1]]
+        if extent is not None and others:
+            mine, shown = _part_name(role, group), prompt.text[extent[0] : extent[1]]
             notes.append(
                 f"Token {index} ({shown!r}) lies across {mine} and {' and '.join(others)}; it counts as {mine}."
             )
         groups.append(group)
-        roles.append(role)
-    found = set(groups)
-    for i, span in enumerate(prompt.demonstrations):
-        if i not in found:
-            raise UserError(
-                f"demonstration {i} ({_shorten(span.of(prompt.text))!r}) has no token of its own in this tokenizer: "
-                "leave it out or write it in characters that the tokenizer knows."
-            )
-    if "query" not in roles:
+        roles.append("special" if role == "separator" and token_id in special else role)
+    absent = set(range(len(prompt.demonstrations))) - set(groups)
+    if absent:
         raise UserError(
-            f"the query ({_shorten(prompt.query.of(prompt.text))!r}) has no token of its own in this tokenizer."
+            f"demonstration {min(absent)} ({_shortened(prompt, prompt.demonstrations[min(absent)])!r}) has no token of "
+            "its own in this tokenizer: leave it out or write it in characters that the tokenizer knows."
         )
+    if "query" not in roles:
+        raise UserError(f"the query ({_shortened(prompt, prompt.query)!r}) has no token of its own in this tokenizer.")
     return TokenizedPrompt(
         prompt=prompt,
         input_ids=torch.tensor(ids, dtype=torch.long),
@@ -143,40 +130,33 @@ def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None, 
         groups=torch.tensor(groups, dtype=torch.long),
         roles=tuple(roles),
         query_start=roles.index("query"),
-        texts=_texts(prompt.text, ids, extents, tokenizer),
+        texts=tuple(texts),
         notes=tuple(notes),
     )
 
 
-def _extents(ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: set[int]) -> list[tuple[int, int] | None]:
-    """Offsets with the white space that trimming tokenizers hide; None for added special tokens."""
+def _special(tokenizer: Any) -> set[int]:
+    return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+
+
+def _laid_out(
+    text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: set[int], tokenizer: Any
+) -> tuple[list[tuple[int, int] | None], list[str]]:
+    """Offsets with the white space that trimming tokenizers hide, None for added special tokens; and what to show."""
     extents: list[tuple[int, int] | None] = []
-    end = 0
-    for token_id, (start, stop) in zip(ids, offsets, strict=True):
-        if start < stop:
-            extents.append((start, stop))
-            end = stop
-        elif token_id in special:
-            extents.append(None)
-        else:
-            extents.append((min(end, start), start))
-            end = max(end, start)
-    return extents
-
-
-def _texts(text: str, ids: Sequence[int], extents: Sequence[tuple[int, int] | None], tokenizer: Any) -> tuple[str, ...]:
     texts: list[str] = []
-    cursor, last = 0, -1
-    for index, (token_id, extent) in enumerate(zip(ids, extents, strict=True)):
-        if extent is None:
+    end, last = 0, -1
+    for index, (token_id, (start, stop)) in enumerate(zip(ids, offsets, strict=True)):
+        if start == stop and token_id in special:
+            extents.append(None)
             texts.append(tokenizer.convert_ids_to_tokens(token_id))
         else:
-            stop = max(cursor, extent[1])
-            texts.append(text[cursor:stop])
-            cursor, last = stop, index
+            extents.append((start if start < stop else min(end, start), stop))
+            texts.append(text[end:stop])
+            end, last = max(end, stop), index
     if last >= 0:
-        texts[last] += text[cursor:]
-    return tuple(texts)
+        texts[last] += text[end:]
+    return extents, texts
 
 
 class _Parts:
@@ -184,47 +164,40 @@ class _Parts:
 
     def __init__(self, prompt: Prompt) -> None:
         self.text = prompt.text
-        spans: list[tuple[Span, str, int]] = [
-            (span, "demonstration", i) for i, span in enumerate(prompt.demonstrations)
-        ]
-        spans.append((prompt.query, "query", NOT_A_DEMONSTRATION))
+        parts = [(span, "demonstration", i) for i, span in enumerate(prompt.demonstrations)]
+        parts.append((prompt.query, "query", NOT_A_DEMONSTRATION))
         if prompt.instruction is not None:
-            spans.insert(0, (prompt.instruction, "instruction", NOT_A_DEMONSTRATION))
+            parts.insert(0, (prompt.instruction, "instruction", NOT_A_DEMONSTRATION))
         self.pieces: list[tuple[Span, str, int]] = []
         cursor = 0
-        for span, role, group in spans:
-            if cursor < span.start:
-                self.pieces.append((Span(cursor, span.start), "separator", NOT_A_DEMONSTRATION))
-            self.pieces.append((span, role, group))
-            cursor = span.end
+        for part in parts:
+            if cursor < part[0].start:
+                self.pieces.append((Span(cursor, part[0].start), "separator", NOT_A_DEMONSTRATION))
+            self.pieces.append(part)
+            cursor = part[0].end
         self.starts = [span.start for span, _, _ in self.pieces]
 
     def assign(self, start: int, end: int) -> tuple[str, int, list[str]]:
         """Role and demonstration of the token at these characters, and the names of other parts it shows."""
         first = max(bisect_right(self.starts, min(start, len(self.text) - 1)) - 1, 0)
-        if first + 1 == len(self.starts) or self.starts[first + 1] >= max(end, start + 1):
+        touched = range(first, max(bisect_left(self.starts, max(end, start + 1)), first + 1))
+        if len(touched) == 1:
             # Nearly every token lies in one part.
             return (*self.pieces[first][1:], [])
-        best, best_key = first, (-1, -1)
-        visible_in: list[int] = []
-        for i in range(first, len(self.pieces)):
+        sizes = {}  # visible characters, and all
+        for i in touched:
             span = self.pieces[i][0]
-            if span.start >= max(end, start + 1):
-                break
             shared = self.text[max(start, span.start) : min(end, span.end)]
-            visible = len("".join(shared.split()))
-            if visible:
-                visible_in.append(i)
-            if (visible, len(shared)) >= best_key:
-                best, best_key = i, (visible, len(shared))
-        _, role, group = self.pieces[best]
-        names = [_part_name(*self.pieces[i][1:]) for i in visible_in if i != best]
-        return role, group, names
+            sizes[i] = len("".join(shared.split())), len(shared)
+        best = max(touched, key=lambda i: (*sizes[i], i))
+        others = [_part_name(*self.pieces[i][1:]) for i in touched if sizes[i][0] and i != best]
+        return (*self.pieces[best][1:], others)
 
 
 def _part_name(role: str, group: int) -> str:
     return f"demonstration {group}" if role == "demonstration" else f"the {role}"
 
 
-def _shorten(text: str, most: int = 40) -> str:
+def _shortened(prompt: Prompt, span: Span, most: int = 40) -> str:
+    text = span.of(prompt.text)
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.lens.explanation import Candidate, NextToken
+from iclens.lens.prompt.blocks import half_pair
 from iclens.lens.prompt.tokens import TokenizedPrompt, encode
 from iclens.lens.read.readout import Readout
 
@@ -69,7 +72,7 @@ class Answers:
 
         Args:
             tokenized: the prompt.
-            tokenizer: its tokenizer.
+            tokenizer: the prompt's.
             candidates: answers to compare, or None.
             answer: the one to explain; it joins the candidates if it is not among them.
             context_length: most tokens that fit the model, or None.
@@ -78,39 +81,33 @@ class Answers:
             UserError: an answer without tokens, of unknown tokens only, given twice, or too long for the context.
         """
         texts = list(candidates or ())
-        for text in [*texts, *([] if answer is None else [answer])]:
+        for text in texts if answer is None else [*texts, answer]:
             if not isinstance(text, str):
                 raise UserError(f"the answer {text!r} is no string: give answers as text.")
-        chosen: int | None = None
+        chosen = None
         if answer is not None:
-            matches = [i for i, text in enumerate(texts) if text.strip() == answer.strip()]
-            if not matches:
+            if answer.strip() not in [text.strip() for text in texts]:
                 texts.insert(0, answer)
-            chosen = matches[0] if matches else 0
-        built: list[Answer] = []
+            chosen = [text.strip() for text in texts].index(answer.strip())
+        built: dict[tuple[int, ...], Answer] = {}
         notes: list[str] = []
         for text in texts:
             entry, remarks = _build_one(text, tokenized, tokenizer)
             notes += remarks
-            for other in built:
-                if other.token_ids == entry.token_ids:
-                    same = "is given twice" if other.text == text else f"has the same tokens as {other.text!r}"
-                    raise UserError(f"the answer {text!r} {same}: give every answer once.")
+            other = built.setdefault(entry.token_ids, entry)
+            if other is not entry:
+                same = "is given twice" if other.text == text else f"has the same tokens as {other.text!r}"
+                raise UserError(f"the answer {text!r} {same}: give every answer once.")
             n_needed = tokenized.n_tokens + len(entry.token_ids) - 1
             if context_length is not None and n_needed > context_length:
                 raise UserError(
                     f"the prompt has {tokenized.n_tokens} tokens and the answer {text!r} {len(entry.token_ids)}, but "
                     f"the model's context holds {context_length}: shorten the prompt."
                 )
-            built.append(entry)
-        return cls(tuple(built), chosen, tuple(notes))
+        return cls(tuple(built.values()), chosen, tuple(notes))
 
     def choose(self, log_probabilities: Sequence[float]) -> int:
-        """Index of the candidate to explain: the user's, or else the likeliest.
-
-        Raises:
-            UserError: there are no candidates.
-        """
+        """Index of the candidate to explain: the user's, or else the likeliest; a `UserError` when there is none."""
         if self.explained is not None:
             return self.explained
         if not self.candidates:
@@ -120,21 +117,14 @@ class Answers:
     def scored(self, log_probabilities: Sequence[float], chosen: int) -> tuple[Candidate, ...]:
         """The candidates with their log-probabilities, for an `Explanation`."""
         return tuple(
-            Candidate(
-                text=entry.text,
-                tokens=entry.tokens,
-                log_probability=float(value),
-                probability=float(torch.tensor(float(value), dtype=torch.float64).exp()),
-                chosen=i == chosen,
-            )
-            for i, (entry, value) in enumerate(zip(self.candidates, log_probabilities, strict=True))
+            Candidate(entry.text, entry.tokens, value, math.exp(value), i == chosen)
+            for i, (entry, value) in enumerate(zip(self.candidates, map(float, log_probabilities), strict=True))
         )
 
     @property
     def settled(self) -> Readout | None:
         """The read-out, where it does not depend on what the model says: the answer and others to it were given."""
-        known = self.explained is not None and len(self.candidates) > 1
-        return self._over_candidates(self.explained) if known and self.explained is not None else None
+        return None if self.explained is None or len(self.candidates) < 2 else self._over_candidates(self.explained)
 
     def readout(
         self,
@@ -143,7 +133,7 @@ class Answers:
         chosen: int | None = None,
         n_alternatives: int = N_ALTERNATIVES,
     ) -> Readout:
-        """The read-out of the explained answer: its margin, and the tokens whose log-probability is its own.
+        """Build the read-out of the explained answer: its margin, and the tokens whose log-probability is its own.
 
         For an answer A against other candidates B_j, t_j is the first token where the two differ, and
         margin = mean_j (logit_{t_j}[a_{t_j}] − logit_{t_j}[b_{j, t_j}]).
@@ -163,61 +153,50 @@ class Answers:
             return self._over_candidates(chosen)
         if n_alternatives < 1:
             raise UserError(f"n_alternatives is {n_alternatives}: a margin needs at least 1 alternative.")
-        ids: tuple[int, ...]
         if chosen is None:
-            first = int(next_logits.argmax())
-            text, ids = token_text(tokenizer, first), (first,)
+            ids: tuple[int, ...] = (int(next_logits.argmax()),)
+            text = token_text(tokenizer, ids[0])
         else:
             text, ids = self.candidates[chosen].text, self.candidates[chosen].token_ids
-            first = ids[0]
+        first, n_others = ids[0], min(n_alternatives, next_logits.numel() - 1)
         others = next_logits.clone()
         others[first] = -torch.inf
-        n_others = min(n_alternatives, others.numel() - 1)
         alternatives = others.topk(n_others).indices.tolist()
-        terms = ((0, first, 1.0), *((0, int(index), -1.0 / n_others) for index in alternatives))
+        terms = ((0, first, 1.0), *((0, index, -1.0 / n_others) for index in alternatives))
         named = ", ".join(repr(token_text(tokenizer, index)) for index in alternatives)
-        whose = (
-            f"the first token {token_text(tokenizer, first)!r} of the answer {text!r}"
-            if len(ids) > 1
-            else (f"the answer {text!r}")
-        )
-        definition = f"The logit of {whose} minus the mean logit of the {n_others} most likely other tokens ({named})."
+        part = f"the first token {token_text(tokenizer, first)!r} of " if len(ids) > 1 else ""
+        whole = f"The logit of {part}the answer {text!r}"
+        definition = f"{whole} minus the mean logit of the {n_others} most likely other tokens ({named})."
         return Readout(terms, ids, answer=text, definition=definition)
 
     def _over_candidates(self, chosen: int) -> Readout:
         answer = self.candidates[chosen]
         others = [entry for i, entry in enumerate(self.candidates) if i != chosen]
-        weights: dict[tuple[int, int], float] = {}
+        weights: dict[tuple[int, int], float] = defaultdict(float)
         forced: tuple[int, ...] = ()
         for other in others:
-            mine, theirs = _told_apart(answer, other)
-            at = next(t for t, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b)
-            if at > len(forced):
-                forced = mine[:at]
-            for index, sign in ((mine[at], 1.0), (theirs[at], -1.0)):
-                weights[at, index] = weights.get((at, index), 0.0) + sign / len(others)
+            mine, at, theirs = _told_apart(answer, other)
+            forced = max(forced, mine[:at], key=len)
+            weights[at, mine[at]] += 1.0 / len(others)
+            weights[at, theirs] -= 1.0 / len(others)
         named = ", ".join(repr(entry.text) for entry in others)
         where = "at its first token" if not forced else "each at the first token where the two differ"
         alternatives = f"that of {named}" if len(others) == 1 else f"the mean logit of {named}"
         return Readout(
-            answer=answer.text,
-            answer_ids=answer.token_ids,
+            tuple((at, index, weight) for (at, index), weight in sorted(weights.items())),
+            answer.token_ids,
             append=forced,
-            terms=tuple((at, index, weight) for (at, index), weight in sorted(weights.items())),
+            answer=answer.text,
             definition=f"The logit of the answer {answer.text!r} minus {alternatives}, {where}.",
         )
 
 
-def _told_apart(answer: Answer, other: Answer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids of two answers, with what follows them where one starts with the other."""
-    mine, theirs = answer.token_ids, other.token_ids
-    shorter = min(len(mine), len(theirs))
-    if mine[:shorter] != theirs[:shorter]:
-        return mine, theirs
-    mine, theirs = mine + answer.following, theirs + other.following
-    shorter = min(len(mine), len(theirs))
-    if mine[:shorter] != theirs[:shorter]:
-        return mine, theirs
+def _told_apart(answer: Answer, other: Answer) -> tuple[tuple[int, ...], int, int]:
+    """An answer's ids, with what follows it where needed; where another first differs from it; and its id there."""
+    mine, theirs = answer.token_ids + answer.following, other.token_ids + other.following
+    for at, (own, others) in enumerate(zip(mine, theirs, strict=False)):
+        if own != others:
+            return mine, at, others
     first, second = sorted((answer, other), key=lambda entry: len(entry.token_ids))
     raise UserError(
         f"the answer {second.text!r} starts with the tokens of {first.text!r}, so that they differ only in what "
@@ -230,10 +209,8 @@ def _build_one(text: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[A
     prompt = tokenized.prompt
     if not text.strip():
         raise UserError(f"the answer {text!r} has no visible character: it would tokenise to nothing.")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"the answer {text!a} holds half of a surrogate pair: give whole characters.") from None
+    if half_pair(text):
+        raise UserError(f"the answer {text!a} holds half of a surrogate pair: give whole characters.")
     piece = text if text[0].isspace() else prompt.lead + text
     ids, split = _continuation(piece, tokenized, tokenizer)
     if not ids:
@@ -241,7 +218,7 @@ def _build_one(text: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[A
     notes = []
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown in ids:
-        if all(index == unknown for index in ids):
+        if set(ids) == {unknown}:
             raise UserError(
                 f"the answer {text!r} is unknown to the tokenizer (only {tokenizer.unk_token!r}): choose an "
                 "answer from the model's vocabulary."
@@ -252,39 +229,24 @@ def _build_one(text: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[A
             f"The tokenizer would join the answer {text!r} to the end of the prompt; its tokens were found apart, "
             "as they follow the prompt's own."
         )
-    following: tuple[int, ...] = ()
-    if prompt.follow:
-        longer, _ = _continuation(piece + prompt.follow, tokenized, tokenizer)
-        if longer[: len(ids)] == ids:
-            following = tuple(longer[len(ids) :])
+    longer = _continuation(piece + prompt.follow, tokenized, tokenizer)[0] if prompt.follow else []
+    following = longer[len(ids) :] if longer[: len(ids)] == ids else []
     names = tuple(token_text(tokenizer, index) for index in ids)
-    return Answer(text, tuple(ids), names, following), notes
+    return Answer(text, tuple(ids), names, tuple(following)), notes
 
 
 def _continuation(piece: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[list[int], bool]:
     """Ids of a text behind the prompt's own ids, and whether they had to be found apart from the prompt."""
-    prompt = tokenized.prompt
-    own = tokenized.input_ids.tolist()
-    ids, offsets = encode(prompt.text + piece, tokenizer, prompt.add_special_tokens)
-    ids = _without_end(ids, offsets, len(prompt.text) + len(piece), tokenizer)
+    prompt, own = tokenized.prompt, tokenized.input_ids.tolist()
+    ids, _, _ = encode(prompt.text + piece, tokenizer, prompt.add_special_tokens)
     if ids[: len(own)] == own:
         return ids[len(own) :], False
     for anchor in _ANCHORS:
-        ids, offsets = encode(anchor + piece, tokenizer, False)
-        behind = [i for i, (start, end) in enumerate(offsets) if end > len(anchor)]
-        clean = not behind or offsets[behind[0]][0] >= len(anchor)
-        if clean and (behind or not piece.strip()):
-            return ids[behind[0] :] if behind else [], True
+        ids, offsets, _ = encode(anchor + piece, tokenizer, False)
+        first = next((i for i, (_, end) in enumerate(offsets) if end > len(anchor)), None)
+        if first is not None and offsets[first][0] >= len(anchor):
+            return ids[first:], True
     return [], True
-
-
-def _without_end(ids: list[int], offsets: list[tuple[int, int]], length: int, tokenizer: Any) -> list[int]:
-    """Ids without the end tokens that the tokenizer adds behind the text."""
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    n = len(ids)
-    while n and ids[n - 1] in special and offsets[n - 1][0] == offsets[n - 1][1]:
-        n -= 1
-    return ids[:n]
 
 
 def token_text(tokenizer: Any, token_id: int) -> str:
@@ -304,11 +266,6 @@ def likeliest(
     log_probabilities = torch.log_softmax(next_logits.double(), dim=-1)
     top = next_logits.topk(min(n, next_logits.numel())).indices.tolist()
     return tuple(
-        NextToken(
-            text=token_text(tokenizer, index),
-            token_id=index,
-            probability=float(log_probabilities[index].exp()),
-            logit=float(next_logits[index]),
-        )
+        NextToken(token_text(tokenizer, index), index, float(log_probabilities[index].exp()), float(next_logits[index]))
         for index in top
     )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 
 from iclens.lens.model.anatomy import is_linear
 from iclens.lens.model.loading import LensModel
-from iclens.lens.model.norms import bias_of, held, ratio
+from iclens.lens.model.norms import bias_of
 from iclens.lens.model.placed import at_hand
-from iclens.lens.model.session import AttentionCall, Handler, attending
+from iclens.lens.model.session import Handler, attending
 from iclens.lens.read.attend import fast
+from iclens.lens.read.held import held_attention, held_norm, held_ratio
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Leaves:
     def hold_norm(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         """Hold a norm's scale."""
         with at_hand(module):
-            out = held(module, args[0], output)
+            out = held_norm(module, args[0], output)
             self._collect(out, bias_of(module))
         return out
 
@@ -98,9 +100,6 @@ def holding(lens_model: LensModel, n: int, attend: Handler = fast) -> Iterator[L
     hooks += [(activation, gate) for activation in {layer.activation for layer in anatomy.layers}]
     hooks.append((anatomy.head, leaves.unembed))
 
-    def held_attention(call: AttentionCall) -> Tensor:
-        return attend(replace(call, q=call.q.detach(), k=call.k.detach()))
-
     with ExitStack() as stack:
         for parameter in lens_model.model.parameters():
             if parameter.requires_grad:
@@ -109,7 +108,7 @@ def holding(lens_model: LensModel, n: int, attend: Handler = fast) -> Iterator[L
         for watched, hook in hooks:
             assert watched is not None
             stack.callback(watched.register_forward_hook(hook).remove)
-        stack.enter_context(attending(lens_model, held_attention))
+        stack.enter_context(attending(lens_model, partial(held_attention, attend=attend)))
         if lens_model.is_offloaded:
             # The backward pass wants every layer's weights again, which are larger than the device.
             stack.enter_context(torch.autograd.graph.save_on_cpu())
@@ -122,4 +121,4 @@ def _hold_gate(module: nn.Module, args: Any, output: Tensor) -> Tensor:
 
 
 def _hold_ratio(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-    return args[0] * ratio(module, args[0].detach(), output.detach())
+    return held_ratio(module, args[0], output)

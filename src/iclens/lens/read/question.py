@@ -88,7 +88,7 @@ class Answer:
 
 def ask(
     lens_model: LensModel,
-    prompt: PromptLike,
+    prompt: Any,
     answers: Sequence[str] | None = None,
     answer: str | None = None,
     options: PromptOptions | None = None,
@@ -98,7 +98,7 @@ def ask(
 
     Args:
         lens_model: the model; its weights are not used.
-        prompt: the prompt, or a document; an object may hold `"answers"` and `"answer"`, which then are all of them.
+        prompt: a `PromptLike`; an object may hold `"answers"` and `"answer"`, which then are all of them.
         answers: candidate answers where the document names none.
         answer: the answer to explain where the document names none.
         options: how a document is written where it does not say itself.
@@ -115,7 +115,7 @@ def ask(
         answers, answer = own if own[0] or own[1] is not None else (answers, answer)
     tokenizer, limit = lens_model.tokenizer, lens_model.context_length
     if not isinstance(prompt, Prompt):
-        document = prompt if isinstance(prompt, str | Mapping) else list(prompt)
+        document = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else prompt
         prompt = read_document(document, tokenizer, options, binding=False)
     tokenized = tokenize(prompt, tokenizer, limit)
     question = Question(tokenized, Answers.build(tokenized, tokenizer, answers or None, answer, limit), readout)

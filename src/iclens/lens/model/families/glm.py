@@ -19,12 +19,7 @@ def glm4(config: Any) -> Family:
     return llama_layout(
         config,
         activation="mlp.activation_fn",
-        norms=(
-            "input_layernorm",
-            "post_attention_layernorm",
-            "post_self_attn_layernorm",
-            "post_mlp_layernorm",
-        ),
+        norms=("input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"),
         norm_after_attention="post_self_attn_layernorm",
         norm_after_mlp="post_mlp_layernorm",
     )

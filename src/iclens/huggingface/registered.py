@@ -1,10 +1,29 @@
-"""Which attention implementation a model's configurations choose: finding all of them, choosing, and putting back."""
+"""Attention implementations by name: making one known to transformers, choosing it in a model, and putting back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
+
+
+@cache
+def register(name: str, attend: Callable[..., Any], mask: Callable[..., Any]) -> None:
+    """Register an attention function and its mask function under one name, once a process.
+
+    Without a mask function of the same name, transformers passes no mask and causality is lost silently.
+
+    Args:
+        name: what `set_attn_implementation` will be given.
+        attend: `attend(module, query, key, value, attention_mask, scaling=…, **kwargs) -> (output, None)`.
+        mask: called once per forward pass and kind of mask, with the arguments of
+            `transformers.masking_utils.sdpa_mask`.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, mask)
 
 
 def configurations(model: Any, layers: Iterable[Any] = ()) -> list[Any]:
