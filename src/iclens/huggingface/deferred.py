@@ -22,11 +22,7 @@ _NO_SKIPS = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False
 
 @dataclass(frozen=True, eq=False)
 class MaskRecipe:
-    """How to make any rows of a mask (batch, 1, n_query, n_key); True = may attend.
-
-    Attributes:
-        arguments: those of `transformers.masking_utils.sdpa_mask`, by keyword.
-    """
+    """How to make any rows of a mask (batch, 1, n_query, n_key), True = may attend: the arguments of `sdpa_mask`."""
 
     arguments: Mapping[str, Any]
     # The block that was asked for last: at ordinary lengths the whole mask, which every layer asks for in turn.
@@ -105,14 +101,12 @@ def _formed(thing: Any) -> Any:
 def deferred_mask(*args: Any, always: bool = False, **kwargs: Any) -> Tensor | None:
     """Stand in for `transformers.masking_utils.sdpa_mask`, with the same arguments, without forming the mask.
 
-    Args:
-        *args: those of `sdpa_mask`; given by position, as transformers never does, they lead to a mask that is formed.
-        always: return a mask also where None would do.
-        **kwargs: those of `sdpa_mask`. A function of the caller's own (`use_vmap`) leads to a mask that is formed.
+    Arguments by position, which transformers never gives, or a function of the caller's own (`use_vmap`) lead to a
+    mask that is formed.
 
     Returns:
-        None where `sdpa_mask` gives None: for a mask that is plainly causal, or for an encoder without padding.
-        Otherwise a `DeferredMask`.
+        Unless `always`, None where `sdpa_mask` gives None: for a mask that is plainly causal, or for an encoder without
+        padding. Otherwise a `DeferredMask`.
     """
     from transformers.masking_utils import sdpa_mask
 

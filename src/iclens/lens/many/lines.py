@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt.blocks import half_pair
 from iclens.lens.prompt.documents import PromptOptions, contents, parse
 from iclens.lens.read.question import Question, ask
 
@@ -63,40 +64,32 @@ def read_lines(path: Path, lens_model: LensModel, defaults: Defaults | None = No
     """
     seen: dict[str, int] = {}
     lines = []
-    for number, line in _texts(contents(path)):
-        read = _read_line(number, line, lens_model, defaults or Defaults())
-        if read.id in seen and read.error is None:
-            read = replace(
-                read,
-                question=None,
-                error=f"the id {read.id!r} is that of line {seen[read.id]} too: give each prompt its own.",
-            )
-        seen.setdefault(read.id, number)
-        lines.append(replace(read, error=f"{path}:{number}: {read.error}") if read.error is not None else read)
+    for number, raw in enumerate(contents(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        line = _read_line(number, raw, lens_model, defaults or Defaults())
+        if line.error is None and line.id in seen:
+            error = f"the id {line.id!r} is that of line {seen[line.id]} too: give each prompt its own."
+            line = replace(line, question=None, error=error)
+        seen.setdefault(line.id, number)
+        lines.append(line if line.error is None else replace(line, error=f"{path}:{number}: {line.error}"))
     if not lines:
         raise UserError(f"{path} is empty: it needs at least one prompt. Write e.g. {_LINE}.")
     return lines
 
 
-def _texts(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            yield number, line
-
-
-def _read_line(number: int, line: bytes, lens_model: LensModel, defaults: Defaults) -> Line:
+def _read_line(number: int, raw: bytes, lens_model: LensModel, defaults: Defaults) -> Line:
     name = str(number)
     try:
         try:
-            text = line.decode()
+            text = raw.decode()
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8. Save the file as UTF-8."
-            ) from None
+            place = f"byte {error.start + 1} (0x{raw[error.start]:02x})"
+            raise UserError(f"{place} is not UTF-8. Save the file as UTF-8.") from None
         document = parse(text, "this line", _LINE)
         if isinstance(document, dict):
             name = _name(document, name)
-            document = {key: value for key, value in document.items() if key != "id"}
+            document.pop("id", None)
         question = ask(lens_model, document, defaults.answers, defaults.answer, defaults.options)
         return Line(number, name, question)
     except UserError as error:
@@ -110,8 +103,6 @@ def _name(document: Mapping[str, Any], number: str) -> str:
         return number
     if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
         raise UserError(f'"id" is {name!r}: give a string that is not empty, or a whole number.')
-    try:
-        str(name).encode()
-    except UnicodeEncodeError:
-        raise UserError(f'"id" {name!a} holds half of a surrogate pair: give whole characters.') from None
+    if half_pair(str(name)):
+        raise UserError(f'"id" {name!a} holds half of a surrogate pair: give whole characters.')
     return str(name)

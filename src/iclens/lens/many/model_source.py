@@ -34,10 +34,7 @@ class ModelSource:
     device_map: str | None = None
 
     def load(self, identity: str | None = None) -> LensModel:
-        """The model, loaded once a process.
-
-        Args:
-            identity: what `identity` gave where the work was planned.
+        """Load the model, once a process; `identity` is what its method gave where the work was planned.
 
         Raises:
             UserError: as `iclens.lens.model.loading.load`; another model has that name here.
@@ -54,27 +51,19 @@ class ModelSource:
         return outline(self.name)
 
     def identity(self) -> str:
-        """A digest of the model's files; of a hub model its commit.
-
-        Raises:
-            UserError: the files cannot be read.
-        """
-        return _identity(self.name)
+        """A digest of the model's files, which must be readable; of a hub model its commit."""
+        folder = Path(source_of(self.name))
+        if not folder.is_dir():
+            return f"{self.name}@{_commit(self.name)}"
+        files = sorted({file for pattern in _PATTERNS for file in folder.glob(pattern) if file.is_file()})
+        stamps = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+        return _digest_of(folder, stamps)
 
 
 @cache
 def _load(source: ModelSource) -> LensModel:
     dtype = None if source.dtype is None else getattr(torch, source.dtype)
     return load(source.name, dtype=dtype, device=source.device, device_map=source.device_map)
-
-
-def _identity(name: str) -> str:
-    folder = Path(source_of(name))
-    if not folder.is_dir():
-        return f"{name}@{_commit(name)}"
-    files = sorted({file for pattern in _PATTERNS for file in folder.glob(pattern) if file.is_file()})
-    stamps = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    return _digest_of(folder, stamps)
 
 
 @cache

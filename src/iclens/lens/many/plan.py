@@ -25,23 +25,18 @@ _LEAST_FULL = 0.8
 def batches(questions: Sequence[Question], lens_model: LensModel, most_tokens: int) -> list[list[int]]:
     """Indices of the prompts of each batch, the shortest prompts first.
 
-    Args:
-        questions: the prompts.
-        lens_model: the model; see `longest_alike` for the ones whose long prompts run alone.
-        most_tokens: tokens of a batch, filled-up ones counted; a longer prompt is a batch of its own.
+    A batch has at most `most_tokens` tokens, filled-up ones counted; a longer prompt is a batch of its own, and so is
+    one behind `longest_alike`.
     """
     alike = longest_alike(lens_model)
-    order = sorted(
-        range(len(questions)),
-        key=lambda i: (questions[i].longest, questions[i].n_query, questions[i].tokenized.n_demonstrations, i),
-    )
+    size = {i: (one.longest, one.n_query, one.tokenized.n_demonstrations, i) for i, one in enumerate(questions)}
     planned: list[list[int]] = []
-    real = 0
-    for i in order:
+    real = 0  # tokens of the last batch
+    for i in sorted(size, key=size.__getitem__):
         length = questions[i].longest
-        room = bool(planned) and (len(planned[-1]) + 1) * length <= most_tokens
-        full = bool(planned) and real + length >= _LEAST_FULL * length * (len(planned[-1]) + 1)
-        if room and full and (alike is None or length <= alike):
+        filled = length * (len(planned[-1]) + 1) if planned else 0
+        fits = bool(planned) and filled <= most_tokens and real + length >= _LEAST_FULL * filled
+        if fits and (alike is None or length <= alike):
             planned[-1].append(i)
             real += length
         else:

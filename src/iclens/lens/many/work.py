@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from iclens.errors import UserError
 from iclens.lens.explaining import explain_together
@@ -18,12 +18,10 @@ from iclens.lens.many.lines import Line
 from iclens.lens.many.model_source import ModelSource
 from iclens.lens.many.plan import batches
 from iclens.lens.model.loading import LensModel
+from iclens.lens.read.question import Question
 from iclens.lens.rows import SCHEMA_VERSION, as_parquet, rows_of, schema, table
 from iclens.work.parts import Parts
 from iclens.workers import Ended, Tell
-
-if TYPE_CHECKING:
-    import pyarrow
 
 Call = tuple[ModelSource, str, list[Line], tuple[str, ...], int]
 """Arguments of `explain_part`: the model, its identity, the prompts, the scores, tokens at once."""
@@ -67,28 +65,14 @@ class Work:
     ) -> Work:
         """Sort the lines into batches and name their parts.
 
-        Args:
-            source: the model.
-            lens_model: the same, perhaps without its weights.
-            lines: the prompts and the bad lines.
-            scores: names of the scores.
-            most_tokens: tokens that go through the model at once.
-            threads: torch threads of each process; sums depend on them in the last bit.
+        The model may be without its weights. `threads` are those of torch in each process: sums depend on them in the
+        last bit.
         """
         good = [line for line in lines if line.question is not None]
-        questions = [line.question for line in good if line.question is not None]
-        planned = tuple(tuple(good[i] for i in one) for one in batches(questions, lens_model, most_tokens))
+        planned = tuple(tuple(good[i] for i in one) for one in batches(_questions(good), lens_model, most_tokens))
         identity = source.identity()
-        same = {
-            "schema": SCHEMA_VERSION,
-            "versions": {name: version(name) for name in ("iclens", "torch", "transformers")},
-            "model": identity,
-            "dtype": source.dtype,
-            "device": [source.device, source.device_map],
-            "scores": list(scores),
-            "most_tokens": most_tokens,
-            "threads": threads,
-        }
+        versions = [SCHEMA_VERSION, *map(version, ("iclens", "torch", "transformers"))]
+        same = [versions, identity, source.dtype, source.device, source.device_map, list(scores), most_tokens, threads]
         keys = tuple(_digest([same, [_content(line) for line in one]]) for one in planned)
         bad = tuple(line for line in lines if line.question is None)
         return cls(source, identity, bad, planned, keys, tuple(scores), most_tokens)
@@ -96,7 +80,7 @@ class Work:
     @property
     def tokens(self) -> list[int]:
         """Tokens of every batch, filled-up ones counted: what its time is taken to grow with."""
-        return [len(one) * max(line.question.longest for line in one if line.question) for one in self.batches]
+        return [len(one) * max(question.longest for question in _questions(one)) for one in self.batches]
 
     @property
     def n_prompts(self) -> int:
@@ -113,40 +97,27 @@ class Work:
         return [place for place, key in enumerate(self.keys) if parts.read(key) is None]
 
     def compute(self, places: Sequence[int], parts: Parts, executor: Executor) -> Iterator[Ended[float]]:
-        """Explain some batches; the part of each is on disk before it is said to have ended.
-
-        Args:
-            places: which batches.
-            parts: where they are kept.
-            executor: runs them.
+        """Explain the batches at some places; the part of each is on disk before it is said to have ended.
 
         Yields:
             the seconds that a batch took, or why it failed; `place` is the batch's.
         """
-        calls = [
-            (self.source, self.identity, list(self.batches[place]), self.scores, self.most_tokens) for place in places
-        ]
-        ends = executor(explain_part, calls)
-        with closing(ends):  # type: ignore[type-var]
+        about = self.source, self.identity
+        calls = [(*about, list(self.batches[place]), self.scores, self.most_tokens) for place in places]
+        with closing(executor(explain_part, calls)) as ends:  # type: ignore[type-var]
             for ended in ends:
-                place = places[ended.place]
-                if ended.error is not None:
-                    yield Ended(place, None, ended.error)
-                    continue
-                content, seconds = ended.result()
-                parts.write(self.keys[place], content)
-                yield Ended(place, seconds)
+                place, seconds = places[ended.place], None
+                if ended.error is None:
+                    content, seconds = ended.result()
+                    parts.write(self.keys[place], content)
+                yield Ended(place, seconds, ended.error)
 
     def assemble(self, parts: Parts) -> bytes:
-        """The Parquet file of all parts, rows in the order of the prompts' file.
-
-        Raises:
-            UserError: a part is not there, or not whole.
-        """
+        """Make the Parquet file of all parts, which must be there and whole: rows in the order of the prompts' file."""
         import pyarrow as pa
+        import pyarrow.parquet as pq
 
-        bad = [{"line": line.number, "id": line.id, "error": line.error} for line in self.bad]
-        pieces = [table(bad)]
+        pieces = [table([{"line": line.number, "id": line.id, "error": line.error} for line in self.bad])]
         for key in self.keys:
             content = parts.read(key)
             if content is None:
@@ -154,10 +125,15 @@ class Work:
                     f"a finished batch in {parts.folder} was changed or taken away meanwhile; the same command computes"
                     " it again."
                 )
-            with pa.ipc.open_stream(pa.BufferReader(content)) as stream:
-                pieces.append(stream.read_all())
+            pieces.append(pq.read_table(pa.BufferReader(content)))
         whole = pa.concat_tables(pieces).sort_by([("line", "ascending"), ("demonstration", "ascending")])
-        return as_parquet(whole.replace_schema_metadata(schema(self._facts()).metadata).combine_chunks())
+        facts = {
+            "iclens.model": self.source.name,
+            "iclens.model_identity": self.identity,
+            "iclens.dtype": self.source.dtype or "float32",
+            "iclens.fingerprint": self.fingerprint,
+        }
+        return as_parquet(whole.replace_schema_metadata(schema(facts).metadata).combine_chunks())
 
     def is_in(self, output: Path) -> bool:
         """Whether a file holds this very run already, whole."""
@@ -166,60 +142,37 @@ class Work:
 
         try:
             metadata = pq.read_schema(output).metadata or {}
-            if metadata.get(b"iclens.fingerprint") != self.fingerprint.encode():
-                return False
-            found = pq.read_table(output, page_checksum_verification=True)
+            same = metadata.get(b"iclens.fingerprint") == self.fingerprint.encode()
+            return same and pq.read_table(output, page_checksum_verification=True).num_rows >= self.n_prompts
         except (OSError, pa.ArrowException):
             return False
-        return found.num_rows >= self.n_prompts
-
-    def _facts(self) -> dict[str, str]:
-        return {
-            "iclens.model": self.source.name,
-            "iclens.model_identity": self.identity,
-            "iclens.dtype": self.source.dtype or "float32",
-            "iclens.fingerprint": self.fingerprint,
-        }
 
 
 def explain_part(
     source: ModelSource, identity: str, lines: list[Line], scores: tuple[str, ...], most_tokens: int, tell: Tell
 ) -> tuple[bytes, float]:
-    """Explain one batch in whatever process: its rows as an Arrow stream, and the seconds that it took."""
+    """Explain one batch in whatever process: its rows as a Parquet file, and the seconds that it took."""
     tell()
     lens_model = source.load(identity)
     start = time.perf_counter()
-    questions = [line.question for line in lines if line.question is not None]
-    found = explain_together(lens_model, questions, scores, most_tokens=most_tokens, progress=lambda stage: tell())
-    rows = [
-        row
-        for line, one in zip(lines, found, strict=True)
-        for row in rows_of(one, {"line": line.number, "id": line.id})
-    ]
-    return _stream(table(rows)), time.perf_counter() - start
+    found = explain_together(
+        lens_model, _questions(lines), scores, most_tokens=most_tokens, progress=lambda stage: tell()
+    )
+    each = zip(lines, found, strict=True)
+    rows = [row for line, one in each for row in rows_of(one, {"line": line.number, "id": line.id})]
+    return as_parquet(table(rows)), time.perf_counter() - start
 
 
-def _stream(rows: pyarrow.Table) -> bytes:
-    import pyarrow as pa
-
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    return sink.getvalue().to_pybytes()
+def _questions(lines: Sequence[Line]) -> list[Question]:
+    return [line.question for line in lines if line.question is not None]
 
 
 def _content(line: Line) -> Any:
-    question = line.question
-    assert question is not None
-    prompt, answers = question.tokenized.prompt, question.answers
-    return [
-        line.number,
-        line.id,
-        asdict(prompt),
-        question.tokenized.input_ids.tolist(),
-        [(entry.text, entry.token_ids, entry.following) for entry in answers.candidates],
-        answers.explained,
-    ]
+    (question,) = _questions([line])
+    tokenized, answers = question.tokenized, question.answers
+    candidates = [(entry.text, entry.token_ids, entry.following) for entry in answers.candidates]
+    about = [line.number, line.id, asdict(tokenized.prompt), tokenized.input_ids.tolist()]
+    return [*about, candidates, answers.explained]
 
 
 def _digest(content: Any) -> str:

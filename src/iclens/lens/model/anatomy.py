@@ -67,13 +67,12 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def bind(model: Any, family: Family) -> Anatomy:
-    """Find and check the modules that `family` names in `model`.
+    """Find the modules that `family` names in `model`.
 
     Raises:
         UserError: a module is missing, quantised, adapted or of a kind that is not handled exactly.
     """
-    base = model.base_model
-    trunk, _, _ = family.layers.rpartition(".")
+    base, trunk = model.base_model, family.layers.rpartition(".")[0]
     names = {module: name for name, module in model.named_modules()}
     layers = []
     for layer in _find(base, family.layers, family).children():
@@ -96,13 +95,10 @@ def bind(model: Any, family: Family) -> Anatomy:
             f"{type(model).__name__} has no unembedding: load the model with its language-modelling head "
             "(AutoModelForCausalLM)."
         )
-    anatomy = Anatomy(
-        base=base.get_submodule(trunk),
-        layers=tuple(layers),
-        final_norm=_find(base, family.final_norm, family, optional=True),
-        projection=_find(base, family.projection, family, optional=True),
-        head=head,
+    final_norm, projection = (
+        _find(base, path, family, optional=True) for path in (family.final_norm, family.projection)
     )
+    anatomy = Anatomy(base.get_submodule(trunk), tuple(layers), final_norm, projection, head)
     if family.causal:
         _check(anatomy, names)
     return anatomy
@@ -143,7 +139,7 @@ def _check(anatomy: Anatomy, names: dict[nn.Module, str]) -> None:
                 "the path would not sum to the margin."
             )
     zero = torch.zeros(1, dtype=next(anatomy.base.parameters()).dtype, device=home_of(anatomy.base))
-    for activation in {layer.activation for layer in anatomy.layers} - {None}:
+    for activation in {layer.activation for layer in anatomy.layers if layer.activation is not None}:
         with torch.no_grad():
             at_zero = type(activation).forward(activation, zero)
         if bool(at_zero.any()):

@@ -79,11 +79,7 @@ def why_no_config(name: str, source: str, error: Exception) -> str:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a folder that does not hold all its weights as safetensors.
-
-    Raises:
-        UserError: what is missing.
-    """
+    """Refuse a folder that does not hold all its weights as safetensors, and say what is missing."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
         return

@@ -150,18 +150,12 @@ def rotary_settings(config: Any) -> dict[str, dict[str, Any]]:
 
 
 def family_of(config: Any) -> Family:
-    """Find the family of a configuration.
-
-    Raises:
-        UserError: the family is not supported, or this configuration of it is not.
-    """
+    """Find the family of a configuration; a `UserError` says that it is not supported, or why this one of it is not."""
     if config.model_type not in FAMILIES:
         raise UserError(unsupported(config.model_type))
+    this = f"this {config.model_type} model"
     if getattr(config, "quantization_config", None) is not None:
-        raise UserError(
-            f"this {config.model_type} model is quantised: its linear maps are not read exactly. "
-            "Load unquantised weights."
-        )
+        raise UserError(f"{this} is quantised: its linear maps are not read exactly. Load unquantised weights.")
     if getattr(config, "output_attentions", False):
         raise UserError(
             "config.output_attentions=True forces the eager attention, so that it cannot be captured: set it to False."
@@ -170,8 +164,8 @@ def family_of(config: Any) -> Family:
     backwards = getattr(text, "use_bidirectional_attention", None) or getattr(text, "is_causal", True) is False
     if family.causal and backwards:
         raise UserError(
-            f"this {config.model_type} model attends to later tokens (use_bidirectional_attention or is_causal=False): "
-            "iclens explains only causal attention in this family."
+            f"{this} attends to later tokens (use_bidirectional_attention or is_causal=False): iclens explains only "
+            "causal attention in this family."
         )
     return family
 
@@ -236,8 +230,7 @@ def load(
 def outline(name: str) -> LensModel:
     """Build a model without its weights: its tokenizer, its sizes and its parts, to plan work that others will do.
 
-    Raises:
-        UserError: as in `load`, as far as it shows without the weights.
+    Refuses what `load` refuses, as far as it shows without the weights.
     """
     _, config, built_by, tokenizer = _described(name)
     with torch.device("meta"):

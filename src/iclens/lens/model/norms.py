@@ -16,11 +16,7 @@ CENTRED = ("CohereLayerNorm", "Cohere2LayerNorm", "OlmoLayerNorm", "NemotronLaye
 
 
 def is_centred(norm: nn.Module) -> bool:
-    """True when the norm subtracts the mean (LayerNorm), False when it does not (RMSNorm).
-
-    Raises:
-        UserError: the module is no normalisation that iclens knows.
-    """
+    """True when the norm subtracts the mean (LayerNorm), False when it does not (RMSNorm); others are refused."""
     name = type(norm).__name__
     if type(norm) is nn.LayerNorm or name in CENTRED:
         return True
@@ -58,17 +54,9 @@ def ratio(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     zero = x == 0
     if not bool(zero.any()):
         return y / x
-    tiny = 1e-6 * x.abs().amax().clamp_min(1e-6)
-    moved = torch.where(zero, tiny, x)
+    moved = torch.where(zero, 1e-6 * x.abs().amax().clamp_min(1e-6), x)
     # The class's forward, because calling the module would run the hooks that called us.
     return torch.where(zero, type(module).forward(module, moved) / moved, y / moved)
-
-
-def held(norm: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The norm as an affine map of x, equal to its own output y and with its scale held."""
-    out = centre(norm, x) * gate(norm, x.detach(), y.detach())
-    bias = bias_of(norm)
-    return out if bias is None else out + bias
 
 
 def pull_back(norm: nn.Module, x: torch.Tensor, y: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:

@@ -15,11 +15,7 @@ from iclens.huggingface import MaskRecipe
 class Plain:
     """Every earlier token and its own in a causal layer, every token in an encoder's.
 
-    Attributes:
-        causal: which of the two.
-        n_query: number of queries: the last of the tokens.
-        n_key: number of tokens.
-        device: where rows are formed.
+    There are `n_key` tokens, of which the last `n_query` have queries; rows are formed on `device`.
     """
 
     causal: bool
@@ -34,18 +30,14 @@ class Plain:
     def rows_at(self, positions: Int[Tensor, "_ rows"]) -> Bool[Tensor, "_ rows n_key"]:
         """Form the rows of some queries: others in each prompt, or the same in all (a leading 1)."""
         own = positions.to(self.device)[..., None] + (self.n_key - self.n_query)
-        if not self.causal:
-            own = torch.full_like(own, self.n_key)
-        return torch.arange(self.n_key, device=self.device) <= own
+        return torch.arange(self.n_key, device=self.device) <= (
+            own if self.causal else torch.full_like(own, self.n_key)
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """A mask that the caller of the model made.
-
-    Attributes:
-        mask: True = may attend; the prompts may share one.
-    """
+    """A mask that the caller of the model made: True = may attend; the prompts may share one."""
 
     mask: Bool[Tensor, "_ 1 n_query n_key"]
 
@@ -55,10 +47,9 @@ class Given:
 
     def rows_at(self, positions: Int[Tensor, "_ rows"]) -> Bool[Tensor, "_ rows n_key"]:
         """Pick the rows of some queries: others in each prompt, or the same in all (a leading 1)."""
-        positions = positions.to(self.mask.device)
         n_prompts = max(len(positions), len(self.mask))
         prompts = torch.arange(n_prompts, device=self.mask.device)[:, None]
-        return self.mask[:, 0].expand(n_prompts, -1, -1)[prompts, positions]
+        return self.mask[:, 0].expand(n_prompts, -1, -1)[prompts, positions.to(self.mask.device)]
 
 
 Seen = Plain | Given | MaskRecipe

@@ -41,9 +41,9 @@ class AttentionCall:
     """
 
     name: str
-    q: torch.Tensor
-    k: torch.Tensor
-    v: torch.Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
     seen: Seen
     scale: float
     softcap: float | None
@@ -63,21 +63,20 @@ class AttentionCall:
 
     def rows(self, first: int = 0, last: int | None = None) -> Bool[Tensor, "_ 1 rows n_key"]:
         """Form the mask of the queries first … last − 1 (all by default), with a leading axis of the batch or of 1."""
-        last = self.q.shape[2] if last is None else last
-        return self.seen.rows(first, last).to(self.q.device)
+        return self.seen.rows(first, self.q.shape[2] if last is None else last).to(self.q.device)
 
     def rows_at(self, positions: Int[Tensor, "_ rows"]) -> Bool[Tensor, "_ rows n_key"]:
         """Form the mask of the queries at some positions, others in each prompt or the same in all; no other rows."""
         return self.seen.rows_at(positions).to(self.q.device)
 
 
-Handler = Callable[[AttentionCall], torch.Tensor]
+Handler = Callable[[AttentionCall], Tensor]
 """From a call to the heads' output (batch, query heads, n_query, d_v)."""
 
 
 @dataclass(frozen=True)
 class _Session:
-    names: dict[int, str]
+    names: dict[torch.nn.Module, str]
     handler: Handler
     causal: bool
     wants_mask: bool
@@ -90,9 +89,9 @@ class _Session:
             return Plain(self.causal, q.shape[2], k.shape[2], q.device)
         if isinstance(mask, DeferredMask):
             return mask.recipe
+        if mask.shape[1] != 1:
+            raise UserError(f"{name} was given a mask for each head: the lens takes one for all heads.")
         if id(mask) not in self.given:
-            if mask.shape[1] != 1:
-                raise UserError(f"{name} was given a mask for each head: the lens takes one for all heads.")
             allowed = as_bool(mask, name, "The lens takes").expand(-1, -1, q.shape[2], k.shape[2])
             self.given[id(mask)] = mask, Given(allowed)
         return self.given[id(mask)][1]
@@ -103,19 +102,16 @@ _ACTIVE: ContextVar[_Session | None] = ContextVar("iclens_session", default=None
 
 @contextmanager
 def attending(lens_model: LensModel, handler: Handler, *, wants_mask: bool = False) -> Iterator[None]:
-    """Run the model's attention through `handler` inside the `with` block.
+    """Run the model's attention through `handler`, which computes the heads' output, inside the `with` block.
 
     The model is in evaluation mode meanwhile. Its attention implementation and its modes are put back
     afterwards, also after an exception. One model must not be used by two threads at once.
 
-    Args:
-        lens_model: the model.
-        handler: computes the heads' output.
-        wants_mask: take every mask from transformers, also a plainly causal (or full) one, which is otherwise taken
-            as known: an independent check.
+    With `wants_mask` every mask is transformers' own, also a plainly causal (or full) one, which is otherwise taken as
+    known: an independent check.
     """
     register(NAME, _attention, _mask)
-    names = {id(layer.attention): layer.attention_name for layer in lens_model.anatomy.layers}
+    names = {layer.attention: layer.attention_name for layer in lens_model.anatomy.layers}
     token = _ACTIVE.set(_Session(names, handler, lens_model.family.causal, wants_mask))
     try:
         with implementation(lens_model.model, NAME):
@@ -124,39 +120,31 @@ def attending(lens_model: LensModel, handler: Handler, *, wants_mask: bool = Fal
         _ACTIVE.reset(token)
 
 
-def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     return deferred_mask(*args, always=_active().wants_mask, **kwargs)
 
 
 def _attention(
     module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float | None = None,
-    dropout: float = 0.0,
     softcap: float | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     session = _active()
-    name = session.names.get(id(module))
+    name = session.names.get(module)
     if name is None:
         raise UserError(f"{type(module).__name__} calls the attention interface but is no layer of its family.")
     term = unhandled_term(kwargs, _TERMS, any_tensor=True)
-    if term in _TERMS:
-        raise UserError(f"{name} passes {term} to its attention, which iclens does not handle.")
     if term is not None:
-        raise UserError(f"{name} passes a tensor {term!r} to its attention, which iclens does not know.")
-    call = AttentionCall(
-        name=name,
-        q=query,
-        k=key,
-        v=value,
-        seen=session.seen(attention_mask, name, query, key),
-        scale=float(query.shape[-1] ** -0.5 if scaling is None else scaling),
-        softcap=None if softcap is None else float(softcap),
-    )
+        what, verb = (term, "handle") if term in _TERMS else (f"a tensor {term!r}", "know")
+        raise UserError(f"{name} passes {what} to its attention, which iclens does not {verb}.")
+    seen = session.seen(attention_mask, name, query, key)
+    scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
+    call = AttentionCall(name, query, key, value, seen, scale, None if softcap is None else float(softcap))
     return session.handler(call).transpose(1, 2).contiguous(), None
 
 

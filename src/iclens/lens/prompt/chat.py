@@ -45,13 +45,10 @@ def render(chat: list[dict[str, str]], tokenizer: Any) -> str:
 
 
 def locate(chat: list[dict[str, str]], text: str, tokenizer: Any) -> list[tuple[int, int]]:
-    """Find every message in the rendered text: its first character, and the one after its last.
+    """Find every message in the rendered text, by a rendering with markers in place of messages: start and end.
 
-    Two renderings are enough where the template writes every message as it stands, or every one without the spaces
-    around it; elsewhere there is one for each message.
-
-    Raises:
-        UserError: the template drops or repeats a message, or writes others differently because of it.
+    One is enough where the template writes every message as it stands, or every one without the spaces around it;
+    elsewhere there is one for each message, which the template must write once, and others alike.
     """
     everything = text + "".join(message["content"] for message in chat)
     marker = next(m for m in (f"QXZ{i}N" for i in itertools.count(10**8)) if m not in everything)

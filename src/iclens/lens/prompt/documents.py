@@ -15,6 +15,12 @@ _PAIR = '{"input": "...", "output": "..."}'
 _MESSAGE = '{"role": "user", "content": "..."}'
 _OBJECT = '{"demonstrations": [{"input": "...", "output": "..."}], "query": "..."}'
 _FORMS = ("demonstrations", "prompt", "text", "messages")
+_KINDS = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+
+
+def kind(value: Any) -> str:
+    """Name the kind of a value as JSON does."""
+    return _KINDS.get(type(value), "null")
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,9 @@ class PromptOptions:
     instruction_blocks: int = 0
 
     def settled(self, own: Mapping[str, Any], *, binding: bool, writes_pairs: bool) -> PromptOptions:
-        """Put what a document says itself in the place of these.
+        """Put what a document says itself, by the names of the options, in the place of these.
 
-        Args:
-            own: values of the document by the names of the options.
-            binding: see `read_document`.
-            writes_pairs: False when the document is plain text or a chat, which need no template.
+        `binding` as in `read_document`; `writes_pairs` is False for plain text and chats, which need no template.
 
         Raises:
             UserError: a value of the wrong kind, or, when these are binding, one that is given twice.
@@ -74,7 +77,7 @@ def read_prompt(
     Args:
         path: the file.
         tokenizer: needed for chat messages alone, for its chat template.
-        template: see `PromptOptions`, as for the rest.
+        template: as in `PromptOptions`, like the rest.
         query: the query, when the file holds none.
         instruction: a text before the demonstrations.
         instruction_blocks: how many of the first blocks of a plain text are an instruction.
@@ -105,11 +108,7 @@ def read_prompt(
 
 
 def contents(path: Path) -> bytes:
-    """Read the bytes of a file.
-
-    Raises:
-        UserError: it does not exist or cannot be read.
-    """
+    """Read the bytes of a file; a `UserError` says that it does not exist or why it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -119,11 +118,7 @@ def contents(path: Path) -> bytes:
 
 
 def parse(text: str, where: str, right: str) -> Any:
-    """Parse the JSON of a file (`where` empty) or of one line.
-
-    Raises:
-        UserError: it is not JSON; the message shows what is `right`.
-    """
+    """Parse the JSON of a file (`where` empty) or of one line; a `UserError` shows what is `right`."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -131,12 +126,6 @@ def parse(text: str, where: str, right: str) -> Any:
         raise UserError(f"{place}: not JSON ({error.msg}). Write e.g. {right}.") from None
     except (RecursionError, ValueError) as error:
         raise UserError(f"{where or 'the file'}: JSON that cannot be read ({error}). Write e.g. {right}.") from None
-
-
-def kind(value: Any) -> str:
-    """Name the kind of a value as JSON does."""
-    kinds = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
-    return kinds.get(type(value), "null")
 
 
 def check_string(value: Any, name: str) -> None:
@@ -230,10 +219,9 @@ def _from_text(text: str, options: PromptOptions) -> Prompt:
 
 def _from_blocks(blocks: list[str], options: PromptOptions) -> Prompt:
     """Join blocks as a text file holds them, so that its reading gives back exactly these."""
-    query = options.query or ""
-    if not query.strip():
+    named = {f"demonstration {i}": block for i, block in enumerate(blocks)} | {"the query": options.query or ""}
+    if not named["the query"].strip():
         raise UserError("the query is empty: write what the model is to continue.")
-    named = {f"demonstration {i}": block for i, block in enumerate(blocks)} | {"the query": query}
     for name, block in named.items():
         if not block.strip():
             raise UserError(f"{name} is empty: write something in it, or delete it.")
@@ -299,11 +287,7 @@ def _from_messages(messages: list[Any], tokenizer: Any, options: PromptOptions) 
 
 
 def read_answers(document: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:
-    """Read the candidate answers (`"answers"`) and the answer to explain (`"answer"`) that stand beside a prompt.
-
-    Raises:
-        UserError: a value of the wrong kind.
-    """
+    """Read the candidate answers (`"answers"`) and the answer to explain (`"answer"`) that stand beside a prompt."""
     answers, answer = document.get("answers") or [], document.get("answer")
     if answer is not None:
         check_string(answer, '"answer"')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -90,11 +91,7 @@ class Prompt:
             )
 
     def without(self, indices: Iterable[int]) -> Prompt:
-        """The prompt with the text of some demonstrations deleted, each with the separator after it.
-
-        Raises:
-            UserError: an index that is no demonstration.
-        """
+        """The prompt with the text of some demonstrations, which must exist, deleted with the separators after them."""
         dropped, n = set(indices), len(self.demonstrations)
         outside = sorted(i for i in dropped if not 0 <= i < n)
         if outside:
@@ -122,12 +119,10 @@ class Prompt:
         n_blocks = 0 if self.instruction is None else self.count_blocks(self.instruction.of(self.text))
         # A query that no space follows is read with one.
         text = self.text + ("" if self.lead == " " else self.lead)
-        try:
-            if "\r\n" in text or Prompt.from_text(text, n_blocks) != self:
-                return None
-        except UserError:
-            return None
-        return {"prompt": text, **({"instruction_blocks": n_blocks} if n_blocks else {})}
+        with suppress(UserError):
+            if "\r\n" not in text and Prompt.from_text(text, n_blocks) == self:
+                return {"prompt": text} | ({"instruction_blocks": n_blocks} if n_blocks else {})
+        return None
 
     def _written_from(self, document: dict[str, Any]) -> Prompt:
         object.__setattr__(self, "document", document)
@@ -236,17 +231,16 @@ class Prompt:
 
     @classmethod
     def from_chat(cls, messages: Sequence[Mapping[str, str]], tokenizer: Any) -> Prompt:
-        """Renders chat messages with the tokenizer's own chat template.
+        """Renders chat messages with the chat template of a Hugging Face tokenizer.
 
         A user's message with the assistant's reply is a demonstration, from the first character of the one to the
         last of the other; a system message is the instruction; the last user's message with the header of the
-        reply is the query. The rest of the template is separators. Where a message lies is found by
-        rendering the chat once more with markers in place of messages, so that repeated messages, or ones
-        whose words the template itself contains, are told apart.
+        reply is the query. The rest of the template is separators. Messages that repeat, or whose words the template
+        itself contains, are told apart.
 
         Args:
             messages: `{"role": "system" | "user" | "assistant", "content": str}`, the last one the user's.
-            tokenizer: a Hugging Face tokenizer with a chat template.
+            tokenizer: the tokenizer.
 
         Raises:
             UserError: messages out of order, no chat template, or a template that drops or repeats a message.

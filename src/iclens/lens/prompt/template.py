@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from iclens.errors import UserError
 
@@ -21,26 +22,21 @@ def parse_template(template: str) -> tuple[Callable[[str], str], Callable[[str],
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
         raise UserError(f"the template {template!r} is no format string ({error}): write it like {right}.") from None
-    halves, seen_input = [[""]], False
-    for literal, slot, specification, conversion in parsed:
-        halves[-1][-1] += literal
-        if slot is None:
-            continue
-        if slot not in ("input", "output") or specification or conversion:
-            raise UserError(
-                f"the template {template!r} has the slot {{{slot}}}, which is not known: write it like {right}."
-            )
-        if slot == "input":
-            halves[-1].append("")
-            seen_input = True
-        elif len(halves) == 2:
-            raise UserError(f"the template {template!r} has the slot {{output}} twice: write it like {right}.")
-        elif not seen_input:
-            raise UserError(f"the template {template!r} has no {{input}} before its {{output}}: write it like {right}.")
-        else:
-            halves.append([""])
-    if len(halves) == 1:
-        lacking = "{output}" if seen_input else "{input} and {output}"
-        raise UserError(f"the template {template!r} lacks {lacking}: write it like {right}.")
-    before, after = halves
-    return (lambda given: given.join(before)), (lambda given: given.join(after))
+    unknown = [slot for _, slot, *form in parsed if slot is not None and (slot not in ("input", "output") or any(form))]
+    slots = [slot for _, slot, _, _ in parsed if slot is not None]
+    problem = (
+        (unknown and f"has the slot {{{unknown[0]}}}, which is not known")
+        or (not slots and "lacks {input} and {output}")
+        or (slots[0] == "output" and "has no {input} before its {output}")
+        or ("output" not in slots and "lacks {output}")
+        or (slots.count("output") > 1 and "has the slot {output} twice")
+    )
+    if problem:
+        raise UserError(f"the template {template!r} {problem}: write it like {right}.")
+    pieces = [(literal, slot) for literal, slot, _, _ in parsed]
+    after = [slot for _, slot in pieces].index("output") + 1
+    return partial(_written, pieces[:after]), partial(_written, pieces[after:])
+
+
+def _written(pieces: Sequence[tuple[str, str | None]], given: str) -> str:
+    return "".join(literal + (given if slot == "input" else "") for literal, slot in pieces)

@@ -62,12 +62,9 @@ class TokenizedPrompt:
 def encode(
     text: str, tokenizer: Any, add_special_tokens: bool
 ) -> tuple[list[int], list[tuple[int, int]], tuple[int, ...]]:
-    """Tokenise a text once, never cut off: vocabulary ids, offsets, and the ids of the end tokens.
+    """Tokenise a text once, never cut off, by a tokenizer that reports offsets: vocabulary ids and offsets.
 
-    End tokens that the tokenizer adds after the text are apart from the others, since the model continues the text.
-
-    Raises:
-        UserError: the tokenizer reports no offsets.
+    The third are the end tokens that the tokenizer adds; they are apart, since the model continues the text.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
@@ -106,9 +103,8 @@ def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None, 
             f"the prompt has {len(ids)} tokens{behind}, but the model's context holds {context_length}: shorten the "
             "prompt or give fewer demonstrations."
         )
-    special = _special(tokenizer)
-    extents = _extents(ids, offsets, special)
-    parts = _Parts(prompt)
+    special, parts = _special(tokenizer), _Parts(prompt)
+    extents, texts = _laid_out(prompt.text, ids, offsets, special, tokenizer)
     groups, roles = [], []
     for index, (token_id, extent) in enumerate(zip(ids, extents, strict=True)):
         role, group, others = ("special", NOT_A_DEMONSTRATION, []) if extent is None else parts.assign(*extent)
@@ -134,7 +130,7 @@ def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None, 
         groups=torch.tensor(groups, dtype=torch.long),
         roles=tuple(roles),
         query_start=roles.index("query"),
-        texts=_texts(prompt.text, ids, extents, tokenizer),
+        texts=tuple(texts),
         notes=tuple(notes),
     )
 
@@ -143,31 +139,24 @@ def _special(tokenizer: Any) -> set[int]:
     return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 
 
-def _extents(ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: set[int]) -> list[tuple[int, int] | None]:
-    """Offsets with the white space that trimming tokenizers hide; None for added special tokens."""
+def _laid_out(
+    text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: set[int], tokenizer: Any
+) -> tuple[list[tuple[int, int] | None], list[str]]:
+    """Offsets with the white space that trimming tokenizers hide, None for added special tokens; and what to show."""
     extents: list[tuple[int, int] | None] = []
-    end = 0
-    for token_id, (start, stop) in zip(ids, offsets, strict=True):
+    texts: list[str] = []
+    end, last = 0, -1
+    for index, (token_id, (start, stop)) in enumerate(zip(ids, offsets, strict=True)):
         if start == stop and token_id in special:
             extents.append(None)
-        else:
-            extents.append((start if start < stop else min(end, start), stop))
-            end = max(end, stop)
-    return extents
-
-
-def _texts(text: str, ids: Sequence[int], extents: Sequence[tuple[int, int] | None], tokenizer: Any) -> tuple[str, ...]:
-    texts: list[str] = []
-    cursor, last = 0, -1
-    for index, (token_id, extent) in enumerate(zip(ids, extents, strict=True)):
-        if extent is None:
             texts.append(tokenizer.convert_ids_to_tokens(token_id))
         else:
-            texts.append(text[cursor : extent[1]])
-            cursor, last = max(cursor, extent[1]), index
+            extents.append((start if start < stop else min(end, start), stop))
+            texts.append(text[end:stop])
+            end, last = max(end, stop), index
     if last >= 0:
-        texts[last] += text[cursor:]
-    return tuple(texts)
+        texts[last] += text[end:]
+    return extents, texts
 
 
 class _Parts:

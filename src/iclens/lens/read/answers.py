@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,7 @@ class Answers:
 
         Args:
             tokenized: the prompt.
-            tokenizer: its tokenizer.
+            tokenizer: the prompt's.
             candidates: answers to compare, or None.
             answer: the one to explain; it joins the candidates if it is not among them.
             context_length: most tokens that fit the model, or None.
@@ -83,11 +84,11 @@ class Answers:
         for text in texts if answer is None else [*texts, answer]:
             if not isinstance(text, str):
                 raise UserError(f"the answer {text!r} is no string: give answers as text.")
-        chosen: int | None = None
+        chosen = None
         if answer is not None:
-            matches = [i for i, text in enumerate(texts) if text.strip() == answer.strip()]
-            chosen = matches[0] if matches else 0
-            texts = texts if matches else [answer, *texts]
+            if answer.strip() not in [text.strip() for text in texts]:
+                texts.insert(0, answer)
+            chosen = [text.strip() for text in texts].index(answer.strip())
         built: dict[tuple[int, ...], Answer] = {}
         notes: list[str] = []
         for text in texts:
@@ -106,11 +107,7 @@ class Answers:
         return cls(tuple(built.values()), chosen, tuple(notes))
 
     def choose(self, log_probabilities: Sequence[float]) -> int:
-        """Index of the candidate to explain: the user's, or else the likeliest.
-
-        Raises:
-            UserError: there are no candidates.
-        """
+        """Index of the candidate to explain: the user's, or else the likeliest; a `UserError` when there is none."""
         if self.explained is not None:
             return self.explained
         if not self.candidates:
@@ -127,9 +124,7 @@ class Answers:
     @property
     def settled(self) -> Readout | None:
         """The read-out, where it does not depend on what the model says: the answer and others to it were given."""
-        if self.explained is None or len(self.candidates) < 2:
-            return None
-        return self._over_candidates(self.explained)
+        return None if self.explained is None or len(self.candidates) < 2 else self._over_candidates(self.explained)
 
     def readout(
         self,
@@ -138,7 +133,7 @@ class Answers:
         chosen: int | None = None,
         n_alternatives: int = N_ALTERNATIVES,
     ) -> Readout:
-        """The read-out of the explained answer: its margin, and the tokens whose log-probability is its own.
+        """Build the read-out of the explained answer: its margin, and the tokens whose log-probability is its own.
 
         For an answer A against other candidates B_j, t_j is the first token where the two differ, and
         margin = mean_j (logit_{t_j}[a_{t_j}] − logit_{t_j}[b_{j, t_j}]).
@@ -163,36 +158,35 @@ class Answers:
             text = token_text(tokenizer, ids[0])
         else:
             text, ids = self.candidates[chosen].text, self.candidates[chosen].token_ids
-        first, others = ids[0], next_logits.clone()
+        first, n_others = ids[0], min(n_alternatives, next_logits.numel() - 1)
+        others = next_logits.clone()
         others[first] = -torch.inf
-        n_others = min(n_alternatives, others.numel() - 1)
         alternatives = others.topk(n_others).indices.tolist()
         terms = ((0, first, 1.0), *((0, index, -1.0 / n_others) for index in alternatives))
         named = ", ".join(repr(token_text(tokenizer, index)) for index in alternatives)
         part = f"the first token {token_text(tokenizer, first)!r} of " if len(ids) > 1 else ""
-        whose = f"{part}the answer {text!r}"
-        definition = f"The logit of {whose} minus the mean logit of the {n_others} most likely other tokens ({named})."
+        whole = f"The logit of {part}the answer {text!r}"
+        definition = f"{whole} minus the mean logit of the {n_others} most likely other tokens ({named})."
         return Readout(terms, ids, answer=text, definition=definition)
 
     def _over_candidates(self, chosen: int) -> Readout:
         answer = self.candidates[chosen]
         others = [entry for i, entry in enumerate(self.candidates) if i != chosen]
-        weights: dict[tuple[int, int], float] = {}
+        weights: dict[tuple[int, int], float] = defaultdict(float)
         forced: tuple[int, ...] = ()
         for other in others:
-            mine, at, index_of_other = _told_apart(answer, other)
-            if at > len(forced):
-                forced = mine[:at]
-            for index, sign in ((mine[at], 1.0), (index_of_other, -1.0)):
-                weights[at, index] = weights.get((at, index), 0.0) + sign / len(others)
+            mine, at, theirs = _told_apart(answer, other)
+            forced = max(forced, mine[:at], key=len)
+            weights[at, mine[at]] += 1.0 / len(others)
+            weights[at, theirs] -= 1.0 / len(others)
         named = ", ".join(repr(entry.text) for entry in others)
         where = "at its first token" if not forced else "each at the first token where the two differ"
         alternatives = f"that of {named}" if len(others) == 1 else f"the mean logit of {named}"
         return Readout(
-            answer=answer.text,
-            answer_ids=answer.token_ids,
+            tuple((at, index, weight) for (at, index), weight in sorted(weights.items())),
+            answer.token_ids,
             append=forced,
-            terms=tuple((at, index, weight) for (at, index), weight in sorted(weights.items())),
+            answer=answer.text,
             definition=f"The logit of the answer {answer.text!r} minus {alternatives}, {where}.",
         )
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
@@ -96,10 +95,7 @@ def unembedding_only(lens_model: LensModel, positions: Int[Tensor, "batch n_posi
     head = lens_model.anatomy.head
     assert head is not None
 
-    def hook(module: nn.Module, args: Any) -> Any:
-        return (take(args[0], positions), *args[1:])
-
-    handle = head.register_forward_pre_hook(hook)
+    handle = head.register_forward_pre_hook(lambda module, args: (take(args[0], positions), *args[1:]))
     try:
         yield
     finally:

@@ -60,7 +60,7 @@ def path(traced: Trace) -> PathScores:
         ValueError: the pass was not held, or its graph was used already.
     """
     lens_model, leaves, logits = traced.lens_model, traced.leaves, traced.logits
-    if leaves is None or leaves.unembedded is None or leaves.bias is None:
+    if leaves is None or leaves.unembedded is None:
         raise ValueError("the path needs a trace with held=True, and uses it up.")
     before, leaves.unembedded = leaves.unembedded, None
     batch, n = traced.tokens.ids.shape

@@ -59,7 +59,7 @@ class Family:
     branch_scale: float = 1.0
 
 
-FAMILIES: Registry[Callable[[Any], Family]] = Registry("model family", "iclens.families")
+FAMILIES: Registry[Callable[[Any], Family]] = Registry("model family", "iclens.families", package=__package__)
 """`model_type` -> a function from a configuration to its `Family`.
 
 The function raises `UserError` for a configuration that it does not handle exactly.
