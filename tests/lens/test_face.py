@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -161,6 +163,12 @@ def test_rows_are_those_of_a_batch_and_of_every_file(tmp_path):
         for name, value in batched.items():
             expected = pytest.approx(row[name], abs=1e-4) if "residual" not in name else row[name]
             assert value == expected or value < 1e-5, name
+
+
+def test_the_page_of_batches_names_every_column():
+    page = (Path(__file__).parents[2] / "docs" / "explain-batch.md").read_text()
+    cells = re.findall(r"^\| (`[^|]*) \| (?:int|string|float|list|map)", page, re.M)
+    assert [name for cell in cells for name in re.findall(r"`(\w+)`", cell)] == NAMES
 
 
 def test_what_is_saved_is_loaded_again(tmp_path):
