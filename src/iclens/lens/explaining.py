@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -167,12 +167,7 @@ def _each(
                 following += 1
 
 
-@contextmanager
-def _stages(progress: bool | Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+def _stages(progress: bool | Callable[[str], None]) -> AbstractContextManager[Callable[[str], None]]:
     if callable(progress):
-        yield progress
-    elif progress:
-        with stages("explaining") as stage:
-            yield stage
-    else:
-        yield lambda stage: None
+        return nullcontext(progress)
+    return stages("explaining") if progress else nullcontext(lambda stage: None)

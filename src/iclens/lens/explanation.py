@@ -289,10 +289,7 @@ class Explanation:
         return all(residual.holds for residual in self.residuals)
 
     def ranked(self, by: str | None = None) -> tuple[SourceEffect, ...]:
-        """The sources from the one that supported the answer most.
-
-        Args:
-            by: the score that orders them; the first of `scores` by default.
+        """The sources from the one that supported the answer most, by one of `scores` or the first of them.
 
         Raises:
             UserError: that score was not computed.

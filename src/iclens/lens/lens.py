@@ -89,8 +89,8 @@ class Lens:
         """Index of the query's first token."""
 
     def __repr__(self) -> str:
-        n = self.n_demonstrations
-        return f"Lens({self.model.name!r}, {n} demonstrations, {self.tokenized.n_tokens} tokens)"
+        size = f"{self.n_demonstrations} demonstrations, {self.tokenized.n_tokens} tokens"
+        return f"Lens({self.model.name!r}, {size})"
 
     @property
     def traced(self) -> Trace:
@@ -143,10 +143,9 @@ class Lens:
         return float(self.passes.own_pass[0])
 
     def knock_out(self, sets: Iterable[Iterable[int]] | None = None) -> KnockOuts:
-        """Margins when the query's dual models are trained without some demonstrations, exactly.
+        """Exact margins when the query's dual models are trained without some demonstrations, numbered from 0.
 
-        Args:
-            sets: demonstrations to leave out together, numbered from 0; each alone by default.
+        Those of a set are left out together; without sets, each is left out alone.
 
         Raises:
             UserError: a demonstration that does not exist, or an empty set.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from iclens.lens.model.seen import Plain
@@ -34,15 +35,10 @@ def fast(call: AttentionCall, *, most_scores: int = MOST_SCORES) -> torch.Tensor
     attend = functional.scaled_dot_product_attention
     if isinstance(call.seen, Plain):
         return attend(call.q, k, v, is_causal=call.seen.causal and call.q.shape[2] > 1, scale=call.scale)
-    pieces = []
-    for first, last in _blocks(call, most_scores):
-        mask, keys = call.rows(first, last), slice(None)
-        if last - first < call.q.shape[2]:
-            # Keys that no query of the block may see cost as much as others: half of all, or all outside a window.
-            wanted = mask.flatten(0, 2).any(0).nonzero()
-            keys = slice(int(wanted.min()), int(wanted.max()) + 1) if len(wanted) else keys
-        q = call.q[:, :, first:last]
-        pieces.append(attend(q, k[:, :, keys], v[:, :, keys], attn_mask=mask[..., keys], scale=call.scale))
+    pieces = [
+        attend(call.q[:, :, rows], k[:, :, keys], v[:, :, keys], attn_mask=mask[..., keys], scale=call.scale)
+        for rows, keys, mask in blocks(call, most_scores)
+    ]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
 
@@ -52,19 +48,27 @@ def eager(call: AttentionCall, *, most_scores: int = MOST_SCORES) -> torch.Tenso
     Long prompts are cut into blocks of query rows, so that no more than `most_scores` scores are formed at once.
     """
     values = repeat(call.v, call.groups)
-    pieces = []
-    for first, last in _blocks(call, most_scores):
-        weights = softmax_rows(call, call.q[:, :, first:last], call.rows(first, last))
-        pieces.append(weights @ values)
+    # All keys, because rows that may see nothing attend to all.
+    pieces = [softmax_rows(call, call.q[:, :, rows], mask) @ values for rows, _, mask in blocks(call, most_scores)]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
 
-def _blocks(call: AttentionCall, most_scores: int) -> Iterator[tuple[int, int]]:
-    """First and last query of each block, the last one not included."""
+def blocks(
+    call: AttentionCall, most_scores: int, most_rows: int | None = None
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Blocks of queries with no more than `most_scores` scores: their rows, the keys that they may see, and their mask.
+
+    Keys that no query of a block may see would cost as much as others: half of all, or all outside a window.
+    """
     batch, heads, n_query, _ = call.q.shape
-    step = max(1, most_scores // (batch * heads * call.k.shape[2]))
+    step = max(1, min(most_rows or n_query, most_scores // (batch * heads * call.k.shape[2])))
     for first in range(0, n_query, step):
-        yield first, min(first + step, n_query)
+        last, keys = min(first + step, n_query), slice(None)
+        mask = call.rows(first, last)
+        if step < n_query:
+            seen = mask.flatten(0, 2).any(0).nonzero()
+            keys = slice(int(seen.min()), int(seen.max()) + 1) if len(seen) else keys
+        yield slice(first, last), keys, mask
 
 
 def softmax_rows(call: AttentionCall, q: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

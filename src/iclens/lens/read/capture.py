@@ -76,9 +76,6 @@ def capture(
         last_logits: only the logits of so many last tokens, ≥ 1; None for those of all. With a large vocabulary they
             are a third of a small model's work.
 
-    Returns:
-        The records, and the output of this very pass.
-
     Raises:
         UserError: `last_logits` below 1, or with an encoder, which has no logits.
     """

@@ -75,14 +75,10 @@ class Leaves:
 
 @contextmanager
 def holding(lens_model: LensModel, n: int, attend: Handler = fast) -> Iterator[Leaves]:
-    """Hold the model's weights, norms and gates inside the `with` block.
+    """Hold a causal model's weights, norms and gates inside the `with` block, for a pass over n tokens in all.
 
-    Parameters take no gradients meanwhile. Hooks and flags are removed afterwards, also after an exception.
-
-    Args:
-        lens_model: a causal language model.
-        n: number of tokens of the pass: prompts times their length.
-        attend: computes attention from detached queries and keys.
+    Attention is `attend`'s, from detached queries and keys. Parameters take no gradients meanwhile. Hooks and flags are
+    removed afterwards, also after an exception.
     """
     anatomy = lens_model.anatomy
     assert anatomy.head is not None

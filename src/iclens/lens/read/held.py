@@ -16,7 +16,7 @@ from torch.autograd import Function
 from iclens.lens.model.norms import pull_back, ratio
 from iclens.lens.model.placed import at_hand
 from iclens.lens.model.session import AttentionCall, Handler
-from iclens.lens.read.attend import MOST_SCORES, softmax_rows
+from iclens.lens.read.attend import MOST_SCORES, blocks, softmax_rows
 
 _ROWS = 128
 """Queries of a block: small enough that a causal layer skips most of the keys that they do not see."""
@@ -69,24 +69,16 @@ def pull_to_values(
 ) -> Tensor:
     """Σ_t α_tj gradient_t for every key j: the gradient of the heads' output with respect to the values.
 
-    Args:
-        call: the layer's call; its values are not used.
-        gradient: of the heads' output (batch, query heads, n_query, d_v).
-        rows: queries whose weights are formed at once, at most.
-        most_scores: scores that are formed at once, at most.
+    From the gradient of that output, (batch, query heads, n_query, d_v), and a call whose values are not used; weights
+    are formed for some queries at once, `rows` and `most_scores` at most.
     """
-    batch, heads, n_query, width = gradient.shape
-    key_heads, n_key = call.k.shape[1:3]
-    step = max(1, min(rows, most_scores // (batch * heads * n_key)))
-    pulled = gradient.new_zeros(batch, key_heads, n_key, width)
-    for first in range(0, n_query, step):
-        last = min(first + step, n_query)
-        mask = call.rows(first, last)
-        seen = mask.flatten(0, 2).any(0).nonzero()
-        keys = slice(int(seen.min()), int(seen.max()) + 1) if len(seen) else slice(None)
-        few = replace(call, k=call.k[:, :, keys])
-        weights = softmax_rows(few, call.q[:, :, first:last], mask[..., keys])
+    batch, key_heads, n_key = call.k.shape[:3]
+    pulled = gradient.new_zeros(batch, key_heads, n_key, gradient.shape[-1])
+    for some, keys, mask in blocks(call, most_scores, rows):
+        weights = softmax_rows(replace(call, k=call.k[:, :, keys]), call.q[:, :, some], mask[..., keys])
         # Query heads of a group stand side by side, so that their gradients add up in one product.
         folded = weights.reshape(batch, key_heads, -1, weights.shape[-1])
-        pulled[:, :, keys] += folded.transpose(-1, -2) @ gradient[:, :, first:last].reshape(batch, key_heads, -1, width)
+        pulled[:, :, keys] += folded.transpose(-1, -2) @ gradient[:, :, some].reshape(
+            batch, key_heads, folded.shape[2], -1
+        )
     return pulled

@@ -39,13 +39,7 @@ class Readouts(OfPrompts):
 
     @classmethod
     def of(cls, readouts: Sequence[Readout], origins: Sequence[int], device: torch.device) -> Readouts:
-        """Place read-outs side by side.
-
-        Args:
-            readouts: one per prompt.
-            origins: the position of each one's offset 0: a prompt's last token.
-            device: where positions are kept.
-        """
+        """Place prompts' read-outs side by side; `origins` are the positions of their offset 0: the last tokens."""
         terms = [[(one.offsets.index(p), i, w) for p, i, w in one.terms] for one in readouts]
         answers = [
             [(one.offsets.index(one.answer_offset + t), i, 1.0) for t, i in enumerate(one.answer_ids)]

@@ -12,10 +12,7 @@ def by_source(
 ) -> Float[Tensor, "*any n_sources_and_rest"]:
     """Sum the last axis (tokens) within each source; the last entry is the sum over the tokens of none.
 
-    Args:
-        values: one number per token, with axes of prompts first where `groups` has them, then any others.
-        groups: the source of each token, −1 for none.
-        n_sources: how many there are.
+    `groups` is the source of each token, −1 for none. Where it has axes of prompts, they come first in `values`, too.
     """
     slots = torch.where(groups < 0, n_sources, groups).to(values.device)
     between = values.ndim - groups.ndim
