@@ -11,10 +11,9 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.model.rotary import longest_alike
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.capture import run
-from iclens.lens.read.padded import PaddedTokens, unembedding_only
 from iclens.lens.read.readout import Readout
-from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.tracing import Trace
+from iclens.lens.scores.deletions import run_texts
 from iclens.lens.scores.knock_out import shared_attention
 
 
@@ -43,11 +42,12 @@ def score_candidates(
     if not behind:
         return scores, 0.0
     if _is_movable(lens_model, max(n + len(one) for n, some in zip(lengths, answers, strict=True) for one in some)):
-        rows = [(traced.tokens.ids[b, : lengths[b]].cpu(), tuple(one)) for b in behind for one in answers[b]]
-        whole = iter(_whole(lens_model, rows, most_tokens))
+        prompts = {b: traced.tokens.ids[b, : lengths[b]].tolist() for b in behind}
+        texts = [(prompts[b], Readout(((0, 0, 1.0),), tuple(one))) for b in behind for one in answers[b]]
+        whole = iter(run_texts(lens_model, texts, most_tokens).log_probabilities.tolist())
         for b in behind:
             scores[b] = [next(whole) for _ in answers[b]]
-        return scores, len(rows) / len(answers)
+        return scores, len(texts) / len(answers)
     cost = 0.0
     n_sets, m = max(len(answers[b]) for b in behind), max(len(one) for b in behind for one in answers[b]) - 1
     step = max(1, most_tokens // (n_sets * m))
@@ -94,22 +94,3 @@ def _continued(
     log_p = torch.log_softmax(logits.double(), -1).unflatten(0, (len(some), n_sets))
     picked = log_p.gather(-1, ids[..., 1:, None])[..., 0]
     return torch.where(real[..., 1:], picked, 0.0).sum(-1)
-
-
-def _whole(lens_model: LensModel, rows: Sequence[tuple[Tensor, Sequence[int]]], most_tokens: int) -> list[float]:
-    """The same from whole texts, side by side, filled up on the right; one by one where length moves positions."""
-    longest = max(len(ids) + len(answer) - 1 for ids, answer in rows)
-    alike = longest_alike(lens_model)
-    step = 1 if alike is not None and longest > alike else max(1, most_tokens // longest)
-    scores: list[float] = []
-    for first in range(0, len(rows), step):
-        some = rows[first : first + step]
-        whole = [torch.cat([ids, torch.tensor(answer[:-1], dtype=torch.long)]) for ids, answer in some]
-        tokens = PaddedTokens.of(whole, [0] * len(some), lens_model.device)
-        answers = [Readout(((0, 0, 1.0),), tuple(answer)) for _, answer in some]
-        readouts = Readouts.of(answers, [len(ids) - 1 for ids, _ in some], lens_model.device)
-        with unembedding_only(lens_model, readouts.positions):
-            logits = run(lens_model, tokens.ids, position_ids=tokens.places)
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        scores += readouts.log_probability(wide).double().tolist()
-    return scores

@@ -52,21 +52,32 @@ def rerun(
         UserError: an index that is no demonstration.
     """
     shortened = _token_ids(lens_model, [prompt.without(left_out) for left_out in sets])
+    return run_texts(lens_model, [(ids, readout) for ids in shortened], most_tokens, advance)
+
+
+@torch.no_grad()
+def run_texts(
+    lens_model: LensModel,
+    texts: Sequence[tuple[Sequence[int], Readout]],
+    most_tokens: int,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Outcome:
+    """Run texts side by side, each by the ids of its prompt and what is read from the last of them on; see `rerun`."""
+    lengths = [len(ids) + len(readout.forced) for ids, readout in texts]
     alike = longest_alike(lens_model)
     batches: list[list[int]] = []
     # Batches of like length waste least on padding.
-    for i in sorted(range(len(shortened)), key=lambda index: len(shortened[index])):
-        length = len(shortened[i]) + len(readout.forced)
-        apart = alike is not None and length > alike
-        if batches and not apart and (len(batches[-1]) + 1) * length <= most_tokens:
+    for i in sorted(range(len(texts)), key=lengths.__getitem__):
+        apart = alike is not None and lengths[i] > alike
+        if batches and not apart and (len(batches[-1]) + 1) * lengths[i] <= most_tokens:
             batches[-1].append(i)
         else:
             batches.append([i])
-    margins, log_probabilities = torch.zeros(2, len(shortened), dtype=torch.float64)
-    whole = Outcome(margins, log_probabilities, torch.zeros(len(shortened), dtype=torch.bool))
+    margins, log_probabilities = torch.zeros(2, len(texts), dtype=torch.float64)
+    whole = Outcome(margins, log_probabilities, torch.zeros(len(texts), dtype=torch.bool))
     done = 0
     for batch in batches:
-        for every, some in zip(whole, _run(lens_model, [shortened[i] for i in batch], readout), strict=True):
+        for every, some in zip(whole, _run(lens_model, [texts[i] for i in batch]), strict=True):
             every[batch] = some
         done += len(batch)
         advance(done)
@@ -91,11 +102,11 @@ def _token_ids(lens_model: LensModel, prompts: Sequence[Prompt]) -> list[list[in
     return rows
 
 
-def _run(lens_model: LensModel, prompts: Sequence[list[int]], readout: Readout) -> Outcome:
-    """Run some prompts side by side."""
-    rows = [torch.tensor([*ids, *readout.forced], dtype=torch.long) for ids in prompts]
+def _run(lens_model: LensModel, texts: Sequence[tuple[Sequence[int], Readout]]) -> Outcome:
+    rows = [torch.tensor([*ids, *readout.forced], dtype=torch.long) for ids, readout in texts]
     tokens = PaddedTokens.of(rows, [0] * len(rows), lens_model.device)
-    readouts = Readouts.of([readout] * len(rows), [len(ids) - 1 for ids in prompts], lens_model.device)
+    origins = [len(ids) - 1 for ids, _ in texts]
+    readouts = Readouts.of([readout for _, readout in texts], origins, lens_model.device)
     with unembedding_only(lens_model, readouts.positions):
         logits = run(lens_model, tokens.ids, position_ids=tokens.places).double()
     here = readouts.to(logits.device)
