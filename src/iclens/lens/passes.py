@@ -16,13 +16,12 @@ from torch import Tensor
 from iclens.lens.explanation import Candidate, Cost
 from iclens.lens.model.loading import LensModel
 from iclens.lens.read.answers import likeliest
-from iclens.lens.read.own_pass import off_by
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answer, Question
 from iclens.lens.read.readout import Readout
 from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.tolerance import path_residual, tolerance_of
-from iclens.lens.read.tracing import Trace, trace
+from iclens.lens.read.tracing import Trace, off_by, trace
 from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.deletions import Outcome, rerun
 from iclens.lens.scores.gradient_step import GradientStep, gradient_step

@@ -17,12 +17,11 @@ from iclens.lens.lens import Lens
 from iclens.lens.many.plan import batches, tokens_at_once
 from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import Passes
-from iclens.lens.read.own_pass import off_by
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import ask
 from iclens.lens.read.readout import Readout
 from iclens.lens.read.readouts import Readouts
-from iclens.lens.read.tracing import trace
+from iclens.lens.read.tracing import off_by, trace
 from iclens.lens.scores.gradient_step import gradient_step
 from iclens.lens.scores.knock_out import hidden_keys, knock_out
 from iclens.lens.scores.path import path

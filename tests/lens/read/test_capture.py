@@ -14,8 +14,8 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import eager, fast
 from iclens.lens.read.capture import CaptureCheck, capture, check_capture, run
-from iclens.lens.read.own_pass import off_by
 from iclens.lens.read.readout import Readout
+from iclens.lens.read.tracing import off_by
 from iclens.lens.scores.path import path
 
 ALL = [*CAUSAL, *ENCODERS]

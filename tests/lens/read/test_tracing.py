@@ -8,11 +8,10 @@ import pytest
 import torch
 from tests.lens.zoo import CAUSAL, GROUPS, SETS, lens, tokens, traced
 
-from iclens.lens.read.own_pass import off_by
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.readout import Readout
 from iclens.lens.read.readouts import Readouts
-from iclens.lens.read.tracing import Trace, trace
+from iclens.lens.read.tracing import Trace, off_by, trace
 from iclens.lens.scores.gradient_step import gradient_step
 from iclens.lens.scores.knock_out import hidden_keys, knock_out
 

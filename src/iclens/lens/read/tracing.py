@@ -20,7 +20,7 @@ from iclens.dual import DualModel
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import fast, softmax_rows
-from iclens.lens.read.capture import attention_outputs, run
+from iclens.lens.read.capture import against_own_pass, attention_outputs, relative, run
 from iclens.lens.read.frozen import Leaves, holding
 from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.heads import head_dual
@@ -193,3 +193,20 @@ def _watched(lens_model: LensModel) -> list[nn.Module]:
         found += [layer.output, layer.mlp, layer.norm_after_attention, layer.norm_after_mlp]
         found += [layer.norm_on_stream_after_attention, layer.norm_on_stream_after_mlp]
     return [module for module in found if module is not None]
+
+
+@torch.no_grad()
+def off_by(traced: Trace) -> Float[Tensor, " batch"]:
+    """How far the numbers of a traced pass are from the model's own: the worst relative difference in each prompt.
+
+    Compared are the output of every attention module (after W_O) at every real token, and the logits that are read,
+    each relative to the largest magnitude of the model's own numbers in that prompt.
+    """
+    lens_model, tokens, positions = traced.lens_model, traced.tokens, traced.readouts.positions
+    with (
+        against_own_pass(lens_model, traced.attended, tokens.real, capped=traced.capped) as off,
+        unembedding_only(lens_model, positions),
+    ):
+        logits = run(lens_model, tokens.ids)
+    off["logits"] = relative(traced.logits, logits)
+    return torch.stack([one.to(tokens.ids.device) for one in off.values()]).amax(0)
