@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
+from iclens import bundled
 from iclens.cli.main import main
 from iclens.lens.many import work
 
@@ -44,6 +47,18 @@ def batch(folder: Path, lines: Sequence[Any], *options: str, out: str = "o.parqu
 
 def rows(folder: Path, out: str = "o.parquet") -> list[dict[str, Any]]:
     return pq.read_table(folder / out).to_pylist()
+
+
+def inexact_model(folder: Path) -> str:
+    """A copy of the bundled model whose first layer adds a large constant to all keys.
+
+    No attention weight changes, but the scores lose their digits: differently in the model's own kernel and in ours.
+    """
+    copied = shutil.copytree(bundled.path(), folder / "inexact")
+    weights = load_file(copied / "model.safetensors")
+    weights["transformer.h.0.attn.c_attn.bias"].view(3, -1)[1] += 1e5
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    return str(copied)
 
 
 def interrupted_after(n: int, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> Callable[[], int]:

@@ -72,10 +72,10 @@ def cases(monkeypatch):
         """Too slow."""
         yield from planted(context, bound=1e9)
 
-    list(CASES)
     entries = {"good": good, "disagreeing": disagreeing, "missing": missing_its_target}
-    monkeypatch.setattr(CASES, "_entries", entries)
     monkeypatch.setattr(ceilings, "measure_ceilings", lambda *a, **k: Ceilings({"float32": 1e9, "float64": 1e9}, 1e9))
+    with CASES.restored(entries):
+        yield
 
 
 def run(tmp_path, *arguments):

@@ -8,12 +8,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tests.cli.batches import PAIRS, batch, interrupted_after, prompts, rows, text, write
+from tests.cli.batches import PAIRS, batch, inexact_model, interrupted_after, prompts, rows, text, write
 
 from iclens.cli.main import main
-from iclens.lens import COLUMNS
-from iclens.lens.explaining import explain
-from iclens.lens.model.loading import load
+from iclens.lens import COLUMNS, explain, load
 
 
 def test_rows_hold_what_explain_says(tmp_path: Path) -> None:
@@ -39,14 +37,14 @@ def test_rows_hold_what_explain_says(tmp_path: Path) -> None:
 
     model = load("bundled", dtype=torch.float64)
     single = [
-        explain(model, prompt=text(3), rerun_text=True),
-        explain(model, prompt=text(3), rerun_text=True),
-        explain(model, prompt=text(3), answers=["nef", "vux"], rerun_text=True),
-        explain(model, prompt=text(3), answer="nef", rerun_text=True),
+        explain(model, text(3), rerun_text=True),
+        explain(model, text(3), rerun_text=True),
+        explain(model, text(3), answers=["nef", "vux"], rerun_text=True),
+        explain(model, text(3), answer="nef", rerun_text=True),
     ]
     for row in found[:12]:
         whole = single[row["line"] - 1]
-        effect = whole.demonstrations[row["demonstration"]]
+        effect = whole.sources[row["demonstration"]]
         for name, expected in {
             "margin": whole.margin,
             "gradient_step": effect.gradient_step,
@@ -67,21 +65,32 @@ def test_rows_hold_what_explain_says(tmp_path: Path) -> None:
     assert (found[9]["answer"], found[9]["next_token"].strip()) == ("nef", "vux")
     schema = pq.read_schema(tmp_path / "o.parquet")
     assert schema.names == [name for name, _, _ in COLUMNS]
-    assert schema.metadata[b"iclens.schema_version"] == b"1"
+    assert schema.metadata[b"iclens.schema_version"] == b"2"
     assert all(schema.field(name).metadata[b"meaning"].decode() == meaning for name, _, meaning in COLUMNS)
 
 
-def test_what_is_not_exact_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import torch
-
-    from iclens.lens.explaining import TOLERANCE
-
-    monkeypatch.setitem(TOLERANCE, torch.float32, 1e-12)
-    assert batch(tmp_path, prompts(1)) == 1
+def test_what_is_not_exact_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert batch(tmp_path, prompts(1), "--model", inexact_model(tmp_path)) == 1
     assert "NOT EXACT: a residual exceeds its tolerance in 1 prompts" in capsys.readouterr().out
     assert not any(row["exact"] for row in rows(tmp_path))
+
+
+def test_the_scores_of_a_batch_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    asked = prompts(4)
+    assert batch(tmp_path, asked, "--scores", "lasso_margin", "path") == 0
+    found = rows(tmp_path)
+    assert {len(row["scores"]) for row in found} == {1}
+    for name in ("gradient_step", "knock_out", "knock_out_log_probability", "rerun", "other_gradient_step",
+                 "residual_dual_models", "residual_gradient_step", "residual_knock_out"):  # fmt: skip
+        assert {row[name] for row in found} == {None}
+    single = [explain("bundled", one["prompt"], answers=one.get("answers"), scores=["lasso_margin"]) for one in asked]
+    for row in found:
+        effect = single[row["line"] - 1].sources[row["demonstration"]]
+        assert row["scores"] == [("lasso_margin", pytest.approx(effect.score("lasso_margin"), abs=1e-4))]
+        assert row["residual_path"] < row["tolerance"]
+    # Without registry methods, which run prompt by prompt, the column is there and empty.
+    assert batch(tmp_path, asked[:1], out="plain.parquet") == 0
+    assert {tuple(row["scores"]) for row in rows(tmp_path, "plain.parquet")} == {()}
 
 
 BAD = {
@@ -122,8 +131,8 @@ BAD = {
 def test_every_bad_line_is_named_and_nothing_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from iclens.lens import outline
     from iclens.lens.many.lines import read_lines
-    from iclens.lens.model.loading import outline
 
     file = tmp_path / "p.jsonl"
     good = json.dumps(text(2))
@@ -189,6 +198,9 @@ def test_ids_are_unique_and_may_be_any_text(tmp_path: Path, capsys: pytest.Captu
         (["--batch", "p.jsonl", "--out", "o.parquet", "--query", "x"], "--query is for one prompt"),
         (["--batch", "p.jsonl", "--out", "o.parquet", "--json", "x"], "--json is for one prompt"),
         (["--batch", "p.jsonl", "--out", "o.parquet", "--knock-out", "1"], "--knock-out is for one prompt"),
+        (["--batch", "p.jsonl", "--out", "o.parquet", "--precise"], "--precise is for one prompt"),
+        (["--batch", "p.jsonl", "--out", "o.parquet", "--scores", "lime"], "unknown attribution method 'lime'"),
+        (["--batch", "p.jsonl", "--out", "o.parquet", "--scores", "path", "path"], "'path' is named twice"),
         (["--batch", "p.jsonl", "--out", "o.parquet", "--address", "auto"], "give --on ray as well"),
         (["--batch", "p.jsonl", "--out", "o.parquet", "--model", "no/such/folder"], "there is no folder"),
         (["--batch", "p.jsonl", "--out", "taken"], "a file has that name"),

@@ -22,12 +22,7 @@ from iclens.errors import UserError
 NOT_COMMANDS = {"subcommand", "main", "output", "explain_batch", "progress", "where"}
 
 
-@pytest.fixture
-def probes(monkeypatch):
-    """Commands that exist for one test: one that prints, one that ends badly, one that is nested."""
-    discover()
-    monkeypatch.setattr(COMMANDS, "_entries", dict(COMMANDS._entries))
-
+def register_probes():
     @command("probe")
     @dataclass(frozen=True)
     class Probe:
@@ -70,7 +65,14 @@ def probes(monkeypatch):
         def run(self) -> int:
             return self.n
 
-    return COMMANDS
+
+@pytest.fixture
+def probes():
+    """Commands that exist for one test: one that prints, one that ends badly, one that is nested."""
+    discover()
+    with COMMANDS.restored():
+        register_probes()
+        yield COMMANDS
 
 
 def outcome(arguments):

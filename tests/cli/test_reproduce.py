@@ -69,10 +69,10 @@ class Broken(Squares):
 
 @pytest.fixture(autouse=True)
 def recipes(monkeypatch):
-    monkeypatch.setattr(RECIPES, "_loaded", True)
-    monkeypatch.setattr(RECIPES, "_entries", {"squares": Squares(), "broken": Broken()})
     monkeypatch.setattr(Squares, "measured", 0)
     monkeypatch.setattr(Squares, "stop_at", None)
+    with RECIPES.restored({"squares": Squares(), "broken": Broken()}):
+        yield
 
 
 def reproduce(tmp_path, *arguments):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -46,7 +47,7 @@ def test_a_name_belongs_to_one_thing():
 def test_a_thing_stands_in_for_another_as_long_as_it_is_asked_to():
     shapes = Registry[str]("shape", "iclens.tests.shapes")
     shapes.register("square")("square")
-    with pytest.raises(ZeroDivisionError), shapes.replaced("square", "drawn"), shapes.replaced("circle", "drawn too"):
+    with suppress(ZeroDivisionError), shapes.replaced("square", "drawn"), shapes.replaced("circle", "drawn too"):
         assert (shapes["square"], shapes["circle"]) == ("drawn", "drawn too")
         raise ZeroDivisionError
     assert list(shapes) == ["square"]

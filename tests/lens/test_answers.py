@@ -12,11 +12,9 @@ from tests.lens.tiny_tokenizers import CHATML, LLAMA_LIKE, byte_level, greedy, u
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from iclens.errors import UserError
-from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import tokenize
 from iclens.lens.read.answers import Answers, likeliest, token_text
-from iclens.lens.read.candidate_scores import score_candidates
 from iclens.lens.read.readouts import Readouts
 
 EXAMPLES = [("the cat", "animal"), ("red", "colour")]
@@ -135,26 +133,6 @@ def test_explained_answer_is_the_users_or_the_likeliest():
     assert [c.chosen for c in free.scored([-2.0, -1.0], 1)] == [False, True]
     with pytest.raises(UserError, match="no candidate"):
         build().choose([])
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
-@pytest.mark.parametrize("most_tokens", [1, 60, 4096])
-def test_scores_are_the_sum_of_the_models_steps(family, most_tokens):
-    tokenizer = byte_level()
-    tokenized = tokenize(PROMPT, tokenizer)
-    answers = Answers.build(tokenized, tokenizer, ["animal", "colour and dull", "zzzzzzz", "ß"])
-    rows = [(tokenized.input_ids, entry.token_ids) for entry in answers.candidates]
-    scores = score_candidates(LensModel.wrap(model(family)), rows, most_tokens)
-    for entry, score in zip(answers.candidates, scores, strict=True):
-        ids, total = tokenized.input_ids.tolist(), 0.0
-        for token_id in entry.token_ids:
-            with torch.no_grad():
-                logits = model(family)(torch.tensor([ids])).logits[0, -1]
-            total += float(torch.log_softmax(logits, -1)[token_id])
-            ids.append(token_id)
-        assert score == pytest.approx(total, rel=1e-12)
-    for candidate in answers.scored(scores, 0):
-        assert candidate.probability == pytest.approx(torch.tensor(candidate.log_probability).exp().item())
 
 
 def logits_behind(tokenized, append):

@@ -212,3 +212,10 @@ def traced(
     rows = list(ids)
     prompts = PaddedTokens.of(rows, [start] * len(rows), model.device)
     return trace(model, prompts, Readouts.of([readout] * len(rows), [0] * len(rows), model.index_device), held=held)
+
+
+def read_last(model: LensModel, prompts: list[torch.Tensor]) -> Trace:
+    """Prompts side by side, each read at its last token."""
+    ends = [len(ids) - 1 for ids in prompts]
+    readouts = Readouts.of([Readout(((0, 0, 1.0),))] * len(prompts), ends, model.index_device)
+    return trace(model, PaddedTokens.of(prompts, ends, model.device), readouts)

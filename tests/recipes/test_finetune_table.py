@@ -41,10 +41,6 @@ def outcomes(gains, generated=True):
     return [verdict.outcome for verdict in RECIPE.check(planted(gains, generated), SETTINGS)]
 
 
-def test_without_a_gain_nothing_holds():
-    assert outcomes({}) == ["does not hold"] * 3
-
-
 def test_a_gain_holds_and_generated_data_are_named():
     assert outcomes({"augmented g1&g2": 0.2}) == ["holds under"] * 3
     found = RECIPE.check(planted({"augmented g1&g2": 0.2}), SETTINGS)
@@ -57,10 +53,6 @@ def test_a_gain_that_a_control_has_too_is_not_beyond_it():
     gains = {"augmented g1&g2": 0.2, "control parameters g1&g2": 0.22}
     assert outcomes(gains)[0] == "holds under"
     assert outcomes(gains)[2] == "does not hold"
-
-
-def test_a_row_that_is_far_worse_does_not_hide_a_gain():
-    assert outcomes({"augmented g1&g2": 0.2, "regularized α=-0.5": -0.4}) == ["holds under"] * 3
 
 
 def test_a_gain_on_the_examples_that_chose_is_not_enough():
@@ -138,14 +130,13 @@ def test_a_tiny_run_trains_every_row_from_the_same_data():
     assert "GENERATED" in figure.axes[0].get_title()
 
 
+_GAIN = partial(planted, {"augmented g1&g2": 0.2})
 PLANTED = {
     "ren-liu-table-1": [
-        Planted(claim, partial(planted, {"augmented g1&g2": 0.2}), partial(planted, {}), SETTINGS)
+        Planted(claim, gain, partial(planted, {}), SETTINGS)
         for claim in RECIPE.claims
-    ]
-    + [
-        Planted(RECIPE.claims[2], partial(planted, {"augmented g1&g2": 0.2}), partial(planted, {}, draw=draw), SETTINGS)
-        for draw in (121, 355)
+        # A row that is far worse does not hide it.
+        for gain in (_GAIN, partial(planted, {"augmented g1&g2": 0.2, "regularized α=-0.5": -0.4}))
     ]
 }
 

@@ -77,11 +77,6 @@ def test_a_run_that_answers_0_has_not_learned():
     assert not found[2].holds
 
 
-@pytest.mark.parametrize("factor", [0.6, 1.7])
-def test_a_parameter_that_is_off_everywhere_does_not_hold(factor):
-    assert outcomes(planted(lambda sigma, tau: factor * (sigma / tau) ** 2))[0] == "does not hold"
-
-
 def test_no_finite_parameter_does_not_hold():
     assert outcomes(planted(at_edge=True))[0] == "does not hold"
 
@@ -109,14 +104,6 @@ def test_where_nothing_was_learned_nothing_was_measured(seeds):
     assert ratio.outcome == ("holds under" if len(seeds) == 2 else "cannot be tested here")
     if len(seeds) < 2:
         assert f"{len(seeds)} seeds learned all three levels" in ratio.untested
-
-
-def test_answers_that_ridge_does_not_explain():
-    assert outcomes(planted(unexplained=0.2)) == ["holds", "holds", "does not hold", "holds"]
-
-
-def test_a_parameter_that_does_not_come_near_with_the_error():
-    assert outcomes(other_excess()) == ["holds", "holds", "holds", "does not hold"]
 
 
 def test_levels_without_a_pair_of_equal_ratios_cannot_tell():
@@ -148,6 +135,8 @@ ABSENT = [
     *(
         (0, partial(planted, alpha))
         for alpha in (
+            # Off everywhere.
+            lambda sigma, tau: 0.6 * (sigma / tau) ** 2,
             lambda sigma, tau: 1.7 * (sigma / tau) ** 2,
             lambda sigma, tau: 0.25,
             lambda sigma, tau: sigma**2,
@@ -157,6 +146,12 @@ ABSENT = [
     (2, partial(planted, unexplained=0.2)),
     (3, other_excess),
 ]
-PLANTED = {"akyurek-ridge-parameter": [Planted(ENTRY.claims[place], planted, absent) for place, absent in ABSENT]}
+PLANTED = {
+    "akyurek-ridge-parameter": [
+        # What ridge regression does not explain, and other excess errors, leave the parameter where it is.
+        Planted(ENTRY.claims[place], planted, absent, also=() if place > 1 else None)
+        for place, absent in ABSENT
+    ]
+}
 
 test_every_verdict_turns_when_its_effect_is_absent = turning(PLANTED)

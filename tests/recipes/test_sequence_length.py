@@ -46,10 +46,6 @@ def outcomes(**effects):
     return [verdict.outcome for verdict in RECIPE.check(planted(**effects), LengthSettings())]
 
 
-def test_without_effects_nothing_holds():
-    assert outcomes() == ["does not hold"] * 4
-
-
 def test_an_advantage_that_grows_is_found():
     assert outcomes(advantage=lambda layers, n: n**0.5)[:2] == ["holds", "holds"]
     assert outcomes(advantage=lambda layers, n: 2.0)[:2] == ["holds", "does not hold"]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SHOWN = 10
 """Bad lines that are named one by one."""
 
-_MEASURED = 3
+MOST_MEASURED = 3
 """Batches that are tried, each alone, to learn how long one takes."""
 
 
@@ -146,10 +146,10 @@ class Many:
             for place in set(range(len(work.batches))) - set(missing):
                 report(place, tokens[place])
             rate = None
-            while rate is None and waiting and len(failed) < _MEASURED:
+            while rate is None and waiting and len(failed) < MOST_MEASURED:
                 # The middle one stands for the rest: prompts are in order of their length.
                 first = waiting.pop(len(waiting) // 2)
-                for ended in work.compute([first], parts, self._executor(work.source, cluster, [0.0])):
+                for ended in work.compute([first], parts, self.executor(work.source, cluster, [0.0])):
                     if isinstance(ended.error, UserError):
                         # Of the model or the cluster: it would be that of every batch.
                         raise ended.error
@@ -162,7 +162,7 @@ class Many:
             seconds = [TASK_SECONDS if rate is None else rate * tokens[place] for place in waiting]
             if waiting and rate is not None:
                 note(f"about {duration(sum(seconds))} of work left")
-            for ended in work.compute(waiting, parts, self._executor(work.source, cluster, seconds)):
+            for ended in work.compute(waiting, parts, self.executor(work.source, cluster, seconds)):
                 if ended.error is not None:
                     failed.append(said(ended.error))
                 else:
@@ -171,8 +171,14 @@ class Many:
             note(f"not explained: {text}" + (f" ({count} batches)" if count > 1 else ""))
         return not failed
 
-    def _executor(self, source: ModelSource, cluster: Cluster | None, seconds: Sequence[float]) -> Executor:
-        """What runs the calls, given their estimated times."""
+    def executor(self, source: ModelSource, cluster: Cluster | None, seconds: Sequence[float]) -> Executor:
+        """What runs the calls, given their estimated times.
+
+        Args:
+            source: the model.
+            cluster: where to run; None for this machine.
+            seconds: of each call.
+        """
         from iclens.cluster import each_on_cluster, tasks_of
         from iclens.workers import each, usable_cores, worth_starting
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from iclens.explorer.ask import Ask
 from iclens.lens import Lens, LensModel
-from iclens.lens.read.answers import likeliest
 from iclens.lens.read.sums import by_source
 from iclens.lens.scores.gradient_step import gradient_step
 
@@ -45,7 +44,7 @@ class Viewed:
         tokens come after them.
         """
         lens = self.lens
-        candidates = list(zip(lens.passes.questions[0].answers.candidates, lens.answered.candidates, strict=True))
+        candidates = list(zip(lens.passes.questions[0].answers.candidates, lens.answer.candidates, strict=True))
         room = most - sum(scored.chosen for _, scored in candidates[most:])
         found = {
             entry.text: entry.token_ids[0] for i, (entry, scored) in enumerate(candidates) if i < room or scored.chosen
@@ -53,7 +52,7 @@ class Viewed:
         if len(set(found.values())) > 1:
             return found
         known = set(found.values())
-        for token in likeliest(lens.model.tokenizer, lens.answered.next_logits, _N_LIKELY):
+        for token in lens.answer.next_tokens[:_N_LIKELY]:
             if token.token_id not in known:
                 found.setdefault(token.text, token.token_id)
         return found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from iclens.lens.explaining import explain, explain_many
 from iclens.lens.explanation import SCHEMA_VERSION, Explanation, SourceEffect
-from iclens.lens.lens import Answer, Lens
+from iclens.lens.lens import Lens
 from iclens.lens.model.families import FAMILIES, Family
 from iclens.lens.model.loading import LensModel, load, outline
 from iclens.lens.prompt import Prompt, PromptOptions, Span, TokenizedPrompt, read_document, read_prompt, tokenize
 from iclens.lens.read.capture import Capture, capture, check_capture
 from iclens.lens.read.heads import HeadRecord
 from iclens.lens.read.padded import PaddedTokens
+from iclens.lens.read.question import Answer
 from iclens.lens.read.readout import Readout
 from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.tracing import Trace, trace

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from iclens.lens.explanation import (
     RESIDUALS,
-    Cost,
     Explanation,
     KnockOut,
     ModelFacts,
@@ -17,14 +17,17 @@ from iclens.lens.explanation import (
     Residual,
     SourceEffect,
     Token,
+    total,
 )
 from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import Passes
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION
 from iclens.lens.read.answers import likeliest, token_text
+from iclens.lens.read.question import Answer
 from iclens.lens.read.sums import by_source
 from iclens.lens.read.tolerance import tolerance_of, uncertainty
 from iclens.lens.scores.agreement import agreements
+from iclens.lens.scores.knock_out import KnockOuts
 
 SCORES = ("gradient_step", "path", "knock_out")
 """The scores of an explanation where none are chosen."""
@@ -43,22 +46,16 @@ def explanations(
 ) -> list[Explanation]:
     """Explain every prompt of some passes; nothing runs that the scores do not need.
 
-    Args:
-        passes: the prompts and what runs over them.
-        scores: names of the scores, the one that orders the sources first.
-        knock_out: groups of sources to knock out together, in every prompt.
-        others: scores of further methods by their names, one number per source; for one prompt alone.
-        n_next: number of likely next tokens to report.
-        command: the command that gives the same numbers.
+    The score that comes first orders the sources. `knock_out` are groups of sources to knock out together in every
+    prompt, `others` the scores of further methods, one number per source of a single prompt.
     """
     model, traced, questions = passes.lens_model, passes.traced, passes.questions
     counts = [one.tokenized.n_demonstrations for one in questions]
     most = max(counts)
     groups = passes.groups
     residuals: dict[str, Tensor] = {"capture": passes.own_pass}
-    none = [[None] * len(row) for row in groups.tolist()]
-    direct_tokens: list[list[float]] | list[list[None]] = none
-    path_tokens: list[list[float]] | list[list[None]] = none
+    direct_tokens: list[list[Any]] = [[None] * groups.shape[1]] * len(counts)
+    path_tokens = direct_tokens
     maps = direct = through = knocked = None
     if "gradient_step" in scores:
         step = passes.gradient_step
@@ -75,22 +72,22 @@ def explanations(
     if "knock_out" in scores or knock_out:
         alone = most if "knock_out" in scores else 0
         # Groups come after as many single sources as the prompt with most has.
-        sets = [[(i,) if i < n else () for i in range(alone)] + list(knock_out) for n in counts]
+        sets = [[*((i,) if i < n else () for i in range(alone)), *map(tuple, knock_out)] for n in counts]
         knocked = passes.knock_out(sets)
         residuals["knock_out"] = knocked.residual
     removed: list[list[float]] | None = None
     if "rerun" in scores:
         removed = [passes.rerun(b, [(i,) for i in range(n)]).margins.tolist() for b, n in enumerate(counts)]
-    margins = traced.margins.double().tolist()
-    log_probabilities = traced.log_probabilities.double().tolist()
     largest = traced.readouts.largest(traced.logits)
+    dtype = str(model.dtype).removeprefix("torch.")
+    facts = ModelFacts(
+        model.name, model.family.name, model.n_layers, model.n_heads, model.n_parameters, dtype, model.context_length
+    )
     found = []
-    for b, (question, answered) in enumerate(zip(questions, passes.answered, strict=True)):
-        tokenized, readout = question.tokenized, answered.readout
-        prompt = tokenized.prompt
+    for b, (question, answer) in enumerate(zip(questions, passes.answers, strict=True)):
+        tokenized, prompt, forced = question.tokenized, question.tokenized.prompt, answer.readout.forced
         sizes = Counter(tokenized.groups.tolist())
-        own = None if knocked is None else _knock_outs(knocked.margins[b], knocked.log_probabilities[b],
-                                                       margins[b], log_probabilities[b], sets[b])  # fmt: skip
+        own = () if knocked is None else _knock_outs(knocked[b], sets[b], answer)
         sources = tuple(
             SourceEffect(
                 index=i,
@@ -99,32 +96,29 @@ def explanations(
                 n_tokens=sizes[i],
                 gradient_step=None if direct is None else float(direct[b, i]),
                 path=None if through is None else float(through[b, i]),
-                knock_out=own[i] if own is not None and "knock_out" in scores else None,
-                rerun_margin_change=None if removed is None else margins[b] - removed[b][i],
+                knock_out=own[i] if own and "knock_out" in scores else None,
+                rerun_margin_change=None if removed is None else answer.margin - removed[b][i],
                 by_layer_and_head=() if maps is None else tuple(map(tuple, maps[b, ..., i].tolist())),
                 scores={name: float(values[i]) for name, values in (others or {}).items()},
             )
             for i, span in enumerate(prompt.demonstrations)
         )
-        roles = tokenized.roles + ("answer",) * len(readout.forced)
-        texts = tokenized.texts + tuple(token_text(model.tokenizer, index) for index in readout.forced)
-        tokens = tuple(
-            Token(text, None if part == NOT_A_DEMONSTRATION else part, role, one, other)
-            for text, part, role, one, other in zip(
-                texts, groups[b].tolist(), roles, direct_tokens[b], path_tokens[b], strict=False
-            )
-        )
+        roles = tokenized.roles + ("answer",) * len(forced)
+        texts = tokenized.texts + tuple(token_text(model.tokenizer, index) for index in forced)
+        parts_of = [None if part == NOT_A_DEMONSTRATION else part for part in groups[b].tolist()]
+        # Prompts of a batch are filled up behind their tokens.
+        tokens = tuple(map(Token, texts, parts_of, roles, direct_tokens[b], path_tokens[b]))
         found.append(
             Explanation(
-                model=_facts(model),
+                model=facts,
                 prompt=prompt.text,
                 tokens=tokens,
-                next_tokens=likeliest(model.tokenizer, answered.next_logits, n_next),
-                candidates=answered.candidates,
-                answer=readout.answer,
-                answer_log_probability=log_probabilities[b],
-                margin=margins[b],
-                margin_definition=readout.definition,
+                next_tokens=likeliest(model.tokenizer, answer.next_logits, n_next),
+                candidates=answer.candidates,
+                answer=answer.text,
+                answer_log_probability=answer.log_probability,
+                margin=answer.margin,
+                margin_definition=answer.definition,
                 sources=sources,
                 others=_others(tokens),
                 residuals=tuple(
@@ -134,21 +128,20 @@ def explanations(
                 ),
                 agreement=agreements({name: [effect.score(name) or 0.0 for effect in sources] for name in scores}),
                 scores=tuple(scores),
-                group_knock_outs=() if own is None else own[len(sets[b]) - len(knock_out) :],
-                notes=tokenized.notes + question.answers.notes + _doubts(model, margins[b], largest[b]),
-                cost=Cost(round(passes.forward_passes, 3), passes.backward_passes, dict(passes.seconds)),
+                group_knock_outs=own[len(own) - len(knock_out) :],
+                notes=tokenized.notes + question.answers.notes + _doubts(model, answer.margin, largest[b]),
+                cost=passes.cost,
                 command=command,
             )
         )
     return found
 
 
-def _knock_outs(
-    without: Tensor, log_without: Tensor, margin: float, log_probability: float, sets: Sequence[Sequence[int]]
-) -> tuple[KnockOut, ...]:
+def _knock_outs(knocked: KnockOuts, sets: Sequence[tuple[int, ...]], answer: Answer) -> tuple[KnockOut, ...]:
+    margins, log_ps = knocked.margins.double().tolist(), knocked.log_probabilities.double().tolist()
     return tuple(
-        KnockOut(tuple(chosen), value, margin - value, log_probability - log_value)
-        for chosen, value, log_value in zip(sets, without.double().tolist(), log_without.double().tolist(), strict=True)
+        KnockOut(chosen, margin, answer.margin - margin, answer.log_probability - log_p)
+        for chosen, margin, log_p in zip(sets, margins, log_ps, strict=True)
     )
 
 
@@ -158,11 +151,7 @@ def _others(tokens: Sequence[Token]) -> tuple[OtherPart, ...]:
     for role in _ROLES:
         chosen = [token for token in tokens if token.role == role]
         if chosen:
-            direct, through = (
-                None if None in values else sum(value for value in values if value is not None)
-                for values in ([one.gradient_step for one in chosen], [one.path for one in chosen])
-            )
-            parts.append(OtherPart(role, direct, through))
+            parts.append(OtherPart(role, total(one.gradient_step for one in chosen), total(one.path for one in chosen)))
     return tuple(parts)
 
 
@@ -175,16 +164,4 @@ def _doubts(model: LensModel, margin: float, largest: Tensor) -> tuple[str, ...]
     return (
         f"the margin, {margin:.3g} nats, is no larger than what {name} leaves open in these logits "
         f"({unsure:.2g}): load the model in a wider type before you trust its parts.",
-    )
-
-
-def _facts(model: LensModel) -> ModelFacts:
-    return ModelFacts(
-        name=model.name,
-        family=model.family.name,
-        n_layers=model.n_layers,
-        n_heads=model.n_heads,
-        n_parameters=model.n_parameters,
-        dtype=str(model.dtype).removeprefix("torch."),
-        context_length=model.context_length,
     )

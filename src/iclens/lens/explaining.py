@@ -67,22 +67,12 @@ def explain(
     Source: Ren & Liu 2024, Theorem 3.1 and its extension to layers; docs/explain.md.
     """
     check_call("explain", prompt, misplaced)
-    check_scores(scores)
-    wanted = [*scores, *(["rerun"] if rerun_text and "rerun" not in scores else [])]
+    wanted = _wanted(scores, rerun_text)
+    asked: dict[str, Any] = {"tokenizer": tokenizer, "answers": answers, "answer": answer, "precise": precise}
+    told: dict[str, Any] = {"faithfulness": faithfulness, "n_next": n_next, "seed": seed, "command": command}
     with _stages(progress) as stage:
-        lens = Lens(
-            model,
-            prompt,
-            tokenizer=tokenizer,
-            answers=answers,
-            answer=answer,
-            held="path" in wanted,
-            precise=precise,
-            progress=stage,
-        )
-        return lens.explanation(
-            wanted, knock_out=knock_out, faithfulness=faithfulness, n_next=n_next, seed=seed, command=command
-        )
+        lens = Lens(model, prompt, held="path" in wanted, progress=stage, **asked)
+        return lens.explanation(wanted, knock_out=knock_out, **told)
 
 
 def explain_many(
@@ -102,31 +92,18 @@ def explain_many(
 ) -> Iterator[Explanation]:
     """Explain many prompts, which go through the model side by side; each to rounding as `explain` would.
 
-    Every prompt is checked before the first one runs. Explanations come in the order of the prompts.
-
-    Args:
-        model: as in `explain`.
-        prompts: prompts, or objects that hold `"answers"` as well, as the lines of `--batch` do.
-        *misplaced: nothing; an argument here gets an error that shows the right call.
-        tokenizer: as in `explain`.
-        answers: candidate answers of every prompt.
-        answer: the answer to explain in every prompt.
-        scores: as in `explain`; methods of `ATTRIBUTIONS` run prompt by prompt.
-        rerun_text: as in `explain`.
-        precise: as in `explain`.
-        n_next: as in `explain`.
-        seed: as in `explain`, the same for every prompt.
-        most_tokens: tokens that go through the model at once; by the model's size when left out.
-        progress: show a bar on standard error.
+    Every prompt is checked before the first one runs. Explanations come in the order of the prompts, which may be
+    objects that hold `"answers"` as well, as the lines of `--batch` do. `most_tokens` go through the model at once (by
+    the model's size when left out); methods of `ATTRIBUTIONS` run prompt by prompt. `progress` shows a bar on standard
+    error. All other arguments are those of `explain` and hold for every prompt.
 
     Raises:
         UserError: the model, a prompt (which is named) or an answer cannot be handled exactly.
     """
     if isinstance(prompts, str):
         raise UserError(f"the prompts are one text: give a list of prompts, or call explain(model, {prompts[:20]!r}…).")
-    check_call("explain_many", prompts, misplaced)
-    check_scores(scores)
-    wanted = [*scores, *(["rerun"] if rerun_text and "rerun" not in scores else [])]
+    check_call("explain_many", prompts, misplaced, "prompts")
+    wanted = _wanted(scores, rerun_text)
     lens_model = as_lens_model(model, tokenizer)
     lens_model.require_causal()
     questions = []
@@ -152,22 +129,24 @@ def explain_together(
 ) -> list[Explanation]:
     """Explain prompts that go through the model side by side; methods of `ATTRIBUTIONS` run prompt by prompt.
 
-    Args:
-        lens_model: a causal language model.
-        questions: the prompts; the closer their lengths, the less is spent on filling up.
-        scores: as in `explain`.
-        precise: as in `explain`.
-        n_next: as in `explain`.
-        seed: as in `explain`.
-        most_tokens: tokens that go through the model at once where prompts run several times.
-        progress: called with the name of every stage before it starts; what it raises ends the work.
+    The closer the lengths of the questions, the less is spent on filling up; `most_tokens` go through the model at once
+    where prompts run several times. `progress` is called with the name of every stage before it starts, and what it
+    raises ends the work. The other arguments are those of `explain`.
     """
-    options: dict[str, Any] = {"precise": precise, "most_tokens": most_tokens, "progress": progress}
-    options["held"] = "path" in scores
+    options: dict[str, Any] = {"held": "path" in scores, "precise": precise}
+    options |= {"most_tokens": most_tokens, "progress": progress}
     if not check_scores(scores):
         return explanations(Passes(lens_model, questions, **options), scores, n_next=n_next)
     lenses = (Lens(lens_model, question, **options) for question in questions)
     return [replace(lens.explanation(scores, n_next=n_next, seed=seed), lens=None) for lens in lenses]
+
+
+def _wanted(scores: Sequence[str], rerun_text: bool) -> list[str]:
+    """The scores, checked, and the rerun where it is asked for by its own option."""
+    rerun = ["rerun"] if rerun_text and "rerun" not in scores else []
+    wanted = scores if isinstance(scores, str) else [*scores, *rerun]
+    check_scores(wanted)
+    return list(wanted)
 
 
 def _each(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -24,14 +25,11 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Which model answered.
+    """Which model answered, with how many attention layers of how many query heads.
 
     Attributes:
         name: the folder, hub name or `"bundled"` that was asked for.
         family: the `model_type` of its configuration, e.g. `"gpt2"`.
-        n_layers: number of attention layers.
-        n_heads: number of query heads of a layer.
-        n_parameters: number of parameters.
         dtype: e.g. `"float32"`.
         context_length: most tokens that fit, or None when the model has no limit.
     """
@@ -76,15 +74,7 @@ class NextToken:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate answer, scored over all its tokens.
-
-    Attributes:
-        text: the answer.
-        tokens: the text of each of its tokens.
-        log_probability: log p(answer | prompt), the sum over its tokens.
-        probability: exp(log_probability).
-        chosen: True for the answer that is explained.
-    """
+    """A candidate answer: log p(answer | prompt) is the sum over its `tokens`; the explained one is `chosen`."""
 
     text: str
     tokens: tuple[str, ...]
@@ -151,10 +141,7 @@ class SourceEffect:
 class OtherPart:
     """A part of the prompt that is no demonstration: it sets the initialisation W_0.
 
-    Attributes:
-        name: `"instruction"`, `"separator"`, `"special"`, `"query"` or `"answer"`.
-        gradient_step: direct contribution, or None when not asked for.
-        path: contribution through all layers, or None when not asked for.
+    Its name is the role of its `Token`s; its contributions are the sums of theirs, None where not asked for.
     """
 
     name: str
@@ -169,9 +156,7 @@ RESIDUALS = {
     "path": "path parts against the margin",
     "knock_out": "knock-out of nothing against the full pass",
 }
-"""The checks by their short names: the traced pass against a plain one of the model, the dual models against every
-layer's attention output, direct contributions and path parts against the margin, the knock-out of nothing against the
-full pass."""
+"""The checks by their short names."""
 
 
 @dataclass(frozen=True)
@@ -180,8 +165,7 @@ class Residual:
 
     Attributes:
         name: what was compared.
-        value: the relative difference found.
-        tolerance: the largest value that is accepted.
+        value: the relative difference found; at most `tolerance` is accepted.
         key: its short name, one of `RESIDUALS`.
     """
 
@@ -198,14 +182,11 @@ class Residual:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two ways to score the demonstrations agree.
+    """How far two ways to score the demonstrations agree, e.g. `"gradient_step"` and `"knock_out"`.
 
     Attributes:
-        first: name of the one, e.g. `"gradient_step"`.
-        second: name of the other, e.g. `"knock_out"`.
         spearman: rank correlation in [-1, 1], or None when it is undefined (one demonstration, or all tied).
         top_k: share of common demonstrations among the k largest of either.
-        k: the k of top_k.
     """
 
     first: str
@@ -221,11 +202,9 @@ class Faithfulness:
 
     Attributes:
         method: e.g. `"gradient_step"`.
-        lds: linear datamodeling score: Spearman correlation of the sum of scores with the margin, over random
-            subsets of the demonstrations whose text was really deleted; None when undefined.
+        lds: linear datamodeling score: Spearman correlation of the sum of scores with the margin, over `n_subsets`
+            random subsets of the demonstrations whose text was really deleted; None when undefined.
         margin_drop: full margin minus the margin after deleting the text of the top k demonstrations.
-        k: the k of margin_drop.
-        n_subsets: number of random subsets.
     """
 
     method: str
@@ -392,7 +371,7 @@ class Explanation:
                 "upgrade iclens."
             )
         try:
-            return record_of(cls, _read(document if version == SCHEMA_VERSION else _from_version_1(document)))
+            return record_of(cls, _current(document))
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(f"{path} is no explanation of schema version {version}: {reason}.") from None
@@ -407,14 +386,13 @@ class Explanation:
     def _repr_html_(self) -> str:
         """A small table for notebooks: the sources from the strongest support, in nats of the margin."""
         head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in self.scores)
-        rows = "".join(
-            f"<tr><th>#{effect.index}</th><td style='text-align:left'><bdi>{escape(effect.text)}</bdi></td>"
-            + "".join(f"<td>{_signed(effect.score(name))}</td>" for name in self.scores)
-            + "</tr>"
-            for effect in self.ranked()
-        )
-        failed = [residual.name for residual in self.residuals if not residual.holds]
-        verdict = f"not exact: {', '.join(failed)}" if failed else "exact to rounding"
+        rows = ""
+        for effect in self.ranked():
+            scores = "".join(f"<td>{_signed(effect.score(name))}</td>" for name in self.scores)
+            text = f"<td style='text-align:left'><bdi>{escape(effect.text)}</bdi></td>"
+            rows += f"<tr><th>#{effect.index}</th>{text}{scores}</tr>"
+        failed = ", ".join(residual.name for residual in self.residuals if not residual.holds)
+        verdict = f"not exact: {failed}" if failed else "exact to rounding"
         return (
             f"<p><b><bdi>{escape(self.answer)}</bdi></b>, margin {self.margin:+.3f} nats ({escape(verdict)}). "
             f"{escape(self.margin_definition)}</p><table><thead><tr><th></th><th>demonstration</th>{head}"
@@ -422,33 +400,40 @@ class Explanation:
         )
 
 
-def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 had `demonstrations`, no labels, no short names of residuals, and always the three scores."""
-    chosen = [entry["log_probability"] for entry in document["candidates"] if entry["chosen"]]
-    rerun = any(effect.get("rerun_margin_change") is not None for effect in document["demonstrations"])
-    likeliest = document["next_tokens"][0]["probability"]
-    keys = {name: key for key, name in RESIDUALS.items()}
-    return document | {
-        "schema_version": SCHEMA_VERSION,
-        "sources": [effect | {"label": None} for effect in document["demonstrations"]],
-        "scores": ["gradient_step", "path", "knock_out", *(["rerun"] if rerun else [])],
-        "residuals": [one | {"key": keys.get(one["name"], "")} for one in document["residuals"]],
-        # Without candidates, the likeliest next token was explained.
-        "answer_log_probability": chosen[0] if chosen else math.log(likeliest),
-    }
-
-
-def _read(document: dict[str, Any]) -> dict[str, Any]:
-    """A residual that is no number is null in JSON.
+def _current(document: dict[str, Any]) -> dict[str, Any]:
+    """A document as this version writes it, but for its residuals that are no numbers, which JSON holds as null.
 
     Raises:
         ValueError: there is no score, no check or no next token, which every explanation has.
     """
+    keys = {name: key for key, name in RESIDUALS.items()}
+    residuals = [
+        {"key": keys.get(one["name"], "")} | one | {"value": math.nan if one["value"] is None else one["value"]}
+        for one in document["residuals"]
+    ]
+    document = document | {"residuals": residuals}
+    if document["schema_version"] != SCHEMA_VERSION:
+        # Version 1 had `demonstrations`, no labels, no short names of residuals, and always the three scores.
+        effects = document["demonstrations"]
+        rerun = ["rerun"] if any(effect.get("rerun_margin_change") is not None for effect in effects) else []
+        # Without candidates, the likeliest next token was explained.
+        chosen = [entry["log_probability"] for entry in document["candidates"] if entry["chosen"]]
+        document |= {
+            "schema_version": SCHEMA_VERSION,
+            "sources": [effect | {"label": None} for effect in effects],
+            "scores": ["gradient_step", "path", "knock_out", *rerun],
+            "answer_log_probability": chosen[0] if chosen else math.log(document["next_tokens"][0]["probability"]),
+        }
     for name in ("scores", "residuals", "next_tokens"):
         if not document[name]:
             raise ValueError(f"{name!r} is empty")
-    residuals = [one | {"value": math.nan if one["value"] is None else one["value"]} for one in document["residuals"]]
-    return document | {"residuals": residuals}
+    return document
+
+
+def total(values: Iterable[float | None]) -> float | None:
+    """The sum of the numbers that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _signed(value: float | None) -> str:

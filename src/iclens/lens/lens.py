@@ -2,58 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from iclens.dual import DualModel
 from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations
-from iclens.lens.explanation import Candidate, Explanation, NextToken
+from iclens.lens.explanation import Explanation
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.passes import MOST_TOKENS, Passes
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt
-from iclens.lens.read.answers import likeliest
-from iclens.lens.read.question import Answered, PromptLike, Question, ask
+from iclens.lens.read.question import Answer, PromptLike, Question, ask
 from iclens.lens.read.readout import Readout
 from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.sums import by_source
 from iclens.lens.read.tracing import Trace
 from iclens.lens.scores.deletions import Outcome
-from iclens.lens.scores.faithfulness import faithfulness
+from iclens.lens.scores.faithfulness import faithfulness as measure
 from iclens.lens.scores.gradient_step import GradientStep
 from iclens.lens.scores.knock_out import KnockOuts
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 from iclens.lens.scores.path import PathScores
 
 _OURS = (*SCORES, "rerun")
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What a model answers to a prompt.
-
-    Attributes:
-        text: the explained answer.
-        margin: its logit over its alternatives, in nats.
-        log_probability: log p(answer | prompt), the sum over its tokens.
-        definition: one sentence that says over which alternatives.
-        candidates: the candidate answers with their scores; empty when there are none.
-        next_tokens: the likeliest next tokens, most likely first.
-    """
-
-    text: str
-    margin: float
-    log_probability: float
-    definition: str
-    candidates: tuple[Candidate, ...]
-    next_tokens: tuple[NextToken, ...]
 
 
 class Lens:
@@ -100,33 +77,20 @@ class Lens:
         self.model = as_lens_model(model, tokenizer)
         self.model.require_causal()
         question = prompt if isinstance(prompt, Question) else ask(self.model, prompt, answers, answer, readout=readout)
-        self.passes = Passes(
-            self.model, [question], held=held, precise=precise, most_tokens=most_tokens, progress=progress
-        )
+        options: dict[str, Any] = {"most_tokens": most_tokens, "progress": progress}
+        self.passes = Passes(self.model, [question], held=held, precise=precise, **options)
+        self.tokenized: TokenizedPrompt = question.tokenized
+        """The prompt's tokens."""
+        self.prompt: Prompt = self.tokenized.prompt
+        """The prompt."""
+        self.n_demonstrations: int = self.tokenized.n_demonstrations
+        """How many demonstrations are scored."""
+        self.query_start: int = self.tokenized.query_start
+        """Index of the query's first token."""
 
     def __repr__(self) -> str:
         n = self.n_demonstrations
         return f"Lens({self.model.name!r}, {n} demonstrations, {self.tokenized.n_tokens} tokens)"
-
-    @property
-    def prompt(self) -> Prompt:
-        """The prompt."""
-        return self.tokenized.prompt
-
-    @property
-    def tokenized(self) -> TokenizedPrompt:
-        """The prompt's tokens."""
-        return self.passes.questions[0].tokenized
-
-    @property
-    def n_demonstrations(self) -> int:
-        """How many demonstrations are scored."""
-        return self.tokenized.n_demonstrations
-
-    @property
-    def answered(self) -> Answered:
-        """The model's answer with the logits at the prompt's last token."""
-        return self.passes.answered[0]
 
     @property
     def traced(self) -> Trace:
@@ -136,7 +100,7 @@ class Lens:
     @property
     def readout(self) -> Readout:
         """What is explained."""
-        return self.passes.questions[0].settled or self.answered.readout
+        return self.passes.readout(0)
 
     @property
     def input_ids(self) -> Int[Tensor, " n"]:
@@ -146,13 +110,8 @@ class Lens:
     @property
     def groups(self) -> Int[Tensor, " n"]:
         """The demonstration of each of these tokens, −1 for none."""
-        behind = torch.full((len(self.readout.forced),), NOT_A_DEMONSTRATION)
-        return torch.cat([self.tokenized.groups, behind])
-
-    @property
-    def query_start(self) -> int:
-        """Index of the query's first token."""
-        return self.tokenized.query_start
+        n_behind = len(self.readout.forced)
+        return nn.functional.pad(self.tokenized.groups, (0, n_behind), value=NOT_A_DEMONSTRATION)
 
     @property
     def readouts(self) -> Readouts:
@@ -163,18 +122,10 @@ class Lens:
         """The margin in each of several variants of the prompt, from the logits at `readouts.positions`."""
         return self.readouts.margin(logits[None])[0]
 
-    @cached_property
+    @property
     def answer(self) -> Answer:
         """The model's answer."""
-        answered, traced = self.answered, self.traced
-        return Answer(
-            text=answered.readout.answer,
-            margin=float(traced.margins[0]),
-            log_probability=float(traced.log_probabilities[0]),
-            definition=answered.readout.definition,
-            candidates=answered.candidates,
-            next_tokens=likeliest(self.model.tokenizer, answered.next_logits),
-        )
+        return self.passes.answers[0]
 
     @property
     def gradient_step(self) -> GradientStep:
@@ -200,9 +151,8 @@ class Lens:
         Raises:
             UserError: a demonstration that does not exist, or an empty set.
         """
-        alone = [(i,) for i in range(self.n_demonstrations)]
-        chosen = alone if sets is None else check_sets(sets, self.n_demonstrations)
-        return self.passes.knock_out([chosen])[0]
+        alone = ((i,) for i in range(self.n_demonstrations))
+        return self.passes.knock_out([check_sets(alone if sets is None else sets, self.n_demonstrations)])[0]
 
     def head(self, layer: int, head: int) -> DualModel:
         """One head's dual model at the positions that are read, with the demonstrations as its groups.
@@ -211,18 +161,12 @@ class Lens:
             UserError: there is no such layer or head.
         """
         if not 0 <= layer < self.model.n_layers or not 0 <= head < self.model.n_heads:
-            raise UserError(
-                f"there is no head {head} in layer {layer}: {self.model.name} has {self.model.n_layers} layers of "
-                f"{self.model.n_heads} heads, counted from 0."
-            )
+            size = f"{self.model.n_layers} layers of {self.model.n_heads} heads, counted from 0."
+            raise UserError(f"there is no head {head} in layer {layer}: {self.model.name} has {size}")
         return self.traced.layers[layer].dual(head, self.groups)
 
     def score(self, name: str, *, seed: int = 0) -> Scores:
-        """Score the demonstrations by a registered method, e.g. `"lasso"`.
-
-        Args:
-            name: a name in `ATTRIBUTIONS`.
-            seed: of what the method draws.
+        """Score the demonstrations by a method of `ATTRIBUTIONS`, e.g. `"lasso"`; `seed` is of what it draws.
 
         Raises:
             UserError: there is no such method.
@@ -273,26 +217,19 @@ class Lens:
             UserError: an unknown score, or a group that does not fit.
         """
         groups = check_sets(knock_out, self.n_demonstrations)
-        others = {name: self.score(name, seed=seed) for name in check_scores(scores)}
-        for one in others.values():
-            self.passes.forward_passes += one.forward_passes
-            self.passes.backward_passes += one.backward_passes
-        values = {name: one.values.tolist() for name, one in others.items()}
-        (found,) = explanations(self.passes, scores, knock_out=groups, others=values, n_next=n_next, command=command)
-        if faithfulness:
-            found = self._measured(found, seed)
-        return dataclasses.replace(found, seed=seed, lens=self)
-
-    def _measured(self, found: Explanation, seed: int) -> Explanation:
-        """The explanation with LDS and the removal test of its scores."""
+        others: dict[str, list[float]] = {}
+        for name in check_scores(scores):
+            scored = self.score(name, seed=seed)
+            others[name] = scored.values.tolist()
+            self.passes.forward_passes += scored.forward_passes
+            self.passes.backward_passes += scored.backward_passes
+        (found,) = explanations(self.passes, scores, knock_out=groups, others=others, n_next=n_next, command=command)
+        if not faithfulness:
+            return replace(found, seed=seed, lens=self)
         rows = {name: [effect.score(name) or 0.0 for effect in found.sources] for name in found.scores}
-        measured = faithfulness(
-            self.rerun, rows, found.margin, torch.Generator().manual_seed(seed), self.n_demonstrations
-        )
-        cost = dataclasses.replace(
-            found.cost, forward_passes=round(self.passes.forward_passes, 3), seconds=dict(self.passes.seconds)
-        )
-        return dataclasses.replace(found, faithfulness=measured, cost=cost)
+        generator = torch.Generator().manual_seed(seed)
+        tested = measure(self.rerun, rows, found.margin, generator, self.n_demonstrations)
+        return replace(found, seed=seed, lens=self, faithfulness=tested, cost=self.passes.cost)
 
 
 def as_lens_model(model: Any, tokenizer: Any = None) -> LensModel:
@@ -311,17 +248,18 @@ def as_lens_model(model: Any, tokenizer: Any = None) -> LensModel:
     return wrapped
 
 
-def check_call(name: str, prompt: Any, misplaced: Sequence[Any]) -> None:
+def check_call(name: str, prompt: Any, misplaced: Sequence[Any], noun: str = "prompt") -> None:
     """Refuse what is no prompt where the prompt is due, such as a tokenizer, which came second in earlier versions.
 
     Raises:
         UserError: it shows the call that is right.
     """
-    right = f"{name}(model, prompt, answers=[...]), with tokenizer=... for a Hugging Face model"
+    right = f"{name}(model, {noun}, answers=[...]), with tokenizer=... for a Hugging Face model"
     if not isinstance(prompt, Prompt | Question | str | Iterable):
-        raise UserError(f"the prompt is a {type(prompt).__name__}: call {right}.")
+        verb = "is" if noun == "prompt" else "are"
+        raise UserError(f"the {noun} {verb} a {type(prompt).__name__}: call {right}.")
     if misplaced:
-        raise UserError(f"{name} takes a model and a prompt, and the rest by name: call {right}.")
+        raise UserError(f"{name} takes model and {noun} by place, and the rest by name: call {right}.")
 
 
 def check_sets(sets: Iterable[Iterable[int]], n_demonstrations: int) -> list[tuple[int, ...]]:
@@ -330,17 +268,14 @@ def check_sets(sets: Iterable[Iterable[int]], n_demonstrations: int) -> list[tup
     Raises:
         UserError: an index that is no demonstration, or an empty set.
     """
-    checked = []
-    for members in (tuple(sorted(set(group))) for group in sets):
-        for index in members:
-            if not 0 <= index < n_demonstrations:
-                raise UserError(
-                    f"cannot knock out demonstration {index}: the prompt has {n_demonstrations}, numbered from 0 to "
-                    f"{n_demonstrations - 1}."
-                )
+    checked = [tuple(sorted(set(group))) for group in sets]
+    for members in checked:
         if not members:
             raise UserError("a group to knock out is empty: name at least one demonstration, e.g. 3,7.")
-        checked.append(members)
+        for index in members:
+            if not 0 <= index < n_demonstrations:
+                known = f"the prompt has {n_demonstrations}, numbered from 0 to {n_demonstrations - 1}."
+                raise UserError(f"cannot knock out demonstration {index}: {known}")
     return checked
 
 

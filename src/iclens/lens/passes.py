@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -13,15 +13,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from iclens.lens.explanation import Candidate, Cost
 from iclens.lens.model.loading import LensModel
-from iclens.lens.read.candidate_scores import score_candidates
+from iclens.lens.read.answers import likeliest
 from iclens.lens.read.own_pass import off_by
 from iclens.lens.read.padded import PaddedTokens
-from iclens.lens.read.question import Answered, Question
+from iclens.lens.read.question import Answer, Question
 from iclens.lens.read.readout import Readout
 from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.tolerance import path_residual, tolerance_of
 from iclens.lens.read.tracing import Trace, trace
+from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.deletions import Outcome, rerun
 from iclens.lens.scores.gradient_step import GradientStep, gradient_step
 from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
@@ -30,7 +32,11 @@ from iclens.lens.scores.path import PathScores, path
 MOST_TOKENS = 1 << 12
 """Tokens that go through the model at once where prompts run several times."""
 
+_Said = tuple[tuple[Candidate, ...], Readout, Tensor]
+"""A prompt's candidates with their scores, what is explained, and the logits at its last token."""
 
+
+@dataclass(eq=False, repr=False)
 class Passes:
     """What a model's passes over some prompts give, lazily.
 
@@ -50,40 +56,48 @@ class Passes:
         UserError: an encoder.
     """
 
-    def __init__(
-        self,
-        lens_model: LensModel,
-        questions: Sequence[Question],
-        *,
-        held: bool = True,
-        precise: bool = False,
-        most_tokens: int = MOST_TOKENS,
-        progress: Callable[[str], None] = lambda stage: None,
-    ) -> None:
-        lens_model.require_causal()
-        self.lens_model = lens_model
-        self.questions = list(questions)
-        self.held = held
-        self.precise = precise
-        self.most_tokens = most_tokens
-        self.progress = progress
-        self.forward_passes = 0.0
-        """Full forward passes over each prompt so far; one over a part of the tokens counts their share."""
-        self.backward_passes = 0.0
-        """Backward passes so far."""
-        self.seconds: dict[str, float] = {}
-        """Seconds that each stage took."""
-        self._knocked: dict[tuple[tuple[tuple[int, ...], ...], ...], KnockOuts] = {}
+    lens_model: LensModel
+    questions: Sequence[Question]
+    _: KW_ONLY
+    held: bool = True
+    precise: bool = False
+    most_tokens: int = MOST_TOKENS
+    progress: Callable[[str], None] = lambda stage: None
+    forward_passes: float = field(default=0.0, init=False)
+    """Full forward passes over each prompt so far; one over a part of the tokens counts their share."""
+    backward_passes: float = field(default=0.0, init=False)
+    """Backward passes so far."""
+    seconds: dict[str, float] = field(default_factory=dict, init=False)
+    """Seconds that each stage took."""
+    _knocked: dict[tuple[tuple[tuple[int, ...], ...], ...], KnockOuts] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.lens_model.require_causal()
 
     @property
-    def answered(self) -> tuple[Answered, ...]:
+    def cost(self) -> Cost:
+        """What ran so far."""
+        return Cost(round(self.forward_passes, 3), self.backward_passes, dict(self.seconds))
+
+    @cached_property
+    def answers(self) -> tuple[Answer, ...]:
         """The model's answers."""
-        return self._answers[0]
+        said, traced = self._first
+        margins, log_ps = (one.double().tolist() for one in (traced.margins, traced.log_probabilities))
+        answers = []
+        for (candidates, readout, own), margin, log_p in zip(said, margins, log_ps, strict=True):
+            likely = likeliest(self.lens_model.tokenizer, own)
+            answers.append(Answer(readout.answer, margin, log_p, readout.definition, candidates, likely, own, readout))
+        return tuple(answers)
 
     @property
     def traced(self) -> Trace:
         """The pass in which every margin is read: the prompts, and the answers' tokens that are forced after them."""
-        return self._answers[1]
+        return self._first[1]
+
+    def readout(self, prompt: int) -> Readout:
+        """What is explained of one of the prompts; no pass runs where the answers alone decide it."""
+        return self.questions[prompt].settled or self._first[0][prompt][1]
 
     @cached_property
     def groups(self) -> Int[Tensor, "batch n"]:
@@ -109,9 +123,7 @@ class Passes:
                 traced = self._traced(traced.tokens, traced.readouts, held=True)
             whole = path(traced)
             self.backward_passes += 1
-            near = self.path_residuals(whole) > tolerance_of(self.lens_model.dtype)
-            if self.precise:
-                near = torch.ones_like(near)
+            near = (self.path_residuals(whole) > tolerance_of(self.lens_model.dtype)) | self.precise
             if bool(near.any()) and self.lens_model.can_be_doubled:
                 # Parts that nearly cancel lose digits to the rounding of single precision, not to the decomposition.
                 whole = self._in_double(whole, near)
@@ -146,12 +158,12 @@ class Passes:
 
     def rerun(self, prompt: int, sets: Sequence[Iterable[int]]) -> Outcome:
         """Run one of the prompts again without the text of each set of demonstrations."""
-        readout = self.questions[prompt].settled or self.answered[prompt].readout
+        text, readout = self.questions[prompt].tokenized.prompt, self.readout(prompt)
         with self._stage("rerun"):
             self.forward_passes += len(sets) / len(self.questions)
             return rerun(
                 self.lens_model,
-                self.questions[prompt].tokenized.prompt,
+                text,
                 readout,
                 sets,
                 most_tokens=self.most_tokens,
@@ -166,7 +178,8 @@ class Passes:
         return path_residual(parts.sum(-1), margins, parts.abs().amax(-1), largest, self.lens_model.dtype)
 
     @cached_property
-    def _answers(self) -> tuple[tuple[Answered, ...], Trace]:
+    def _first(self) -> tuple[list[_Said], Trace]:
+        """What the model says to every prompt, and the pass in which its margin is read."""
         with self._stage("answer"):
             settled = [one.settled for one in self.questions]
             known = [readout for readout in settled if readout is not None]
@@ -174,13 +187,13 @@ class Passes:
                 traced = self._read(known, self.held)
                 return self._said(traced, known), traced
             last = Readout(((0, 0, 1.0),))
-            several = any(len(entry.token_ids) > 1 for one in self.questions for entry in one.answers.candidates)
+            several = any(one.n_answer > 1 for one in self.questions)
             first = self._read([last] * len(settled), self.held and not several, forced=False)
-            answered = self._said(first, settled)
-            readouts = [one.readout for one in answered]
-            if any(one.forced for one in readouts):
-                return answered, self._read(readouts, self.held)
-            return answered, replace(first, readouts=self._readouts(readouts))
+            said = self._said(first, settled)
+            readouts = [readout for _, readout, _ in said]
+            if any(readout.forced for readout in readouts):
+                return said, self._read(readouts, self.held)
+            return said, replace(first, readouts=self._readouts(readouts))
 
     def _read(self, readouts: Sequence[Readout], held: bool, *, forced: bool = True) -> Trace:
         """The pass over the prompts and the tokens that are forced after them."""
@@ -200,37 +213,27 @@ class Passes:
         origins = [one.tokenized.n_tokens - 1 for one in self.questions]
         return Readouts.of(readouts, origins, self.lens_model.index_device)
 
-    def _said(self, traced: Trace, settled: Sequence[Readout | None]) -> tuple[Answered, ...]:
+    def _said(self, traced: Trace, settled: Sequence[Readout | None]) -> list[_Said]:
         """The candidates' scores and what is explained, from the logits at the prompts' last tokens."""
         # Offset 0 is always read, and the least.
         logits = traced.logits[:, 0].cpu()
-        every = torch.log_softmax(logits.double(), -1)
-        several = [any(len(entry.token_ids) > 1 for entry in one.answers.candidates) for one in self.questions]
-        rows = [
-            (one.tokenized.input_ids, entry.token_ids)
-            for one, some in zip(self.questions, several, strict=True)
-            for entry in one.answers.candidates
-            if some
-        ]
-        self.forward_passes += len(rows) / len(self.questions)
-        behind = iter(score_candidates(self.lens_model, rows, self.most_tokens))
-        answered = []
-        for one, some, own, log_p, readout in zip(self.questions, several, logits, every, settled, strict=True):
-            entries = one.answers.candidates
-            scores = [next(behind) if some else float(log_p[entry.token_ids[0]]) for entry in entries]
-            chosen = one.answers.choose(scores) if entries else None
+        ids = [[entry.token_ids for entry in one.answers.candidates] for one in self.questions]
+        every, cost = score_candidates(traced, ids, self.most_tokens)
+        self.forward_passes += cost
+        said: list[_Said] = []
+        for one, own, scores, readout in zip(self.questions, logits, every, settled, strict=True):
+            chosen = one.answers.choose(scores) if scores else None
             if readout is None:
                 readout = one.answers.readout(self.lens_model.tokenizer, own, chosen)
-            candidates = () if chosen is None else one.answers.scored(scores, chosen)
-            answered.append(Answered(candidates, readout, own))
-        return tuple(answered)
+            said.append((() if chosen is None else one.answers.scored(scores, chosen), readout, own))
+        return said
 
     def _in_double(self, whole: PathScores, near: Tensor) -> PathScores:
         """The same path, in float64 for the prompts `near`."""
         if self.lens_model.model not in _COPIES:
             _COPIES[self.lens_model.model] = self.lens_model.in_double()
         chosen = near.to(self.traced.tokens.ids.device)
-        tokens, readouts = self.traced.tokens.select(chosen), self.traced.readouts.select(chosen)
+        tokens, readouts = self.traced.tokens[chosen], self.traced.readouts[chosen]
         exact = path(trace(_COPIES[self.lens_model.model], tokens, readouts, held=True))
         self.forward_passes += float(near.double().mean())
         self.backward_passes += float(near.double().mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from iclens.lens.explanation import RESIDUALS, Explanation
+from iclens.lens.explanation import RESIDUALS, Explanation, total
 from iclens.lens.views import VIEWS, WRITERS
 
 if TYPE_CHECKING:
@@ -51,30 +51,24 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 
 @VIEWS.register("rows")
 def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """One dictionary per source, with every name of `COLUMNS`.
-
-    Args:
-        found: the explanation.
-        about: `line` and `id` of the prompt in its file.
-    """
+    """One dictionary per source, with every name of `COLUMNS`; `about`: `line` and `id` of the prompt in its file."""
     residuals = {residual.key: residual.value for residual in found.residuals}
+    following = found.next_tokens[0]
     whole: dict[str, Any] = dict.fromkeys(name for name, _, _ in COLUMNS) | {
         **(about or {}),
         "n_tokens": sum(token.role != "answer" for token in found.tokens),
         "n_demonstrations": len(found.sources),
         "answer": found.answer,
         "answer_log_probability": found.answer_log_probability,
-        "predicted": max(found.candidates, key=lambda one: one.log_probability).text
-        if found.candidates
-        else found.next_tokens[0].text,
-        "next_token": found.next_tokens[0].text,
-        "next_token_probability": found.next_tokens[0].probability,
+        "predicted": max(found.candidates, key=lambda one: one.log_probability, default=following).text,
+        "next_token": following.text,
+        "next_token_probability": following.probability,
         "candidates": [one.text for one in found.candidates],
         "candidate_log_probabilities": [one.log_probability for one in found.candidates],
         "margin": found.margin,
         "margin_definition": found.margin_definition,
-        "other_gradient_step": _sum([other.gradient_step for other in found.others]),
-        "other_path": _sum([other.path for other in found.others]),
+        "other_gradient_step": total(other.gradient_step for other in found.others),
+        "other_path": total(other.path for other in found.others),
         **{f"residual_{name}": residuals.get(name) for name in RESIDUALS},
         "tolerance": max(residual.tolerance for residual in found.residuals),
         "exact": found.exact,
@@ -99,11 +93,7 @@ def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[
 
 
 def schema(facts: Mapping[str, str] | None = None) -> pyarrow.Schema:
-    """The columns with their meaning, and what is true of the whole file.
-
-    Args:
-        facts: entries of the metadata besides the version of the schema.
-    """
+    """The columns with their meaning; `facts` are entries of the file's metadata besides the version of the schema."""
     import pyarrow as pa
 
     fields = [pa.field(name, _type(kind), metadata={"meaning": meaning}) for name, kind, meaning in COLUMNS]
@@ -126,20 +116,13 @@ def as_parquet(rows: pyarrow.Table, row_group: int = 1 << 16) -> bytes:
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        rows, sink, compression="zstd", row_group_size=row_group, write_page_checksum=True, store_schema=True
-    )
+    pq.write_table(rows, sink, compression="zstd", row_group_size=row_group, write_page_checksum=True)
     return sink.getvalue().to_pybytes()
 
 
 @WRITERS.register("parquet")
 def _parquet(found: Explanation) -> bytes:
     return as_parquet(table(rows_of(found)))
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
 
 
 def _type(kind: str) -> pyarrow.DataType:

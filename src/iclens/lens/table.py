@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from io import StringIO
 
 from rich.console import Console
@@ -40,18 +41,11 @@ PARTS = {
     "query": "the query",
     "answer": "the answer's own tokens",
 }
-_TEXT_COLUMNS = 100
-"""Columns of an explanation as text."""
 
 
 @VIEWS.register("text")
-def as_text(explanation: Explanation, width: int = _TEXT_COLUMNS) -> str:
-    """The table of the command as plain text, without colours.
-
-    Args:
-        explanation: what was found.
-        width: columns at most.
-    """
+def as_text(explanation: Explanation, width: int = 100) -> str:
+    """The table of the command as plain text without colours, of `width` columns at most."""
     stream = StringIO()
     print_table(explanation, Console(file=stream, width=width, force_terminal=False, highlight=False))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
@@ -86,12 +80,15 @@ class _Printer:
             text = text.encode(self.console.encoding, "backslashreplace").decode(self.console.encoding)
         return Text(text, style)
 
-    def line(self, *parts: Text) -> None:
-        self.console.print(Text.assemble(*parts), soft_wrap=False, highlight=False)
+    def line(self, *parts: str | Text) -> None:
+        self.console.print(Text.assemble(*map(self._cell, parts)), soft_wrap=False, highlight=False)
 
     def heading(self, title: str, remark: str = "") -> None:
         self.console.print()
         self.line(self.text(title, "bold"), self.text(f"  {remark}" if remark else "", _FAINT))
+
+    def faint(self, text: str) -> Text:
+        return self.text(text, _FAINT)
 
     def bar(self, value: float, largest: float) -> Text:
         if not (largest > 0.0) or value != value:
@@ -100,149 +97,125 @@ class _Printer:
         drawn = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
         return self.text(drawn, _FOR if value > 0 else _AGAINST)
 
-    def table(self, *columns: tuple[str, bool]) -> Table:
-        """A table of named columns; True for numbers."""
-        table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=any(name for name, _ in columns))
-        for name, numeric in columns:
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+        """Print a table of named columns: numbers below a name that begins with `>`, bars below `|`."""
+        table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=any(name.lstrip(">|") for name in columns))
+        for name in columns:
             table.add_column(
-                self.text(name, _FAINT),
-                justify="right" if numeric else "left",
-                no_wrap=numeric,
+                self.faint(name.lstrip(">|")),
+                justify="right" if name.startswith(">") else "left",
+                no_wrap=name.startswith(">"),
                 overflow="fold",
-                ratio=None,
+                min_width=_BAR if name == "|" else None,
             )
-        return table
-
-    def show(self, table: Table) -> None:
+        for row in rows:
+            table.add_row(*map(self._cell, row))
         self.console.print(Padding(table, (0, 0, 0, 1)), highlight=False)
 
+    def _cell(self, part: str | Text) -> Text:
+        return self.text(part) if isinstance(part, str) else part
+
     def _warning(self) -> None:
-        self.line(self.text("Do not trust these numbers: ", _ALARM), self.text("they differ from the model's own."))
+        self.line(self.text("Do not trust these numbers: ", _ALARM), "they differ from the model's own.")
         for residual in self.e.residuals:
             if not residual.holds:
-                self.line(
-                    self.text(f"  {one_line(residual.name)}: "),
-                    self.text(scientific(residual.value), _ALARM),
-                    self.text(f", at most {scientific(residual.tolerance)} is accepted"),
-                )
+                value, most = self.text(scientific(residual.value), _ALARM), scientific(residual.tolerance)
+                self.line(f"  {one_line(residual.name)}: ", value, f", at most {most} is accepted")
         self.console.print()
 
     def _answer(self) -> None:
-        self.line(self.text("Answer            "), self.text(one_line(self.e.answer.strip(), 200), "bold"))
-        self.line(
-            self.text("Logit difference  "), self.text(f"{signed(self.e.margin)} nats", "bold"),
-            self.text(f"  {one_line(self.e.margin_definition)}", _FAINT),
-        )  # fmt: skip
-        if self.e.candidates:
+        self.line("Answer            ", self.text(one_line(self.e.answer.strip(), 200), "bold"))
+        margin = self.text(f"{signed(self.e.margin)} nats", "bold")
+        self.line("Logit difference  ", margin, self.faint(f"  {one_line(self.e.margin_definition)}"))
+        rows = []
+        for entry in self.e.candidates:
+            name = self.text(one_line(entry.text, 60), "bold" if entry.chosen else "")
+            bar, log = self.bar(entry.probability, 1.0), self.faint(f"log {plain(entry.log_probability)}")
+            rows.append((name, percent(entry.probability), bar, log))
+        if rows:
             self.heading("Candidate answers")
-            table = self.table(("", False), ("", True), ("", False), ("", True))
-            for entry in self.e.candidates:
-                table.add_row(
-                    self.text(one_line(entry.text, 60), "bold" if entry.chosen else ""),
-                    self.text(percent(entry.probability)),
-                    self.bar(entry.probability, 1.0),
-                    self.text(f"log {plain(entry.log_probability)}", _FAINT),
-                )
-            self.show(table)
+            self.table(("", ">", "", ">"), rows)
         self.heading("Most likely next tokens")
         likely = [f"{one_line(token.text, 24)!r} {percent(token.probability)}" for token in self.e.next_tokens[:5]]
-        self.line(self.text(" " + " · ".join(likely)))
+        self.line(" " + " · ".join(likely))
 
     def _demonstrations(self) -> None:
         names = self.e.scores
         self.heading("Demonstrations", "nats of logit difference; + supports the answer, − opposes it")
-        columns = [("#", True), ("demonstration", False)]
-        for place, name in enumerate(names):
-            columns.append((_COLUMNS.get(name, one_line(name.replace("_", "\n"), 24)), True))
-            columns += [("", False)] if place == 0 else []
-            columns += [("(log p)", True)] if name == "knock_out" else []
-        table = self.table(*columns)
-        table.columns[3].min_width = _BAR
+        columns = [">#", "demonstration"]
+        for name in names:
+            columns.append(">" + _COLUMNS.get(name, one_line(name.replace("_", "\n"), 24)))
+            columns += ["|"] if name == names[0] else []
+            columns += [">(log p)"] if name == "knock_out" else []
         taken = 12 + 11 * len(columns[2:])
         most = min(160, max(40, 2 * (self.console.width - taken)))
-        largest = largest_magnitude([effect.score(names[0]) or 0.0 for effect in self.e.sources])
+        sizes = (abs(effect.score(names[0]) or 0.0) for effect in self.e.sources)
+        largest = max((size for size in sizes if size < math.inf), default=0.0)
+        rows = []
         for effect in self.e.ranked():
-            row = [self.text(str(effect.index), _FAINT), self.text(one_line(effect.text, most))]
-            for place, name in enumerate(names):
-                row.append(self.text(signed(effect.score(name))))
-                row += [self.bar(effect.score(name) or 0.0, largest)] if place == 0 else []
+            row: list[str | Text] = [self.faint(str(effect.index)), one_line(effect.text, most)]
+            for name in names:
+                row.append(signed(effect.score(name)))
+                row += [self.bar(effect.score(name) or 0.0, largest)] if name == names[0] else []
                 if name == "knock_out" and effect.knock_out is not None:
-                    row.append(self.text(signed(effect.knock_out.log_probability_change), _FAINT))
-            table.add_row(*row)
-        self.show(table)
+                    row.append(self.faint(signed(effect.knock_out.log_probability_change)))
+            rows.append(row)
+        self.table(columns, rows)
         if "knock_out" in names:
-            self.line(
-                self.text(" (log p): the same for the answer's log-probability: with it minus without it", _FAINT)
-            )
+            self.line(self.faint(" (log p): the same for the answer's log-probability: with it minus without it"))
         if self.e.group_knock_outs:
             self.heading("Knocked out together")
-            table = self.table(("without", False), ("logit difference", True), ("knock-out", True), ("(log p)", True))
+            groups = []
             for group in self.e.group_knock_outs:
-                table.add_row(
-                    self.text(", ".join(map(str, group.demonstrations))),
-                    self.text(signed(group.margin)),
-                    self.text(signed(group.margin_change)),
-                    self.text(signed(group.log_probability_change), _FAINT),
-                )
-            self.show(table)
+                without, log = ", ".join(map(str, group.demonstrations)), signed(group.log_probability_change)
+                groups.append((without, signed(group.margin), signed(group.margin_change), self.faint(log)))
+            self.table(("without", ">logit difference", ">knock-out", ">(log p)"), groups)
 
     def _others(self) -> None:
         self.heading("The rest of the prompt")
-        table = self.table(("", False), ("direct effect", True), ("total effect", True))
-        for other in self.e.others:
-            table.add_row(
-                self.text(one_line(PARTS.get(other.name, other.name), 60)),
-                self.text(signed(other.gradient_step)),
-                self.text(signed(other.path)),
-            )
-        self.show(table)
+        rows = [
+            (one_line(PARTS.get(other.name, other.name), 60), signed(other.gradient_step), signed(other.path))
+            for other in self.e.others
+        ]
+        self.table(("", ">direct effect", ">total effect"), rows)
 
     def _agreement(self) -> None:
         if self.e.agreement:
             self.heading("Agreement")
-            table = self.table(("", False), ("rank correlation", True), ("shared at the top", True))
-            for pair in self.e.agreement:
-                table.add_row(
-                    self.text(f"{_method(pair.first)} and {_method(pair.second)}"),
-                    self.text("undefined" if pair.spearman is None else plain(pair.spearman)),
-                    self.text(f"{percent(pair.top_k)} of {pair.k}"),
+            rows = [
+                (
+                    f"{_method(one.first)} and {_method(one.second)}",
+                    _known(one.spearman),
+                    f"{percent(one.top_k)} of {one.k}",
                 )
-            self.show(table)
+                for one in self.e.agreement
+            ]
+            self.table(("", ">rank correlation", ">shared at the top"), rows)
         if self.e.faithfulness:
             self.heading("Faithfulness", f"over {self.e.faithfulness[0].n_subsets} random subsets")
-            table = self.table(("", False), ("LDS", True), ("logit difference lost without the top", True))
-            for test in self.e.faithfulness:
-                table.add_row(
-                    self.text(_method(test.method)),
-                    self.text("undefined" if test.lds is None else plain(test.lds)),
-                    self.text(f"{signed(test.margin_drop)} (top {test.k})"),
-                )
-            self.show(table)
+            rows = [
+                (_method(test.method), _known(test.lds), f"{signed(test.margin_drop)} (top {test.k})")
+                for test in self.e.faithfulness
+            ]
+            self.table(("", ">LDS", ">logit difference lost without the top"), rows)
 
     def _checks(self) -> None:
         self.heading("Checks", "relative differences")
-        table = self.table(("", False), ("", True), ("", False), ("", False))
+        rows = []
         for residual in self.e.residuals:
-            table.add_row(
-                self.text(one_line(residual.name)),
-                self.text(scientific(residual.value)),
-                self.text(f"at most {scientific(residual.tolerance)}", _FAINT),
-                self.text("✓ holds") if residual.holds else self.text("✗ exceeded", _ALARM),
-            )
-        self.show(table)
-        self._notes(self.e.notes)
-
-    def _notes(self, notes: Sequence[str]) -> None:
-        if notes:
+            verdict = self.text("✓ holds") if residual.holds else self.text("✗ exceeded", _ALARM)
+            most = self.faint(f"at most {scientific(residual.tolerance)}")
+            rows.append((one_line(residual.name), scientific(residual.value), most, verdict))
+        self.table(("", ">", "", ""), rows)
+        if self.e.notes:
             self.heading("Notes")
-        for note in notes:
-            self.line(self.text(f" {one_line(note)}"))
+        for note in self.e.notes:
+            self.line(f" {one_line(note)}")
+
+
+def _known(correlation: float | None) -> str:
+    return "undefined" if correlation is None else plain(correlation)
 
 
 def _method(name: str) -> str:
     return METHODS.get(name, one_line(name, 40))
-
-
-def largest_magnitude(values: Sequence[float]) -> float:
-    """The largest finite magnitude, 0 when there is none."""
-    return max((abs(value) for value in values if abs(value) < float("inf")), default=0.0)

@@ -7,14 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from tests.lens.many_prompts import prompt, reader, tokenizer
+from tests.lens.zoo import read_last
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from iclens.lens.many.plan import batches
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.rotary import longest_alike
-from iclens.lens.read.candidate_scores import score_candidates
 from iclens.lens.read.capture import run
 from iclens.lens.read.question import ask
+from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.deletions import rerun
 
 
@@ -74,7 +75,8 @@ def test_shortened_prompts_and_candidates_do_not_depend_on_their_batch() -> None
     assert together.margins.tolist() == pytest.approx([float(some.margins) for some in alone], rel=1e-12)
     # Some of them are longer than the limit, and the last is not.
     assert one.tokenized.n_tokens > (longest_alike(model) or 0)
-    scores = score_candidates(model, [(one.tokenized.input_ids, entry.token_ids) for entry in one.answers.candidates])
+    traced = read_last(model, [one.tokenized.input_ids])
+    (scores,), _ = score_candidates(traced, [[entry.token_ids for entry in one.answers.candidates]])
     for candidate, score in zip(one.answers.candidates, scores, strict=True):
         ids = torch.cat([one.tokenized.input_ids, torch.tensor(candidate.token_ids)])
         steps = run(model, ids[None, :-1]).detach()[0, one.tokenized.n_tokens - 1 :].log_softmax(-1)

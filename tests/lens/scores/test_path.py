@@ -8,9 +8,10 @@ from tests.lens.zoo import CAUSAL, build, lens, tokens, traced
 
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
-from iclens.lens.model.norms import held, pull_back, ratio, shift
+from iclens.lens.model.norms import pull_back, ratio, shift
 from iclens.lens.read.attend import eager
 from iclens.lens.read.frozen import holding
+from iclens.lens.read.held import held_norm
 from iclens.lens.read.readout import Readout
 from iclens.lens.scores.path import PathScores, path
 
@@ -87,10 +88,12 @@ def test_held_norms_give_their_own_output_and_pull_back(name: str) -> None:
     norm = model.anatomy.layers[0].norms[0]
     generator = torch.Generator().manual_seed(1)
     x, u = (torch.randn(5, 32, generator=generator, dtype=torch.float64) for _ in range(2))
-    with torch.no_grad():
-        y = norm(x)
-        torch.testing.assert_close(held(norm, x, y), y, rtol=1e-12, atol=1e-12)
-        pulled = (pull_back(norm, x, y, u) * x).sum(-1) + shift(norm, u)
+    y = norm(x).detach()
+    x.requires_grad_()
+    held = held_norm(norm, x, y)
+    assert torch.equal(held, y)
+    torch.testing.assert_close(torch.autograd.grad(held, x, u)[0], pull_back(norm, x.detach(), y, u), rtol=0, atol=0)
+    pulled = (pull_back(norm, x.detach(), y, u) * x.detach()).sum(-1) + shift(norm, u)
     torch.testing.assert_close(pulled, (u * y).sum(-1), rtol=1e-12, atol=1e-12)
 
 

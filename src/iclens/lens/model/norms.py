@@ -59,12 +59,6 @@ def ratio(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.where(zero, type(module).forward(module, moved) / moved, y / moved)
 
 
-def held(norm: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The norm as an affine map of x, equal to its own output y and with its scale held."""
-    out, bias = centre(norm, x) * gate(norm, x.detach(), y.detach()), bias_of(norm)
-    return out if bias is None else out + bias
-
-
 def pull_back(norm: nn.Module, x: torch.Tensor, y: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     """Jᵀ u for the held norm at the input x: centre(g ⊙ u)."""
     return centre(norm, direction * gate(norm, x, y))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from iclens.errors import UserError
 from iclens.huggingface import implementation
@@ -35,10 +37,7 @@ class Capture:
 
 @dataclass(frozen=True)
 class CaptureCheck:
-    """The captured forward pass against the model's own.
-
-    Every residual is the largest difference over real tokens, relative to the largest magnitude of the model's
-    own numbers.
+    """The captured forward pass against the model's own; every residual is the worst prompt's, by `relative`.
 
     Attributes:
         implementation: the model's own attention implementation that was compared with.
@@ -54,7 +53,7 @@ class CaptureCheck:
     def worst(self) -> float:
         """The largest of all residuals; NaN when the model's own numbers are."""
         residuals = [self.output, *(residual for _, residual in self.layers)]
-        return math.nan if any(math.isnan(residual) for residual in residuals) else max(residuals)
+        return math.nan if any(map(math.isnan, residuals)) else max(residuals)
 
 
 @torch.no_grad()
@@ -85,7 +84,11 @@ def capture(
     """
     records: dict[str, HeadRecord] = {}
     real = _real(input_ids, attention_mask)
-    kept = _kept_logits(lens_model, last_logits)
+    if last_logits is not None and last_logits < 1:
+        raise UserError(f"last_logits is {last_logits}: it is a number of tokens, 1 or more.")
+    if last_logits is not None and not lens_model.family.causal:
+        raise UserError(f"last_logits is for models with logits; {lens_model.family.name} is an encoder.")
+    kept = {} if last_logits is None else {"logits_to_keep": last_logits}
 
     def record(call: AttentionCall) -> torch.Tensor:
         if call.name in records:
@@ -101,92 +104,79 @@ def capture(
 
 @torch.no_grad()
 def check_capture(
-    lens_model: LensModel,
-    input_ids: Int[Tensor, "batch n"],
-    attention_mask: Int[Tensor, "_ _"] | None = None,
+    lens_model: LensModel, input_ids: Int[Tensor, "batch n"], attention_mask: Int[Tensor, "_ _"] | None = None
 ) -> CaptureCheck:
-    """Compare a captured pass with the model's own attention, as it was loaded.
+    """Compare a pass of ours, with attention written out, with the model's own attention, as it was loaded.
 
-    The output of every attention module (after W_O) and the final output are compared, each from its own
-    forward pass: one with the capture, one without. A model with a soft cap on its scores is compared with its
-    own eager attention, because some versions of its fast one drop the cap silently.
+    The output of every attention module and the final output are compared: see `against_own_pass`.
     """
     real = _real(input_ids, attention_mask)
-    capped = False
+    kept: dict[str, Tensor] = {}
+    caps: set[float | None] = set()
 
     def attend(call: AttentionCall) -> torch.Tensor:
-        nonlocal capped
-        capped = capped or call.softcap is not None
+        caps.add(call.softcap)
         return eager(call)
 
-    with attending(lens_model, attend, wants_mask=True):
-        output, captured = _with_outputs(lens_model, input_ids, attention_mask)
-    with implementation(lens_model.model, "eager" if capped else None):
-        own_output, own = _with_outputs(lens_model, input_ids, attention_mask)
+    with attending(lens_model, attend, wants_mask=True), attention_outputs(lens_model, kept.__setitem__):
+        output = run(lens_model, input_ids, attention_mask)
+    with against_own_pass(lens_model, kept, real, capped=bool(caps - {None})) as layers:
+        own_output = run(lens_model, input_ids, attention_mask)
         name = str(lens_model.text_config._attn_implementation)
-    return CaptureCheck(
-        implementation=name,
-        output=_relative_where(real, output, own_output),
-        layers=tuple((name, _relative_where(real, captured[name], own[name])) for name in own),
-    )
+    worst = tuple((layer, float(off.amax())) for layer, off in layers.items())
+    return CaptureCheck(name, float(relative(output, own_output, real).amax()), worst)
 
 
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    """max|ours − theirs| / max|theirs|; zero when both are zero."""
-    difference = float((ours - theirs).abs().max())
-    return difference / max(float(theirs.abs().max()), torch.finfo(theirs.dtype).tiny) if difference else 0.0
+@contextmanager
+def against_own_pass(
+    lens_model: LensModel, kept: Mapping[str, Tensor], real: Bool[Tensor, "batch n"], *, capped: bool
+) -> Iterator[dict[str, Float[Tensor, " batch"]]]:
+    """Compare a pass inside the block, by the model's own attention and masks, with what was `kept` of a pass of ours.
+
+    That is the output of every attention module (after W_O), by its name. Under the same names the block is given how
+    far each is off in each prompt, by `relative`. A model with a soft cap on its scores is compared with its own eager
+    attention, because some versions of its fast one drop the cap silently.
+    """
+    off: dict[str, Tensor] = {}
+
+    def compare(name: str, theirs: Tensor) -> None:
+        off[name] = relative(kept[name], theirs, real)
+
+    with attention_outputs(lens_model, compare), implementation(lens_model.model, "eager" if capped else None):
+        yield off
 
 
-def _relative_where(real: Tensor, ours: Tensor, theirs: Tensor) -> float:
-    real = real.to(theirs.device)
-    return relative(ours[real], theirs[real])
+def relative(ours: Tensor, theirs: Tensor, real: Bool[Tensor, "batch n"] | None = None) -> Float[Tensor, " batch"]:
+    """max|ours − theirs| / max|theirs| over the real tokens of each prompt; NaN where a number is none."""
+    difference, size = (ours - theirs).abs(), theirs.abs()
+    if real is not None:
+        difference, size = (torch.where(real.to(x.device)[..., None], x, 0.0) for x in (difference, size))
+    return difference.flatten(1).amax(1) / size.flatten(1).amax(1).clamp_min(torch.finfo(size.dtype).tiny)
 
 
-def run(
-    lens_model: LensModel,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    **kwargs: Any,
-) -> Tensor:
+@contextmanager
+def attention_outputs(lens_model: LensModel, see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call `see` with the name and the output (after W_O) of every attention module that runs inside the block."""
+    with ExitStack() as stack:
+        for layer in lens_model.anatomy.layers:
+
+            def hook(module: nn.Module, inputs: Any, output: Any, name: str = layer.attention_name) -> None:
+                see(name, output[0].detach())
+
+            stack.callback(layer.attention.register_forward_hook(hook).remove)
+        yield
+
+
+def run(lens_model: LensModel, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
     """One forward pass without a cache: logits, or an encoder's last hidden states."""
     forget_longer_prompts(lens_model)
-    extra = dict(kwargs)
     if attention_mask is not None:
-        extra["attention_mask"] = attention_mask
-        if lens_model.family.causal and "position_ids" not in extra:
-            extra["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
+        kwargs["attention_mask"] = attention_mask
+        if lens_model.family.causal:
+            kwargs.setdefault("position_ids", (attention_mask.long().cumsum(-1) - 1).clamp_min(0))
     if lens_model.family.causal:
-        return lens_model.model(input_ids=input_ids, use_cache=False, **extra).logits
-    return lens_model.model(input_ids=input_ids, **extra)[0]
-
-
-def _with_outputs(
-    lens_model: LensModel, input_ids: Tensor, attention_mask: Tensor | None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            outputs[name] = output[0]
-
-        return hook
-
-    handles = [layer.attention.register_forward_hook(keep(layer.attention_name)) for layer in lens_model.anatomy.layers]
-    try:
-        return run(lens_model, input_ids, attention_mask), outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _kept_logits(lens_model: LensModel, last: int | None) -> dict[str, int]:
-    if last is None:
-        return {}
-    if last < 1:
-        raise UserError(f"last_logits is {last}: it is a number of tokens, 1 or more.")
-    if not lens_model.family.causal:
-        raise UserError(f"last_logits is for models with logits; {lens_model.family.name} is an encoder.")
-    return {"logits_to_keep": last}
+        return lens_model.model(input_ids=input_ids, use_cache=False, **kwargs).logits
+    return lens_model.model(input_ids=input_ids, **kwargs)[0]
 
 
 def _real(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:

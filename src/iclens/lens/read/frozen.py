@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from iclens.lens.model.anatomy import is_linear
@@ -27,17 +28,49 @@ from iclens.lens.read.held import held_attention, held_norm, held_ratio
 
 @dataclass
 class Leaves:
-    """What enters the held network, filled during its forward and backward passes.
+    """What enters the held network, filled during its forward and backward passes by hooks, which are its methods.
 
     Attributes:
-        embeddings: outputs of the embedding modules; gradients are taken with respect to them.
         bias: after the backward pass, ⟨gradient, bias⟩ of each token, summed over all biased modules.
+        embeddings: outputs of the embedding modules; gradients are taken with respect to them.
         unembedded: the unembedding's own output (batch, n_positions, n_vocabulary), before a soft cap or a scale.
     """
 
+    bias: Float[Tensor, " n"]
     embeddings: list[Tensor] = field(default_factory=list)
-    bias: Tensor | None = None
     unembedded: Tensor | None = None
+
+    def embed(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        """Let gradients begin at an embedding module's output."""
+        self.embeddings.append(output.detach().requires_grad_(True))
+        return self.embeddings[-1]
+
+    def hold_norm(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        """Hold a norm's scale."""
+        with at_hand(module):
+            out = held_norm(module, args[0], output)
+            self._collect(out, bias_of(module))
+        return out
+
+    def watch_bias(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """Collect what a linear module's bias contributes."""
+        with at_hand(module):
+            self._collect(output, bias_of(module))
+
+    def unembed(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """Keep the unembedding's output."""
+        self.unembedded = output
+
+    def _collect(self, output: Tensor, bias: Tensor | None) -> None:
+        if bias is None or not output.requires_grad:
+            return
+        constant = bias.detach()
+
+        def add(gradient: Tensor) -> None:
+            # OPT runs its MLP on (batch · n, width), so tokens are addressed after flattening.
+            self.bias += (gradient.reshape(len(self.bias), -1) @ constant).to(self.bias)
+
+        output.register_hook(add)
 
 
 @contextmanager
@@ -52,32 +85,29 @@ def holding(lens_model: LensModel, n: int, attend: Handler = fast) -> Iterator[L
         attend: computes attention from detached queries and keys.
     """
     anatomy = lens_model.anatomy
-    leaves = Leaves(bias=torch.zeros(n, dtype=torch.float64, device=lens_model.device))
-    norms = {norm for layer in anatomy.layers for norm in layer.norms}
-    norms |= {anatomy.final_norm} if anatomy.final_norm is not None else set()
-    parameters = [p for p in lens_model.model.parameters() if p.requires_grad]
+    assert anatomy.head is not None
+    leaves = Leaves(torch.zeros(n, dtype=torch.float64, device=lens_model.device))
+    norms = {anatomy.final_norm, *(norm for layer in anatomy.layers for norm in layer.norms)}
+    hooks: list[tuple[nn.Module | None, Callable[..., Any]]] = []
+    for module in anatomy.base.modules():
+        if isinstance(module, nn.Embedding):
+            hooks.append((module, leaves.embed))
+        elif module in norms:
+            hooks.append((module, leaves.hold_norm))
+        elif is_linear(module) and module.bias is not None:
+            hooks.append((module, leaves.watch_bias))
+    gate = _hold_gate if lens_model.family.gated else _hold_ratio
+    hooks += [(activation, gate) for activation in {layer.activation for layer in anatomy.layers}]
+    hooks.append((anatomy.head, leaves.unembed))
+
     with ExitStack() as stack:
-        stack.callback(_require_grad, parameters)
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-
-        def hook(module: nn.Module, function: Callable[..., Any]) -> None:
-            stack.callback(module.register_forward_hook(function).remove)
-
-        for module in anatomy.base.modules():
-            if isinstance(module, nn.Embedding):
-                hook(module, _leaf(leaves))
-            elif module in norms:
-                hook(module, _hold_norm(leaves, n))
-            elif is_linear(module) and module.bias is not None:
-                hook(module, _watch_bias(leaves, n))
-        gate = _hold_gate if lens_model.family.gated else _hold_ratio
-        for activation in {layer.activation for layer in anatomy.layers}:
-            assert activation is not None
-            hook(activation, gate)
-        assert anatomy.head is not None
-        hook(anatomy.head, _keep_unembedded(leaves))
-
+        for parameter in lens_model.model.parameters():
+            if parameter.requires_grad:
+                stack.callback(parameter.requires_grad_, True)
+                parameter.requires_grad_(False)
+        for watched, hook in hooks:
+            assert watched is not None
+            stack.callback(watched.register_forward_hook(hook).remove)
         stack.enter_context(attending(lens_model, partial(held_attention, attend=attend)))
         if lens_model.is_offloaded:
             # The backward pass wants every layer's weights again, which are larger than the device.
@@ -86,61 +116,9 @@ def holding(lens_model: LensModel, n: int, attend: Handler = fast) -> Iterator[L
         yield leaves
 
 
-def _require_grad(parameters: list[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-
-
-def _leaf(leaves: Leaves) -> Callable[..., Tensor]:
-    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        leaf = output.detach().requires_grad_(True)
-        leaves.embeddings.append(leaf)
-        return leaf
-
-    return hook
-
-
-def _hold_norm(leaves: Leaves, n: int) -> Callable[..., Tensor]:
-    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        with at_hand(module):
-            out = held_norm(module, args[0], output)
-            _collect(out, bias_of(module), leaves, n)
-        return out
-
-    return hook
-
-
-def _watch_bias(leaves: Leaves, n: int) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-        with at_hand(module):
-            _collect(output, bias_of(module), leaves, n)
-
-    return hook
-
-
-def _collect(output: Tensor, bias: Tensor | None, leaves: Leaves, n: int) -> None:
-    if bias is None or not output.requires_grad:
-        return
-    constant = bias.detach()
-
-    def add(gradient: Tensor) -> None:
-        assert leaves.bias is not None
-        # OPT runs its MLP on (batch · n, width), so tokens are addressed after flattening.
-        leaves.bias += (gradient.reshape(n, -1) @ constant).to(leaves.bias)
-
-    output.register_hook(add)
-
-
 def _hold_gate(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     return output.detach()
 
 
 def _hold_ratio(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     return held_ratio(module, args[0], output)
-
-
-def _keep_unembedded(leaves: Leaves) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-        leaves.unembedded = output
-
-    return hook

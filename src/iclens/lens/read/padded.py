@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
 
 
+class OfPrompts:
+    """A record of tensors, each with an axis of prompts first: `record[b]` is one prompt's, `record[a:b]` some."""
+
+    def __getitem__(self, chosen: int | slice | Tensor) -> Self:
+        return type(self)(*(part[chosen] for part in vars(self).values()))
+
+
 @dataclass(frozen=True)
-class PaddedTokens:
+class PaddedTokens(OfPrompts):
     """Prompts side by side; one prompt is a batch of one.
 
     Attributes:
@@ -79,10 +86,6 @@ class PaddedTokens:
         if int(self.ids.min()) < 0 or int(self.ids.max()) >= lens_model.n_vocabulary:
             raise UserError(f"token ids must lie in [0, {lens_model.n_vocabulary}); they reach {int(self.ids.max())}.")
 
-    def select(self, chosen: Tensor | slice) -> PaddedTokens:
-        """Select prompts of the batch."""
-        return PaddedTokens(self.ids[chosen], self.lengths[chosen], self.starts[chosen])
-
 
 def take(x: Tensor, positions: Int[Tensor, "batch n_positions"]) -> Tensor:
     """x[b, positions[b]] for every prompt b: (batch, n, ...) -> (batch, n_positions, ...)."""
@@ -96,10 +99,7 @@ def unembedding_only(lens_model: LensModel, positions: Int[Tensor, "batch n_posi
     head = lens_model.anatomy.head
     assert head is not None
 
-    def hook(module: nn.Module, args: Any) -> Any:
-        return (take(args[0], positions), *args[1:])
-
-    handle = head.register_forward_pre_hook(hook)
+    handle = head.register_forward_pre_hook(lambda module, args: (take(args[0], positions), *args[1:]))
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
-from iclens.lens.explanation import Candidate
+from iclens.lens.explanation import Candidate, NextToken
 from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt import Prompt, PromptOptions, TokenizedPrompt, read_document, tokenize
 from iclens.lens.prompt.documents import read_answers
@@ -46,10 +46,14 @@ class Question:
         return self.readout or self.answers.settled
 
     @property
+    def n_answer(self) -> int:
+        """Tokens of the longest candidate answer; 1 where there are no candidates."""
+        return max((len(one.token_ids) for one in self.answers.candidates), default=1)
+
+    @property
     def longest(self) -> int:
         """Most tokens that will go through the model for it."""
-        n_behind = max((len(one.token_ids) for one in self.answers.candidates), default=1) - 1
-        return self.tokenized.n_tokens + max(n_behind, len(self.readout.forced) if self.readout else 0)
+        return self.tokenized.n_tokens + max(self.n_answer - 1, len(self.readout.forced) if self.readout else 0)
 
     @property
     def n_query(self) -> int:
@@ -58,18 +62,28 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """The model's answer to one question.
+class Answer:
+    """What a model answers to a prompt.
 
     Attributes:
-        candidates: the candidates with their scores; empty when there are none.
-        readout: what is explained.
+        text: the explained answer.
+        margin: its logit over its alternatives, in nats.
+        log_probability: log p(answer | prompt), the sum over its tokens.
+        definition: one sentence that says over which alternatives.
+        candidates: the candidate answers with their scores; empty when there are none.
+        next_tokens: the likeliest next tokens, most likely first.
         next_logits: the logits at the prompt's last token.
+        readout: what is explained.
     """
 
+    text: str
+    margin: float
+    log_probability: float
+    definition: str
     candidates: tuple[Candidate, ...]
-    readout: Readout
+    next_tokens: tuple[NextToken, ...]
     next_logits: Float[Tensor, " n_vocabulary"]
+    readout: Readout
 
 
 def ask(

@@ -13,21 +13,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclens.errors import UserError
-from iclens.lens.read.padded import PaddedTokens
+from iclens.lens.read.padded import OfPrompts, PaddedTokens
 from iclens.lens.read.readout import Readout
 
 
 @dataclass(frozen=True)
-class Readouts:
+class Readouts(OfPrompts):
     """margin[b] = Σ_t term_weights[b, t] · logits[b, term_rows[b, t], term_indices[b, t]].
 
     Attributes:
         positions: the token positions that are read in each prompt, the rows of its logits; filled up with its last.
-        term_rows: for each term, which of these positions.
-        term_indices: its vocabulary index.
+        term_rows: for each term, which of these positions; beside it its vocabulary index.
         term_weights: its weight, zero where filled up; float64.
-        answer_rows: for each of the answer's tokens, which of the positions.
-        answer_indices: its vocabulary index.
+        answer_rows: for each of the answer's tokens, which of the positions; beside it its vocabulary index.
         answer_weights: one, or zero where filled up.
     """
 
@@ -48,18 +46,15 @@ class Readouts:
             origins: the position of each one's offset 0: a prompt's last token.
             device: where positions are kept.
         """
-        rows = [{offset: r for r, offset in enumerate(one.offsets)} for one in readouts]
-        terms = [[(row[p], i, w) for p, i, w in one.terms] for row, one in zip(rows, readouts, strict=True)]
+        terms = [[(one.offsets.index(p), i, w) for p, i, w in one.terms] for one in readouts]
         answers = [
-            [(row[one.answer_offset + t], i, 1.0) for t, i in enumerate(one.answer_ids)]
-            for row, one in zip(rows, readouts, strict=True)
+            [(one.offsets.index(one.answer_offset + t), i, 1.0) for t, i in enumerate(one.answer_ids)]
+            for one in readouts
         ]
         positions = [[origin + p for p in one.offsets] for origin, one in zip(origins, readouts, strict=True)]
-        return cls(
-            _table(positions).to(device),
-            *(part.to(device) for part in _columns(terms)),
-            *(part.to(device) for part in _columns(answers)),
-        )
+        longest = max(map(len, positions))
+        positions = [[*own, *[own[-1]] * (longest - len(own))] for own in positions]
+        return cls(*(part.to(device) for part in (torch.tensor(positions), *_columns(terms), *_columns(answers))))
 
     def check(self, tokens: PaddedTokens, n_vocabulary: int) -> None:
         """Refuse read-outs that reach outside their prompts, their queries or the vocabulary.
@@ -80,10 +75,6 @@ class Readouts:
                     f"the query starts at token {start}, but the margin is read at token {position}: the query's "
                     "tokens must include every position that is read."
                 )
-
-    def select(self, chosen: Tensor | slice) -> Readouts:
-        """Select prompts of the batch."""
-        return Readouts(*(part[chosen] for part in vars(self).values()))
 
     def one_logit(self, row: int, index: int) -> Readouts:
         """The logit of one vocabulary index at one of the positions, in place of the margin."""
@@ -109,9 +100,8 @@ class Readouts:
         """log p(answer) of every prompt, summed over its tokens; zero without an answer."""
         here = self.to(logits.device)
         picked = _pick(logits, here.answer_rows, here.answer_indices)
-        normaliser = _pick(
-            torch.logsumexp(logits, -1, keepdim=True), here.answer_rows, torch.zeros_like(here.answer_rows)
-        )
+        sums = torch.logsumexp(logits, -1, keepdim=True)
+        normaliser = _pick(sums, here.answer_rows, torch.zeros_like(here.answer_rows))
         weights = here.answer_weights.to(logits.dtype)
         return ((picked - normaliser) * (weights if logits.ndim == 3 else weights[:, None])).sum(-1)
 
@@ -145,14 +135,7 @@ class Readouts:
 def _pick(values: Tensor, rows: Tensor, indices: Tensor) -> Tensor:
     """(batch, [n_sets,] n_positions, vocabulary) at each prompt's (row, index): (batch, [n_sets,] n_terms)."""
     batch = torch.arange(len(values), device=values.device)[:, None]
-    if values.ndim == 3:
-        return values[batch, rows, indices]
-    return values.transpose(1, 2)[batch, rows, :, indices].transpose(1, 2)
-
-
-def _table(lists: Sequence[Sequence[int]]) -> Int[Tensor, "batch longest"]:
-    longest = max(len(one) for one in lists)
-    return torch.tensor([[*one, *[one[-1]] * (longest - len(one))] for one in lists], dtype=torch.long)
+    return values.movedim(-2, 1)[batch, rows, ..., indices].movedim(1, -1)
 
 
 def _columns(entries: Sequence[Sequence[tuple[int, int, float]]]) -> tuple[Tensor, Tensor, Tensor]:

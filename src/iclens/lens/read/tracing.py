@@ -7,7 +7,7 @@ pass needs: weights, norms and gates are held at their values, and the numbers a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from iclens.dual import DualModel
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import fast, softmax_rows
-from iclens.lens.read.capture import run
+from iclens.lens.read.capture import attention_outputs, run
 from iclens.lens.read.frozen import Leaves, holding
 from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.heads import head_dual
@@ -30,16 +30,13 @@ from iclens.lens.read.readouts import Readouts
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """What one attention layer leaves behind.
+    """What one attention layer leaves behind, at the read-out positions but for its keys and values.
 
     Attributes:
         name: the attention module's name in the model.
-        q: queries at the read-out positions.
-        weights: attention weights of the read-out positions.
-        mask: which tokens these positions may see.
-        k: keys, by reference.
-        v: values, by reference.
-        output: the heads' output at the read-out positions, before W_O.
+        mask: which tokens the read-out positions may see.
+        k: keys, by reference, like the values.
+        output: the heads' output, before W_O.
         query_mask: which tokens the query's tokens may see (causality, windows); shared between layers.
         scale: factor of the scores.
         softcap: c of c·tanh(scores/c), or None.
@@ -65,14 +62,10 @@ class LayerTrace:
         rows: slice = slice(None),
         dtype: torch.dtype | None = None,
     ) -> DualModel:
-        """Make the dual model of one head: its `predict()` is the head's `output` at the read-out positions.
+        """Make the dual model of one query head: its `predict()` is the head's `output` at the read-out positions.
 
-        Args:
-            head: the query head.
-            groups: the demonstrations, as in `DualModel.from_attention`.
-            prompt: which prompt of the batch.
-            rows: which of the read-out positions.
-            dtype: computed in this type, say float64; None for the model's own.
+        Of one prompt, and of some `rows` of its positions; `groups` are the demonstrations, as in
+        `DualModel.from_attention`; computed in `dtype`, say float64, or in the model's own.
         """
         shared = head // (self.q.shape[1] // self.k.shape[1])
         q, k, v = self.q[prompt, head, rows], self.k[prompt, shared], self.v[prompt, shared]
@@ -92,7 +85,6 @@ class Trace:
         inputs: a module -> its input (batch, n_positions, width) at the read-out positions (norms, every layer).
         outputs: a module -> its output there (norms, attention, MLPs, the last layer, unembedding).
         attended: every attention module's own output (batch, n, width), for the check.
-        capped: whether a layer caps its scores.
         logits: at the read-out positions.
         leaves: what the path's backward pass starts from; None when the pass was not held.
     """
@@ -104,9 +96,13 @@ class Trace:
     inputs: dict[nn.Module, Tensor]
     outputs: dict[nn.Module, Tensor]
     attended: dict[str, Tensor]
-    capped: bool
     logits: Float[Tensor, "batch n_positions vocabulary"]
     leaves: Leaves | None
+
+    @property
+    def capped(self) -> bool:
+        """Whether a layer caps its scores."""
+        return any(layer.softcap is not None for layer in self.layers)
 
     @property
     def margins(self) -> Float[Tensor, " batch"]:
@@ -120,13 +116,9 @@ class Trace:
 
 
 def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, held: bool = False) -> Trace:
-    """Run the model once and keep what explains its answers.
+    """Run a causal model once over prompts, and keep what explains what is read of their logits.
 
-    Args:
-        lens_model: a causal language model.
-        tokens: the prompts.
-        readouts: what is read from their logits.
-        held: keep what `path` needs, about the activations of the pass.
+    With `held`, also what `path` needs is kept, about the activations of the pass.
 
     Raises:
         UserError: a prompt or a read-out does not fit the model.
@@ -137,45 +129,41 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
     positions = readouts.positions
     layers: dict[str, LayerTrace] = {}
     masks: dict[Hashable, tuple[Tensor, Tensor]] = {}
-    capped = False
-
-    @torch.no_grad()
-    def record(call: AttentionCall, output: Tensor) -> None:
-        nonlocal capped
-        capped = capped or call.softcap is not None
-        if call.key not in masks:
-            masks[call.key] = call.rows_at(tokens.query_places), call.rows_at(positions)
-        seen, read = masks[call.key]
-        q = take(call.q.transpose(1, 2), positions).transpose(1, 2)
-        weights = softmax_rows(call, q, read[:, None])
-        out = take(output.transpose(1, 2), positions).transpose(1, 2)
-        layers[call.name] = LayerTrace(
-            call.name, q, weights, read, call.k, call.v.detach(), out, seen, call.scale, call.softcap
-        )
 
     def attend(call: AttentionCall) -> Tensor:
         output = fast(call)
-        record(call, output.detach())
+        if call.key not in masks:
+            masks[call.key] = call.rows_at(tokens.query_places), call.rows_at(positions)
+        seen, read = masks[call.key]
+        q, out = (take(x.detach().transpose(1, 2), positions).transpose(1, 2) for x in (call.q, output))
+        with torch.no_grad():
+            weights = softmax_rows(call, q, read[:, None])
+        layers[call.name] = LayerTrace(
+            call.name, q, weights, read, call.k, call.v.detach(), out, seen, call.scale, call.softcap
+        )
         return output
 
     inputs: dict[nn.Module, Tensor] = {}
     outputs: dict[nn.Module, Tensor] = {}
     attended: dict[str, Tensor] = {}
     anatomy = lens_model.anatomy
-    head = anatomy.head
-    assert head is not None
+    assert anatomy.head is not None
+
+    def rows(hidden: Tensor) -> Tensor:
+        # OPT runs its MLP on (batch · n, width), so rows are addressed after they are put apart again.
+        return take(hidden.detach().reshape(batch, n, -1), positions)
 
     def keep_rows(module: nn.Module, args: Any, output: Any) -> None:
-        # OPT runs its MLP on (batch · n, width), so rows are addressed after they are put apart again.
-        inputs[module] = take(args[0].detach().reshape(batch, n, -1), positions)
-        outputs[module] = take(output.detach().reshape(batch, n, -1), positions)
+        inputs[module], outputs[module] = rows(args[0]), rows(output)
 
     def keep_end(module: nn.Module, args: Any, output: Any) -> None:
-        hidden = output if isinstance(output, Tensor) else output[0]
-        outputs[module] = take(hidden.detach().reshape(batch, n, -1), positions)
+        outputs[module] = rows(output if isinstance(output, Tensor) else output[0])
+
+    def keep_logits(module: nn.Module, args: Any, output: Tensor) -> None:
+        outputs[module] = output.detach()
 
     def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
-        inputs[module] = take((args[0] if args else kwargs["hidden_states"]).detach(), positions)
+        inputs[module] = rows(args[0] if args else kwargs["hidden_states"])
 
     with ExitStack() as stack:
         leaves = stack.enter_context(holding(lens_model, batch * n, attend)) if held else None
@@ -185,16 +173,16 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
         # After the hooks of `holding`, so that what is kept is what goes on through the network.
         for module in _watched(lens_model):
             stack.callback(module.register_forward_hook(keep_rows).remove)
+        stack.enter_context(attention_outputs(lens_model, attended.__setitem__))
         for layer in anatomy.layers:
             stack.callback(layer.module.register_forward_pre_hook(keep_input, with_kwargs=True).remove)
-            stack.callback(layer.attention.register_forward_hook(keep(attended, layer.attention_name)).remove)
         stack.callback(anatomy.layers[-1].module.register_forward_hook(keep_end).remove)
-        stack.callback(head.register_forward_hook(keep(outputs, head)).remove)
+        stack.callback(anatomy.head.register_forward_hook(keep_logits).remove)
         stack.enter_context(unembedding_only(lens_model, positions))
         stack.enter_context(fused_activations(lens_model))
         logits = run(lens_model, tokens.ids, position_ids=tokens.places).detach()
     ordered = tuple(layers[layer.attention_name] for layer in anatomy.layers)
-    return Trace(lens_model, tokens, readouts, ordered, inputs, outputs, attended, capped, logits, leaves)
+    return Trace(lens_model, tokens, readouts, ordered, inputs, outputs, attended, logits, leaves)
 
 
 def _watched(lens_model: LensModel) -> list[nn.Module]:
@@ -205,12 +193,3 @@ def _watched(lens_model: LensModel) -> list[nn.Module]:
         found += [layer.output, layer.mlp, layer.norm_after_attention, layer.norm_after_mlp]
         found += [layer.norm_on_stream_after_attention, layer.norm_on_stream_after_mlp]
     return [module for module in found if module is not None]
-
-
-def keep(kept: dict[Any, Tensor], key: Any) -> Callable[..., None]:
-    """A hook that keeps a module's output under a key; of several outputs the first."""
-
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        kept[key] = (output if isinstance(output, Tensor) else output[0]).detach()
-
-    return hook

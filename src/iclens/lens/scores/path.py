@@ -18,11 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.lens.model.placed import at_hand
+from iclens.lens.read.padded import OfPrompts
 from iclens.lens.read.tracing import Trace
 
 
 @dataclass(frozen=True)
-class PathScores:
+class PathScores(OfPrompts):
     """Shares of each prompt's margin, which they sum to; float64, zero where a prompt was filled up.
 
     Attributes:
@@ -42,10 +43,6 @@ class PathScores:
         """Embedding and biases together, by token; they sum to the margin."""
         return self.embedding + self.bias
 
-    def __getitem__(self, prompt: int) -> PathScores:
-        """The shares of one prompt of the batch."""
-        return PathScores(self.embedding[prompt], self.bias[prompt], self.margin[prompt], self.residual[prompt])
-
 
 def path(traced: Trace) -> PathScores:
     """Attribute every prompt's margin to its tokens through all layers, by one backward pass for all prompts.
@@ -60,7 +57,7 @@ def path(traced: Trace) -> PathScores:
         ValueError: the pass was not held, or its graph was used already.
     """
     lens_model, leaves, logits = traced.lens_model, traced.leaves, traced.logits
-    if leaves is None or leaves.unembedded is None or leaves.bias is None:
+    if leaves is None or leaves.unembedded is None:
         raise ValueError("the path needs a trace with held=True, and uses it up.")
     before, leaves.unembedded = leaves.unembedded, None
     batch, n = traced.tokens.ids.shape

@@ -1,0 +1,115 @@
+"""How likely the model holds candidate answers after their prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from iclens.lens.model.loading import LensModel
+from iclens.lens.model.rotary import longest_alike
+from iclens.lens.model.session import AttentionCall, attending
+from iclens.lens.read.capture import run
+from iclens.lens.read.padded import PaddedTokens, unembedding_only
+from iclens.lens.read.readout import Readout
+from iclens.lens.read.readouts import Readouts
+from iclens.lens.read.tracing import Trace
+from iclens.lens.scores.knock_out import shared_attention
+
+
+@torch.no_grad()
+def score_candidates(
+    traced: Trace, answers: Sequence[Sequence[Sequence[int]]], most_tokens: int = 1 << 12
+) -> tuple[list[list[float]], float]:
+    """log p(answer | prompt) of every candidate of every prompt, the sum over all the answer's tokens, in nats.
+
+    The prompts' keys and values are those of the traced pass, so that only the answers' tokens run. Where the length of
+    a text moves its positions, or layers see a window alone, whole texts run instead.
+
+    Args:
+        traced: a pass over the prompts, read at each one's last token first.
+        answers: the ids of each prompt's candidates; a prompt may have none.
+        most_tokens: tokens that go through the model at once.
+
+    Returns:
+        the scores, and the cost in forward passes over a prompt, in the mean of the prompts.
+    """
+    lens_model = traced.lens_model
+    lengths = (traced.readouts.positions[:, 0] + 1).tolist()
+    first = torch.log_softmax(traced.logits[:, 0].double(), -1).cpu()
+    scores = [[float(row[one[0]]) for one in some] for row, some in zip(first, answers, strict=True)]
+    behind = [b for b, some in enumerate(answers) if any(len(one) > 1 for one in some)]
+    if not behind:
+        return scores, 0.0
+    if _is_movable(lens_model, max(n + len(one) for n, some in zip(lengths, answers, strict=True) for one in some)):
+        rows = [(traced.tokens.ids[b, : lengths[b]].cpu(), tuple(one)) for b in behind for one in answers[b]]
+        whole = iter(_whole(lens_model, rows, most_tokens))
+        for b in behind:
+            scores[b] = [next(whole) for _ in answers[b]]
+        return scores, len(rows) / len(answers)
+    cost = 0.0
+    n_sets, m = max(len(answers[b]) for b in behind), max(len(one) for b in behind for one in answers[b]) - 1
+    step = max(1, most_tokens // (n_sets * m))
+    for at in range(0, len(behind), step):
+        some = behind[at : at + step]
+        found = _continued(traced, some, [lengths[b] for b in some], [answers[b] for b in some], n_sets, m)
+        for b, more in zip(some, found, strict=True):
+            scores[b] = [known + float(added) for known, added in zip(scores[b], more, strict=False)]
+        cost += sum(n_sets * m / lengths[b] for b in some) / len(answers)
+    return scores, cost
+
+
+def _is_movable(lens_model: LensModel, longest: int) -> bool:
+    """Whether a token's place, or what it sees, depends on more than the tokens before it."""
+    config, alike = lens_model.text_config, longest_alike(lens_model)
+    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return any(window is not None for window in windows) or (alike is not None and longest > alike)
+
+
+def _continued(
+    traced: Trace, some: list[int], lengths: list[int], answers: list[Sequence[Sequence[int]]], n_sets: int, m: int
+) -> Tensor:
+    """Σ log p of the tokens after the first of every candidate: (prompts, n_sets), zero where there is none."""
+    device = traced.tokens.ids.device
+    ids = torch.zeros(len(some), n_sets, m + 1, dtype=torch.long)
+    real = torch.zeros(ids.shape, dtype=torch.bool)
+    for b, candidates in enumerate(answers):
+        for i, one in enumerate(candidates):
+            ids[b, i, : len(one)] = torch.tensor(one)
+            real[b, i, : len(one)] = True
+    ends, start = torch.tensor(lengths, device=device), max(lengths)
+    prefix = (torch.arange(start, device=device) < ends[:, None])[:, None, None].expand(-1, n_sets, m, -1)
+    own = torch.ones(m, m, dtype=torch.bool, device=device).tril().expand(len(some), 1, -1, -1)
+    records = {layer.name: layer for layer in traced.layers}
+
+    def attend(call: AttentionCall) -> Tensor:
+        record, here = records[call.name], call.q.device
+        k, v = record.k[some, :, :start], record.v[some, :, :start]
+        return shared_attention(call, k, v, prefix.to(here), own.to(here))
+
+    places = (ends[:, None] + torch.arange(m, device=device)).repeat_interleave(n_sets, 0)
+    with attending(traced.lens_model, attend):
+        logits = run(traced.lens_model, ids[..., :-1].flatten(0, 1).to(device), position_ids=places).cpu()
+    log_p = torch.log_softmax(logits.double(), -1).unflatten(0, (len(some), n_sets))
+    picked = log_p.gather(-1, ids[..., 1:, None])[..., 0]
+    return torch.where(real[..., 1:], picked, 0.0).sum(-1)
+
+
+def _whole(lens_model: LensModel, rows: Sequence[tuple[Tensor, Sequence[int]]], most_tokens: int) -> list[float]:
+    """The same from whole texts, side by side, filled up on the right; one by one where length moves positions."""
+    longest = max(len(ids) + len(answer) - 1 for ids, answer in rows)
+    alike = longest_alike(lens_model)
+    step = 1 if alike is not None and longest > alike else max(1, most_tokens // longest)
+    scores: list[float] = []
+    for first in range(0, len(rows), step):
+        some = rows[first : first + step]
+        whole = [torch.cat([ids, torch.tensor(answer[:-1], dtype=torch.long)]) for ids, answer in some]
+        tokens = PaddedTokens.of(whole, [0] * len(some), lens_model.device)
+        answers = [Readout(((0, 0, 1.0),), tuple(answer)) for _, answer in some]
+        readouts = Readouts.of(answers, [len(ids) - 1 for ids, _ in some], lens_model.device)
+        with unembedding_only(lens_model, readouts.positions):
+            logits = run(lens_model, tokens.ids, position_ids=tokens.places)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        scores += readouts.log_probability(wide).double().tolist()
+    return scores
