@@ -406,19 +406,13 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: there is no score, no check or no next token, which every explanation has.
     """
-    keys = {name: key for key, name in RESIDUALS.items()}
-    residuals = [
-        {"key": keys.get(one["name"], "")} | one | {"value": math.nan if one["value"] is None else one["value"]}
-        for one in document["residuals"]
-    ]
-    document = document | {"residuals": residuals}
     if document["schema_version"] != SCHEMA_VERSION:
         # Version 1 had `demonstrations`, no labels, no short names of residuals, and always the three scores.
-        effects = document["demonstrations"]
-        rerun = ["rerun"] if any(effect.get("rerun_margin_change") is not None for effect in effects) else []
         # Without candidates, the likeliest next token was explained.
         chosen = [entry["log_probability"] for entry in document["candidates"] if entry["chosen"]]
-        document |= {
+        effects = document["demonstrations"]
+        rerun = ["rerun"] if any(effect.get("rerun_margin_change") is not None for effect in effects) else []
+        document = document | {
             "schema_version": SCHEMA_VERSION,
             "sources": [effect | {"label": None} for effect in effects],
             "scores": ["gradient_step", "path", "knock_out", *rerun],
@@ -427,7 +421,12 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
     for name in ("scores", "residuals", "next_tokens"):
         if not document[name]:
             raise ValueError(f"{name!r} is empty")
-    return document
+    keys = {name: key for key, name in RESIDUALS.items()}
+    residuals = [
+        {"key": keys.get(one["name"], "")} | one | {"value": math.nan if one["value"] is None else one["value"]}
+        for one in document["residuals"]
+    ]
+    return document | {"residuals": residuals}
 
 
 def total(values: Iterable[float | None]) -> float | None:
