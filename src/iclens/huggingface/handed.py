@@ -32,15 +32,11 @@ def unhandled_term(extras: Mapping[str, Any], terms: Collection[str], *, any_ten
 
 
 def as_bool(given: Tensor, layer: str, reader: str) -> Tensor:
-    """Convert a mask to True where a token may be attended to.
-
-    Args:
-        given: bool, or 0 where a token may be attended to and very negative where it may not.
-        layer: what the error message calls the layer.
-        reader: subject and verb of the error message: who takes masks.
+    """Convert a mask to True where a token may be attended to; it is bool, or 0 there and very negative elsewhere.
 
     Raises:
-        UserError: the mask has other values: it adds to the scores, as relative positions do.
+        UserError: the mask has other values: it adds to the scores, as relative positions do. The message names the
+            layer and the reader, who takes masks (subject and verb).
     """
     if given.dtype == torch.bool:
         return given

@@ -27,11 +27,9 @@ def register(name: str, attend: Callable[..., Any], mask: Callable[..., Any]) ->
 
 
 def configurations(model: Any, layers: Iterable[Any] = ()) -> list[Any]:
-    """List every configuration of a model, its parts and its layers, outer before inner, each once.
+    """List every configuration of a transformers model, its parts and of `layers` that have one, each once.
 
-    Args:
-        model: a model of transformers.
-        layers: attention layers whose own configurations are wanted too; those without one are skipped.
+    Outer ones come before inner ones.
     """
     found: list[Any] = []
     waiting = [model.config] + [part.config for part in model.modules() if hasattr(part, "set_attn_implementation")]
@@ -53,13 +51,10 @@ def restore(before: Sequence[tuple[Any, Any]]) -> None:
 
 @contextmanager
 def implementation(model: Any, name: str | None) -> Iterator[None]:
-    """Put a model into evaluation mode and choose its attention implementation inside the `with` block.
+    """Put a transformers model into evaluation mode and choose its attention implementation inside the `with` block.
 
-    Modes and implementations are put back afterwards, also after an exception.
-
-    Args:
-        model: a model of transformers.
-        name: a registered name; None leaves the implementation as it is.
+    The name None leaves the implementation as it is. Modes and implementations are put back afterwards, also after an
+    exception.
     """
     training = [module for module in model.modules() if module.training]
     before = [(config, config._attn_implementation) for config in configurations(model)]

@@ -46,13 +46,8 @@ def explanations(
 ) -> list[Explanation]:
     """Explain every prompt of some passes; nothing runs that the scores do not need.
 
-    Args:
-        passes: the prompts and what runs over them.
-        scores: names of the scores, the one that orders the sources first.
-        knock_out: groups of sources to knock out together, in every prompt.
-        others: scores of further methods by their names, one number per source; for one prompt alone.
-        n_next: number of likely next tokens to report.
-        command: the command that gives the same numbers.
+    The score that comes first orders the sources. `knock_out` are groups of sources to knock out together in every
+    prompt, `others` the scores of further methods, one number per source of a single prompt.
     """
     model, traced, questions = passes.lens_model, passes.traced, passes.questions
     counts = [one.tokenized.n_demonstrations for one in questions]

@@ -83,14 +83,12 @@ class Passes:
     def answers(self) -> tuple[Answer, ...]:
         """The model's answers."""
         said, traced = self._first
-        margins, log_probabilities = (one.double().tolist() for one in (traced.margins, traced.log_probabilities))
-        tokenizer = self.lens_model.tokenizer
-        return tuple(
-            Answer(
-                readout.answer, margin, log_p, readout.definition, candidates, likeliest(tokenizer, own), own, readout
-            )
-            for (candidates, readout, own), margin, log_p in zip(said, margins, log_probabilities, strict=True)
-        )
+        margins, log_ps = (one.double().tolist() for one in (traced.margins, traced.log_probabilities))
+        answers = []
+        for (candidates, readout, own), margin, log_p in zip(said, margins, log_ps, strict=True):
+            likely = likeliest(self.lens_model.tokenizer, own)
+            answers.append(Answer(readout.answer, margin, log_p, readout.definition, candidates, likely, own, readout))
+        return tuple(answers)
 
     @property
     def traced(self) -> Trace:
@@ -235,7 +233,7 @@ class Passes:
         if self.lens_model.model not in _COPIES:
             _COPIES[self.lens_model.model] = self.lens_model.in_double()
         chosen = near.to(self.traced.tokens.ids.device)
-        tokens, readouts = self.traced.tokens.select(chosen), self.traced.readouts.select(chosen)
+        tokens, readouts = self.traced.tokens[chosen], self.traced.readouts[chosen]
         exact = path(trace(_COPIES[self.lens_model.model], tokens, readouts, held=True))
         self.forward_passes += float(near.double().mean())
         self.backward_passes += float(near.double().mean())

@@ -11,7 +11,8 @@ import torch
 from tests.lens.zoo import build, tokens
 
 from iclens.errors import UserError
-from iclens.lens.model.loading import LensModel, check_tokenizer, load
+from iclens.lens.model.loading import LensModel, load
+from iclens.lens.prompt.tokens import check_tokenizer
 
 
 def tokenizer() -> Any:

@@ -18,13 +18,7 @@ _LINE = '{"id": "a1", "demonstrations": [{"input": "...", "output": "..."}], "qu
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for every line that does not say otherwise.
-
-    Attributes:
-        options: how a prompt is written.
-        answers: candidate answers.
-        answer: the answer to explain.
-    """
+    """What holds for every line that does not say otherwise: how prompts are written, and the answers as in `ask`."""
 
     options: PromptOptions = field(default_factory=PromptOptions)
     answers: tuple[str, ...] = ()
@@ -51,13 +45,9 @@ class Line:
 def read_lines(path: Path, lens_model: LensModel, defaults: Defaults | None = None) -> list[Line]:
     """Read every line of a file of prompts that is not blank, each as a prompt or as an error.
 
-    A line is a document that `read_document` reads; an object may also hold `"id"`, `"answers"` and `"answer"`. What
-    a line says goes before the defaults.
-
-    Args:
-        path: the file, UTF-8.
-        lens_model: the model whose tokenizer and context the prompts must fit; its weights are not used.
-        defaults: what holds for lines that do not say otherwise.
+    A line, UTF-8, is a document that `read_document` reads; an object may also hold `"id"`, `"answers"` and `"answer"`.
+    What a line says goes before the defaults. Prompts must fit the model's tokenizer and context; its weights are not
+    used.
 
     Raises:
         UserError: the file cannot be read, or holds no line.

@@ -18,6 +18,7 @@ from iclens.lens.model.anatomy import Anatomy, bind
 from iclens.lens.model.families import FAMILIES, Family
 from iclens.lens.model.files import check_weights, first_line, quiet, source_of, unsupported, why_no_config
 from iclens.lens.model.placed import home_of
+from iclens.lens.prompt.tokens import check_tokenizer
 
 MOST_COPIED = 1_000_000_000
 """Largest model, in parameters, that is copied to float64."""
@@ -168,15 +169,6 @@ def family_of(config: Any) -> Family:
             "causal attention in this family."
         )
     return family
-
-
-def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse a tokenizer that cannot say which characters a token covers: one that is not fast."""
-    if not getattr(tokenizer, "is_fast", False):
-        raise UserError(
-            f"the tokenizer {type(tokenizer).__name__} gives no offsets, so that tokens cannot be assigned "
-            "to demonstrations: a fast tokenizer (tokenizer.json) is needed."
-        )
 
 
 def load(

@@ -74,13 +74,7 @@ def read_prompt(
 
     A file is UTF-8, with or without a byte order mark; its line ends may be Windows'.
 
-    Args:
-        path: the file.
-        tokenizer: needed for chat messages alone, for its chat template.
-        template: as in `PromptOptions`, like the rest.
-        query: the query, when the file holds none.
-        instruction: a text before the demonstrations.
-        instruction_blocks: how many of the first blocks of a plain text are an instruction.
+    A tokenizer is needed for chat messages alone, for its chat template; the rest is as in `PromptOptions`.
 
     Raises:
         UserError: the file cannot be read or does not hold a prompt; the message names the file and the line.

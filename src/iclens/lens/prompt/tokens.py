@@ -59,18 +59,23 @@ class TokenizedPrompt:
         return len(self.prompt.demonstrations)
 
 
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse a tokenizer that cannot say which characters a token covers: one that is not fast."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            f"the tokenizer {type(tokenizer).__name__} gives no offsets, so that tokens cannot be assigned "
+            "to demonstrations: a fast tokenizer (tokenizer.json) is needed."
+        )
+
+
 def encode(
     text: str, tokenizer: Any, add_special_tokens: bool
 ) -> tuple[list[int], list[tuple[int, int]], tuple[int, ...]]:
-    """Tokenise a text once, never cut off, by a tokenizer that reports offsets: vocabulary ids and offsets.
+    """Tokenise a text once, never cut off: vocabulary ids, offsets, and the ids of the end tokens.
 
-    The third are the end tokens that the tokenizer adds; they are apart, since the model continues the text.
+    End tokens that the tokenizer adds after the text are apart from the others, since the model continues the text.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise UserError(
-            f"the tokenizer ({type(tokenizer).__name__}) reports no offsets, so that demonstrations cannot be found: "
-            "use a fast tokenizer (one with a tokenizer.json)."
-        )
+    check_tokenizer(tokenizer)
     options = {"return_offsets_mapping": True, "truncation": False, "padding": False, "verbose": False}
     encoded = tokenizer(text, add_special_tokens=add_special_tokens, **options)
     ids, offsets = list(encoded["input_ids"]), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
@@ -81,13 +86,9 @@ def encode(
 
 
 def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None, reserve: int = 0) -> TokenizedPrompt:
-    """Tokenises a prompt once and assigns every token to a part by its offsets.
+    """Tokenises a prompt once, with a fast Hugging Face tokenizer, and assigns every token to a part by its offsets.
 
-    Args:
-        prompt: the prompt.
-        tokenizer: a fast Hugging Face tokenizer.
-        context_length: most tokens that fit the model, or None.
-        reserve: tokens that must still fit behind the prompt, for the answer.
+    `reserve` tokens, for the answer, must still fit behind the prompt in the model's `context_length`, if it has one.
 
     Raises:
         UserError: no offsets; too long for the context; a demonstration or a query without tokens.

@@ -70,12 +70,8 @@ class Answers:
         starts with white space itself. Its tokens are those behind the prompt's own. Where the tokenizer would
         join the two, the answer's tokens are found apart, and a note says so.
 
-        Args:
-            tokenized: the prompt.
-            tokenizer: the prompt's.
-            candidates: answers to compare, or None.
-            answer: the one to explain; it joins the candidates if it is not among them.
-            context_length: most tokens that fit the model, or None.
+        The candidates are compared; `answer` is the one to explain and joins them if it is not among them. Prompt and
+        answer must fit into `context_length` tokens, if that is given.
 
         Raises:
             UserError: an answer without tokens, of unknown tokens only, given twice, or too long for the context.
@@ -140,11 +136,7 @@ class Answers:
         Without another candidate, it is the logit of A's first token (without any candidate: of the likeliest
         next token) minus the mean logit of the `n_alternatives` next most likely tokens there.
 
-        Args:
-            tokenizer: names the tokens.
-            next_logits: the logits at the prompt's last token.
-            chosen: the candidate to explain, from `choose`; None when there is none.
-            n_alternatives: how many alternatives when the candidates give none.
+        `next_logits` are those at the prompt's last token; `chosen` is from `choose`, None without candidates.
 
         Raises:
             UserError: one candidate starts with another and what follows an answer is not known; no alternatives.

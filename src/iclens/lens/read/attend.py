@@ -68,15 +68,9 @@ def _blocks(call: AttentionCall, most_scores: int) -> Iterator[tuple[int, int]]:
 
 
 def softmax_rows(call: AttentionCall, q: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Attention weights of some queries over all keys.
+    """Attention weights (batch, query heads, n_rows, n_key) of some queries (batch, query heads, n_rows, d) of a call.
 
-    Args:
-        call: the layer's call.
-        q: queries (batch, query heads, n_rows, d).
-        mask: bool, broadcasting to (batch, query heads, n_rows, n_key).
-
-    Returns:
-        (batch, query heads, n_rows, n_key), rows sum to one.
+    The mask broadcasts to the weights, whose rows sum to one.
     """
     batch, heads, n_rows, width = q.shape
     # Grouped heads stand side by side as rows of one product, so that keys are not repeated.

@@ -53,7 +53,7 @@ class CaptureCheck:
     def worst(self) -> float:
         """The largest of all residuals; NaN when the model's own numbers are."""
         residuals = [self.output, *(residual for _, residual in self.layers)]
-        return math.nan if any(math.isnan(residual) for residual in residuals) else max(residuals)
+        return math.nan if any(map(math.isnan, residuals)) else max(residuals)
 
 
 @torch.no_grad()
@@ -112,16 +112,15 @@ def check_capture(
     """
     real = _real(input_ids, attention_mask)
     kept: dict[str, Tensor] = {}
-    capped = False
+    caps: set[float | None] = set()
 
     def attend(call: AttentionCall) -> torch.Tensor:
-        nonlocal capped
-        capped = capped or call.softcap is not None
+        caps.add(call.softcap)
         return eager(call)
 
     with attending(lens_model, attend, wants_mask=True), attention_outputs(lens_model, kept.__setitem__):
         output = run(lens_model, input_ids, attention_mask)
-    with against_own_pass(lens_model, kept, real, capped) as layers:
+    with against_own_pass(lens_model, kept, real, capped=bool(caps - {None})) as layers:
         own_output = run(lens_model, input_ids, attention_mask)
         name = str(lens_model.text_config._attn_implementation)
     worst = tuple((layer, float(off.amax())) for layer, off in layers.items())
@@ -130,21 +129,13 @@ def check_capture(
 
 @contextmanager
 def against_own_pass(
-    lens_model: LensModel, kept: Mapping[str, Tensor], real: Bool[Tensor, "batch n"], capped: bool
+    lens_model: LensModel, kept: Mapping[str, Tensor], real: Bool[Tensor, "batch n"], *, capped: bool
 ) -> Iterator[dict[str, Float[Tensor, " batch"]]]:
-    """Compare what a pass inside the block gives, by the model's own attention and masks, with a pass of ours.
+    """Compare a pass inside the block, by the model's own attention and masks, with what was `kept` of a pass of ours.
 
-    A model with a soft cap on its scores is compared with its own eager attention, because some versions of its fast
-    one drop the cap silently.
-
-    Args:
-        lens_model: the model.
-        kept: the output of every attention module (after W_O) in our pass, by its name.
-        real: False for padding tokens, which are left out.
-        capped: whether there is a soft cap.
-
-    Yields:
-        how far each module's output is off in each prompt, by its name; filled inside the block.
+    That is the output of every attention module (after W_O), by its name. Under the same names the block is given how
+    far each is off in each prompt, by `relative`. A model with a soft cap on its scores is compared with its own eager
+    attention, because some versions of its fast one drop the cap silently.
     """
     off: dict[str, Tensor] = {}
 
@@ -155,12 +146,12 @@ def against_own_pass(
         yield off
 
 
-def relative(ours: Tensor, theirs: Tensor, real: Bool[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
+def relative(ours: Tensor, theirs: Tensor, real: Bool[Tensor, "batch n"] | None = None) -> Float[Tensor, " batch"]:
     """max|ours − theirs| / max|theirs| over the real tokens of each prompt; NaN where a number is none."""
-    real = real.to(theirs.device)[..., None]
-    difference = torch.where(real, (ours - theirs).abs(), 0.0).flatten(1).amax(1)
-    largest = torch.where(real, theirs.abs(), 0.0).flatten(1).amax(1)
-    return difference / largest.clamp_min(torch.finfo(theirs.dtype).tiny)
+    difference, size = (ours - theirs).abs(), theirs.abs()
+    if real is not None:
+        difference, size = (torch.where(real.to(x.device)[..., None], x, 0.0) for x in (difference, size))
+    return difference.flatten(1).amax(1) / size.flatten(1).amax(1).clamp_min(torch.finfo(size.dtype).tiny)
 
 
 @contextmanager

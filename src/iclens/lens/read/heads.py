@@ -29,16 +29,10 @@ def head_dual(
     softcap: float | None = None,
     mask: Bool[Tensor, "*batch_m _ n_key"] | None = None,
 ) -> DualModel:
-    """Make the dual model of heads from a language model: a soft cap of the scores is a kernel of its own.
+    """Make the dual model of heads from a language model: a soft cap c·tanh(scores/c) is a kernel of its own.
 
-    Args:
-        q: queries; leading axes are free, and heads that share a key head are consecutive.
-        k: keys, not repeated.
-        v: values, not repeated.
-        demonstrations: as in `DualModel.from_attention`.
-        scale: factor of the scores.
-        softcap: c of c·tanh(scores/c), or None.
-        mask: True where a query may attend; None for everywhere.
+    Leading axes are free. Keys and values are not repeated: heads that share a key head are consecutive. All other
+    arguments are those of `DualModel.from_attention`.
 
     Raises:
         UserError: what `DualModel.from_attention` refuses.
@@ -115,13 +109,7 @@ class HeadRecord(AttentionCall):
             if not -n <= position < n:
                 raise UserError(f"query position {position} is outside the {n} tokens.")
         places = torch.tensor(chosen, device=q.device) % n
-        mask = self.rows_at(places[None])
-        return head_dual(
-            q[places],
-            k,
-            v,
-            n if groups is None else groups,
-            scale=self.scale,
-            softcap=self.softcap,
-            mask=mask[prompt if len(mask) > 1 else 0],
-        )
+        masks = self.rows_at(places[None])
+        mask = masks[prompt if len(masks) > 1 else 0]
+        groups = n if groups is None else groups
+        return head_dual(q[places], k, v, groups, scale=self.scale, softcap=self.softcap, mask=mask)

@@ -20,9 +20,9 @@ def off_by(traced: Trace) -> Float[Tensor, " batch"]:
     """
     lens_model, tokens, positions = traced.lens_model, traced.tokens, traced.readouts.positions
     with (
-        against_own_pass(lens_model, traced.attended, tokens.real, traced.capped) as off,
+        against_own_pass(lens_model, traced.attended, tokens.real, capped=traced.capped) as off,
         unembedding_only(lens_model, positions),
     ):
         logits = run(lens_model, tokens.ids)
-    off["logits"] = relative(traced.logits, logits, torch.ones_like(positions, dtype=torch.bool))
+    off["logits"] = relative(traced.logits, logits)
     return torch.stack([one.to(tokens.ids.device) for one in off.values()]).amax(0)

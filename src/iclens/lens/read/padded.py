@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,8 +15,15 @@ from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
 
 
+class OfPrompts:
+    """A record of tensors, each with an axis of prompts first: `record[b]` is one prompt's, `record[a:b]` some."""
+
+    def __getitem__(self, chosen: int | slice | Tensor) -> Self:
+        return type(self)(*(part[chosen] for part in vars(self).values()))
+
+
 @dataclass(frozen=True)
-class PaddedTokens:
+class PaddedTokens(OfPrompts):
     """Prompts side by side; one prompt is a batch of one.
 
     Attributes:
@@ -77,10 +85,6 @@ class PaddedTokens:
             raise UserError(f"the prompt has {n} tokens; the context of {lens_model.name} holds {limit}.")
         if int(self.ids.min()) < 0 or int(self.ids.max()) >= lens_model.n_vocabulary:
             raise UserError(f"token ids must lie in [0, {lens_model.n_vocabulary}); they reach {int(self.ids.max())}.")
-
-    def select(self, chosen: Tensor | slice) -> PaddedTokens:
-        """Select prompts of the batch."""
-        return PaddedTokens(self.ids[chosen], self.lengths[chosen], self.starts[chosen])
 
 
 def take(x: Tensor, positions: Int[Tensor, "batch n_positions"]) -> Tensor:

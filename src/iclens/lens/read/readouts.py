@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclens.errors import UserError
-from iclens.lens.read.padded import PaddedTokens
+from iclens.lens.read.padded import OfPrompts, PaddedTokens
 from iclens.lens.read.readout import Readout
 
 
 @dataclass(frozen=True)
-class Readouts:
+class Readouts(OfPrompts):
     """margin[b] = Σ_t term_weights[b, t] · logits[b, term_rows[b, t], term_indices[b, t]].
 
     Attributes:
@@ -75,10 +75,6 @@ class Readouts:
                     f"the query starts at token {start}, but the margin is read at token {position}: the query's "
                     "tokens must include every position that is read."
                 )
-
-    def select(self, chosen: Tensor | slice) -> Readouts:
-        """Select prompts of the batch."""
-        return Readouts(*(part[chosen] for part in vars(self).values()))
 
     def one_logit(self, row: int, index: int) -> Readouts:
         """The logit of one vocabulary index at one of the positions, in place of the margin."""

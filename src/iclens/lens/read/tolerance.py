@@ -28,15 +28,9 @@ def path_residual(
     """How far the sum of a path's parts is from the model's own margin, relative to what is known of that margin.
 
     |total − margin| / max(|margin|, |largest part|, u / tolerance), with the `uncertainty` u: a margin is known no
-    better than the logits that nearly cancel in it. Where |margin| ≤ u, so that nothing is known of it, u does not
-    count: parts cannot be right about a number that the model itself does not know.
-
-    Args:
-        total: the sum of the parts.
-        margin: the margin of the traced pass.
-        largest_part: the largest magnitude among the parts.
-        largest_logit: the largest |weight · logit| that the margin adds up.
-        dtype: the type of the model's weights.
+    better than the logits that nearly cancel in it, the largest |weight · logit| that it adds up. Where |margin| ≤ u,
+    so that nothing is known of it, u does not count: parts cannot be right about a number that the model itself does
+    not know.
     """
     tolerance = tolerance_of(dtype)
     size = torch.maximum(margin.abs(), largest_part)

@@ -62,14 +62,10 @@ class LayerTrace:
         rows: slice = slice(None),
         dtype: torch.dtype | None = None,
     ) -> DualModel:
-        """Make the dual model of one head: its `predict()` is the head's `output` at the read-out positions.
+        """Make the dual model of one query head: its `predict()` is the head's `output` at the read-out positions.
 
-        Args:
-            head: the query head.
-            groups: the demonstrations, as in `DualModel.from_attention`.
-            prompt: which prompt of the batch.
-            rows: which of the read-out positions.
-            dtype: computed in this type, say float64; None for the model's own.
+        Of one prompt, and of some `rows` of its positions; `groups` are the demonstrations, as in
+        `DualModel.from_attention`; computed in `dtype`, say float64, or in the model's own.
         """
         shared = head // (self.q.shape[1] // self.k.shape[1])
         q, k, v = self.q[prompt, head, rows], self.k[prompt, shared], self.v[prompt, shared]

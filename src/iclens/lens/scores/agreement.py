@@ -11,8 +11,6 @@ from scipy.stats import spearmanr
 
 from iclens.lens.explanation import Agreement
 
-_MOST_TOP = 3
-
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Spearman's rank correlation in [−1, 1]; None when it is undefined (fewer than two scores, or all tied)."""
@@ -32,14 +30,14 @@ def top_k(first: Sequence[float], second: Sequence[float], k: int) -> float:
     return len(leading[0] & leading[1]) / k
 
 
-def agreements(scores: Mapping[str, Sequence[float]]) -> tuple[Agreement, ...]:
-    """Agreement of every pair of methods.
+def n_top(n_demonstrations: int) -> int:
+    """How many demonstrations count as the top ones: half of them, but 1 to 3."""
+    return max(1, min(3, n_demonstrations // 2))
 
-    Args:
-        scores: for each method one score a demonstration.
-    """
-    n = len(next(iter(scores.values())))
-    k = max(1, min(_MOST_TOP, n // 2))
+
+def agreements(scores: Mapping[str, Sequence[float]]) -> tuple[Agreement, ...]:
+    """Agreement of every pair of methods, for each method one score a demonstration."""
+    k = n_top(len(next(iter(scores.values()))))
     return tuple(
         Agreement(one, other, spearman(scores[one], scores[other]), top_k(scores[one], scores[other], k), k)
         for one, other in itertools.combinations(scores, 2)

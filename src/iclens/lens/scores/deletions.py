@@ -42,46 +42,35 @@ def rerun(
     most_tokens: int = 1 << 12,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
-    """Run the model on the prompt without the text of each set of demonstrations.
+    """Run a causal language model on a prompt without the text of each set of demonstrations.
 
     Shortened prompts stand side by side, those of like length together; one by one where the length of a text moves its
-    positions.
-
-    Args:
-        lens_model: a causal language model.
-        prompt: the prompt.
-        readout: what is read; its offsets count from each shortened prompt's last token.
-        sets: indices of the demonstrations to leave out, one entry per shortened prompt.
-        most_tokens: tokens that go through the model at once; a longer prompt is a pass of its own.
-        advance: called with the number of finished prompts after every pass.
+    positions. The offsets of what is read count from each one's last token. `most_tokens` go through the model at once;
+    a longer prompt is a pass of its own. `advance` is called with the number of finished prompts after every pass.
 
     Raises:
         UserError: an index that is no demonstration.
     """
     shortened = _token_ids(lens_model, [prompt.without(left_out) for left_out in sets])
-    n_behind = len(readout.forced)
-    # Batches of like length waste least on padding.
-    order = sorted(range(len(shortened)), key=lambda index: len(shortened[index]))
-    margins, log_probabilities = torch.zeros(2, len(order), dtype=torch.float64)
-    answered = torch.zeros(len(order), dtype=torch.bool)
     alike = longest_alike(lens_model)
     batches: list[list[int]] = []
-    for i in order:
-        length = len(shortened[i]) + n_behind
+    # Batches of like length waste least on padding.
+    for i in sorted(range(len(shortened)), key=lambda index: len(shortened[index])):
+        length = len(shortened[i]) + len(readout.forced)
         apart = alike is not None and length > alike
         if batches and not apart and (len(batches[-1]) + 1) * length <= most_tokens:
             batches[-1].append(i)
         else:
             batches.append([i])
+    margins, log_probabilities = torch.zeros(2, len(shortened), dtype=torch.float64)
+    whole = Outcome(margins, log_probabilities, torch.zeros(len(shortened), dtype=torch.bool))
     done = 0
     for batch in batches:
-        where = torch.tensor(batch)
-        margins[where], log_probabilities[where], answered[where] = _run(
-            lens_model, [shortened[index] for index in batch], readout
-        )
+        for every, some in zip(whole, _run(lens_model, [shortened[i] for i in batch], readout), strict=True):
+            every[batch] = some
         done += len(batch)
         advance(done)
-    return Outcome(margins, log_probabilities, answered)
+    return whole
 
 
 def _token_ids(lens_model: LensModel, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -89,15 +78,9 @@ def _token_ids(lens_model: LensModel, prompts: Sequence[Prompt]) -> list[list[in
     if not prompts:
         return []
     tokenizer = lens_model.tokenizer
-    encoded = tokenizer(
-        [prompt.text for prompt in prompts],
-        add_special_tokens=prompts[0].add_special_tokens,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        truncation=False,
-        padding=False,
-        verbose=False,
-    )
+    options = {"add_special_tokens": prompts[0].add_special_tokens, "truncation": False, "padding": False}
+    options |= {"return_offsets_mapping": True, "return_attention_mask": False, "verbose": False}
+    encoded = tokenizer([prompt.text for prompt in prompts], **options)
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     rows = []
     for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
@@ -108,8 +91,8 @@ def _token_ids(lens_model: LensModel, prompts: Sequence[Prompt]) -> list[list[in
     return rows
 
 
-def _run(lens_model: LensModel, prompts: Sequence[list[int]], readout: Readout) -> tuple[Tensor, Tensor, Tensor]:
-    """Margins, log-probabilities, and whether greedy decoding answers, of some prompts side by side."""
+def _run(lens_model: LensModel, prompts: Sequence[list[int]], readout: Readout) -> Outcome:
+    """Run some prompts side by side."""
     rows = [torch.tensor([*ids, *readout.forced], dtype=torch.long) for ids in prompts]
     tokens = PaddedTokens.of(rows, [0] * len(rows), lens_model.device)
     readouts = Readouts.of([readout] * len(rows), [len(ids) - 1 for ids in prompts], lens_model.device)
@@ -118,4 +101,4 @@ def _run(lens_model: LensModel, prompts: Sequence[list[int]], readout: Readout) 
     here = readouts.to(logits.device)
     likeliest = logits.argmax(-1).gather(1, here.answer_rows)
     answered = ((likeliest == here.answer_indices) | (here.answer_weights == 0)).all(-1)
-    return readouts.margin(logits).cpu(), readouts.log_probability(logits).cpu(), answered.cpu()
+    return Outcome(readouts.margin(logits).cpu(), readouts.log_probability(logits).cpu(), answered.cpu())

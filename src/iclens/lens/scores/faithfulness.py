@@ -9,10 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from iclens.lens.explanation import Faithfulness
-from iclens.lens.scores.agreement import spearman
+from iclens.lens.scores.agreement import n_top, spearman
 from iclens.lens.scores.deletions import Outcome
-
-_MOST_TOP = 3
 
 
 def auc(
@@ -23,9 +21,8 @@ def auc(
     The area under the ROC curve, by the Mann–Whitney statistic; NaN where all or none are relevant.
     """
     wide = scores.double()
-    above = (wide[..., :, None] > wide[..., None, :]).double() + 0.5 * (
-        wide[..., :, None] == wide[..., None, :]
-    ).double()
+    one, other = wide[..., :, None], wide[..., None, :]
+    above = (one > other).double() + 0.5 * (one == other).double()
     pairs = (relevant[..., :, None] & ~relevant[..., None, :]).double()
     return (above * pairs).sum((-1, -2)) / pairs.sum((-1, -2))
 
@@ -46,8 +43,7 @@ def lds(
 
     Source: Park et al. 2023, "TRAK", definition 2.3.
     """
-    sums = keep.double() @ scores.double().cpu()
-    return spearman(sums.tolist(), margins.tolist())
+    return spearman((keep.double() @ scores.double().cpu()).tolist(), margins.tolist())
 
 
 def top(scores: Float[Tensor, " n_demonstrations"], k: int) -> Bool[Tensor, " n_demonstrations"]:
@@ -78,7 +74,7 @@ def faithfulness(
         n_demonstrations: how many the prompt has.
         n_subsets: how many subsets are drawn.
     """
-    k = max(1, min(_MOST_TOP, n_demonstrations // 2))
+    k = n_top(n_demonstrations)
     subsets = random_subsets(generator, n_subsets, n_demonstrations)
     values = {name: torch.tensor(list(row), dtype=torch.float64) for name, row in scores.items()}
     wanted = [tuple(row.tolist()) for row in subsets]
@@ -88,12 +84,6 @@ def faithfulness(
     margins = dict(zip(runs, rerun(left_out).margins.tolist(), strict=True))
     of_subsets = torch.tensor([margins[row] for row in wanted[:n_subsets]], dtype=torch.float64)
     return tuple(
-        Faithfulness(
-            method=name,
-            lds=lds(row, subsets, of_subsets),
-            margin_drop=full_margin - margins[removed],
-            k=k,
-            n_subsets=n_subsets,
-        )
+        Faithfulness(name, lds(row, subsets, of_subsets), full_margin - margins[removed], k, n_subsets)
         for (name, row), removed in zip(values.items(), wanted[n_subsets:], strict=True)
     )

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from iclens.lens.model.anatomy import Layer, matrix
 from iclens.lens.model.norms import pull_back, shift
 from iclens.lens.model.placed import at_hand
+from iclens.lens.read.padded import OfPrompts
 from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.tracing import LayerTrace, Trace
 
 
 @dataclass(frozen=True)
-class GradientStep:
+class GradientStep(OfPrompts):
     """Direct contributions to each prompt's margin. Everything sums to it: see `residual`.
 
     Attributes:
@@ -57,8 +58,7 @@ class GradientStep:
     def residual(self) -> Float[Tensor, "*batch"]:
         """|sum of everything − margin| / max(|margin|, largest |part|)."""
         total = (self._layers() + self.mlp).sum(-1) + self.embedding + self.bias
-        parts = [self.margin, self.embedding, self.bias]
-        parts += [self.own.abs().amax(-1), self.mlp.abs().amax(-1)]
+        parts = [self.margin, self.embedding, self.bias, self.own.abs().amax(-1), self.mlp.abs().amax(-1)]
         largest = torch.stack([part.abs() for part in parts]).amax(0)
         return (total - self.margin).abs() / largest.clamp_min(torch.finfo(largest.dtype).tiny)
 
@@ -72,10 +72,6 @@ class GradientStep:
         difference = (self._layers() - self.own).abs().amax(-1)
         return difference / largest.clamp_min(torch.finfo(largest.dtype).tiny)
 
-    def __getitem__(self, prompt: int) -> GradientStep:
-        """The contributions in one prompt of the batch."""
-        return GradientStep(*(part[prompt] for part in vars(self).values()))
-
     def _layers(self) -> Tensor:
         return self.contributions.sum((-2, -1)) + self.attention_bias
 
@@ -84,14 +80,10 @@ class GradientStep:
 def gradient_step(traced: Trace, readouts: Readouts | None = None) -> GradientStep:
     """Direct contributions of every token in every head and layer, from one forward pass.
 
-    The margin's direction is pulled back from the unembedding to every layer, and each part's share is collected.
-
-    Args:
-        traced: the pass.
-        readouts: another margin to split than the traced one, read at the same positions.
+    The margin's direction is pulled back from the unembedding to every layer, and each part's share is collected. The
+    margin is the traced one, or another that is read at the same positions.
     """
-    lens_model = traced.lens_model
-    anatomy = lens_model.anatomy
+    anatomy = traced.lens_model.anatomy
     readouts = traced.readouts if readouts is None else readouts
     direction, bias = _unembed(traced, readouts)
     home = bias.device
@@ -102,7 +94,7 @@ def gradient_step(traced: Trace, readouts: Readouts | None = None) -> GradientSt
     if anatomy.final_norm is not None:
         direction, bias = _through(traced, anatomy.final_norm, direction, bias)
 
-    scale = lens_model.family.branch_scale
+    scale = traced.lens_model.family.branch_scale
     parts, attention_bias, mlp, own = [], [], [], []
     for layer, record in zip(reversed(anatomy.layers), reversed(traced.layers), strict=True):
         if layer.norm_on_stream_after_mlp is not None:
@@ -153,7 +145,7 @@ def _through(traced: Trace, norm: nn.Module, direction: Tensor, bias: Tensor) ->
 
 def _branch(traced: Trace, module: nn.Module | None, norm: nn.Module | None, direction: Tensor) -> Tensor:
     """The share of a branch's own output, which a norm may follow before it is added."""
-    last = norm if norm is not None else module
+    last = module if norm is None else norm
     assert last is not None
     output = traced.outputs[last]
     return (direction.to(output.device) * output).sum((-2, -1))

@@ -20,9 +20,9 @@ from torch import Tensor
 from iclens.errors import UserError
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import MOST_SCORES, weigh
-from iclens.lens.read.capture import run
+from iclens.lens.read.capture import relative, run
 from iclens.lens.read.fused import fused_activations
-from iclens.lens.read.padded import take, unembedding_only
+from iclens.lens.read.padded import OfPrompts, take, unembedding_only
 from iclens.lens.read.tracing import Trace
 
 MOST_LOGITS = 1 << 26
@@ -30,7 +30,7 @@ MOST_LOGITS = 1 << 26
 
 
 @dataclass(frozen=True)
-class KnockOuts:
+class KnockOuts(OfPrompts):
     """What the model says when its query never trains on some demonstrations.
 
     Attributes:
@@ -58,19 +58,13 @@ class KnockOuts:
         """The same for the answer's log-probability."""
         return self.log_probability[..., None] - self.log_probabilities
 
-    def __getitem__(self, prompt: int) -> KnockOuts:
-        """The knock-outs of one prompt of the batch."""
-        return KnockOuts(*(part[prompt] for part in vars(self).values()))
-
 
 def hidden_keys(
     groups: Int[Tensor, "batch n"], sets: Sequence[Sequence[Sequence[int]]]
 ) -> Bool[Tensor, "batch n_sets n"]:
-    """Which tokens each set of demonstrations takes away.
+    """Find which tokens each of a prompt's sets takes away; prompts with fewer sets are filled up with empty ones.
 
-    Args:
-        groups: for each token the index of its demonstration, or −1.
-        sets: for each prompt its sets of demonstrations; prompts with fewer are filled up with empty sets.
+    `groups` holds every token's demonstration, −1 for none.
 
     Raises:
         UserError: a demonstration that does not exist.
@@ -78,7 +72,7 @@ def hidden_keys(
     most = max((len(own) for own in sets), default=0)
     hidden = torch.zeros(len(groups), most, groups.shape[1], dtype=torch.bool, device=groups.device)
     for row, own, chosen in zip(hidden, groups, sets, strict=True):
-        known = {int(g) for g in own.unique() if g >= 0}
+        known = {g for g in own.unique().tolist() if g >= 0}
         for keys, members in zip(row, chosen, strict=False):
             for index in members:
                 if index not in known:
@@ -119,36 +113,29 @@ def knock_out(
             raise UserError(f"groups assigns tokens of the query (from token {start} on) to a demonstration.")
     # The first set of every block knocks out nothing: the check against the full pass.
     nothing = hidden.new_zeros(batch, 1, n)
-    n_query = tokens.query_places.shape[1]
-    n_positions, n_vocabulary = traced.logits.shape[1:]
-    rows = max(1, min(most_tokens // n_query, most_logits // (n_positions * n_vocabulary)))
+    rows = max(1, min(most_tokens // tokens.query_places.shape[1], most_logits // traced.logits[0].numel()))
     sets_at_once = max(1, min(hidden.shape[1], rows - 1))
     prompts_at_once = max(1, rows // (1 + sets_at_once))
-    margins, answers = [], []
+    some_prompts = [slice(first, first + prompts_at_once) for first in range(0, batch, prompts_at_once)]
     home = tokens.ids.device
-    residual = traced.logits.new_zeros(batch, device=home)
-    for first_set in range(0, max(1, hidden.shape[1]), sets_at_once):
-        block = torch.cat([nothing, hidden[:, first_set : first_set + sets_at_once]], 1)
-        found = [
-            _again(traced, block, slice(first, first + prompts_at_once), most_scores)
-            for first in range(0, batch, prompts_at_once)
-        ]
-        margin, answer, difference = (torch.cat(part).to(home) for part in zip(*found, strict=True))
-        margins.append(margin[:, 1:])
-        answers.append(answer[:, 1:])
-        residual = torch.maximum(residual, difference)
+    blocks = []
+    for sets in hidden.split(sets_at_once, 1):
+        block = torch.cat([nothing, sets], 1)
+        found = [_again(traced, block, some, most_scores) for some in some_prompts]
+        blocks.append([torch.cat(part).to(home) for part in zip(*found, strict=True)])
+    margins, answers, residuals = zip(*blocks, strict=True)
     return KnockOuts(
-        torch.cat(margins, 1),
-        torch.cat(answers, 1),
+        torch.cat([margin[:, 1:] for margin in margins], 1),
+        torch.cat([answer[:, 1:] for answer in answers], 1),
         traced.margins.to(home),
         traced.log_probabilities.to(home),
-        residual,
+        torch.stack(residuals).amax(0),
     )
 
 
 def _again(traced: Trace, hidden: Tensor, some: slice, most_scores: int) -> tuple[Tensor, Tensor, Tensor]:
     """Margins and log-probabilities (prompts, sets) of the prompts `some`, and how far the first set is off."""
-    tokens = traced.tokens.select(some)
+    tokens = traced.tokens[some]
     starts, device = tokens.starts, tokens.ids.device
     n_prompts, n_sets, start = len(starts), hidden.shape[1], int(starts.max())
     places = traced.tokens.query_places[some]
@@ -166,14 +153,12 @@ def _again(traced: Trace, hidden: Tensor, some: slice, most_scores: int) -> tupl
             prefix = seen[:, None, :, :start] & ~blocked.to(seen.device)[:, :, None]
             own = take(seen.transpose(1, 2), places).transpose(1, 2) & earlier.to(seen.device)
             allowed[key] = prefix, own[:, None]
-        prefix, own = allowed[key]
-        k, v = record.k[some, :, :start], record.v[some, :, :start]
-        return shared_attention(call, k, v, prefix, own, most_scores)
+        return shared_attention(call, record.k[some, :, :start], record.v[some, :, :start], *allowed[key], most_scores)
 
     def each_set(rows: Tensor) -> Tensor:
         return rows.repeat_interleave(n_sets, 0)
 
-    readouts = traced.readouts.select(some)
+    readouts = traced.readouts[some]
     read = readouts.positions - starts[:, None]
     with (
         attending(traced.lens_model, attend),
@@ -183,9 +168,7 @@ def _again(traced: Trace, hidden: Tensor, some: slice, most_scores: int) -> tupl
         logits = run(traced.lens_model, each_set(take(tokens.ids, places)), position_ids=each_set(places))
     logits = logits.unflatten(0, (n_prompts, n_sets))
     full = traced.logits[some].to(logits.device)
-    largest = full.abs().flatten(1).amax(1).clamp_min(torch.finfo(full.dtype).tiny)
-    difference = (logits[:, 0] - full).abs().flatten(1).amax(1) / largest
-    return readouts.margin(logits), readouts.log_probability(logits), difference
+    return readouts.margin(logits), readouts.log_probability(logits), relative(logits[:, 0], full)
 
 
 def shared_attention(
@@ -212,8 +195,7 @@ def shared_attention(
     n_prompts, n_sets, _, start = prefix.shape
     key_heads, groups = call.k.shape[1], call.groups
     mask = torch.cat([prefix, own.expand(-1, n_sets, -1, -1)], dim=-1).reshape(n_rows, 1, n_query, -1)
-    per_head = n_rows * groups * n_query * (start + n_query)
-    step = max(1, most_scores // per_head)
+    step = max(1, most_scores // (n_rows * groups * n_query * (start + n_query)))
     outputs = []
 
     def beside(rows: Tensor) -> Tensor:
@@ -224,7 +206,7 @@ def shared_attention(
         return products.unflatten(2, (n_sets, -1)).transpose(1, 2).flatten(0, 1)
 
     for first in range(0, key_heads, step):
-        some = slice(first, min(first + step, key_heads))
+        some = slice(first, first + step)
         q = call.q.reshape(n_rows, key_heads, groups * n_query, width)[:, some]
         count = q.shape[1]
         shared = apart(beside(q) @ k[:, some].transpose(-1, -2))

@@ -18,11 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.lens.model.placed import at_hand
+from iclens.lens.read.padded import OfPrompts
 from iclens.lens.read.tracing import Trace
 
 
 @dataclass(frozen=True)
-class PathScores:
+class PathScores(OfPrompts):
     """Shares of each prompt's margin, which they sum to; float64, zero where a prompt was filled up.
 
     Attributes:
@@ -41,10 +42,6 @@ class PathScores:
     def parts(self) -> Float[Tensor, "*batch n"]:
         """Embedding and biases together, by token; they sum to the margin."""
         return self.embedding + self.bias
-
-    def __getitem__(self, prompt: int) -> PathScores:
-        """The shares of one prompt of the batch."""
-        return PathScores(self.embedding[prompt], self.bias[prompt], self.margin[prompt], self.residual[prompt])
 
 
 def path(traced: Trace) -> PathScores:
