@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 from tests.cli.batches import batch, prompts, text
 
 import iclens
@@ -52,33 +51,21 @@ def test_a_name_a_loaded_model_and_one_of_hugging_face_are_explained_alike():
     assert by_name.scores == ("gradient_step", "path", "knock_out")
 
 
-def test_a_pass_runs_when_it_is_first_asked_for_and_once(passes):
+def test_a_lens_and_an_explanation_say_the_same():
     lens = Lens(model(), PROMPT, answers=["vux", "nef"])
-    assert passes == []
     assert repr(lens) == f"Lens('bundled', 4 demonstrations, {lens.tokenized.n_tokens} tokens)"
-    assert lens.answer.text == "vux"
-    assert lens.answer.candidates[0].text == "vux"
-    assert lens.answer.margin == pytest.approx(float(lens.traced.margins[0]))
-    assert lens.gradient_step.contributions.shape == (4, 2, lens.tokenized.n_tokens)
-    assert lens.path.parts.shape == (lens.tokenized.n_tokens,)
-    assert len(passes) == lens.passes.forward_passes == 1
-    # The query's tokens alone, once for each time that sets are knocked out.
-    assert torch.equal(lens.knock_out().margins, lens.knock_out().margins)
-    assert torch.equal(lens.knock_out([(2, 0)]).margins, lens.knock_out([(0, 2)]).margins)
-    assert len(passes) == 3
-    step, path, knocked = (lens.score(name).values for name in ("gradient_step", "path", "knock_out"))
-    assert len(passes) == 3
-    for effect, *values in zip(
-        lens.explanation().sources, *(one.tolist() for one in (step, path, knocked)), strict=True
-    ):
-        assert [effect.score(name) for name in ("gradient_step", "path", "knock_out")] == pytest.approx(values)
-    # An explanation checks itself: by one pass of the model, and by a knock-out with all of its sets.
-    ran = len(passes)
-    assert lens.own_pass < 1e-5
-    assert len(passes) == ran <= 5
-    head = lens.head(3, 1)
-    assert isinstance(head, iclens.DualModel)
-    torch.testing.assert_close(head.predict(), lens.traced.layers[3].output[0, 1], rtol=1e-4, atol=1e-5)
+    e = lens.explanation(("gradient_step", "path", "knock_out", "rerun"), knock_out=[(0, 2)])
+    assert (lens.answer.text, lens.answer.candidates, lens.answer.next_tokens) == (
+        e.answer,
+        e.candidates,
+        e.next_tokens,
+    )
+    assert (lens.answer.margin, lens.answer.log_probability) == (e.margin, e.answer_log_probability)
+    for name in e.scores:
+        assert [effect.score(name) for effect in e.sources] == pytest.approx(lens.score(name).values.tolist(), abs=1e-4)
+    (group,) = e.group_knock_outs
+    assert group.margin == pytest.approx(float(lens.knock_out([(2, 0)]).margins[0]), abs=1e-4)
+    assert isinstance(lens.head(3, 1), iclens.DualModel)
     with pytest.raises(UserError, match="no head 2 in layer 0: bundled has 4 layers of 2 heads"):
         lens.head(0, 2)
 

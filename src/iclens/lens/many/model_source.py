@@ -19,14 +19,7 @@ _PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokeni
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model by name.
-
-    Attributes:
-        name: a folder, a hub name or `"bundled"`.
-        dtype: of the weights, e.g. `"float64"`; None for the default.
-        device: where to put it.
-        device_map: `"auto"` for a model larger than one device, or None.
-    """
+    """A model by what `iclens.lens.model.loading.load` takes; the dtype by its name, e.g. `"float64"`."""
 
     name: str
     dtype: str | None = None

@@ -23,11 +23,8 @@ from iclens.lens.rows import SCHEMA_VERSION, as_parquet, rows_of, schema, table
 from iclens.work.parts import Parts
 from iclens.workers import Ended, Tell
 
-Call = tuple[ModelSource, str, list[Line], tuple[str, ...], int]
-"""Arguments of `explain_part`: the model, its identity, the prompts, the scores, tokens at once."""
-
-Executor = Callable[[Callable[..., Any], Sequence[Call]], Iterator[Ended[tuple[bytes, float]]]]
-"""Runs a function on calls and yields their results as they end, as `iclens.workers.each`."""
+Executor = Callable[[Callable[..., Any], Sequence[Any]], Iterator[Ended[tuple[bytes, float]]]]
+"""Runs a function on calls, each a tuple of arguments, and yields their results as they end: `iclens.workers.each`."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +32,11 @@ class Work:
     """A batch run.
 
     Attributes:
-        source: the model.
-        identity: a digest of its files.
+        source: the model, and with `identity` a digest of its files.
         bad: the lines that cannot be explained.
-        batches: the prompts that go through the model together.
+        batches: the prompts that go through the model together, at most `most_tokens` tokens at once.
         keys: under which name each batch's part is kept: a digest of all that its bytes depend on.
         scores: names of the scores.
-        most_tokens: tokens that go through the model at once.
     """
 
     source: ModelSource

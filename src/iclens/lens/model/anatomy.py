@@ -18,7 +18,6 @@ from iclens.lens.model.placed import home_of
 class Layer:
     """The modules of one layer that the lens reads; those that a family lacks are None."""
 
-    name: str
     module: nn.Module
     attention_name: str
     attention: nn.Module
@@ -32,7 +31,7 @@ class Layer:
     norm_on_stream_after_mlp: nn.Module | None
 
 
-_PARTS = [field.name for field in fields(Layer) if field.name not in ("name", "module", "attention_name", "norms")]
+_PARTS = [field.name for field in fields(Layer) if field.name not in ("module", "attention_name", "norms")]
 """Modules of a layer to which a path of the family's with the same name leads."""
 
 
@@ -76,17 +75,9 @@ def bind(model: Any, family: Family) -> Anatomy:
     names = {module: name for name, module in model.named_modules()}
     layers = []
     for layer in _find(base, family.layers, family).children():
-        norms = [_find(layer, path, family, optional=True) for path in family.norms]
+        norms = [norm for path in family.norms if (norm := _find(layer, path, family, optional=True)) is not None]
         parts = {part: _find(layer, getattr(family, part), family) for part in _PARTS}
-        layers.append(
-            Layer(
-                name=names[layer],
-                module=layer,
-                attention_name=names[parts["attention"]],
-                norms=tuple(norm for norm in norms if norm is not None),
-                **parts,
-            )
-        )
+        layers.append(Layer(layer, attention_name=names[parts["attention"]], norms=tuple(norms), **parts))
     if not layers:
         raise UserError(f"the {family.name} model has no layers: there is no attention to read.")
     head = model.get_output_embeddings() if family.causal else None

@@ -14,8 +14,8 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def supported() -> str:
-    """The families, in words, for messages."""
-    return ", ".join(FAMILIES)
+    """The families, in a sentence for messages."""
+    return f"Supported families: {', '.join(FAMILIES)}."
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def source_of(name: str) -> str:
 
 def unsupported(model_type: str) -> str:
     """Why a family is refused."""
-    return f"the model family {model_type!r} is not one that iclens handles exactly. Supported families: {supported()}."
+    return f"the model family {model_type!r} is not one that iclens handles exactly. {supported()}"
 
 
 def why_no_config(name: str, source: str, error: Exception) -> str:
@@ -66,12 +66,12 @@ def why_no_config(name: str, source: str, error: Exception) -> str:
             return f"{its_config} is not JSON: {first_line(error)}"
         model_type = content.get("model_type") if isinstance(content, dict) else None
         if model_type is None:
-            return f"{its_config} names no model_type. Supported families: {supported()}."
+            return f"{its_config} names no model_type. {supported()}"
         if model_type not in FAMILIES:
             return unsupported(model_type)
         return f"{its_config} could not be read: {first_line(error)}"
     if "trust_remote_code" in str(error):
-        return f"{name} needs code from its repository, which iclens never runs. Supported families: {supported()}."
+        return f"{name} needs code from its repository, which iclens never runs. {supported()}"
     return (
         f'unknown model {name!r}: neither a folder here, nor "bundled", nor a model that could be found on the hub '
         f"({first_line(error)})"

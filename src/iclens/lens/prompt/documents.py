@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iclens.errors import UserError
+from iclens.lens.prompt.blocks import blocks
 from iclens.lens.prompt.prompt import BLANK_LINE, Prompt
 
 _PAIR = '{"input": "...", "output": "..."}'
@@ -207,19 +208,19 @@ def _from_text(text: str, options: PromptOptions) -> Prompt:
         text = f"{text}{BLANK_LINE}{options.query}"
     if options.instruction is not None and options.instruction.strip():
         text = f"{options.instruction}{BLANK_LINE}{text}"
-        n_blocks += Prompt.count_blocks(options.instruction)
+        n_blocks += len(blocks(options.instruction))
     return Prompt.from_text(text, n_blocks)
 
 
-def _from_blocks(blocks: list[str], options: PromptOptions) -> Prompt:
+def _from_blocks(demonstrations: list[str], options: PromptOptions) -> Prompt:
     """Join blocks as a text file holds them, so that its reading gives back exactly these."""
-    named = {f"demonstration {i}": block for i, block in enumerate(blocks)} | {"the query": options.query or ""}
+    named = {f"demonstration {i}": block for i, block in enumerate(demonstrations)} | {"the query": options.query or ""}
     if not named["the query"].strip():
         raise UserError("the query is empty: write what the model is to continue.")
     for name, block in named.items():
         if not block.strip():
             raise UserError(f"{name} is empty: write something in it, or delete it.")
-        if Prompt.count_blocks(block) > 1:
+        if len(blocks(block)) > 1:
             raise UserError(f"{name} has a blank line in it, which would make two of it: write it without.")
     # Line ends around a block would widen the blank line between it and the next.
     text = BLANK_LINE.join(block.strip("\r\n") for block in named.values())

@@ -116,7 +116,7 @@ class Prompt:
         """Write the prompt as JSON that `read_document` reads back to the same prompt; None when no JSON does."""
         if self.document is not None:
             return self.document
-        n_blocks = 0 if self.instruction is None else self.count_blocks(self.instruction.of(self.text))
+        n_blocks = 0 if self.instruction is None else len(blocks(self.instruction.of(self.text)))
         # A query that no space follows is read with one.
         text = self.text + ("" if self.lead == " " else self.lead)
         with suppress(UserError):
@@ -127,11 +127,6 @@ class Prompt:
     def _written_from(self, document: dict[str, Any]) -> Prompt:
         object.__setattr__(self, "document", document)
         return self
-
-    @staticmethod
-    def count_blocks(text: str) -> int:
-        """Count the blocks between the blank lines of a text."""
-        return len(blocks(text))
 
     @classmethod
     def from_text(cls, text: str, instruction_blocks: int = 0) -> Prompt:

@@ -111,7 +111,7 @@ def ask(
         raise UserError(f"the answers are the text {answers!r}: give a list, e.g. answers=[{answers!r}, '...'].")
     if isinstance(prompt, Mapping):
         own = read_answers(prompt)
-        prompt = {key: value for key, value in prompt.items() if key not in ("answers", "answer")}
+        prompt = {key: value for key, value in prompt.items() if key not in ("id", "answers", "answer")}
         answers, answer = own if own[0] or own[1] is not None else (answers, answer)
     tokenizer, limit = lens_model.tokenizer, lens_model.context_length
     if not isinstance(prompt, Prompt):
