@@ -118,7 +118,7 @@ def test_the_answers_that_are_read_out_have_the_explained_one_among_them(model, 
 def test_where_answers_tell_nothing_apart_likely_tokens_are_read_out_too(model, given):
     ask = Ask.read({"text": TEXT, **given, "layer": 0, "head": 0})
     viewed = Kept(model).of(ask)
-    answered = viewed.lens.answered
+    answered = viewed.lens.answer
     wanted = viewed.read_answers(6)
     candidates = [candidate.text for candidate in answered.candidates]
     assert list(wanted)[: len(candidates)] == candidates
