@@ -70,6 +70,9 @@ class Registry(Generic[T]):
         """Let `entry` stand under `name` inside the block; what stood there before comes back."""
         return self.restored({known: self[known] for known in self} | {name: entry})
 
+    def __repr__(self) -> str:
+        return f"<{self.kind}s: {', '.join(sorted(self))}>"
+
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
             self._load()

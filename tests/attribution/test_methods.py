@@ -16,7 +16,7 @@ from iclens.attribution import ATTRIBUTIONS
 from iclens.attribution.gradient_x_input import embeddings, margins_at
 from iclens.attribution.integrated_gradients import integrate
 from iclens.attribution.lasso import fit, logit_scaled
-from iclens.attribution.replacement import Replacement
+from iclens.attribution.replacement import Replacement, neutral_id
 from iclens.errors import UserError
 from iclens.lens import Lens
 from iclens.lens.scores.deletions import Outcome
@@ -38,6 +38,11 @@ COSTS = {
     "lasso_margin": (64, 0),
     "random": (0, 0),
 }
+
+
+def margins(one: Lens, logits: torch.Tensor) -> torch.Tensor:
+    """The margin of each of several variants of the prompt."""
+    return one.readouts.margin(logits[None])[0]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -108,7 +113,7 @@ def test_knock_out_hides_the_demonstration_from_the_query_only():
         allowed[one.query_start :, one.groups == i] = False
         bias = torch.zeros(1, 1, n, n).masked_fill(~allowed, -torch.inf)
         logits = model(input_ids=one.input_ids[None], attention_mask=bias).logits[0, -1].detach()
-        expected.append(one.margins(logits[None, None])[0])
+        expected.append(margins(one, logits[None, None])[0])
     model.set_attn_implementation("sdpa")
     found = one.score("knock_out").values
     torch.testing.assert_close(found, expected[0] - torch.stack(expected[1:]))
@@ -136,7 +141,7 @@ def test_attention_rollout_is_the_product_of_the_layers():
 
 
 def captum_forward(ids: torch.Tensor) -> torch.Tensor:
-    return shared_lens().margins(learner().model(input_ids=ids, use_cache=False).logits[:, -1:])
+    return margins(shared_lens(), learner().model(input_ids=ids, use_cache=False).logits[:, -1:])
 
 
 def test_gradient_times_input_agrees_with_captum():
@@ -149,7 +154,7 @@ def test_gradient_times_input_agrees_with_captum():
 def test_integrated_gradients_agree_with_captum():
     one = shared_lens()
     layer = learner().model.get_input_embeddings()
-    neutral = torch.full_like(one.input_ids, one.neutral_id)
+    neutral = torch.full_like(one.input_ids, neutral_id(one))
     theirs = LayerIntegratedGradients(captum_forward, layer).attribute(
         one.input_ids[None], baselines=neutral[None], n_steps=20
     )
@@ -163,7 +168,7 @@ def test_integrated_gradients_are_complete(baseline):
     inputs = embeddings(one)
     start = torch.zeros_like(inputs)
     if baseline == "neutral":
-        start = learner().model.get_input_embeddings()(torch.full_like(one.input_ids, one.neutral_id)).detach()
+        start = learner().model.get_input_embeddings()(torch.full_like(one.input_ids, neutral_id(one))).detach()
     ends = margins_at(one, torch.stack([inputs, start])).detach()
     # The norms are steep near small embeddings, so that the quadrature needs steps to be complete.
     shares = integrate(one, 300, None if baseline == "zeros" else start)
@@ -174,7 +179,7 @@ def test_feature_ablation_replaces_each_demonstration_by_neutral_tokens():
     one = shared_lens()
     rows = one.input_ids.repeat(N + 1, 1)
     for i in range(N):
-        rows[i + 1, one.groups == i] = one.neutral_id
+        rows[i + 1, one.groups == i] = neutral_id(one)
     margins = captum_forward(rows).detach()
     found = one.score("captum_feature_ablation").values
     torch.testing.assert_close(found, margins[0] - margins[1:])
@@ -188,7 +193,7 @@ def test_captums_shapley_values_sum_to_what_the_demonstrations_do_together():
     assert torch.equal(state, torch.get_rng_state())
     forward = Replacement(one)
     tokens = one.input_ids[forward.inside]
-    full, none = forward(torch.stack([tokens, torch.full_like(tokens, one.neutral_id)]))
+    full, none = forward(torch.stack([tokens, torch.full_like(tokens, neutral_id(one))]))
     assert float(found.sum()) == pytest.approx(float(full - none))
     assert not torch.equal(found, ATTRIBUTIONS["captum_shapley"](one, seeded(1)).values)
 

@@ -93,7 +93,7 @@ def test_a_file_of_version_1_with_candidates_and_deleted_text(tmp_path):
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ("{", "is not JSON: "),
+        ("{", "is not JSON, which alone is read back"),
         ("[1]", "is no explanation: it has no schema_version"),
         ({"exact": True}, "is no explanation: it has no schema_version"),
         ({"schema_version": "2"}, "is no explanation: it has no schema_version"),

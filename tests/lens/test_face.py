@@ -121,7 +121,7 @@ def test_what_is_printed_is_the_commands_table(tmp_path, capsys):
     command = ["explain", "--prompt", str(tmp_path / "p.txt"), "--answers", "vux", "nef", "--rerun"]
     assert iclens_command(command) == 0
     assert capsys.readouterr().out.split() == printed.split()
-    assert repr(e) == f"Explanation('vux', margin {e.margin:+.3f} nats, 4 sources, exact)"
+    assert repr(e) == f"Explanation('vux', logit difference {e.margin:+.3f} nats, 4 demonstrations, exact)"
     assert e.demonstrations is e.sources
 
 
@@ -136,7 +136,10 @@ def test_rows_are_those_of_a_batch_and_of_every_file(tmp_path):
 
     rows = found().to_rows()
     assert [list(row) for row in rows] == [NAMES] * 4
-    assert found().to_pandas().columns.tolist() == NAMES
+    others = [name for name in SCORES if name not in NAMES]
+    assert found().to_pandas().columns.tolist() == NAMES + others
+    for name in others:
+        assert found().to_pandas()[name].tolist() == [effect.score(name) for effect in found().sources]
     assert found().to_pandas()["path"].tolist() == [effect.path for effect in found().sources]
     found().save(tmp_path / "e.parquet")
     assert batch(tmp_path, [{"prompt": PROMPT, "answers": ["vux", "nef"]}], "--scores", *SCORES) == 0

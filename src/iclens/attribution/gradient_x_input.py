@@ -22,7 +22,7 @@ def margins_at(lens: Lens, inputs: Float[Tensor, "batch n width"]) -> Float[Tens
     keep = lens.readouts.positions[0].to(inputs.device)
     forget_longer_prompts(lens.model)
     logits = lens.model.model(inputs_embeds=inputs, logits_to_keep=keep, use_cache=False).logits
-    return lens.margins(logits)
+    return lens.readouts.margin(logits[None])[0]
 
 
 @ATTRIBUTIONS.register("gradient_x_input")

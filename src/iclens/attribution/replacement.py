@@ -35,7 +35,14 @@ class Replacement:
         ids[:, self.inside] = tokens.cpu()
         logits = run(lens.model, ids.to(device), logits_to_keep=lens.readouts.positions[0].to(device))
         self.n_prompts += len(tokens)
-        return lens.margins(logits).double()
+        return lens.readouts.margin(logits[None])[0].double()
+
+
+def neutral_id(lens: Lens) -> int:
+    """The vocabulary id that stands for "nothing": the unknown token, else padding, else the end token, else 0."""
+    tokenizer = lens.model.tokenizer
+    candidates = (tokenizer.unk_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(index for index in candidates if index is not None)
 
 
 def attribute(lens: Lens, name: str, method: Callable[[Any], Any], **options: Any) -> Scores:
@@ -54,7 +61,7 @@ def attribute(lens: Lens, name: str, method: Callable[[Any], Any], **options: An
     tokens = lens.input_ids[forward.inside][None]
     groups = lens.groups[forward.inside][None]
     values = method(captum.attr)(forward).attribute(
-        tokens, baselines=lens.neutral_id, feature_mask=groups, perturbations_per_eval=BATCH, **options
+        tokens, baselines=neutral_id(lens), feature_mask=groups, perturbations_per_eval=BATCH, **options
     )
     # Captum writes a group's score on each of its tokens.
     scores = torch.zeros(lens.n_demonstrations, dtype=torch.float64)

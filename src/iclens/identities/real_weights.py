@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from iclens.identities.checks import Setting, identity, relative, worst
+from iclens.identities.own_attention import check_capture
 from iclens.lens.model.loading import LensModel, load
-from iclens.lens.read.capture import Capture, capture, check_capture
+from iclens.lens.read.capture import Capture, capture
 from iclens.lens.read.heads import head_dual
 
 _SENTENCES = (

@@ -132,6 +132,7 @@ def explanations(
                 notes=tokenized.notes + question.answers.notes + _doubts(model, answer.margin, largest[b]),
                 cost=passes.cost,
                 command=command,
+                id=question.id,
             )
         )
     return found

@@ -10,7 +10,7 @@ from typing import Any
 from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations
 from iclens.lens.explanation import Explanation
-from iclens.lens.lens import Lens, as_lens_model, check_call, check_scores
+from iclens.lens.lens import Lens, check_call, check_scores, reading_model
 from iclens.lens.many.plan import batches, tokens_at_once
 from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import MOST_TOKENS, Passes
@@ -104,8 +104,7 @@ def explain_many(
         raise UserError(f"the prompts are one text: give a list of prompts, or call explain(model, {prompts[:20]!r}…).")
     check_call("explain_many", prompts, misplaced, "prompts")
     wanted = _wanted(scores, rerun_text)
-    lens_model = as_lens_model(model, tokenizer)
-    lens_model.require_causal()
+    lens_model = reading_model(model, tokenizer)
     questions = []
     for number, prompt in enumerate(prompts):
         try:

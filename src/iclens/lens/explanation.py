@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -125,7 +125,7 @@ class SourceEffect:
     path: float | None = None
     knock_out: KnockOut | None = None
     rerun_margin_change: float | None = None
-    by_layer_and_head: tuple[tuple[float, ...], ...] = ()
+    by_layer_and_head: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     scores: dict[str, float] = field(default_factory=dict)
 
     def score(self, name: str) -> float | None:
@@ -251,6 +251,7 @@ class Explanation:
         cost: what it cost.
         command: the command (or the Python call) that gives the same numbers.
         seed: of what was drawn for it.
+        id: the prompt's own name, or None.
         schema_version: version of this schema.
         lens: the lens that computed it, for views that need more than what is stored; None after `load`.
     """
@@ -275,6 +276,7 @@ class Explanation:
     cost: Cost = field(default_factory=lambda: Cost(0.0, 0.0, {}))
     command: str = ""
     seed: int = 0
+    id: str | None = None
     schema_version: int = SCHEMA_VERSION
     lens: Any = field(default=None, compare=False)
 
@@ -319,7 +321,7 @@ class Explanation:
         return VIEWS["rows"](self)
 
     def to_pandas(self) -> Any:
-        """The rows as a data frame.
+        """The rows as a data frame, with a column for each further method.
 
         Raises:
             UserError: pandas is not installed.
@@ -328,7 +330,7 @@ class Explanation:
             import pandas as pd
         except ImportError:
             raise UserError("to_pandas needs the package pandas: `pip install 'iclens[pandas]'` brings it.") from None
-        return pd.DataFrame(self.to_rows())
+        return pd.DataFrame([row | row["scores"] for row in self.to_rows()])
 
     def save(self, path: str | Path) -> None:
         """Write the explanation to a file; its ending says how: .json, .parquet or .html (a page that opens anywhere).
@@ -338,9 +340,9 @@ class Explanation:
         """
         write(self, Path(path))
 
-    def plot(self, **options: Any) -> Any:
-        """Draw the sources' scores as bars with matplotlib and return the axes."""
-        return VIEWS["plot"](self, **options)
+    def plot(self, axes: Any = None, scores: Sequence[str] | None = None) -> Any:
+        """Draw some scores (all by default) as bars, on matplotlib axes of yours or new ones, and return the axes."""
+        return VIEWS["plot"](self, axes, scores)
 
     def show(self) -> Any:
         """Show the page inside a notebook cell."""
@@ -358,7 +360,7 @@ class Explanation:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}.") from None
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not JSON: {error}") from None
+            raise UserError(f'{path} is not JSON, which alone is read back (save("….json")): {error}') from None
         version = document.get("schema_version") if isinstance(document, dict) else None
         if not isinstance(version, int) or version < 1:
             raise UserError(f"{path} is no explanation: it has no schema_version.")
@@ -378,7 +380,8 @@ class Explanation:
 
     def __repr__(self) -> str:
         verdict = "exact" if self.exact else "NOT EXACT"
-        return f"Explanation({self.answer!r}, margin {self.margin:+.3f} nats, {len(self.sources)} sources, {verdict})"
+        numbers = f"logit difference {self.margin:+.3f} nats, {len(self.sources)} demonstrations, {verdict}"
+        return f"Explanation({self.answer!r}, {numbers})"
 
     def _repr_html_(self) -> str:
         """A small table for notebooks: the sources from the strongest support, in nats of the margin."""
@@ -391,9 +394,9 @@ class Explanation:
         failed = ", ".join(residual.name for residual in self.residuals if not residual.holds)
         verdict = f"not exact: {failed}" if failed else "exact to rounding"
         return (
-            f"<p><b><bdi>{escape(self.answer)}</bdi></b>, margin {self.margin:+.3f} nats ({escape(verdict)}). "
-            f"{escape(self.margin_definition)}</p><table><thead><tr><th></th><th>demonstration</th>{head}"
-            f"</tr></thead><tbody>{rows}</tbody></table>"
+            f"<p><b><bdi>{escape(self.answer)}</bdi></b>, logit difference {self.margin:+.3f} nats "
+            f"({escape(verdict)}). {escape(self.margin_definition)}</p><table><thead><tr><th></th>"
+            f"<th>demonstration</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
         )
 
 

@@ -74,8 +74,7 @@ class Lens:
         progress: Callable[[str], None] = lambda stage: None,
     ) -> None:
         check_call("Lens", prompt, misplaced)
-        self.model = as_lens_model(model, tokenizer)
-        self.model.require_causal()
+        self.model = reading_model(model, tokenizer)
         question = prompt if isinstance(prompt, Question) else ask(self.model, prompt, answers, answer, readout=readout)
         options: dict[str, Any] = {"most_tokens": most_tokens, "progress": progress}
         self.passes = Passes(self.model, [question], held=held, precise=precise, **options)
@@ -117,10 +116,6 @@ class Lens:
     def readouts(self) -> Readouts:
         """What is read of the logits, as tensors of a batch of one."""
         return Readouts.of([self.readout], [self.tokenized.n_tokens - 1], self.model.index_device)
-
-    def margins(self, logits: Float[Tensor, "n_variants n_positions vocabulary"]) -> Float[Tensor, " n_variants"]:
-        """The margin in each of several variants of the prompt, from the logits at `readouts.positions`."""
-        return self.readouts.margin(logits[None])[0]
 
     @property
     def answer(self) -> Answer:
@@ -184,13 +179,6 @@ class Lens:
         """Sum values of tokens within each demonstration, in float64."""
         return by_source(values.detach().double().cpu(), self.groups, self.n_demonstrations)[:-1]
 
-    @property
-    def neutral_id(self) -> int:
-        """The vocabulary id that stands for "nothing": the unknown token, else padding, else the end token, else 0."""
-        tokenizer = self.model.tokenizer
-        candidates = (tokenizer.unk_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        return next(index for index in candidates if index is not None)
-
     def explanation(
         self,
         scores: Sequence[str] = SCORES,
@@ -231,20 +219,17 @@ class Lens:
         return replace(found, seed=seed, lens=self, faithfulness=tested, cost=self.passes.cost)
 
 
-def as_lens_model(model: Any, tokenizer: Any = None) -> LensModel:
-    """The model that a user named, loaded or wrapped.
+def reading_model(model: Any, tokenizer: Any = None) -> LensModel:
+    """The model that a user named, loaded or wrapped, with its tokenizer.
 
     Raises:
-        UserError: it cannot be handled exactly, or has no tokenizer; a tokenizer was given that would not be used.
+        UserError: it cannot be handled exactly, explains nothing, or has no tokenizer.
     """
-    if isinstance(model, str | LensModel) and tokenizer is not None:
-        raise UserError("tokenizer= is for a Hugging Face model: a name or a loaded LensModel brings its own.")
-    if isinstance(model, str):
-        return load(model)
-    wrapped = model if isinstance(model, LensModel) else LensModel.wrap(model, tokenizer)
-    if wrapped.tokenizer is None:
+    lens_model = load(model, tokenizer=tokenizer)
+    if lens_model.tokenizer is None:
         raise UserError("a tokenizer is needed to read the prompt: explain(model, prompt, tokenizer=tokenizer).")
-    return wrapped
+    lens_model.require_causal()
+    return lens_model
 
 
 def check_call(name: str, prompt: Any, misplaced: Sequence[Any], noun: str = "prompt") -> None:
@@ -267,6 +252,9 @@ def check_sets(sets: Iterable[Iterable[int]], n_demonstrations: int) -> list[tup
     Raises:
         UserError: an index that is no demonstration, or an empty set.
     """
+    sets = list(sets)
+    if any(isinstance(group, int) for group in sets):
+        raise UserError(f"the groups to knock out are {sets!r}: give a list of groups, e.g. [(0,), (3, 7)].")
     checked = [tuple(sorted(set(group))) for group in sets]
     for members in checked:
         if not members:

@@ -55,6 +55,7 @@ def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[
     residuals = {residual.key: residual.value for residual in found.residuals}
     following = found.next_tokens[0]
     whole: dict[str, Any] = dict.fromkeys(name for name, _, _ in COLUMNS) | {
+        "id": found.id,
         **(about or {}),
         "n_tokens": sum(token.role != "answer" for token in found.tokens),
         "n_demonstrations": len(found.sources),

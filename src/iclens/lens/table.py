@@ -47,7 +47,9 @@ PARTS = {
 def as_text(explanation: Explanation, width: int = 100) -> str:
     """The table of the command as plain text without colours, of `width` columns at most."""
     stream = StringIO()
-    print_table(explanation, Console(file=stream, width=width, force_terminal=False, highlight=False))
+    print_table(
+        explanation, Console(file=stream, width=width, force_terminal=False, force_jupyter=False, highlight=False)
+    )
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
@@ -141,7 +143,9 @@ class _Printer:
 
     def _demonstrations(self) -> None:
         names = self.e.scores
-        self.heading("Demonstrations", "nats of logit difference; + supports the answer, − opposes it")
+        # Other methods have units of their own, such as attention weights.
+        unit = "nats of logit difference" if set(names) <= set(METHODS) else "each score in its own unit"
+        self.heading("Demonstrations", f"{unit}; + supports the answer, − opposes it")
         columns = [">#", "demonstration"]
         for name in names:
             columns.append(">" + _COLUMNS.get(name, one_line(name.replace("_", "\n"), 24)))
@@ -162,7 +166,7 @@ class _Printer:
             rows.append(row)
         self.table(columns, rows)
         if "knock_out" in names:
-            self.line(self.faint(" (log p): the same for the answer's log-probability: with it minus without it"))
+            self.line(self.faint(" (log p): the knock-out's effect on the answer's log-probability"))
         if self.e.group_knock_outs:
             self.heading("Knocked out together")
             groups = []

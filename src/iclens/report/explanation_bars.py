@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +18,7 @@ _MOST_CHARACTERS = 40
 
 
 @VIEWS.register("plot")
-def plot(explanation: Explanation, axes: Axes | None = None, scores: tuple[str, ...] | None = None) -> Any:
+def plot(explanation: Explanation, axes: Axes | None = None, scores: Sequence[str] | None = None) -> Axes:
     """Draw one group of bars per source, from the strongest support down; in nats, positive supports the answer.
 
     Args:
@@ -34,20 +35,23 @@ def plot(explanation: Explanation, axes: Axes | None = None, scores: tuple[str, 
     names = explanation.scores if scores is None else scores
     effects = [effect for name in names for effect in explanation.ranked(name)][: len(explanation.sources)]
     if axes is None:
-        from matplotlib.figure import Figure
+        # A notebook shows the figures that pyplot knows.
+        from matplotlib import pyplot
 
-        figure = Figure(figsize=(7.0, 1.2 + 0.28 * len(effects) * max(1.0, len(names) / 2)), layout="constrained")
-        axes = figure.subplots()
+        height = 1.5 + 0.28 * len(effects) * max(1.0, len(names) / 2)
+        _, axes = pyplot.subplots(figsize=(7.0, height), layout="constrained")
     places = np.arange(len(effects), dtype=float)
-    height = 0.8 / len(names)
+    thick = 0.8 / len(names)
     for number, name in enumerate(names):
         values = [effect.score(name) or 0.0 for effect in effects]
-        axes.barh(places + height * (number - (len(names) - 1) / 2), values, height, label=METHODS.get(name, name))
+        axes.barh(places + thick * (number - (len(names) - 1) / 2), values, thick, label=METHODS.get(name, name))
     labels = [f"#{effect.index} {one_line(effect.text, _MOST_CHARACTERS)}" for effect in effects]
     axes.set_yticks(places, [label.replace("$", r"\$") for label in labels])
     axes.invert_yaxis()
     axes.axvline(0.0, color="gray", linewidth=0.8)
     answer = one_line(explanation.answer.strip(), _MOST_CHARACTERS).replace("$", r"\$")
-    axes.set_xlabel(f"nats of the logit difference; positive supports {answer!r}")
-    axes.legend(loc="best")
+    axes.set_xlabel("nats of logit difference" if set(names) <= set(METHODS) else "each score in its own unit")
+    axes.set_title(f"Positive supports {answer!r}", fontsize="medium", pad=24)
+    # Above the bars, none of which it may hide.
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(names), fontsize="small", frameon=False)
     return axes

@@ -54,7 +54,9 @@ def bar(steps: Sequence[int], task: str = "training") -> Iterator[Callable[[int,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns, console=console, transient=True, disable=not (console.is_terminal or console.is_jupyter)
+    ) as progress:
         row = progress.add_task("steps", total=sum(steps))
 
         def report(chunk: int, step: int) -> None:

@@ -10,10 +10,11 @@ import torch
 from tests.lens.zoo import CAUSAL, ENCODERS, build, lens, tokens, traced
 
 from iclens.errors import UserError
+from iclens.identities import CaptureCheck, check_capture
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import eager, fast
-from iclens.lens.read.capture import CaptureCheck, capture, check_capture, run
+from iclens.lens.read.capture import capture, run
 from iclens.lens.read.readout import Readout
 from iclens.lens.read.tracing import off_by
 from iclens.lens.scores.path import path

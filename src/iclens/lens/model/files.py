@@ -38,6 +38,8 @@ def source_of(name: str) -> str:
         from iclens import bundled
 
         return str(bundled.path())
+    if "\n" in name:
+        raise UserError(f"the model is the text {name[:30]!r}…: the model comes first, then the prompt.")
     path = Path(name).expanduser()
     if path.is_file():
         raise UserError(f"{name} is a file: give the folder that holds config.json and the weights.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -172,20 +172,22 @@ def family_of(config: Any) -> Family:
 
 
 def load(
-    name: str,
+    name: Any,
     *,
+    tokenizer: Any = None,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     device_map: str | Mapping[str, str | int] | None = None,
     offload_folder: str | Path | None = None,
 ) -> LensModel:
-    """Load a causal language model or an encoder.
+    """Load a causal language model or an encoder, or take one that is loaded already.
 
     Only safetensors are loaded and no code from the checkpoint runs. Everything is refused before the weights
     are read where possible, and always before a forward pass.
 
     Args:
-        name: a local folder, a hub name, or `"bundled"` for the model that ships with iclens.
+        name: a local folder, a hub name, or `"bundled"` for the model that ships with iclens; or a Hugging Face model.
+        tokenizer: the tokenizer of a Hugging Face model; a name brings its own.
         dtype: type of the weights; float32 by default, so that residuals are tight.
         device: where to put the model.
         device_map: for a model larger than one device, instead of `device`: `"auto"` fills the GPUs, then memory, then
@@ -196,6 +198,11 @@ def load(
         UserError: an unknown model, an unsupported family or configuration, no safetensors weights, weights
             that do not fit, or a tokenizer without offsets; a device map without accelerate.
     """
+    if not isinstance(name, str | Path):
+        return _taken(name, tokenizer, (dtype, device_map, offload_folder, None if device == "cpu" else device))
+    if tokenizer is not None:
+        raise UserError("tokenizer= is for a Hugging Face model: a name or a loaded LensModel brings its own.")
+    name = str(name)
     source, config, built_by, tokenizer = _described(name)
     options: dict[str, Any] = {"config": config, "dtype": dtype or torch.float32, "output_loading_info": True}
     if device_map is not None:
@@ -217,6 +224,17 @@ def load(
             f"{min(missing)!r}: they would be random."
         )
     return LensModel.wrap(model, tokenizer, name)
+
+
+def _taken(model: Any, tokenizer: Any, options: Sequence[Any]) -> LensModel:
+    """A model that is loaded already, as it is."""
+    if any(option is not None for option in options):
+        raise UserError("dtype, device and device map are for a model by name: this one is loaded already.")
+    if not isinstance(model, LensModel):
+        return LensModel.wrap(model, tokenizer)
+    if tokenizer is not None:
+        raise UserError("tokenizer= is for a Hugging Face model: a name or a loaded LensModel brings its own.")
+    return model
 
 
 def outline(name: str) -> LensModel:

@@ -1,8 +1,7 @@
-"""Every head's queries, keys, values and mask, taken from a real forward pass and checked against the model."""
+"""Every head's queries, keys, values and mask, from a real forward pass; and passes held against the model's own."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from iclens.huggingface import implementation
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.rotary import forget_longer_prompts
 from iclens.lens.model.session import AttentionCall, attending
-from iclens.lens.read.attend import eager, fast
+from iclens.lens.read.attend import fast
 from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.heads import HeadRecord
 
@@ -35,27 +34,6 @@ class Capture:
     output: Float[Tensor, "batch n_read width"]
 
 
-@dataclass(frozen=True)
-class CaptureCheck:
-    """The captured forward pass against the model's own; every residual is the worst prompt's, by `relative`.
-
-    Attributes:
-        implementation: the model's own attention implementation that was compared with.
-        output: residual of the logits (encoders: last hidden states).
-        layers: (module name, residual of the attention module's own output) for each layer.
-    """
-
-    implementation: str
-    output: float
-    layers: tuple[tuple[str, float], ...]
-
-    @property
-    def worst(self) -> float:
-        """The largest of all residuals; NaN when the model's own numbers are."""
-        residuals = [self.output, *(residual for _, residual in self.layers)]
-        return math.nan if any(map(math.isnan, residuals)) else max(residuals)
-
-
 @torch.no_grad()
 def capture(
     lens_model: LensModel,
@@ -67,7 +45,7 @@ def capture(
     """Run the model once and record what every attention layer saw and returned.
 
     Heads' outputs come from fused attention, which forms no matrix of weights, GELUs from PyTorch's kernel; queries,
-    keys and values are the model's own tensors and not copies. `check_capture` runs with attention written out.
+    keys and values are the model's own tensors and not copies.
 
     Args:
         lens_model: the model.
@@ -80,7 +58,7 @@ def capture(
         UserError: `last_logits` below 1, or with an encoder, which has no logits.
     """
     records: dict[str, HeadRecord] = {}
-    real = _real(input_ids, attention_mask)
+    real = real_tokens(input_ids, attention_mask)
     if last_logits is not None and last_logits < 1:
         raise UserError(f"last_logits is {last_logits}: it is a number of tokens, 1 or more.")
     if last_logits is not None and not lens_model.family.causal:
@@ -97,31 +75,6 @@ def capture(
     with attending(lens_model, record), fused_activations(lens_model):
         output = run(lens_model, input_ids, attention_mask, **kept)
     return Capture(tuple(records[layer.attention_name] for layer in lens_model.anatomy.layers), output)
-
-
-@torch.no_grad()
-def check_capture(
-    lens_model: LensModel, input_ids: Int[Tensor, "batch n"], attention_mask: Int[Tensor, "_ _"] | None = None
-) -> CaptureCheck:
-    """Compare a pass of ours, with attention written out, with the model's own attention, as it was loaded.
-
-    The output of every attention module and the final output are compared: see `against_own_pass`.
-    """
-    real = _real(input_ids, attention_mask)
-    kept: dict[str, Tensor] = {}
-    caps: set[float | None] = set()
-
-    def attend(call: AttentionCall) -> torch.Tensor:
-        caps.add(call.softcap)
-        return eager(call)
-
-    with attending(lens_model, attend, wants_mask=True), attention_outputs(lens_model, kept.__setitem__):
-        output = run(lens_model, input_ids, attention_mask)
-    with against_own_pass(lens_model, kept, real, capped=bool(caps - {None})) as layers:
-        own_output = run(lens_model, input_ids, attention_mask)
-        name = str(lens_model.text_config._attn_implementation)
-    worst = tuple((layer, float(off.amax())) for layer, off in layers.items())
-    return CaptureCheck(name, float(relative(output, own_output, real).amax()), worst)
 
 
 @contextmanager
@@ -176,7 +129,8 @@ def run(lens_model: LensModel, input_ids: Tensor, attention_mask: Tensor | None 
     return lens_model.model(input_ids=input_ids, **kwargs)[0]
 
 
-def _real(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+def real_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Which tokens are no padding."""
     if attention_mask is None:
         return torch.ones_like(input_ids, dtype=torch.bool)
     if attention_mask.shape != input_ids.shape:

@@ -30,11 +30,13 @@ class Question:
         tokenized: the prompt.
         answers: its candidate answers, as tokens.
         readout: what is to be explained; None when the answers decide it.
+        id: the prompt's own name.
     """
 
     tokenized: TokenizedPrompt
     answers: Answers
     readout: Readout | None = None
+    id: str | None = None
 
     def __post_init__(self) -> None:
         if self.readout is not None and 0 not in self.readout.offsets:
@@ -109,8 +111,9 @@ def ask(
     """
     if isinstance(answers, str):
         raise UserError(f"the answers are the text {answers!r}: give a list, e.g. answers=[{answers!r}, '...'].")
+    name = None
     if isinstance(prompt, Mapping):
-        own = read_answers(prompt)
+        own, name = read_answers(prompt), prompt.get("id")
         prompt = {key: value for key, value in prompt.items() if key not in ("id", "answers", "answer")}
         answers, answer = own if own[0] or own[1] is not None else (answers, answer)
     tokenizer, limit = lens_model.tokenizer, lens_model.context_length
@@ -118,13 +121,12 @@ def ask(
         document = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else prompt
         prompt = read_document(document, tokenizer, options, binding=False)
     tokenized = tokenize(prompt, tokenizer, limit)
-    question = Question(tokenized, Answers.build(tokenized, tokenizer, answers or None, answer, limit), readout)
-    candidates = question.answers.candidates
-    if len(candidates) > 1:
+    built = Answers.build(tokenized, tokenizer, answers or None, answer, limit)
+    question = Question(tokenized, built, readout, None if name is None else str(name))
+    if len(built.candidates) > 1:
         # Which is the likeliest is not known yet, but whether each could be told from the others is.
-        explained = question.answers.explained
-        for chosen in range(len(candidates)) if explained is None else [explained]:
-            question.answers.readout(tokenizer, torch.zeros(1), chosen)
+        for chosen in range(len(built.candidates)) if built.explained is None else [built.explained]:
+            built.readout(tokenizer, torch.zeros(1), chosen)
     if limit is not None and question.longest > limit:
         raise UserError(
             f"prompt and answer together have {question.longest} tokens, but the model's context holds {limit}: "
