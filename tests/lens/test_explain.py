@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from iclens.lens import Lens, Prompt, explain
 from iclens.lens.read.tolerance import path_residual, tolerance_of
-from iclens.lens.scores.agreement import agreements, spearman, top_k
+from iclens.lens.scores.faithfulness import agreements, spearman, top_k
 
 BLOCKS = (
     "Review: great film\nSentiment: positive",

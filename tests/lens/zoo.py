@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from iclens.lens.model.loading import LensModel
+from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.padded import PaddedTokens
-from iclens.lens.read.readout import Readout
-from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.tracing import Trace, trace
 
 _LLAMA = {

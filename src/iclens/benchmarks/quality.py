@@ -14,8 +14,8 @@ from iclens.benchmarks.case import Agreement, Cell, Comparison, Context, Listing
 from iclens.benchmarks.peers import missing
 from iclens.lens import ATTRIBUTIONS, Lens, LensModel
 from iclens.lens.passes import Passes
+from iclens.lens.prompt.tokens import by_source
 from iclens.lens.read.question import Question, ask
-from iclens.lens.read.sums import by_source
 
 if TYPE_CHECKING:
     from iclens.recipes.attribution import Case, Measured

@@ -9,8 +9,8 @@ from iclens.benchmarks.case import Agreement
 from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.gpt2_shaped import Shape, ShapedPrompt
 from iclens.lens import LensModel
+from iclens.lens.read.margin import Readouts
 from iclens.lens.read.padded import PaddedTokens
-from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.tracing import Trace, trace
 from iclens.lens.scores.gradient_step import GradientStep, gradient_step
 from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out

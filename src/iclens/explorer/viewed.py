@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iclens.explorer.ask import Ask
 from iclens.lens import Lens, LensModel
-from iclens.lens.read.sums import by_source
+from iclens.lens.prompt.tokens import by_source
 from iclens.lens.scores.gradient_step import gradient_step
 
 _N_LIKELY = 4

@@ -5,13 +5,6 @@ from iclens.huggingface.handed import as_bool, unhandled_term
 from iclens.huggingface.registered import configurations, implementation, register, restore
 
 __all__ = [
-    "DeferredMask",
-    "MaskRecipe",
-    "as_bool",
-    "configurations",
-    "deferred_mask",
-    "implementation",
-    "register",
-    "restore",
-    "unhandled_term",
-]
+    "DeferredMask", "MaskRecipe", "as_bool", "configurations", "deferred_mask", "implementation", "register",
+    "restore", "unhandled_term",
+]  # fmt: skip

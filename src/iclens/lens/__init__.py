@@ -10,10 +10,9 @@ from iclens.lens.model.loading import LensModel, load, outline
 from iclens.lens.prompt import Prompt, PromptOptions, Span, TokenizedPrompt, read_document, read_prompt, tokenize
 from iclens.lens.read.capture import Capture, capture
 from iclens.lens.read.heads import HeadRecord
+from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answer
-from iclens.lens.read.readout import Readout
-from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.tracing import Trace, trace
 from iclens.lens.rows import COLUMNS
 from iclens.lens.scores.faithfulness import auc, lds

@@ -21,12 +21,11 @@ from iclens.lens.explanation import (
 )
 from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import Passes
-from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION
+from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, by_source
 from iclens.lens.read.answers import likeliest, token_text
 from iclens.lens.read.question import Answer
-from iclens.lens.read.sums import by_source
 from iclens.lens.read.tolerance import tolerance_of, uncertainty
-from iclens.lens.scores.agreement import agreements
+from iclens.lens.scores.faithfulness import agreements
 from iclens.lens.scores.knock_out import KnockOuts
 
 SCORES = ("gradient_step", "path", "knock_out")

@@ -17,11 +17,9 @@ from iclens.lens.explanation import Explanation
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.passes import MOST_TOKENS, Passes
 from iclens.lens.prompt.prompt import Prompt
-from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt
+from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, by_source
+from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.question import Answer, PromptLike, Question, ask
-from iclens.lens.read.readout import Readout
-from iclens.lens.read.readouts import Readouts
-from iclens.lens.read.sums import by_source
 from iclens.lens.read.tracing import Trace
 from iclens.lens.scores.deletions import Outcome
 from iclens.lens.scores.faithfulness import faithfulness as measure
@@ -42,18 +40,10 @@ class Lens:
     >>> lens = Lens("bundled", prompt, answers=["red", "blue"])    # doctest: +SKIP
     >>> lens.answer.text, lens.gradient_step.contributions.shape    # doctest: +SKIP
 
-    Args:
-        model: `"bundled"`, a folder, a hub name, a Hugging Face model, or a `LensModel`.
-        prompt: plain text (blank lines between demonstrations, the query last), pairs, chat messages, a `Prompt`, or a
-            `Question`, which holds the answers too.
-        answers: candidate answers. The likeliest is explained, against the mean of the others.
-        answer: the answer to explain instead; without candidates its alternatives are the next most likely tokens.
-        tokenizer: the tokenizer of a Hugging Face model; the others bring theirs.
-        readout: what to explain instead of what the answers decide, for callers that build their own.
-        held: keep in the first pass what the path needs; without it, a path costs one more pass and less memory.
-        precise: take the path in a float64 copy of the model.
-        most_tokens: tokens that go through the model at once where prompts run several times.
-        progress: called with the name of every stage before it starts.
+    Model, prompt, answers, tokenizer and `precise` are those of `explain`; a `Question` in place of the prompt holds
+    its answers too. `readout` is what is explained instead of what the answers decide. With `held=False` the first pass
+    keeps less, and a path costs one more. `most_tokens` go through the model at once where prompts run several times,
+    and `progress` is called with the name of every stage before it starts.
 
     Raises:
         UserError: the model, the prompt or an answer cannot be handled exactly.
@@ -189,16 +179,7 @@ class Lens:
         seed: int = 0,
         command: str = "",
     ) -> Explanation:
-        """Put together what was read; what the scores need and has not run yet runs now.
-
-        Args:
-            scores: names of scores: `"gradient_step"`, `"path"`, `"knock_out"`, `"rerun"` or any of `ATTRIBUTIONS`. The
-                first orders the sources.
-            knock_out: groups of demonstrations to knock out together, as indices from 0.
-            faithfulness: also measure LDS and the removal test by running the model on shortened prompts.
-            n_next: number of likely next tokens to report.
-            seed: seed of what is drawn.
-            command: the command that gives the same numbers, to be shown with them.
+        """Put together what was read; what the scores need and has not run yet runs now. See `explain`.
 
         Raises:
             UserError: an unknown score, or a group that does not fit.

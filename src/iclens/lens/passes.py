@@ -16,10 +16,9 @@ from torch import Tensor
 from iclens.lens.explanation import Candidate, Cost
 from iclens.lens.model.loading import LensModel
 from iclens.lens.read.answers import likeliest
+from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answer, Question
-from iclens.lens.read.readout import Readout
-from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.tolerance import path_residual, tolerance_of
 from iclens.lens.read.tracing import Trace, off_by, trace
 from iclens.lens.scores.candidates import score_candidates
@@ -42,14 +41,9 @@ class Passes:
     One pass answers every prompt and serves the gradient step, the path (with its backward pass) and the knock-out. A
     second one runs first where the answer's later tokens, or its margin's, depend on what the model answers.
 
-    Args:
-        lens_model: a causal language model.
-        questions: the prompts; the closer their lengths, the less is spent on filling up.
-        held: keep in the pass what the path needs. Without it, a path costs one more pass.
-        precise: take the path in a float64 copy of the model; otherwise only where float32 leaves its sum outside the
-            tolerance, and the model is small enough to copy.
-        most_tokens: tokens that go through the model at once where prompts run several times.
-        progress: called with the name of every stage before it; what it raises ends the work.
+    The closer the lengths of the questions, the less is spent on filling up. The options are those of `Lens`; what
+    `progress` raises ends the work. The path is taken in a float64 copy of the model where float32 leaves its sum
+    outside the tolerance, if the model is small enough to copy; with `precise`, always.
 
     Raises:
         UserError: an encoder.

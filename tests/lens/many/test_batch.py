@@ -17,10 +17,9 @@ from iclens.lens.lens import Lens
 from iclens.lens.many.plan import batches, tokens_at_once
 from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import Passes
+from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import ask
-from iclens.lens.read.readout import Readout
-from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.tracing import off_by, trace
 from iclens.lens.scores.gradient_step import gradient_step
 from iclens.lens.scores.knock_out import hidden_keys, knock_out

@@ -162,8 +162,6 @@ def test_context_length():
     tokenize(prompt, words(), context_length=6)
     with pytest.raises(UserError, match=r"6 tokens.*holds 5"):
         tokenize(prompt, words(), context_length=5)
-    with pytest.raises(UserError, match=r"6 tokens and 2 more for the answer.*holds 7"):
-        tokenize(prompt, words(), context_length=7, reserve=2)
 
 
 def test_tokenizers_without_offsets():

@@ -15,7 +15,7 @@ from iclens.errors import UserError
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import tokenize
 from iclens.lens.read.answers import Answers, likeliest, token_text
-from iclens.lens.read.readouts import Readouts
+from iclens.lens.read.margin import Readouts
 
 EXAMPLES = [("the cat", "animal"), ("red", "colour")]
 PROMPT = Prompt.from_examples(EXAMPLES, "a dog")

@@ -15,7 +15,7 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import eager, fast
 from iclens.lens.read.capture import capture, run
-from iclens.lens.read.readout import Readout
+from iclens.lens.read.margin import Readout
 from iclens.lens.read.tracing import off_by
 from iclens.lens.scores.path import path
 

@@ -8,11 +8,10 @@ from tests.lens.zoo import CAUSAL, GROUPS, TWO_POSITIONS, build, lens, tokens, t
 
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt.tokens import by_source
 from iclens.lens.read.frozen import holding
+from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.padded import PaddedTokens
-from iclens.lens.read.readout import Readout
-from iclens.lens.read.readouts import Readouts
-from iclens.lens.read.sums import by_source
 from iclens.lens.scores.gradient_step import gradient_step
 
 

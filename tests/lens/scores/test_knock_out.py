@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from tests.lens.zoo import CAUSAL, GROUPS, SETS, lens, tokens, traced
 
 from iclens.errors import UserError
-from iclens.lens.model.seen import Given
-from iclens.lens.model.session import attending
+from iclens.lens.model.session import Given, attending
 from iclens.lens.read.attend import eager
 from iclens.lens.read.capture import run
-from iclens.lens.read.readout import Readout
+from iclens.lens.read.margin import Readout
 from iclens.lens.read.tracing import Trace
 from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
 

@@ -10,9 +10,8 @@ from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.norms import pull_back, ratio, shift
 from iclens.lens.read.attend import eager
-from iclens.lens.read.frozen import holding
-from iclens.lens.read.held import held_norm
-from iclens.lens.read.readout import Readout
+from iclens.lens.read.frozen import held_norm, holding
+from iclens.lens.read.margin import Readout
 from iclens.lens.scores.path import PathScores, path
 
 

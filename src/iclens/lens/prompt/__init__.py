@@ -6,14 +6,6 @@ from iclens.lens.prompt.template import DEFAULT_TEMPLATE
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, tokenize
 
 __all__ = [
-    "BLANK_LINE",
-    "DEFAULT_TEMPLATE",
-    "NOT_A_DEMONSTRATION",
-    "Prompt",
-    "PromptOptions",
-    "Span",
-    "TokenizedPrompt",
-    "read_document",
-    "read_prompt",
-    "tokenize",
-]
+    "BLANK_LINE", "DEFAULT_TEMPLATE", "NOT_A_DEMONSTRATION", "Prompt", "PromptOptions", "Span", "TokenizedPrompt",
+    "read_document", "read_prompt", "tokenize",
+]  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclens.errors import UserError
@@ -85,10 +85,8 @@ def encode(
     return ids[:n], offsets[:n], tuple(ids[n:])
 
 
-def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None, reserve: int = 0) -> TokenizedPrompt:
+def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None) -> TokenizedPrompt:
     """Tokenises a prompt once, with a fast Hugging Face tokenizer, and assigns every token to a part by its offsets.
-
-    `reserve` tokens, for the answer, must still fit behind the prompt in the model's `context_length`, if it has one.
 
     Raises:
         UserError: no offsets; too long for the context; a demonstration or a query without tokens.
@@ -98,10 +96,9 @@ def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None, 
         f"The tokenizer ends a text with {name!r}; it was left out, since the model continues the text."
         for name in map(tokenizer.convert_ids_to_tokens, ends)
     ]
-    if context_length is not None and len(ids) + reserve > context_length:
-        behind = f" and {reserve} more for the answer" if reserve else ""
+    if context_length is not None and len(ids) > context_length:
         raise UserError(
-            f"the prompt has {len(ids)} tokens{behind}, but the model's context holds {context_length}: shorten the "
+            f"the prompt has {len(ids)} tokens, but the model's context holds {context_length}: shorten the "
             "prompt or give fewer demonstrations."
         )
     special, parts = _special(tokenizer), _Parts(prompt)
@@ -202,3 +199,16 @@ def _part_name(role: str, group: int) -> str:
 def _shortened(prompt: Prompt, span: Span, most: int = 40) -> str:
     text = span.of(prompt.text)
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def by_source(
+    values: Float[Tensor, "*any n"], groups: Int[Tensor, "*batch n"], n_sources: int
+) -> Float[Tensor, "*any n_sources_and_rest"]:
+    """Sum the last axis (tokens) within each source; the last entry is the sum over the tokens of none.
+
+    `groups` is the source of each token, −1 for none. Where it has axes of prompts, they come first in `values`, too.
+    """
+    slots = torch.where(groups < 0, n_sources, groups).to(values.device)
+    between = values.ndim - groups.ndim
+    slots = slots.reshape(*groups.shape[:-1], *(1,) * between, groups.shape[-1]).expand_as(values)
+    return values.new_zeros(*values.shape[:-1], n_sources + 1).scatter_add(-1, slots, values)

@@ -16,7 +16,7 @@ from iclens.errors import UserError
 from iclens.lens.explanation import Candidate, NextToken
 from iclens.lens.prompt.blocks import half_pair
 from iclens.lens.prompt.tokens import TokenizedPrompt, encode
-from iclens.lens.read.readout import Readout
+from iclens.lens.read.margin import Readout
 
 N_ALTERNATIVES = 9
 # Texts that may stand before a continuation when it is tokenised alone: with none, some tokenizers add a space.

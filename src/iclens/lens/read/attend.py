@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from iclens.lens.model.seen import Plain
-from iclens.lens.model.session import AttentionCall
+from iclens.lens.model.session import AttentionCall, Plain
 
 MOST_SCORES = 1 << 24
 """Scores, over all heads, that are formed at once; larger products are cut, which costs nothing and bounds memory."""

@@ -16,7 +16,7 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt import Prompt, PromptOptions, TokenizedPrompt, read_document, tokenize
 from iclens.lens.prompt.documents import read_answers
 from iclens.lens.read.answers import Answers
-from iclens.lens.read.readout import Readout
+from iclens.lens.read.margin import Readout
 
 PromptLike = Prompt | str | Sequence[Any] | Mapping[str, Any]
 """A prompt, or a document that `read_document` reads: plain text, pairs, chat messages, or an object of these."""

@@ -24,8 +24,8 @@ from iclens.lens.read.capture import against_own_pass, attention_outputs, relati
 from iclens.lens.read.frozen import Leaves, holding
 from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.heads import head_dual
+from iclens.lens.read.margin import Readouts
 from iclens.lens.read.padded import PaddedTokens, take, unembedding_only
-from iclens.lens.read.readouts import Readouts
 
 
 @dataclass(frozen=True)

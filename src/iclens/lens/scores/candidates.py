@@ -11,7 +11,7 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.model.rotary import longest_alike
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.capture import run
-from iclens.lens.read.readout import Readout
+from iclens.lens.read.margin import Readout
 from iclens.lens.read.tracing import Trace
 from iclens.lens.scores.deletions import run_texts
 from iclens.lens.scores.knock_out import shared_attention

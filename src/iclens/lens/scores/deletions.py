@@ -13,9 +13,8 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.model.rotary import longest_alike
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.read.capture import run
+from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.padded import PaddedTokens, unembedding_only
-from iclens.lens.read.readout import Readout
-from iclens.lens.read.readouts import Readouts
 
 
 class Outcome(NamedTuple):

@@ -1,16 +1,51 @@
-"""How well scores predict what the model does: AUC against a truth, LDS, and the removal test."""
+"""How far scores agree with each other, and how well they predict what the model does: AUC, LDS, the removal test."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.stats import spearmanr
 from torch import Tensor
 
-from iclens.lens.explanation import Faithfulness
-from iclens.lens.scores.agreement import n_top, spearman
+from iclens.lens.explanation import Agreement, Faithfulness
 from iclens.lens.scores.deletions import Outcome
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation in [−1, 1]; None when it is undefined (fewer than two scores, or all tied)."""
+    if len(first) < 2 or len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    value = float(spearmanr(first, second).statistic)
+    return None if math.isnan(value) else value
+
+
+def top_k(first: Sequence[float], second: Sequence[float], k: int) -> float:
+    """Share of common indices among the k largest of either, in [0, 1]; ties go to the earlier index.
+
+    >>> top_k([3.0, 2.0, 1.0], [1.0, 2.0, 3.0], 2)
+    0.5
+    """
+    leading = [set(np.argsort(-np.asarray(scores), kind="stable")[:k].tolist()) for scores in (first, second)]
+    return len(leading[0] & leading[1]) / k
+
+
+def n_top(n_demonstrations: int) -> int:
+    """How many demonstrations count as the top ones: half of them, but 1 to 3."""
+    return max(1, min(3, n_demonstrations // 2))
+
+
+def agreements(scores: Mapping[str, Sequence[float]]) -> tuple[Agreement, ...]:
+    """Agreement of every pair of methods, for each method one score a demonstration."""
+    k = n_top(len(next(iter(scores.values()))))
+    return tuple(
+        Agreement(one, other, spearman(scores[one], scores[other]), top_k(scores[one], scores[other], k), k)
+        for one, other in itertools.combinations(scores, 2)
+    )
 
 
 def auc(

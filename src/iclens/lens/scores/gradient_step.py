@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from iclens.lens.model.anatomy import Layer, matrix
 from iclens.lens.model.norms import pull_back, shift
 from iclens.lens.model.placed import at_hand
+from iclens.lens.read.margin import Readouts
 from iclens.lens.read.padded import OfPrompts
-from iclens.lens.read.readouts import Readouts
 from iclens.lens.read.tracing import LayerTrace, Trace
 
 
