@@ -159,3 +159,21 @@ def test_a_tokenizer_without_offsets() -> None:
         check_tokenizer(Slow())
     with pytest.raises(UserError, match="no offsets"):
         LensModel.wrap(build("gpt2"), Slow())
+
+
+def test_a_model_says_in_one_line_what_it_is():
+    assert repr(load("bundled")) == "LensModel('bundled', gpt2, 4 layers of 2 heads)"
+
+
+def test_a_loaded_model_is_taken_as_it_is():
+    bundled = load("bundled")
+    assert load(bundled) is bundled
+    wrapped = load(bundled.model, tokenizer=bundled.tokenizer)
+    assert (wrapped.model, wrapped.tokenizer) == (bundled.model, bundled.tokenizer)
+    for given in ({"tokenizer": bundled.tokenizer}, {"dtype": torch.float64}, {"device": "cuda"}):
+        with pytest.raises(UserError, match=r"brings its own|loaded already"):
+            load(bundled, **given)
+    with pytest.raises(UserError, match="brings its own"):
+        load("bundled", tokenizer=bundled.tokenizer)
+    with pytest.raises(UserError, match="the model comes first, then the prompt"):
+        load("a is b\n\nc is")

@@ -24,7 +24,7 @@ MOST_COPIED = 1_000_000_000
 """Largest model, in parameters, that is copied to float64."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LensModel:
     """A language model, or an encoder, that the lens can read.
 
@@ -61,6 +61,9 @@ class LensModel:
         wrapped = cls(model, tokenizer, family, name)
         _ = wrapped.anatomy
         return wrapped
+
+    def __repr__(self) -> str:
+        return f"LensModel({self.name!r}, {self.family.name}, {self.n_layers} layers of {self.n_heads} heads)"
 
     @cached_property
     def anatomy(self) -> Anatomy:
