@@ -31,9 +31,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, registered):
     assert len(resumed.measured) == 2
     assert made.table == whole
     assert not (tmp_path / "parts").exists()
+    # A run that was killed in its last step has left an empty folder.
+    (tmp_path / "parts").mkdir()
     again = planted()
     assert reproduce(again, "quick", tmp_path, write_atomically, resume=True).table == whole
     assert again.measured == []
+    assert not (tmp_path / "parts").exists()
 
 
 def test_without_resume_everything_is_measured_again(tmp_path):

@@ -175,6 +175,9 @@ class _Run:
             # A table that was made elsewhere is not thrown away for want of a GPU or of data here.
             kept = finished(self.order.folder, self._key)
             if kept is not None:
+                if not self._done:
+                    # A run that was killed amid its last step has left their folder.
+                    self._store.discard()
                 return Outcome(self.order, kept)
         if lacking:
             self._done.clear()
