@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
+from threading import RLock
 from typing import Any, Generic, TypeVar
 
 from iclens.errors import UserError, did_you_mean
@@ -34,7 +35,8 @@ class Registry(Generic[T]):
         self.group = group
         self.package = package
         self._entries: dict[str, T] = {}
-        self._loaded = False
+        self._loaded = self._loading = False
+        self._lock = RLock()
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that registers what it decorates under `name`.
@@ -111,10 +113,19 @@ class Registry(Generic[T]):
         return iter(list(self._entries))
 
     def _load(self) -> None:
-        if not self._loaded:
-            self._loaded = True
-            if self.package is not None:
-                for module in pkgutil.iter_modules(import_module(self.package).__path__):
-                    import_module(f"{self.package}.{module.name}")
-            for point in entry_points(group=self.group):
-                point.load()
+        if self._loaded:
+            return
+        # Other threads wait; in this one, a module that is being imported may look a name up.
+        with self._lock:
+            if self._loaded or self._loading:
+                return
+            self._loading = True
+            try:
+                if self.package is not None:
+                    for module in pkgutil.iter_modules(import_module(self.package).__path__):
+                        import_module(f"{self.package}.{module.name}")
+                for point in entry_points(group=self.group):
+                    point.load()
+                self._loaded = True
+            finally:
+                self._loading = False

@@ -231,7 +231,7 @@ def test_a_bad_prompt_among_many_is_named_before_any_runs(passes):
         explain_many(model(), [PROMPT, 3])
     with pytest.raises(UserError, match=r"prompt 0: .*'qqqq' is unknown to the tokenizer"):
         explain_many(model(), [{"prompt": PROMPT, "answers": ["qqqq"]}])
-    with pytest.raises(UserError, match="the prompts are one text: give a list of prompts"):
+    with pytest.raises(UserError, match="the prompts are one prompt: give a list of prompts"):
         explain_many(model(), PROMPT)
     assert passes == []
 

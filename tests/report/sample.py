@@ -6,11 +6,11 @@ import random
 import re
 from dataclasses import replace
 
-from iclens.lens.explanation import (
+from iclens.lens.explanation import Explanation
+from iclens.lens.facts import (
     Agreement,
     Candidate,
     Cost,
-    Explanation,
     Faithfulness,
     KnockOut,
     ModelFacts,

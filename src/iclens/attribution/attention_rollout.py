@@ -18,6 +18,7 @@ def score(lens: Lens, generator: torch.Generator) -> Scores:
     Source: Abnar & Zuidema 2020, "Quantifying attention flow in transformers", section 3.
     """
     taken = capture(lens.model, lens.input_ids[None].to(lens.model.device))
+    lens.passes.forward_passes += 1
     n = len(lens.input_ids)
     positions = lens.readouts.positions[0].tolist()
     rows = torch.eye(n, device=taken.output.device, dtype=taken.output.dtype)[positions]

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclens.huggingface import implementation
 from iclens.lens.lens import Lens
 from iclens.lens.model.rotary import forget_longer_prompts
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
@@ -21,7 +22,9 @@ def margins_at(lens: Lens, inputs: Float[Tensor, "batch n width"]) -> Float[Tens
     """The margin when the token embeddings are `inputs`; differentiable in them."""
     keep = lens.readouts.positions[0].to(inputs.device)
     forget_longer_prompts(lens.model)
-    logits = lens.model.model(inputs_embeds=inputs, logits_to_keep=keep, use_cache=False).logits
+    lens.passes.forward_passes += len(inputs)
+    with implementation(lens.model.model, None):
+        logits = lens.model.model(inputs_embeds=inputs, logits_to_keep=keep, use_cache=False).logits
     return lens.readouts.margin(logits[None])[0]
 
 
@@ -29,5 +32,7 @@ def margins_at(lens: Lens, inputs: Float[Tensor, "batch n width"]) -> Float[Tens
 def score(lens: Lens, generator: torch.Generator) -> Scores:
     """⟨∂ margin/∂ embedding, embedding⟩, summed over a demonstration's tokens."""
     inputs = embeddings(lens)[None].requires_grad_()
-    (gradient,) = torch.autograd.grad(margins_at(lens, inputs).sum(), inputs)
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(margins_at(lens, inputs).sum(), inputs)
+    lens.passes.backward_passes += 1
     return Scores(lens.by_demonstration((gradient * inputs).sum(-1)[0]), 1.0, 1.0)

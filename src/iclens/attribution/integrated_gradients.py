@@ -38,7 +38,9 @@ def integrate(
     shares = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
     for some, mass in zip(times.split(BATCH), torch.tensor(weights / 2).split(BATCH), strict=True):
         points = (start + some[:, None, None] * line).requires_grad_()
-        (gradients,) = torch.autograd.grad(margins_at(lens, points).sum(), points)
+        with torch.enable_grad():
+            (gradients,) = torch.autograd.grad(margins_at(lens, points).sum(), points)
+        lens.passes.backward_passes += len(points)
         shares += torch.einsum("t,tnd,nd->n", mass.to(inputs.device), gradients.double(), line.double())
     return shares
 

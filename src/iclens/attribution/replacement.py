@@ -35,6 +35,7 @@ class Replacement:
         ids[:, self.inside] = tokens.cpu()
         logits = run(lens.model, ids.to(device), logits_to_keep=lens.readouts.positions[0].to(device))
         self.n_prompts += len(tokens)
+        lens.passes.forward_passes += len(tokens)
         return lens.readouts.margin(logits[None])[0].double()
 
 

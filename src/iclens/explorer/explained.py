@@ -48,6 +48,25 @@ def show(found: Explanation, height: int = 720) -> Any:
     return Framed(explained_page(found), height)
 
 
+@VIEWS.register("cell")
+def cell(found: Explanation) -> str:
+    """Write a small table for notebooks: the sources from the strongest support, in nats of the margin."""
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in found.scores)
+    rows = ""
+    for effect in found.ranked():
+        values = [effect.score(name) for name in found.scores]
+        scores = "".join("<td>–</td>" if value is None else f"<td>{value:+.3f}</td>" for value in values)
+        text = f"<td style='text-align:left'><bdi>{escape(effect.text)}</bdi></td>"
+        rows += f"<tr><th>#{effect.index}</th>{text}{scores}</tr>"
+    failed = ", ".join(residual.name for residual in found.residuals if not residual.holds)
+    verdict = f"not exact: {failed}" if failed else "exact to rounding"
+    return (
+        f"<p><b><bdi>{escape(found.answer)}</bdi></b>, logit difference {found.margin:+.3f} nats "
+        f"({escape(verdict)}). {escape(found.margin_definition)}</p><table><thead><tr><th></th>"
+        f"<th>demonstration</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
 class Framed:
     """A page in a frame of its own, which notebooks show.
 

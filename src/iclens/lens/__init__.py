@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from iclens.lens.explaining import explain, explain_many
-from iclens.lens.explanation import SCHEMA_VERSION, Explanation, SourceEffect
+from iclens.lens.explanation import SCHEMA_VERSION, Explanation
+from iclens.lens.facts import SourceEffect
 from iclens.lens.lens import Lens
 from iclens.lens.model.families import FAMILIES, Family
 from iclens.lens.model.loading import LensModel, load, outline

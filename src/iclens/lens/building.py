@@ -8,17 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from iclens.lens.explanation import (
-    RESIDUALS,
-    Explanation,
-    KnockOut,
-    ModelFacts,
-    OtherPart,
-    Residual,
-    SourceEffect,
-    Token,
-    total,
-)
+from iclens.lens.explanation import Explanation
+from iclens.lens.facts import RESIDUALS, KnockOut, ModelFacts, OtherPart, Residual, SourceEffect, Token, total
 from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import Passes
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, by_source

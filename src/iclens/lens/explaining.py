@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -14,6 +14,7 @@ from iclens.lens.lens import Lens, check_call, check_scores, reading_model
 from iclens.lens.many.plan import batches, tokens_at_once
 from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import MOST_TOKENS, Passes
+from iclens.lens.prompt import Prompt
 from iclens.lens.read.question import PromptLike, Question, ask
 from iclens.work.progress import bar, stages
 
@@ -100,15 +101,15 @@ def explain_many(
     Raises:
         UserError: the model, a prompt (which is named) or an answer cannot be handled exactly.
     """
-    if isinstance(prompts, str):
-        raise UserError(f"the prompts are one text: give a list of prompts, or call explain(model, {prompts[:20]!r}…).")
+    if isinstance(prompts, str | Mapping | Prompt):
+        raise UserError("the prompts are one prompt: give a list of prompts, or call explain(model, prompt).")
     check_call("explain_many", prompts, misplaced, "prompts")
     wanted = _wanted(scores, rerun_text)
     lens_model = reading_model(model, tokenizer)
-    questions = []
+    questions, given = [], answers if isinstance(answers, str | None) else list(answers)
     for number, prompt in enumerate(prompts):
         try:
-            questions.append(ask(lens_model, prompt, answers, answer))
+            questions.append(ask(lens_model, prompt, given, answer))
         except UserError as error:
             raise UserError(f"prompt {number}: {error}") from None
     most = most_tokens or tokens_at_once(lens_model)
@@ -142,10 +143,9 @@ def explain_together(
 
 def _wanted(scores: Sequence[str], rerun_text: bool) -> list[str]:
     """The scores, checked, and the rerun where it is asked for by its own option."""
-    rerun = ["rerun"] if rerun_text and "rerun" not in scores else []
-    wanted = scores if isinstance(scores, str) else [*scores, *rerun]
+    wanted = scores if isinstance(scores, str) else list(scores)
     check_scores(wanted)
-    return list(wanted)
+    return [*wanted, *(["rerun"] if rerun_text and "rerun" not in wanted else [])]
 
 
 def _each(

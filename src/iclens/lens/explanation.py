@@ -9,218 +9,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from iclens.errors import UserError
+from iclens.lens.facts import (
+    RESIDUALS,
+    Agreement,
+    Candidate,
+    Cost,
+    Faithfulness,
+    KnockOut,
+    ModelFacts,
+    NextToken,
+    OtherPart,
+    Residual,
+    SourceEffect,
+    Token,
+)
 from iclens.lens.views import VIEWS, WRITERS, write
 from iclens.plain_data import record_of
 
 SCHEMA_VERSION = 2
 """Raised by a change of the JSON that could break a reader; `Explanation.load` reads older ones."""
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """Which model answered, with how many attention layers of how many query heads.
-
-    Attributes:
-        name: the folder, hub name or `"bundled"` that was asked for.
-        family: the `model_type` of its configuration, e.g. `"gpt2"`.
-        dtype: e.g. `"float32"`.
-        context_length: most tokens that fit, or None when the model has no limit.
-    """
-
-    name: str
-    family: str
-    n_layers: int
-    n_heads: int
-    n_parameters: int
-    dtype: str
-    context_length: int | None
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of the prompt (and of the answer, when it was read out token by token).
-
-    Attributes:
-        text: the characters of the prompt that it covers; a special token's own name when it covers none.
-        part: index of its demonstration, or None when it belongs to the initialisation or the query.
-        role: `"demonstration"`, `"instruction"`, `"separator"`, `"special"`, `"query"` or `"answer"`.
-        gradient_step: its direct contribution to the margin, over all layers and heads; None when not asked for.
-        path: its contribution to the margin through all layers; None when not asked for.
-    """
-
-    text: str
-    part: int | None
-    role: str
-    gradient_step: float | None
-    path: float | None
-
-
-@dataclass(frozen=True)
-class NextToken:
-    """A token that the model holds likely after the prompt."""
-
-    text: str
-    token_id: int
-    probability: float
-    logit: float
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A candidate answer: log p(answer | prompt) is the sum over its `tokens`; the explained one is `chosen`."""
-
-    text: str
-    tokens: tuple[str, ...]
-    log_probability: float
-    probability: float
-    chosen: bool
-
-
-@dataclass(frozen=True)
-class KnockOut:
-    """The exact change when every dual model of the query's tokens is trained without some demonstrations.
-
-    Attributes:
-        demonstrations: indices of what was left out.
-        margin: the margin without them.
-        margin_change: full minus knocked out; positive when they supported the answer.
-        log_probability_change: the same for the answer's log-probability.
-    """
-
-    demonstrations: tuple[int, ...]
-    margin: float
-    margin_change: float
-    log_probability_change: float
-
-
-@dataclass(frozen=True)
-class SourceEffect:
-    """What one source (a demonstration) did to the margin of the answer; None where a score was not asked for.
-
-    Attributes:
-        index: its position in the prompt, from 0.
-        text: its text.
-        label: its output, or None in plain text, where it is not known.
-        n_tokens: how many tokens it has.
-        gradient_step: direct contribution to the margin, summed over layers and heads.
-        path: contribution to the margin through all layers.
-        knock_out: the exact knock-out of it alone.
-        rerun_margin_change: full margin minus the margin after deleting its text.
-        by_layer_and_head: gradient_step split, n_layers rows of n_heads numbers; empty when it was not asked for.
-        scores: what further methods gave, by their names in `ATTRIBUTIONS`.
-    """
-
-    index: int
-    text: str
-    label: str | None
-    n_tokens: int
-    gradient_step: float | None = None
-    path: float | None = None
-    knock_out: KnockOut | None = None
-    rerun_margin_change: float | None = None
-    by_layer_and_head: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
-    scores: dict[str, float] = field(default_factory=dict)
-
-    def score(self, name: str) -> float | None:
-        """The score of that name, e.g. `"gradient_step"` or `"lasso"`; None when it was not asked for."""
-        if name == "knock_out":
-            return None if self.knock_out is None else self.knock_out.margin_change
-        if name == "rerun":
-            return self.rerun_margin_change
-        return getattr(self, name) if name in ("gradient_step", "path") else self.scores.get(name)
-
-
-@dataclass(frozen=True)
-class OtherPart:
-    """A part of the prompt that is no demonstration: it sets the initialisation W_0.
-
-    Its name is the role of its `Token`s; its contributions are the sums of theirs, None where not asked for.
-    """
-
-    name: str
-    gradient_step: float | None
-    path: float | None
-
-
-RESIDUALS = {
-    "capture": "captured attention against the model's own",
-    "dual_models": "dual models against the attention output of every layer",
-    "gradient_step": "direct contributions and the rest against the margin",
-    "path": "path parts against the margin",
-    "knock_out": "knock-out of nothing against the full pass",
-}
-"""The checks by their short names."""
-
-
-@dataclass(frozen=True)
-class Residual:
-    """How far one of our statements is from the model's own numbers.
-
-    Attributes:
-        name: what was compared.
-        value: the relative difference found; at most `tolerance` is accepted.
-        key: its short name, one of `RESIDUALS`.
-    """
-
-    name: str
-    value: float
-    tolerance: float
-    key: str = ""
-
-    @property
-    def holds(self) -> bool:
-        """True when the value is a number within the tolerance."""
-        return self.value <= self.tolerance
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two ways to score the demonstrations agree, e.g. `"gradient_step"` and `"knock_out"`.
-
-    Attributes:
-        spearman: rank correlation in [-1, 1], or None when it is undefined (one demonstration, or all tied).
-        top_k: share of common demonstrations among the k largest of either.
-    """
-
-    first: str
-    second: str
-    spearman: float | None
-    top_k: float
-    k: int
-
-
-@dataclass(frozen=True)
-class Faithfulness:
-    """How well one method's scores predict what the model does on other prompts.
-
-    Attributes:
-        method: e.g. `"gradient_step"`.
-        lds: linear datamodeling score: Spearman correlation of the sum of scores with the margin, over `n_subsets`
-            random subsets of the demonstrations whose text was really deleted; None when undefined.
-        margin_drop: full margin minus the margin after deleting the text of the top k demonstrations.
-    """
-
-    method: str
-    lds: float | None
-    margin_drop: float
-    k: int
-    n_subsets: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the explanation cost: full forward passes, backward passes, and seconds of each stage."""
-
-    forward_passes: float
-    backward_passes: float
-    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, repr=False)
@@ -330,7 +143,8 @@ class Explanation:
             import pandas as pd
         except ImportError:
             raise UserError("to_pandas needs the package pandas: `pip install 'iclens[pandas]'` brings it.") from None
-        return pd.DataFrame([row | row["scores"] for row in self.to_rows()])
+        # A method may bear the name of a column, which keeps its own.
+        return pd.DataFrame([row | {k: v for k, v in row["scores"].items() if k not in row} for row in self.to_rows()])
 
     def save(self, path: str | Path) -> None:
         """Write the explanation to a file; its ending says how: .json, .parquet or .html (a page that opens anywhere).
@@ -375,6 +189,9 @@ class Explanation:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(f"{path} is no explanation of schema version {version}: {reason}.") from None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"lens": None}
+
     def __str__(self) -> str:
         return VIEWS["text"](self)
 
@@ -384,20 +201,7 @@ class Explanation:
         return f"Explanation({self.answer!r}, {numbers})"
 
     def _repr_html_(self) -> str:
-        """A small table for notebooks: the sources from the strongest support, in nats of the margin."""
-        head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in self.scores)
-        rows = ""
-        for effect in self.ranked():
-            scores = "".join(f"<td>{_signed(effect.score(name))}</td>" for name in self.scores)
-            text = f"<td style='text-align:left'><bdi>{escape(effect.text)}</bdi></td>"
-            rows += f"<tr><th>#{effect.index}</th>{text}{scores}</tr>"
-        failed = ", ".join(residual.name for residual in self.residuals if not residual.holds)
-        verdict = f"not exact: {failed}" if failed else "exact to rounding"
-        return (
-            f"<p><b><bdi>{escape(self.answer)}</bdi></b>, logit difference {self.margin:+.3f} nats "
-            f"({escape(verdict)}). {escape(self.margin_definition)}</p><table><thead><tr><th></th>"
-            f"<th>demonstration</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        )
+        return VIEWS["cell"](self)
 
 
 def _current(document: dict[str, Any]) -> dict[str, Any]:
@@ -429,16 +233,9 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
     return document | {"residuals": residuals}
 
 
-def total(values: Iterable[float | None]) -> float | None:
-    """The sum of the numbers that are known; None where none is."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.3f}"
-
-
 @WRITERS.register("json")
 def _as_json(found: Explanation) -> str:
-    return json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    try:
+        return json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise UserError("the numbers of this explanation are not finite, which JSON cannot hold.") from None

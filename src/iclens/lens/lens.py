@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import index
 from typing import Any
 
 import torch
@@ -155,7 +156,10 @@ class Lens:
         Raises:
             UserError: there is no such method.
         """
-        return ATTRIBUTIONS[name](self, torch.Generator().manual_seed(seed))
+        scored = ATTRIBUTIONS[name](self, torch.Generator().manual_seed(seed))
+        if getattr(scored, "values", torch.empty(0)).shape != (self.n_demonstrations,):
+            raise UserError(f"the method {name!r} gave no `Scores` with one value per demonstration.")
+        return scored
 
     def rerun(self, sets: Sequence[Iterable[int]]) -> Outcome:
         """Run the model on the prompt without the text of each set of demonstrations."""
@@ -185,12 +189,9 @@ class Lens:
             UserError: an unknown score, or a group that does not fit.
         """
         groups = check_sets(knock_out, self.n_demonstrations)
-        others: dict[str, list[float]] = {}
-        for name in check_scores(scores):
-            scored = self.score(name, seed=seed)
-            others[name] = scored.values.tolist()
-            self.passes.forward_passes += scored.forward_passes
-            self.passes.backward_passes += scored.backward_passes
+        if n_next < 1:
+            raise UserError(f"n_next is {n_next}: report at least 1 likely next token.")
+        others = {name: self.score(name, seed=seed).values.tolist() for name in check_scores(scores)}
         (found,) = explanations(self.passes, scores, knock_out=groups, others=others, n_next=n_next, command=command)
         if not faithfulness:
             return replace(found, seed=seed, lens=self)
@@ -234,16 +235,16 @@ def check_sets(sets: Iterable[Iterable[int]], n_demonstrations: int) -> list[tup
         UserError: an index that is no demonstration, or an empty set.
     """
     sets = list(sets)
-    if any(isinstance(group, int) for group in sets):
+    if any(isinstance(group, int | str) for group in sets):
         raise UserError(f"the groups to knock out are {sets!r}: give a list of groups, e.g. [(0,), (3, 7)].")
-    checked = [tuple(sorted(set(group))) for group in sets]
+    checked = [tuple(sorted({index(member) for member in group})) for group in sets]
     for members in checked:
         if not members:
             raise UserError("a group to knock out is empty: name at least one demonstration, e.g. 3,7.")
-        for index in members:
-            if not 0 <= index < n_demonstrations:
+        for member in members:
+            if not 0 <= member < n_demonstrations:
                 known = f"the prompt has {n_demonstrations}, numbered from 0 to {n_demonstrations - 1}."
-                raise UserError(f"cannot knock out demonstration {index}: {known}")
+                raise UserError(f"cannot knock out demonstration {member}: {known}")
     return checked
 
 

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iclens.lens.explanation import Candidate, Cost
+from iclens.lens.facts import Candidate, Cost
 from iclens.lens.model.loading import LensModel
 from iclens.lens.read.answers import likeliest
 from iclens.lens.read.margin import Readout, Readouts
@@ -112,7 +111,7 @@ class Passes:
         """Every token's share of its prompt's margin through all layers."""
         traced = self.traced
         with self._stage("path"):
-            if traced.leaves is None:
+            if traced.leaves is None or traced.leaves.unembedded is None:
                 traced = self._traced(traced.tokens, traced.readouts, held=True)
             whole = path(traced)
             self.backward_passes += 1
@@ -223,11 +222,9 @@ class Passes:
 
     def _in_double(self, whole: PathScores, near: Tensor) -> PathScores:
         """The same path, in float64 for the prompts `near`."""
-        if self.lens_model.model not in _COPIES:
-            _COPIES[self.lens_model.model] = self.lens_model.in_double()
         chosen = near.to(self.traced.tokens.ids.device)
         tokens, readouts = self.traced.tokens[chosen], self.traced.readouts[chosen]
-        exact = path(trace(_COPIES[self.lens_model.model], tokens, readouts, held=True))
+        exact = path(trace(self.lens_model.in_double(), tokens, readouts, held=True))
         self.forward_passes += float(near.double().mean())
         self.backward_passes += float(near.double().mean())
         embedding, bias, residual = whole.embedding.clone(), whole.bias.clone(), whole.residual.clone()
@@ -240,7 +237,3 @@ class Passes:
         start = time.perf_counter()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
-
-
-_COPIES: WeakKeyDictionary[object, LensModel] = WeakKeyDictionary()
-"""Copies in float64, made once a model."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from iclens.lens.explanation import RESIDUALS, Explanation, total
+from iclens.lens.explanation import Explanation
+from iclens.lens.facts import RESIDUALS, total
 from iclens.lens.views import VIEWS, WRITERS
 
 if TYPE_CHECKING:

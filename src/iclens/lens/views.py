@@ -11,7 +11,7 @@ from iclens.registry import Registry
 from iclens.work.whole_files import write_atomically
 
 VIEWS: Registry[Callable[..., Any]] = Registry("view of an explanation", "iclens.views")
-"""From an explanation to something to look at: `"text"`, `"rows"`, `"plot"`, `"show"`."""
+"""From an explanation to something to look at: `"text"`, `"rows"`, `"cell"`, `"plot"`, `"show"`."""
 
 WRITERS: Registry[Callable[[Any], str | bytes]] = Registry("file format", "iclens.writers")
 """From an explanation to the content of a file, by the file's ending without its dot."""

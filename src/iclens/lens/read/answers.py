@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
-from iclens.lens.explanation import Candidate, NextToken
+from iclens.lens.facts import Candidate, NextToken
 from iclens.lens.prompt.blocks import half_pair
 from iclens.lens.prompt.tokens import TokenizedPrompt, encode
 from iclens.lens.read.margin import Readout

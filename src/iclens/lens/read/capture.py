@@ -118,15 +118,16 @@ def attention_outputs(lens_model: LensModel, see: Callable[[str, Tensor], None])
 
 
 def run(lens_model: LensModel, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
-    """One forward pass without a cache: logits, or an encoder's last hidden states."""
+    """One forward pass in evaluation mode, without a cache: logits, or an encoder's last hidden states."""
     forget_longer_prompts(lens_model)
     if attention_mask is not None:
         kwargs["attention_mask"] = attention_mask
         if lens_model.family.causal:
             kwargs.setdefault("position_ids", (attention_mask.long().cumsum(-1) - 1).clamp_min(0))
-    if lens_model.family.causal:
-        return lens_model.model(input_ids=input_ids, use_cache=False, **kwargs).logits
-    return lens_model.model(input_ids=input_ids, **kwargs)[0]
+    with implementation(lens_model.model, None):
+        if lens_model.family.causal:
+            return lens_model.model(input_ids=input_ids, use_cache=False, **kwargs).logits
+        return lens_model.model(input_ids=input_ids, **kwargs)[0]
 
 
 def real_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:

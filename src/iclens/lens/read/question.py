@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
-from iclens.lens.explanation import Candidate, NextToken
+from iclens.lens.facts import Candidate, NextToken
 from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt import Prompt, PromptOptions, TokenizedPrompt, read_document, tokenize
 from iclens.lens.prompt.documents import read_answers

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from iclens.dual import DualModel
+from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import fast, softmax_rows
@@ -123,6 +124,8 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
     Raises:
         UserError: a prompt or a read-out does not fit the model.
     """
+    if held and torch.is_inference_mode_enabled():
+        raise UserError("the path needs gradients, which torch.inference_mode() forbids: use torch.no_grad() instead.")
     tokens.check(lens_model)
     readouts.check(tokens, lens_model.n_vocabulary)
     batch, n = tokens.ids.shape

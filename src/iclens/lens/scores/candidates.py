@@ -14,25 +14,18 @@ from iclens.lens.read.capture import run
 from iclens.lens.read.margin import Readout
 from iclens.lens.read.tracing import Trace
 from iclens.lens.scores.deletions import run_texts
-from iclens.lens.scores.knock_out import shared_attention
+from iclens.lens.scores.knock_out import MOST_LOGITS, shared_attention
 
 
 @torch.no_grad()
 def score_candidates(
     traced: Trace, answers: Sequence[Sequence[Sequence[int]]], most_tokens: int = 1 << 12
 ) -> tuple[list[list[float]], float]:
-    """log p(answer | prompt) of every candidate of every prompt, the sum over all the answer's tokens, in nats.
+    """log p(answer | prompt) of every candidate (token ids) of every prompt, the sum over all its tokens, in nats.
 
-    The prompts' keys and values are those of the traced pass, so that only the answers' tokens run. Where the length of
-    a text moves its positions, or layers see a window alone, whole texts run instead.
-
-    Args:
-        traced: a pass over the prompts, read at each one's last token first.
-        answers: the ids of each prompt's candidates; a prompt may have none.
-        most_tokens: tokens that go through the model at once.
-
-    Returns:
-        the scores, and the cost in forward passes over a prompt, in the mean of the prompts.
+    The prompts' keys and values are those of a pass that is read at each one's last token first, so that only the
+    answers' tokens run, `most_tokens` at once. Where the length of a text moves its positions, or layers see a window
+    alone, whole texts run instead. The second number is the cost in forward passes, in the mean of the prompts.
     """
     lens_model = traced.lens_model
     lengths = (traced.readouts.positions[:, 0] + 1).tolist()
@@ -48,15 +41,18 @@ def score_candidates(
         for b in behind:
             scores[b] = [next(whole) for _ in answers[b]]
         return scores, len(texts) / len(answers)
-    cost = 0.0
-    n_sets, m = max(len(answers[b]) for b in behind), max(len(one) for b in behind for one in answers[b]) - 1
-    step = max(1, most_tokens // (n_sets * m))
-    for at in range(0, len(behind), step):
-        some = behind[at : at + step]
-        found = _continued(traced, some, [lengths[b] for b in some], [answers[b] for b in some], n_sets, m)
-        for b, more in zip(some, found, strict=True):
-            scores[b] = [known + float(added) for known, added in zip(scores[b], more, strict=False)]
-        cost += sum(n_sets * m / lengths[b] for b in some) / len(answers)
+    cost, m = 0.0, max(len(one) for b in behind for one in answers[b]) - 1
+    rows = max(1, min(most_tokens, MOST_LOGITS // lens_model.n_vocabulary) // m)
+    n_sets = min(rows, max(len(answers[b]) for b in behind))
+    jobs = [(b, at) for b in behind for at in range(0, len(answers[b]), n_sets)]
+    for begin in range(0, len(jobs), max(1, rows // n_sets)):
+        some = jobs[begin : begin + max(1, rows // n_sets)]
+        chosen = [answers[b][at : at + n_sets] for b, at in some]
+        found = _continued(traced, [b for b, _ in some], [lengths[b] for b, _ in some], chosen, n_sets, m).tolist()
+        for (b, at), own, more in zip(some, chosen, found, strict=True):
+            for i in range(len(own)):
+                scores[b][at + i] += more[i]
+        cost += sum(n_sets * m / lengths[b] for b, _ in some) / len(answers)
     return scores, cost
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from iclens.lens.explanation import Agreement, Faithfulness
+from iclens.lens.facts import Agreement, Faithfulness
 from iclens.lens.scores.deletions import Outcome
 
 

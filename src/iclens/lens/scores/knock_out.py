@@ -181,15 +181,9 @@ def shared_attention(
 ) -> Float[Tensor, "rows heads n_query d_v"]:
     """Attention of every set's query tokens to their prompt's shared prefix and to their own keys.
 
-    Cut by key heads, so that scores never take much more than `most_scores` numbers.
-
-    Args:
-        call: the layer's call; its rows are prompts · sets, the sets of one prompt side by side.
-        k: keys of each prompt's prefix.
-        v: values of each prompt's prefix.
-        prefix: which tokens of the prefix the query's tokens may see in each set.
-        own: which of the query's own tokens they may see.
-        most_scores: attention scores that are formed at once.
+    The rows of `call` are prompts · sets, the sets of one prompt side by side. `k` and `v` belong to the prefixes.
+    `prefix` and `own` say which tokens of the prefix, and which of their own, the query's tokens may see. Key heads
+    are cut so that scores never take much more than `most_scores` numbers.
     """
     n_rows, _, n_query, width = call.q.shape
     n_prompts, n_sets, _, start = prefix.shape

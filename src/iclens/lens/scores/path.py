@@ -64,7 +64,9 @@ def path(traced: Trace) -> PathScores:
     home = traced.tokens.ids.device
     readouts = traced.readouts
     gains = readouts.gains(before.detach(), logits.to(before.device))
-    gradients = torch.autograd.grad((gains * readouts.terms_of(before)).sum(), leaves.embeddings)
+    # Also where the caller takes no gradients.
+    with torch.enable_grad():
+        gradients = torch.autograd.grad((gains * readouts.terms_of(before)).sum(), leaves.embeddings)
     embedding = torch.zeros(batch, n, dtype=torch.float64, device=home)
     for leaf, gradient in zip(leaves.embeddings, gradients, strict=True):
         embedding += (leaf.detach().double() * gradient.double()).sum(-1).reshape(-1, batch, n).sum(0).to(home)
