@@ -136,20 +136,18 @@ def test_a_shared_configuration_is_noticed() -> None:
 
 
 def test_a_variant_of_ones_own_is_applied_by_name() -> None:
-    @ATTENTIONS.register("halved-for-this-test")
     class Halved(ATTENTIONS["softmax"]):  # type: ignore[misc]
         def after(self, out: torch.Tensor) -> torch.Tensor:
             return out / 2
 
-    try:
+    with ATTENTIONS.restored():
+        ATTENTIONS.register("halved-for-this-test")(Halved)
         model, ids = zoo_model("llama", torch.float64), tokens(12, 2)
         before = logits(model, ids)
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.data *= 2
         with apply(model, "halved-for-this-test"):
             torch.testing.assert_close(logits(model, ids), before)
-    finally:
-        del ATTENTIONS._entries["halved-for-this-test"]
 
 
 def test_every_registered_variant_can_be_applied_or_says_why() -> None:

@@ -73,31 +73,31 @@ def test_quick_cases_claim_nothing():
 
 
 def test_a_wrong_variant_is_found_out(monkeypatch):
-    assert all(one.holds for one in attention._agreements("negative", 64, False, True, "cpu"))
+    assert all(one.holds for one in attention.agreements("negative", 64, False, True, "cpu"))
     # The naive form on its own: with other strengths it is another function.
     monkeypatch.setitem(attention.VARIANTS, "negative", {"n_negatives": 1, "beta": 0.1})
-    made = attention._made
+    made = attention.made
     betas = iter((0.1, 0.2))
     monkeypatch.setattr(
         attention,
-        "_made",
+        "made",
         lambda name, device: (
             monkeypatch.setitem(attention.VARIANTS, "negative", {"n_negatives": 1, "beta": next(betas)})
             or made(name, device)
         ),
     )
-    assert not attention._agreements("negative", 64, False, False, "cpu")[0].holds
+    assert not attention.agreements("negative", 64, False, False, "cpu")[0].holds
 
 
 def test_wrong_heads_are_found_out():
     ours = lens.capture_call("iclens", tokens=24, quick=True)
-    assert all(one.holds for one in lens._same_heads(ours, ours))
+    assert all(one.holds for one in lens.same_heads(ours, ours))
 
     def shifted():
         found = ours()
-        return lens._Captured(q=lambda: found["q"], k=lambda: found["k"].roll(1, dims=-2))
+        return lens.Captured(q=lambda: found["q"], k=lambda: found["k"].roll(1, dims=-2))
 
-    agreements = {one.what: one.holds for one in lens._same_heads(ours, shifted)}
+    agreements = {one.what: one.holds for one in lens.same_heads(ours, shifted)}
     assert agreements == {"q": True, "k": False}
 
 
@@ -106,8 +106,8 @@ def test_a_knock_out_that_is_another_demonstrations_is_found_out(monkeypatch):
     what = "knock-out against masked attention"
     held = {one.what: one.holds for one in problem.agreements()}
     assert held[what]
-    right = problem._masked_out
-    monkeypatch.setattr(problem, "_masked_out", lambda index: right(index + 1))
+    right = problem.masked_out
+    monkeypatch.setattr(problem, "masked_out", lambda index: right(index + 1))
     held = {one.what: one.holds for one in problem.agreements()}
     assert not held[what]
 
@@ -171,7 +171,7 @@ def planted(name, shift, spread):
 @pytest.mark.parametrize("name", VERDICTS)
 def test_a_wide_interval_is_no_proof_that_a_method_is_as_good(name):
     def holds(shift, spread):
-        found = quality._verdicts(*planted(name, shift, spread))
+        found = quality.verdicts(*planted(name, shift, spread))
         (own,) = (verdict.holds for verdict in found if verdict.claim.startswith(name))
         assert all(verdict.holds for verdict in found if not verdict.claim.startswith(name))
         return own
@@ -188,8 +188,8 @@ def test_a_wide_interval_is_no_proof_that_a_method_is_as_good(name):
 def test_scores_of_prompts_side_by_side_are_compared_with_those_of_one(monkeypatch):
     entry = quality.one_batch(CONTEXT)
     assert all(one.holds for one in entry.check())
-    right = quality._side_by_side
-    monkeypatch.setattr(quality, "_side_by_side", lambda *arguments: right(*arguments).roll(1, 1))
+    right = quality.side_by_side
+    monkeypatch.setattr(quality, "side_by_side", lambda *arguments: right(*arguments).roll(1, 1))
     assert not any(one.holds for one in entry.check())
 
 

@@ -31,6 +31,9 @@ def prepare() -> None:
     import torch
 
     from iclens import workers
+
+    # Every process is worth its start here: set before anyone imports the name.
+    workers.worth_starting = lambda number, seconds: number
     from iclens.cli.subcommand import discover
     from iclens.recipes.contract import RECIPES
     from iclens.sweeps import sweep
@@ -39,8 +42,7 @@ def prepare() -> None:
     discover()
     fork = multiprocessing.get_context("fork")
     workers.multiprocessing.get_context = lambda _name: fork
-    # Every process is worth its start here, and every step a checkpoint.
-    workers._SECONDS_PER_WORKER = 1e-6
+    # Every step is a checkpoint.
     sweep.train = partial(sweep.train, checkpoint_seconds=0.0)
     RECIPES.register("fault-dice")(dice())
 

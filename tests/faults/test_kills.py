@@ -114,7 +114,7 @@ from iclens import workers
 from iclens.cli.main import main
 
 if __name__ == "__main__":
-    workers._SECONDS_PER_WORKER = 1e-6
+    workers.worth_starting = lambda number, seconds: number
     sys.exit(main())
 """
 

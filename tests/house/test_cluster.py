@@ -16,7 +16,7 @@ import pytest
 from tests.house.ray_nodes import interrupted_when, ray_nodes
 from tests.house.started import wait_for
 
-from iclens.cluster import Cluster, connected, driver, each_on_cluster, slots
+from iclens.cluster import Cluster, connected, each_on_cluster, slots
 from iclens.errors import UserError
 
 
@@ -122,7 +122,6 @@ def test_leaving_ends_calls_that_run_and_begins_no_other(nodes, calls, tmp_path,
     import ray
 
     # They end by themselves: nobody has to be killed.
-    monkeypatch.setattr(driver, "_GRACE", 120.0)
     killed, cancel = [], ray.cancel
     monkeypatch.setattr(ray, "cancel", lambda one, **options: killed.append(one) or cancel(one, **options))
     files = [tmp_path / str(place) for place in range(4)]
@@ -132,7 +131,9 @@ def test_leaving_ends_calls_that_run_and_begins_no_other(nodes, calls, tmp_path,
         heard.set()
         raise KeyboardInterrupt
 
-    running = each_on_cluster(calls.endless, [(file,) for file in files], cluster=nodes.cluster, report=stop)
+    running = each_on_cluster(
+        calls.endless, [(file,) for file in files], cluster=nodes.cluster, report=stop, grace=120.0
+    )
     with closing(running), pytest.raises(KeyboardInterrupt):
         next(running)
     assert heard.is_set()
@@ -146,9 +147,8 @@ def test_leaving_ends_calls_that_run_and_begins_no_other(nodes, calls, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_call_that_does_not_listen_is_killed_after_a_while(nodes, calls, tmp_path, monkeypatch):
-    monkeypatch.setattr(driver, "_GRACE", 1.0)
-    running = each_on_cluster(calls.deaf, [(tmp_path / "a",)], cluster=nodes.cluster)
+def test_a_call_that_does_not_listen_is_killed_after_a_while(nodes, calls, tmp_path):
+    running = each_on_cluster(calls.deaf, [(tmp_path / "a",)], cluster=nodes.cluster, grace=1.0)
     with closing(running), interrupted_when((tmp_path / "a").exists), pytest.raises(KeyboardInterrupt):
         next(running)
     process = int((tmp_path / "a").read_text())

@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import types
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,10 +110,10 @@ def test_page_runs(page, tmp_path, monkeypatch):
     torch.set_default_dtype(torch.float32)
     # A page may show how to register a thing of one's own; it must not stay.
     discover()
-    for registry in registries():
-        list(registry)
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    run_page(page.read_text(encoding="utf-8"), str(page.relative_to(ROOT)))
+    with ExitStack() as stack:
+        for registry in registries():
+            stack.enter_context(registry.restored())
+        run_page(page.read_text(encoding="utf-8"), str(page.relative_to(ROOT)))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -31,8 +31,8 @@ def test_a_skipped_or_undefined_check_does_not_hold():
 def test_a_broken_attention_fails_and_sets_the_exit_status(monkeypatch, tmp_path, capsys):
     import iclens.identities.head as head
 
-    right = head._attention
-    monkeypatch.setattr(head, "_attention", lambda q, k, v, mask: right(q, k, v, mask) * (1 + 1e-9))
+    right = head.scaled_dot_product_attention
+    monkeypatch.setattr(head, "scaled_dot_product_attention", lambda *a, **b: right(*a, **b) * (1 + 1e-9))
     status = main(["verify", "--only", "theorem-3.1", "knock-out", "--json", str(tmp_path / "v.json")])
     assert status == 1
     assert "Failed: theorem-3.1, knock-out" in capsys.readouterr().out

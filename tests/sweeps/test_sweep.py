@@ -26,9 +26,9 @@ def configs_of(n_seeds=3, widths=(8,), **changes):
     return [tiny(seed=seed, model={"width": width}, **changes) for width in widths for seed in range(n_seeds)]
 
 
-def chunks_of(configs, size):
+def chunks_of(configs, size, seconds=1.0):
     chunks = [configs[start : start + size] for start in range(0, len(configs), size)]
-    return SweepPlan(chunks, [chunk[0].training.steps for chunk in chunks], [1.0] * len(chunks), 0)
+    return SweepPlan(chunks, [chunk[0].training.steps for chunk in chunks], [seconds] * len(chunks), 0)
 
 
 def assert_holds(store, configs, together=None):
@@ -223,11 +223,10 @@ def test_results_that_cannot_be_stored_are_not_lost(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_workers_do_what_one_does(tmp_path, monkeypatch):
-    monkeypatch.setattr("iclens.workers._SECONDS_PER_WORKER", 0.01)
+def test_two_workers_do_what_one_does(tmp_path):
     configs = configs_of(4, widths=(8, 16), training={"steps": 150})
     wild = tiny(seed=9, training={"steps": 150, "learning_rate": 1e9})
-    plan = chunks_of([*configs, wild], 2)
+    plan = chunks_of([*configs, wild], 2, seconds=100.0)
     one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
     told = []
     results = [
@@ -246,14 +245,13 @@ def test_two_workers_do_what_one_does(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_chunk_that_fails_in_a_worker_keeps_no_other_from_being_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr("iclens.workers._SECONDS_PER_WORKER", 0.01)
+def test_a_chunk_that_fails_in_a_worker_keeps_no_other_from_being_trained(tmp_path):
     configs = configs_of(3)
     store = Store(tmp_path)
     path = checkpoint_path(store, configs[1:2])
     path.parent.mkdir()
     path.write_bytes(b"nothing")
-    result = run(chunks_of(configs, 1), store, workers=2)
+    result = run(chunks_of(configs, 1, seconds=100.0), store, workers=2)
     assert (result.finished, len(result.failed)) == (2, 1)
     assert "remove it to start again" in result.failed[0]
 
@@ -261,18 +259,16 @@ def test_a_chunk_that_fails_in_a_worker_keeps_no_other_from_being_trained(tmp_pa
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from iclens import workers
 from iclens.sweeps import sweep
 from iclens.sweeps.store import Store
 from iclens.training.config import RunConfig
 
 if __name__ == "__main__":
-    workers._SECONDS_PER_WORKER = 0.01
     data = json.loads(sys.argv[2])
     chunks = [[RunConfig.from_dict(one) for one in chunk] for chunk in data]
     steps = [chunk[0].training.steps for chunk in chunks]
     told = lambda place, step: print(place, step, flush=True)
-    prepared = sweep.SweepPlan(chunks, steps, [1.0] * len(chunks), 0)
+    prepared = sweep.SweepPlan(chunks, steps, [100.0] * len(chunks), 0)
     try:
         sweep.run(prepared, Store(sys.argv[1]), workers=2, report=told)
     except KeyboardInterrupt:

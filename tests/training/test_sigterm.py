@@ -127,18 +127,16 @@ def test_where_it_is_ignored_it_stays_so():
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from iclens import workers
 from iclens.cli.progress import resumable
 from iclens.sweeps import sweep
 from iclens.sweeps.store import Store
 from iclens.training.config import RunConfig
 
 if __name__ == "__main__":
-    workers._SECONDS_PER_WORKER = 0.01
     chunks = [[RunConfig.from_dict(one) for one in chunk] for chunk in json.loads(sys.argv[2])]
     steps = [chunk[0].training.steps for chunk in chunks]
     told = lambda place, step: print(place, step, flush=True)
-    prepared = sweep.SweepPlan(chunks, steps, [1.0] * len(chunks), 0)
+    prepared = sweep.SweepPlan(chunks, steps, [100.0] * len(chunks), 0)
     try:
         with resumable():
             sweep.run(prepared, Store(sys.argv[1]), workers=2, report=told)

@@ -68,7 +68,7 @@ def _variant(context: Context, name: str, n: int) -> Iterator[Entry]:
                 f"{name}, {n:,} tokens, {words}",
                 Side(name, variant_call(name, **size), _probe(context, name, size)),
                 Side(_fused_name(name), variant_call(f"fused {name}", **size), _probe(context, f"fused {name}", size)),
-                partial(_agreements, name, min(n, 1000), is_causal, backward, context.device),
+                partial(agreements, name, min(n, 1000), is_causal, backward, context.device),
                 Floor(
                     operations,
                     bytes_ if context.device == "cpu" else bytes_ / 2,
@@ -93,7 +93,7 @@ def _probe(context: Context, name: str, size: dict[str, Any]) -> Probe | None:
 def variant_call(name: str, n: int, is_causal: bool, backward: bool, device: str) -> Callable[[], object]:
     """Attention of one kind on random tokens; names that begin with `fused ` or `naive ` are the references."""
     way, _, rest = name.partition(" ")
-    variant = _made(rest if way in ("fused", "naive") else name, device)
+    variant = made(rest if way in ("fused", "naive") else name, device)
     generator = torch.Generator().manual_seed(1)
     q, k, v, cotangent = (
         torch.randn(1, HEADS, n, WIDTH, generator=generator).to(device, _dtype(device)) for _ in "qkvc"
@@ -125,7 +125,8 @@ def variant_call(name: str, n: int, is_causal: bool, backward: bool, device: str
     return both
 
 
-def _made(name: str, device: str) -> AttentionVariant:
+def made(name: str, device: str) -> AttentionVariant:
+    """A variant with the options of its entry in `VARIANTS`, the same weights every time."""
     kind = name.split(",")[0].split(" ")[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -137,7 +138,7 @@ def _dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if device == "cuda" else torch.float32
 
 
-def _agreements(name: str, n: int, is_causal: bool, backward: bool, device: str) -> list[Agreement]:
+def agreements(name: str, n: int, is_causal: bool, backward: bool, device: str) -> list[Agreement]:
     """Outputs, and gradients too if wanted, against the naive form, which keeps whole matrices: at few tokens."""
     size: dict[str, Any] = {"n": n, "is_causal": is_causal, "device": device}
     ours, naive = (cast(Tensor, variant_call(way, backward=False, **size)()) for way in (name, f"naive {name}"))
@@ -161,7 +162,7 @@ def _naive(context: Context) -> Iterator[Entry]:
             f"{name}, {n:,} tokens, forward and backward",
             Side(name, variant_call(name, **size), _probe_always(name, size)),
             Side("naive form", variant_call(f"naive {name}", **size), _probe_always(f"naive {name}", size)),
-            partial(_agreements, name, n, False, True, "cpu"),
+            partial(agreements, name, n, False, True, "cpu"),
         )
 
 

@@ -198,7 +198,7 @@ class Text:
         agreed = [
             Agreement.of("log-probabilities of the answers", said, logits.log_softmax(-1)[answers]),
             apart("margin, in proportion to the largest logit", found.margin, margin(logits)),
-            apart("knock-out against masked attention", first.knock_out.margin, margin(self._masked_out(0))),
+            apart("knock-out against masked attention", first.knock_out.margin, margin(self.masked_out(0))),
             *(Agreement(one.name, one.value, one.tolerance) for one in found.residuals),
         ]
         if rerun:
@@ -208,7 +208,7 @@ class Text:
             agreed.append(apart("rerun against the text without", found.margin - first.rerun_margin_change, without))
         return agreed
 
-    def _masked_out(self, demonstration: int) -> Tensor:
+    def masked_out(self, demonstration: int) -> Tensor:
         """The logits when the query's rows of the model's own mask hide a demonstration."""
         ids, groups = groups_of(self.prompt, self.lens_model.tokenizer)
         query = self.prompt.rindex(BLANK_LINE) + len(BLANK_LINE)

@@ -117,7 +117,7 @@ def _captures(context: Context, n: int) -> Iterator[Entry]:
             f"capture of all heads, {n} tokens",
             Side("capture", ours, _probe("iclens", size)),
             Side(name, theirs, _probe(name, size)),
-            partial(_same_heads, ours, theirs),
+            partial(same_heads, ours, theirs),
             floor,
             targets if targeted and not context.quick else (),
             most_pairs=9 if targeted else 5,
@@ -155,7 +155,8 @@ def _probe(name: str, size: dict[str, Any]) -> Probe:
     return Probe("iclens.benchmarks.lens:capture_call", {"name": name, **size}, {"tokens": 16})
 
 
-def _same_heads(ours: Callable[[], _Captured], theirs: Callable[[], _Captured]) -> list[Agreement]:
+def same_heads(ours: Callable[[], Captured], theirs: Callable[[], Captured]) -> list[Agreement]:
+    """Compare every part that the other capture has with ours."""
     mine, other = ours(), theirs()
     return [Agreement.of(part, mine[part], other[part]) for part in other]
 
@@ -170,7 +171,7 @@ def capture_call(name: str, tokens: int, quick: bool) -> Callable[[], Any]:
     return _TOOLS[name](shape, ids)
 
 
-class _Captured(dict[str, Any]):
+class Captured(dict[str, Any]):
     """Parts made when they are asked for: name → a function that stacks the layers."""
 
     def __getitem__(self, part: str) -> Tensor:
@@ -183,7 +184,7 @@ def _with_iclens(shape: Any, ids: Tensor, last_logits: int | None = None) -> Cal
     def call() -> Any:
         captured = capture(wrapped, ids, last_logits=last_logits)
         records = captured.records
-        return _Captured(
+        return Captured(
             logits=lambda: captured.output,
             q=lambda: torch.stack([record.q for record in records]),
             k=lambda: torch.stack([record.k for record in records]),
@@ -200,7 +201,7 @@ def _plain(shape: Any, ids: Tensor) -> Callable[[], Any]:
     @torch.no_grad()
     def call() -> Any:
         logits = model(input_ids=ids, use_cache=False).logits
-        return _Captured(logits=lambda: logits)
+        return Captured(logits=lambda: logits)
 
     return call
 
@@ -221,7 +222,7 @@ def _with_transformer_lens(shape: Any, ids: Tensor, only: tuple[str, ...] = ()) 
             every = [f"blocks.{layer}.attn.hook_{name}" for layer in range(shape.layers)]
             return lambda: torch.stack([cache[one].transpose(1, 2) for one in every])
 
-        return _Captured(logits=lambda: logits, q=part("q"), k=part("k"), v=part("v"), output=part("z"))
+        return Captured(logits=lambda: logits, q=part("q"), k=part("k"), v=part("v"), output=part("z"))
 
     return call
 
@@ -247,7 +248,7 @@ def _with_nnsight(shape: Any, ids: Tensor) -> Callable[[], Any]:
         def part(place: int) -> Callable[[], Tensor]:
             return lambda: torch.stack([heads(one.split(shape.width, -1)[place]) for one in projected])
 
-        return _Captured(
+        return Captured(
             logits=lambda: logits,
             q=part(0),
             k=part(1),

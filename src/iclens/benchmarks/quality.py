@@ -44,12 +44,12 @@ def one_batch(context: Context) -> Comparison:
         )
 
     def check() -> Sequence[Agreement]:
-        together, alone = _side_by_side(learner, questions()), one_by_one("gradient_step")
+        together, alone = side_by_side(learner, questions()), one_by_one("gradient_step")
         return [Agreement.of("gradient steps of prompts side by side and one at a time", together, alone, 1e-4)]
 
     return Comparison(
         f"scores of {N_DEMONSTRATIONS} demonstrations in {len(cases)} prompts of the bundled learner",
-        Side("gradient step, prompts side by side", lambda: _side_by_side(learner, questions())),
+        Side("gradient step, prompts side by side", lambda: side_by_side(learner, questions())),
         Side("64 ablations and a Lasso (ContextCite's way), prompt by prompt", lambda: one_by_one("lasso")),
         check,
         targets=() if context.quick else (Target("speed-up", 30.0, "a thirtieth of its cost"),),
@@ -57,7 +57,7 @@ def one_batch(context: Context) -> Comparison:
     )
 
 
-def _side_by_side(learner: LensModel, questions: Sequence[Question]) -> Tensor:
+def side_by_side(learner: LensModel, questions: Sequence[Question]) -> Tensor:
     """The gradient step's scores, (prompts, demonstrations)."""
     passes = Passes(learner, questions, held=False)
     return by_source(passes.gradient_step.by_token.cpu(), passes.groups, N_DEMONSTRATIONS)[:, :-1]
@@ -81,7 +81,7 @@ def quality(context: Context) -> Listing:
         f"quality beside cost: {results.n_cases} prompts of the bundled learner, {N_DEMONSTRATIONS} demonstrations; "
         "± is half the width of the 95 % interval",
         rows,
-        () if context.quick else _verdicts(results.methods["gradient_step"], results.methods["lasso"]),
+        () if context.quick else verdicts(results.methods["gradient_step"], results.methods["lasso"]),
     )
 
 
@@ -126,7 +126,7 @@ def _quality_row(name: str, row: Measured) -> dict[str, Cell]:
     return cells
 
 
-def _verdicts(ours: Measured, lasso: Measured) -> tuple[Verdict, ...]:
+def verdicts(ours: Measured, lasso: Measured) -> tuple[Verdict, ...]:
     """The gradient step against the Lasso: the interval excludes being worse by more than a margin."""
     from iclens.recipes.which_demonstrations_verdicts import AUC_MARGIN, LDS_MARGIN, REMOVED_MARGIN
 

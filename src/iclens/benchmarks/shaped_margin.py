@@ -78,11 +78,11 @@ class Shaped:
             Agreement.of("margin of the traced pass", step.margin[None], plain, 1e-4),
             Agreement("contributions and the rest against the margin", float(step.residual), 1e-5),
             Agreement("knock-out of nothing against the plain pass", float(knocked.residual), 1e-5),
-            Agreement.of("knock-out against masked attention", knocked.margins[:1], self._masked_out(0), 1e-4),
+            Agreement.of("knock-out against masked attention", knocked.margins[:1], self.masked_out(0), 1e-4),
         ]
 
     @torch.no_grad()
-    def _masked_out(self, demonstration: int) -> Tensor:
+    def masked_out(self, demonstration: int) -> Tensor:
         """The margin from the plain model when the query's rows of the mask hide a demonstration."""
         n = len(self.prompt.ids)
         seen = torch.ones(n, n, dtype=torch.bool).tril()

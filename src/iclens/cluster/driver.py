@@ -41,9 +41,6 @@ _WORDS_A_SECOND = 1000.0
 _SLOTS_HOLD = 5.0
 """Seconds after which the size of the cluster is looked at again."""
 
-_GRACE = 15.0
-"""Seconds that running calls have for their end after Ctrl-C, before their processes are killed."""
-
 
 def each_on_cluster(
     function: Callable[..., T],
@@ -53,11 +50,12 @@ def each_on_cluster(
     threads: int = 1,
     together: Sequence[Sequence[int]] | None = None,
     report: Callable[..., None] | None = None,
+    grace: float = 15.0,
 ) -> Generator[Ended[T], None, None]:
     """`function(*call, tell)` for every call, in the order in which they end, on a Ray cluster.
 
     As `iclens.workers.each`: on Ctrl-C, and when the iteration is left, `tell` raises KeyboardInterrupt in every call
-    that runs, and calls that wait are not begun; a call that does not end within some seconds then is killed. A call
+    that runs, and calls that wait are not begun; a call that does not end within `grace` seconds then is killed. A call
     whose process or machine dies is begun anew elsewhere. Calls and results travel by the network: nothing is assumed
     of the disks. `calls` is read as tasks are submitted, a bounded number ahead of those that run, so that a sequence
     may make its items when they are asked for.
@@ -71,6 +69,7 @@ def each_on_cluster(
             every place once. When left out, every call is a task.
         report: called in this process as `report(place, *said)` with what a call told; a call that tells often is heard
             now and then.
+        grace: seconds that running calls have to end after Ctrl-C, before their processes are killed.
 
     Raises:
         UserError: Ray is missing, there is no such cluster, none of the machines that it has now has what a task needs,
@@ -78,7 +77,7 @@ def each_on_cluster(
     """
     with connected(cluster):
         tasks = together if together is not None else ([place] for place in range(len(calls)))
-        yield from _Driver(function, calls, cluster, threads, report).ends(tasks)
+        yield from _Driver(function, calls, cluster, threads, report, grace).ends(tasks)
 
 
 def tasks_of(seconds: Sequence[float], least: float = TASK_SECONDS) -> list[range]:
@@ -111,10 +110,11 @@ class _Driver:
         cluster: Cluster,
         threads: int,
         report: Callable[..., None] | None,
+        grace: float,
     ) -> None:
         self.ray = ray_module()
         self.function, self.calls, self.cluster, self.threads = function, calls, cluster, threads
-        self.report = report
+        self.report, self.grace = report, grace
         self.running: dict[Any, _Running] = {}
         self.deaths: Counter[int] = Counter()
         self.lost: deque[deque[int]] = deque()
@@ -242,9 +242,9 @@ class _Driver:
         """End what runs, by its own doing if it can."""
         if self.running:
             with suppress(self.ray.exceptions.RayError):
-                self.ray.get(self.board.stop.remote(), timeout=_GRACE)
+                self.ray.get(self.board.stop.remote(), timeout=self.grace)
             over = {ends.completed(): ends for ends in self.running}
-            _, deaf = self.ray.wait(list(over), num_returns=len(over), timeout=_GRACE, fetch_local=False)
+            _, deaf = self.ray.wait(list(over), num_returns=len(over), timeout=self.grace, fetch_local=False)
             # To cancel one that has just ended would end this process: Ray does not expect it.
             for one in deaf:
                 with suppress(self.ray.exceptions.RayError):

@@ -85,7 +85,7 @@ class Ensemble:
         with self._precision():
             inputs, labels = self.stream.at(step)
             self.optimizer.zero_grad()
-            losses = self._weight * self._losses(inputs[:, self._share], labels[:, self._share], step)
+            losses = self._weight * self.losses(inputs[:, self._share], labels[:, self._share], step)
             # A diverged run must not reach the others, and its own gradients are dropped below.
             torch.where(self.alive, losses, torch.zeros_like(losses)).sum().backward()
             norms = self.optimizer.gather()
@@ -101,7 +101,8 @@ class Ensemble:
         self.step_count += 1
         return losses.detach().masked_fill(~self.alive, math.nan)
 
-    def _losses(self, inputs: Tensor, labels: Tensor, step: int) -> Float[Tensor, " runs"]:
+    def losses(self, inputs: Tensor, labels: Tensor, step: int) -> Float[Tensor, " runs"]:
+        """The mean loss of every run on these prompts, before its gradient is taken."""
         mixed = self.first.dtype == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16) if mixed else nullcontext():
             predictions = self._answer(inputs, labels)
