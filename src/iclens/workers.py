@@ -275,10 +275,13 @@ def _call(function: Callable[..., T], call: tuple[Any, ...], place: int) -> T:
 
 
 def _listen(words: Any, heard: Callable[..., None], over: threading.Event) -> None:
-    while not over.is_set():
+    while True:
         try:
             place, said = words.get(timeout=0.2)
         except queue.Empty:
+            # What was said before the end is heard, also where this thread came late.
+            if over.is_set():
+                return
             continue
         except (EOFError, OSError):
             return
