@@ -74,7 +74,7 @@ def explain_end_to_end(context: Context) -> Iterator[Entry]:
 
 
 def comparisons(context: Context) -> Iterator[Entry]:
-    """What is timed."""
+    """Yield the timed comparisons of `explain`: both shapes, SmolLM2 where it is installed, and Captum."""
     llama_shape, gpt2_shape = context.pick(SMALL, LARGE), context.pick(GPT2_TINY, GPT2_SMALL)
     llama = Text(llama_model(llama_shape), few_shot(*EIGHT))
     yield llama.beside_forward(context, 4.5, llama_shape)
@@ -115,12 +115,12 @@ class Text:
 
     @property
     def ids(self) -> Tensor:
-        """The prompt's tokens."""
+        """Return the token ids of the prompt, (n,)."""
         return groups_of(self.prompt, self.lens_model.tokenizer)[0]
 
     @property
     def title(self) -> str:
-        """What the rows say of it."""
+        """Name the model and the size of the prompt, as the rows of the results show them."""
         n = self.prompt.count(BLANK_LINE)
         return f"{self.lens_model.name}, {n} demonstrations, {len(self.ids)} tokens"
 

@@ -38,7 +38,7 @@ class Additive(Shaped):
         return self.values[ids].sum(-1)
 
     def scores(self) -> Tensor:
-        """Of every demonstration."""
+        """Return the known score of every demonstration."""
         return self.prompt.by_demonstration(self.values[self.prompt.ids])
 
 

@@ -107,7 +107,7 @@ class Grown:
 
 @dataclass(frozen=True)
 class Listed:
-    """A table's numbers."""
+    """The measured numbers of a `Listing`, a table without a comparison."""
 
     entry: Listing
 
@@ -119,7 +119,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A peer that is not here."""
+    """A comparison that was left out because its peer is not installed."""
 
     entry: Absent
     good: bool = True
