@@ -15,7 +15,7 @@ from iclens.benchmarks.case import CASES, Comparison, Context, minutes
 from iclens.benchmarks.ceilings import Ceilings
 from iclens.benchmarks.gpt2_shaped import TINY, ShapedPrompt, lens_model
 from iclens.benchmarks.measuring import run_case
-from iclens.recipes.attribution import Measured
+from iclens.papers.attribution.measures import Measured
 from iclens.training.default_dtype import default_dtype
 
 CONTEXT = Context(Ceilings({"float32": 1e10, "float64": 1e10}, 1e10), pairs=1, quick=True)

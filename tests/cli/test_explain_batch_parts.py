@@ -13,12 +13,12 @@ import pytest
 
 from iclens.cli.explain_batch import MOST_MEASURED, Many
 from iclens.cli.where import Where
-from iclens.cluster import TASK_SECONDS
 from iclens.errors import UserError
 from iclens.lens.many.lines import Defaults
 from iclens.lens.many.model_source import ModelSource
 from iclens.work import Parts
-from iclens.workers import Ended
+from iclens.work.cluster import TASK_SECONDS
+from iclens.work.workers import Ended
 
 PAIRS = ("cat is vux .", "apple is nef .", "dog is vux .", "plum is nef .", "saw is zup .")
 N = len(PAIRS)

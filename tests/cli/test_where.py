@@ -7,11 +7,11 @@ import json
 import pytest
 from tests.training.tiny_runs import tiny
 
-from iclens import cluster
 from iclens.cli.main import main
 from iclens.cli.where import Where
 from iclens.errors import UserError
 from iclens.training.config_file import toml_text
+from iclens.work import cluster
 
 SWEEP = ["sweep", "sweep.toml", "--store", "runs"]
 BATCH = ["explain", "--batch", "p.jsonl", "--out", "o.parquet"]

@@ -30,7 +30,7 @@ CLEAR_SECONDS = 60.0
 def prepare() -> None:
     import torch
 
-    from iclens import workers
+    from iclens.work import workers
 
     # Every process is worth its start here: set before anyone imports the name.
     workers.worth_starting = lambda number, seconds: number

@@ -21,18 +21,18 @@ from iclens.errors import UserError
 from iclens.explorer.ask import Ask
 from iclens.lens.model.loading import load
 from iclens.lens.prompt import read_prompt
+from iclens.papers.ren_liu_2024.table_1 import glue
+from iclens.papers.ren_liu_2024.table_1.kept_runs import Run, load_run, run_file, save_run
 from iclens.recipes import reproduction
 from iclens.recipes.contract import RECIPES
 from iclens.recipes.parts import PartStore
 from iclens.recipes.table import Table
-from iclens.sealed import sealed
 from iclens.sweeps.grid import expand
 from iclens.sweeps.store import Store
-from iclens.tasks import glue
 from iclens.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from iclens.training.config import RunConfig
 from iclens.training.config_file import read_config, toml_text
-from iclens.training.finetune_runs import Run, load_run, run_file, save_run
+from iclens.work.sealed import sealed
 from iclens.work.whole_files import write_atomically
 
 

@@ -110,7 +110,7 @@ def test_two_at_once_on_one_store_of_which_one_may_be_killed(name, commands, uni
 
 REAL = """
 import sys
-from iclens import workers
+from iclens.work import workers
 from iclens.cli.main import main
 
 if __name__ == "__main__":

@@ -55,14 +55,14 @@ def test_public_names_of_iclens_resolve_and_bring_no_transformers_along():
     assert modules_after(code).isdisjoint({"transformers", "matplotlib"})
 
 
-@pytest.mark.parametrize("package", ["cli", "bundled", "cluster", "sweeps", "training"])
+@pytest.mark.parametrize("package", ["cli", "bundled", "work.cluster", "sweeps", "training", "papers"])
 def test_a_package_that_needs_no_torch_imports_none(package):
     assert modules_after(f"import iclens.{package}").isdisjoint({"torch", *HEAVY})
 
 
 def test_the_packages_of_the_laboratory_import_nothing_heavy():
     """Their names resolve without transformers and matplotlib; scikit-learn is for the estimators that need it."""
-    packages = ("training", "sweeps", "tasks", "estimators", "models", "matching", "recipes", "benchmarks")
+    packages = ("training", "sweeps", "tasks", "estimators", "models", "matching", "recipes", "papers", "benchmarks")
     code = "".join(f"from iclens.{package} import *\n" for package in packages)
     assert modules_after(code).isdisjoint(HEAVY)
 

@@ -69,7 +69,7 @@ def _imported():
 def test_the_package_unpickles_no_file():
     """Ray's executor alone pickles: an exception of its own call, to see whether it survives the way."""
     modules = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
-    assert {file for file, module in imported() if module.split(".")[0] in modules} <= {"cluster/task.py"}
+    assert {file for file, module in imported() if module.split(".")[0] in modules} <= {"work/cluster/task.py"}
     assert not [file for file, name, _ in calls() if name in ("torch.load", "np.load", "numpy.load", "pickle.load")]
     loads = [ast.unparse(call) for _, name, call in calls() if name == "pickle.loads"]
     assert set(loads) <= {"pickle.loads(pickle.dumps(error))"}
@@ -93,7 +93,7 @@ def test_processes_are_started_without_a_shell():
             assert not isinstance(call.args[0], ast.Constant | ast.JoinedStr), file
             assert "shell" not in {one.arg for one in call.keywords}, file
     started = {file for file, module in imported() if module == "subprocess"}
-    assert {file for file in started if not file.startswith("benchmarks/")} <= {"recipes/attention_cost.py"}
+    assert {file for file in started if not file.startswith("benchmarks/")} <= {"papers/ren_liu_2024/attention_cost.py"}
 
 
 def test_no_archive_is_opened():
@@ -312,7 +312,7 @@ def test_only_the_explorer_and_ray_open_ports():
     """And nothing but transformers and datasets asks a server for anything."""
     modules = {"socket", "socketserver", "http", "urllib.request", "requests", "httpx", "aiohttp", "ftplib", "uvicorn"}
     found = {(file, module) for file, module in imported() if module in modules or module.split(".")[0] in modules}
-    known = {"cli/explore.py", "explorer/app.py", "cluster/connection.py", "training/distributed.py"}
+    known = {"cli/explore.py", "explorer/app.py", "work/cluster/connection.py", "training/distributed.py"}
     assert {file for file, _ in found} <= known
 
 

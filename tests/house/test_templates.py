@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "contributing").glob("*.md"))
 
-PACKAGES = ("attention", "tasks", "estimators", "recipes")
+PACKAGES = ("attention", "tasks", "estimators", "papers")
 
 TEMPLATE = re.compile(r'^```python title="(?P<path>[^"\n]+)"\n(?P<code>.*?)^```$', re.MULTILINE | re.DOTALL)
 NAME = re.compile(r'^@(?:[A-Z]+\.register|recipe)\("(?P<name>[\w-]+)"\)', re.MULTILINE)
@@ -45,8 +45,9 @@ def templates():
 
 def name_in(package):
     """The name under which the template for this package registers."""
-    (code,) = [code for path, code in templates().items() if path.startswith(f"src/iclens/{package}/")]
-    return NAME.search(code)["name"]
+    codes = [code for path, code in templates().items() if path.startswith(f"src/iclens/{package}/")]
+    (name,) = [match["name"] for code in codes if (match := NAME.search(code))]
+    return name
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def passed(placed):
     """The tests that passed, in one run of the repository's contracts and the templates' own tests."""
     shutil.copy(ROOT / "tests" / "conftest.py", placed / "tests" / "conftest.py")
     (placed / "place_templates.py").write_text(PLUGIN)
-    names = [*map(name_in, PACKAGES), *(file.stem for file in placed.glob("tests/*/test_*.py"))]
+    names = [*map(name_in, PACKAGES), *(file.stem for file in placed.glob("tests/**/test_*.py"))]
     contracts = [
         "tests/attention/test_variants.py",
         "tests/tasks/test_tasks.py",
@@ -87,8 +88,9 @@ def passed(placed):
 def test_each_way_to_extend_has_a_template_and_its_test():
     paths = list(templates())
     for package in PACKAGES:
-        (source,) = [path for path in paths if path.startswith(f"src/iclens/{package}/")]
-        assert f"tests/{package}/test_{Path(source).name}" in paths
+        sources = [Path(path) for path in paths if path.startswith(f"src/iclens/{package}/")]
+        (source,) = [path for path in sources if path.name != "__init__.py"]
+        assert str("tests" / source.relative_to("src/iclens").with_name(f"test_{source.name}")) in paths
 
 
 def test_no_template_has_the_name_of_a_file_of_ours():
@@ -98,7 +100,7 @@ def test_no_template_has_the_name_of_a_file_of_ours():
 def test_templates_are_registered_and_keep_the_contracts(passed):
     laws_of_tasks = [node for node in passed if node.startswith("tests/tasks/") and f"[{name_in('tasks')}" in node]
     assert len(laws_of_tasks) >= 8
-    assert f"tests/recipes/test_recipe.py::test_every_recipe_is_whole[{name_in('recipes')}]" in passed
+    assert f"tests/recipes/test_recipe.py::test_every_recipe_is_whole[{name_in('papers')}]" in passed
     laws_of_estimators = [node for node in passed if "/test_laws.py" in node and f"[{name_in('estimators')}]" in node]
     assert len(laws_of_estimators) >= 10
     assert any("test_a_variant_keeps_every_promise" in node and name_in("attention") in node for node in passed)

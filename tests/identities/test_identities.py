@@ -9,9 +9,7 @@ import torch
 from iclens import UserError
 from iclens.cli.main import main
 from iclens.identities import IDENTITIES, Check, Identity, Setting, check_all
-from iclens.identities.checks import load_all, worst
-
-load_all()
+from iclens.identities.checks import worst
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -19,7 +19,7 @@ from iclens.dual import StackDual
 from iclens.lens import PaddedTokens, Readouts, Trace, gradient_step, hidden_keys, knock_out, path, trace
 from iclens.lens.model.anatomy import matrix
 from iclens.lens.model.loading import LensModel
-from iclens.recipes.language_stacks import stack_pass, stack_weights
+from iclens.papers.ren_liu_2024.language_stacks import stack_pass, stack_weights
 
 LAYOUTS = ["gpt2", "gpt2-inverse-layer", "gpt2-unscaled-upcast", "llama", "llama-biased-tied"]
 N = len(GROUPS)

@@ -8,9 +8,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from iclens.language.words import LABELS, VOCABULARY
 from iclens.lens import Lens, LensModel, Prompt
-from iclens.recipes.word_cases import margin
-from iclens.tasks.words import LABELS, VOCABULARY
+from iclens.papers.attribution.word_cases import margin
 
 PAIRS = [("dog", "dax"), ("oak", "wug"), ("cat", "dax"), ("rose", "fep"), ("elm", "wug")]
 PROMPT = Prompt.from_examples(PAIRS, "cow", "{input} is {output} .")

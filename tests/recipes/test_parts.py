@@ -9,10 +9,10 @@ import pytest
 from tests.recipes.coin import Coin, planted
 
 from iclens.errors import UserError
+from iclens.papers.ren_liu_2024.dual_descent import DualDescent
+from iclens.papers.ren_liu_2024.random_features import FeatureSettings, RandomFeatures
 from iclens.recipes.contract import Preset
-from iclens.recipes.dual_descent import DualDescent
 from iclens.recipes.parts import PartStore, work_key
-from iclens.recipes.random_features import FeatureSettings, RandomFeatures
 from iclens.recipes.reproduce import Order, reproduce, reproduce_all
 from iclens.recipes.reproduction import TABLE, stored
 from iclens.recipes.table import Table

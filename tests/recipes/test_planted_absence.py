@@ -10,17 +10,19 @@ import pytest
 
 from iclens.recipes.contract import RECIPES
 
+TESTS = Path(__file__).parents[1]
 TEST = "test_every_verdict_turns_when_its_effect_is_absent"
 
 
 @cache
 def planted():
-    """What the test files of this folder have planted and see turn, by recipe."""
+    """What the test files have planted and see turn, by recipe."""
     found = {}
-    for file in sorted(Path(__file__).parent.glob("test_*.py")):
+    for file in sorted(TESTS.rglob("test_*.py")):
         if file != Path(__file__) and "\nPLANTED = " in file.read_text(encoding="utf-8"):
             assert f"\n{TEST} = turning(PLANTED)\n" in file.read_text(encoding="utf-8"), f"{file.name} lacks {TEST}"
-            for name, entries in importlib.import_module(f"tests.recipes.{file.stem}").PLANTED.items():
+            module = ".".join(("tests", *file.relative_to(TESTS).with_suffix("").parts))
+            for name, entries in importlib.import_module(module).PLANTED.items():
                 assert name not in found, f"{name} is planted twice"
                 found[name] = entries
     return found

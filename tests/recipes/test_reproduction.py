@@ -14,7 +14,7 @@ from iclens.recipes.contract import RECIPES
 from iclens.recipes.figures import COLOURS, style
 from iclens.recipes.reproduce import reproduce
 from iclens.recipes.reproduction import TABLE, stored
-from iclens.sealed import sealed
+from iclens.work.sealed import sealed
 from iclens.work.whole_files import write_atomically
 
 

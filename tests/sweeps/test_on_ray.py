@@ -10,12 +10,11 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.house.ray_nodes import ray_nodes
 from tests.house.started import marked, started, wait_for
 from tests.training.tiny_runs import tiny
+from tests.work.cluster.ray_nodes import ray_nodes
 
 from iclens.cli.main import main
-from iclens.cluster import Cluster, connected, tasks_of
 from iclens.errors import UserError
 from iclens.sweeps import run_folder
 from iclens.sweeps.on_cluster import measure_on_cluster, train_on_cluster
@@ -23,6 +22,7 @@ from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
 from iclens.sweeps.sweep import SweepPlan, prepare, run
 from iclens.training.loop import train
+from iclens.work.cluster import Cluster, connected, tasks_of
 
 
 @pytest.fixture(scope="module")

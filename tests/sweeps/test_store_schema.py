@@ -20,12 +20,12 @@ import torch
 from tests.sweeps.small_runs import SmallConfig, add, index_of, metrics_of, result_of, tensors_of
 
 from iclens.errors import UserError
-from iclens.sealed import sealed
 from iclens.sweeps import index, run_folder
 from iclens.sweeps.index import Index
 from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
 from iclens.training.metric import Metric
+from iclens.work.sealed import sealed
 
 KEYS = [SmallConfig(seed).key() for seed in (5, 2, 9)]
 BACKWARDS = ["2026-03-01T00:00:00.000+00:00", "2026-02-01T00:00:00.000+00:00", "2026-01-01T00:00:00.000+00:00"]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from iclens.errors import UserError
 from iclens.estimators.estimator import build_estimator
+from iclens.language.words import CATEGORIES, LABELS, held_out_label
 from iclens.tasks.task import build_task
-from iclens.tasks.words import CATEGORIES, LABELS, held_out_label
 
 WORDS = [word for words in CATEGORIES.values() for word in words]
 

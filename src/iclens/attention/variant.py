@@ -251,7 +251,7 @@ class AttentionVariant(nn.Module, abc.ABC):
 
 
 ATTENTIONS: Registry[type[AttentionVariant]] = Registry(
-    "attention variant", "iclens.attentions", package="iclens.attention"
+    "attention variant", "iclens.attentions", package="iclens.attention", papers=True
 )
 
 

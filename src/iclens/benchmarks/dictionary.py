@@ -9,10 +9,10 @@ from torch import Tensor
 
 from iclens.benchmarks.case import CASES, Agreement, Comparison, Context, Entry, Probe, Side, takes
 from iclens.benchmarks.ceilings import Floor
-from iclens.models.dictionary import DictionaryModel
-from iclens.tasks.dictionary import Dictionary
-from iclens.training.dictionary import DictionaryTrainer, DictionaryTraining
-from iclens.training.dictionary_gradient import Gradient, Moments, floor_operations
+from iclens.papers.yang_2024.gradient import Gradient, Moments, floor_operations
+from iclens.papers.yang_2024.model import DictionaryModel
+from iclens.papers.yang_2024.task import Dictionary
+from iclens.papers.yang_2024.training import DictionaryTrainer, DictionaryTraining
 
 BATCH, CHUNK = 256, 32
 """Prompts of a step; the plain side takes them in pieces (all scores at once would be 393 MB)."""

@@ -11,7 +11,7 @@ from iclens.benchmarks.case import Context
 from iclens.benchmarks.measuring import CaseResult, Compared, Grown, Listed, Result, Skipped
 from iclens.benchmarks.peers import versions
 from iclens.recipes.machine import machine
-from iclens.sealed import is_whole, sealed
+from iclens.work.sealed import is_whole, sealed
 
 SCHEMA_VERSION = 1
 

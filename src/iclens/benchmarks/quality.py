@@ -18,13 +18,13 @@ from iclens.lens.prompt.tokens import by_source
 from iclens.lens.read.question import Question, ask
 
 if TYPE_CHECKING:
-    from iclens.recipes.attribution import Case, Measured
+    from iclens.papers.attribution.measures import Case, Measured
 
 N_DEMONSTRATIONS = 12
 
 
 def _prompts(n_prompts: int) -> tuple[LensModel, list[Case]]:
-    from iclens.recipes.attribution_studies import STUDIES, Setting
+    from iclens.papers.attribution.studies import STUDIES, Setting
 
     setting = Setting("bundled", Path(), n_prompts, N_DEMONSTRATIONS, seed=0)
     return STUDIES["bundled"].make(setting, lambda done, total: None)
@@ -65,7 +65,7 @@ def side_by_side(learner: LensModel, questions: Sequence[Question]) -> Tensor:
 
 def quality(context: Context) -> Listing:
     """Cost beside AUC, removal test and LDS on prompts of the bundled learner."""
-    from iclens.recipes.attribution import run
+    from iclens.papers.attribution.measures import run
 
     learner, cases = _prompts(context.pick(8, 200))
     peers = ("captum_feature_ablation", "captum_shapley") if missing("captum") is None else ()
@@ -128,7 +128,7 @@ def _quality_row(name: str, row: Measured) -> dict[str, Cell]:
 
 def verdicts(ours: Measured, lasso: Measured) -> tuple[Verdict, ...]:
     """The gradient step against the Lasso: the interval excludes being worse by more than a margin."""
-    from iclens.recipes.which_demonstrations_verdicts import AUC_MARGIN, LDS_MARGIN, REMOVED_MARGIN
+    from iclens.papers.attribution.verdicts import AUC_MARGIN, LDS_MARGIN, REMOVED_MARGIN
 
     auc, removed, lds = (ours.against(lasso, measure) for measure in ("auc", "removed", "lds"))
     # A backward pass costs two forward ones.

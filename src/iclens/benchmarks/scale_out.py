@@ -16,11 +16,11 @@ import torch
 from iclens.benchmarks.case import CASES, Absent, Cell, Context, Entry, Listing, Verdict, takes
 from iclens.benchmarks.store import add_runs
 from iclens.benchmarks.training import tiny_configs
-from iclens.cluster import TASK_SECONDS, Cluster, connected, each_on_cluster, slots
 from iclens.sweeps.chunks import groups
 from iclens.sweeps.grid import expand
 from iclens.sweeps.store import Store
-from iclens.workers import Ended, Tell, each
+from iclens.work.cluster import TASK_SECONDS, Cluster, connected, each_on_cluster, slots
+from iclens.work.workers import Ended, Tell, each
 
 Timed = Callable[..., tuple[float, float]]
 """A task: it tells when it began and when it ended."""

@@ -79,7 +79,7 @@ class Bench:
         from iclens.benchmarks.case import CASES, Context
         from iclens.benchmarks.ceilings import measure_ceilings
         from iclens.training.default_dtype import default_dtype
-        from iclens.workers import torch_threads
+        from iclens.work.workers import torch_threads
 
         if self.list:
             for name in sorted(CASES):

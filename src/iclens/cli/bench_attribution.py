@@ -15,8 +15,8 @@ from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.intervals import Estimate
-    from iclens.recipes.attribution import Results
-    from iclens.recipes.attribution_studies import Study
+    from iclens.papers.attribution.measures import Results
+    from iclens.papers.attribution.studies import Study
     from iclens.recipes.verdict import Verdict
 
 
@@ -64,8 +64,8 @@ class BenchAttribution:
             raise UserError(f"--subsets {self.subsets}: a rank correlation needs at least 2.")
 
         from iclens.lens import ATTRIBUTIONS
-        from iclens.recipes.attribution import check
-        from iclens.recipes.attribution_studies import STUDIES
+        from iclens.papers.attribution.measures import check
+        from iclens.papers.attribution.studies import STUDIES
 
         for method in self.methods:
             # An unknown name is refused before a learner is trained.
@@ -95,8 +95,8 @@ class BenchAttribution:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from iclens.recipes.attribution import METHODS, run
-        from iclens.recipes.attribution_studies import Setting
+        from iclens.papers.attribution.measures import METHODS, run
+        from iclens.papers.attribution.studies import Setting
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
@@ -121,7 +121,7 @@ class BenchAttribution:
 def _table(name: str, study: Study, results: Results) -> Any:
     from rich.table import Table
 
-    from iclens.recipes.attribution import TRUTH
+    from iclens.papers.attribution.measures import TRUTH
 
     title = (
         f"{name}: {study.description} {results.n_cases} prompts; the model is right on {results.accuracy} of the "

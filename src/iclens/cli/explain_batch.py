@@ -17,10 +17,10 @@ from iclens.errors import UserError, said
 from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
-    from iclens.cluster import Cluster
     from iclens.lens.many.lines import Defaults, Line
     from iclens.lens.many.model_source import ModelSource
     from iclens.lens.many.work import Executor, Work
+    from iclens.work.cluster import Cluster
     from iclens.work.parts import Parts
 
 _SHOWN = 10
@@ -126,7 +126,7 @@ class Many:
     def _compute(self, work: Work, parts: Parts, cluster: Cluster | None) -> bool:
         """Fill in the parts that are missing; False when some failed."""
         from iclens.cli.progress import resumable
-        from iclens.cluster import TASK_SECONDS, connected
+        from iclens.work.cluster import TASK_SECONDS, connected
         from iclens.work.progress import bar, duration
 
         missing = work.missing(parts)
@@ -179,8 +179,8 @@ class Many:
             cluster: where to run; None for this machine.
             seconds: of each call.
         """
-        from iclens.cluster import each_on_cluster, tasks_of
-        from iclens.workers import each, usable_cores, worth_starting
+        from iclens.work.cluster import each_on_cluster, tasks_of
+        from iclens.work.workers import each, usable_cores, worth_starting
 
         threads = self.where.threads
         if cluster is not None:

@@ -15,8 +15,8 @@ from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.intervals import Estimate
-    from iclens.recipes.finetune import Plan, Results
-    from iclens.tasks.glue import TaskData
+    from iclens.papers.ren_liu_2024.table_1.best_of_many import Plan, Results
+    from iclens.papers.ren_liu_2024.table_1.glue import TaskData
 
 
 @command("finetune")
@@ -60,7 +60,7 @@ class Finetune:
 
     def run(self) -> int:
         """Run what is missing, print the tables, and return 0: no row has to win."""
-        from iclens.recipes.finetune import cost
+        from iclens.papers.ren_liu_2024.table_1.best_of_many import cost
         from iclens.work.progress import duration
 
         if self.json is not None:
@@ -94,10 +94,10 @@ class Finetune:
     def _plan(self) -> Plan:
         from dataclasses import replace
 
-        from iclens.recipes.finetune import PRESETS, Plan, chosen_rows, task_data
-        from iclens.tasks.glue import task_named
+        from iclens.papers.ren_liu_2024.table_1.best_of_many import PRESETS, Plan, chosen_rows, task_data
+        from iclens.papers.ren_liu_2024.table_1.glue import task_named
+        from iclens.papers.ren_liu_2024.table_1.training import load_backbone
         from iclens.training.ensemble import usable_device
-        from iclens.training.finetune import load_backbone
 
         usable_device(self.device)
         preset = PRESETS[self.preset]
@@ -118,7 +118,7 @@ class Finetune:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from iclens.recipes.finetune import run
+        from iclens.papers.ren_liu_2024.table_1.best_of_many import run
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)

@@ -57,7 +57,7 @@ class MatchRun:
         from iclens.matching.comparisons import match
         from iclens.sweeps.store import Store
         from iclens.training.config import RunConfig
-        from iclens.workers import torch_threads
+        from iclens.work.workers import torch_threads
 
         if self.json is not None:
             check_writable(self.json)

@@ -62,7 +62,7 @@ class Reproduce:
         """Run the recipes, write the pages, and return the exit status."""
         refuse_torchrun("reproduce")
         from iclens.recipes.contract import RECIPES
-        from iclens.workers import usable_cores
+        from iclens.work.workers import usable_cores
 
         if self.list:
             show(_recipes())

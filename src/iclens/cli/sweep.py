@@ -15,8 +15,8 @@ from iclens.cli.where import Where, refuse_torchrun
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
-    from iclens.cluster import Cluster
     from iclens.training.config import RunConfig
+    from iclens.work.cluster import Cluster
 
 
 @command("sweep")
@@ -51,10 +51,10 @@ class Sweep:
     def run(self) -> int:
         """Train what is missing; 0, or 1 when a run diverged or a chunk failed."""
         refuse_torchrun("sweep")
-        from iclens.cluster import connected
         from iclens.sweeps.grid import expand
         from iclens.training.config_file import read_config
         from iclens.training.ensemble import usable_device
+        from iclens.work.cluster import connected
 
         if not self.config:
             raise UserError("name a configuration file with a [sweep] table.")
@@ -77,11 +77,11 @@ class Sweep:
         from collections import Counter
 
         from iclens.cli.progress import resumable
-        from iclens.cluster import slots
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import GIB, prepare, run
+        from iclens.work.cluster import slots
         from iclens.work.progress import bar, duration
-        from iclens.workers import torch_threads, usable_cores
+        from iclens.work.workers import torch_threads, usable_cores
 
         # A plan leaves no folder behind.
         store = None if self.dry_run and not self.store.exists() else Store(self.store)

@@ -70,7 +70,7 @@ class Train:
         from iclens.training.distributed import launched
         from iclens.training.ensemble import usable_device
         from iclens.work.progress import bar, duration
-        from iclens.workers import torch_threads
+        from iclens.work.workers import torch_threads
 
         usable_device(self.device)
         data = read_config(self.config[0], self.config[1:])
@@ -110,7 +110,7 @@ class Train:
         from iclens.sweeps.together import train_together
         from iclens.training.distributed import joined
         from iclens.work.progress import bar
-        from iclens.workers import torch_threads
+        from iclens.work.workers import torch_threads
 
         key, steps = config.key(), config.training.steps
 

@@ -41,8 +41,8 @@ class TrainBundled:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         from iclens.errors import UserError
-        from iclens.training.bundled import BundledRecipe, check_target, train, write
-        from iclens.training.word_accuracy import accuracy_on_words
+        from iclens.training.language.accuracy import accuracy_on_words
+        from iclens.training.language.learner import BundledRecipe, check_target, train, write
 
         for name, value in (("threads", self.threads), ("prompts", self.prompts)):
             if value < 1:

@@ -35,7 +35,7 @@ class TrainRegressors:
         import tempfile
 
         from iclens.errors import UserError
-        from iclens.training.bundled import check_target
+        from iclens.training.language.learner import check_target
         from iclens.training.regressors import STEPS, train_regressors
 
         steps = STEPS if self.steps is None else self.steps

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
-    from iclens.cluster import Cluster
+    from iclens.work.cluster import Cluster
 
 _OF_RAY = ("address", "task_cpus", "task_gpus", "retries")
 """Options that local processes do not have."""
@@ -69,7 +69,7 @@ class Where:
         Raises:
             UserError: a value out of its range.
         """
-        from iclens.cluster import Cluster
+        from iclens.work.cluster import Cluster
 
         if self.on == "local":
             return None

@@ -40,7 +40,9 @@ class Estimator(abc.ABC):
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
 
-ESTIMATORS: Registry[type[Estimator]] = Registry("estimator", "iclens.estimators", package="iclens.estimators")
+ESTIMATORS: Registry[type[Estimator]] = Registry(
+    "estimator", "iclens.estimators", package="iclens.estimators", papers=True
+)
 
 
 def build_estimator(name: str, options: Mapping[str, Any] | None = None) -> Estimator:

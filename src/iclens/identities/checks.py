@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import math
-import pkgutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-import iclens.identities
 from iclens.errors import UserError
 from iclens.registry import Registry
 
@@ -87,7 +85,7 @@ class Check:
         return self.skipped is None and self.residual <= self.tolerance
 
 
-IDENTITIES: Registry[Identity] = Registry("identity", "iclens.identities")
+IDENTITIES: Registry[Identity] = Registry("identity", "iclens.identities", package="iclens.identities", papers=True)
 
 
 def identity(
@@ -121,12 +119,6 @@ def worst(residuals: Iterator[float]) -> float:
     return math.nan if any(math.isnan(value) for value in values) else max(values)
 
 
-def load_all() -> None:
-    """Import every file of this package, so that its identities register."""
-    for module in pkgutil.iter_modules(iclens.identities.__path__):
-        importlib.import_module(f"iclens.identities.{module.name}")
-
-
 def check_all(setting: Setting, only: tuple[str, ...] = ()) -> Iterator[Check]:
     """Check every registered identity, or the named ones, one after another.
 
@@ -139,7 +131,6 @@ def check_all(setting: Setting, only: tuple[str, ...] = ()) -> Iterator[Check]:
         torch.empty(1, device=setting.device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"the device {setting.device!r} is not available: {str(error).splitlines()[0]}") from None
-    load_all()
     for name in only or IDENTITIES:
         yield _check(IDENTITIES[name], setting)
 

@@ -1,8 +1,6 @@
 """Transformers for prompts; every parameter has a leading axis of runs."""
 
 from iclens.models.constructions import debiased_gradient_step, gradient_step
-from iclens.models.dictionary import DictionaryModel
-from iclens.models.dictionary_deep import DeepDictionaryModel
 from iclens.models.model import MODELS, PromptModel, build_model
 from iclens.models.per_run import PerRun, for_runs
 from iclens.models.runs import Draws, RunsLayerNorm, RunsLinear
@@ -12,8 +10,6 @@ from iclens.models.transformer import PromptTransformer
 
 __all__ = [
     "MODELS",
-    "DeepDictionaryModel",
-    "DictionaryModel",
     "Draws",
     "PerRun",
     "PromptModel",

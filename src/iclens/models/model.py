@@ -60,7 +60,7 @@ class PromptModel(nn.Module, abc.ABC):
         """
 
 
-MODELS: Registry[type[PromptModel]] = Registry("model", "iclens.models", package="iclens.models")
+MODELS: Registry[type[PromptModel]] = Registry("model", "iclens.models", package="iclens.models", papers=True)
 
 
 def build_model(name: str, *, d: int, d_y: int, seeds: Sequence[int], **options: Any) -> PromptModel:

@@ -166,7 +166,7 @@ class Recipe(abc.ABC, Generic[S]):
         return inspect.cleandoc(type(self).__doc__ or "")
 
 
-RECIPES: Registry[Recipe[Any]] = Registry("recipe", "iclens.recipes", package="iclens.recipes")
+RECIPES: Registry[Recipe[Any]] = Registry("recipe", "iclens.recipes", papers=True)
 
 R = TypeVar("R", bound=type[Recipe[Any]])
 

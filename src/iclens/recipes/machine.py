@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from iclens.workers import usable_cores
+from iclens.work.workers import usable_cores
 
 
 def machine(threads: int) -> dict[str, str]:

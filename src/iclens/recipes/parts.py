@@ -12,7 +12,7 @@ from typing import Any
 from iclens.errors import UserError
 from iclens.recipes.contract import Part, Recipe
 from iclens.recipes.table import Table
-from iclens.sealed import is_whole, sealed
+from iclens.work.sealed import is_whole, sealed
 
 Write = Callable[[Path, str | bytes], None]
 """Writes a file whole or not at all, such as `iclens.cli.output.write_atomically`."""

@@ -18,7 +18,7 @@ from iclens.recipes.machine import machine
 from iclens.recipes.parts import PartStore, Write, work_key
 from iclens.recipes.reproduction import TABLE, Reproduction, finished
 from iclens.recipes.table import Table
-from iclens.workers import Tell, each, worth_starting
+from iclens.work.workers import Tell, each, worth_starting
 
 THREADS = 1
 """Torch threads of every part, whatever runs beside it: another number would round sums otherwise."""

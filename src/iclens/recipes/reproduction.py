@@ -14,7 +14,7 @@ from iclens.recipes.figures import Mode, style
 from iclens.recipes.parts import work_key
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Verdict
-from iclens.sealed import is_whole, sealed
+from iclens.work.sealed import is_whole, sealed
 
 SCHEMA_VERSION = 1
 

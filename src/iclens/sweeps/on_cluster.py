@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from iclens.cluster import Cluster, each_on_cluster, tasks_of
 from iclens.sweeps import run_folder
 from iclens.sweeps.chunks import ChunkPlan, plan
 from iclens.sweeps.result import result_of
@@ -14,7 +13,8 @@ from iclens.sweeps.store import Store
 from iclens.training.config import RunConfig
 from iclens.training.interruption import held_interrupts
 from iclens.training.loop import train
-from iclens.workers import Ended, Tell
+from iclens.work.cluster import Cluster, each_on_cluster, tasks_of
+from iclens.work.workers import Ended, Tell
 
 _MEASURED = 1024
 """Runs of a group that travel to be measured; a chunk holds no more."""

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from iclens.errors import UserError
-from iclens.sealed import SEAL, is_whole, sealed
 from iclens.sweeps.result import Result, final_values, metric_of
 from iclens.training.metric import Metric
+from iclens.work.sealed import SEAL, is_whole, sealed
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -29,7 +29,7 @@ from iclens.sweeps.result import Result
 from iclens.sweeps.rows import Row
 from iclens.sweeps.run_folder import Configuration, Run
 from iclens.sweeps.verification import Problem
-from iclens.workers import is_alive
+from iclens.work.workers import is_alive
 
 if TYPE_CHECKING:
     from torch import Tensor

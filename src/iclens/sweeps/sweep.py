@@ -9,7 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from iclens.cluster import Cluster
 from iclens.errors import UserError, said
 from iclens.sweeps.chunks import ChunkPlan, Seconds, groups, plan, seconds_per_step
 from iclens.sweeps.on_cluster import measure_on_cluster, train_on_cluster
@@ -19,7 +18,8 @@ from iclens.training.checkpoint import checkpoint_keys
 from iclens.training.config import RunConfig
 from iclens.training.distributed import Processes
 from iclens.training.loop import TrainedRun, train
-from iclens.workers import Ended, Tell, each, worth_starting
+from iclens.work.cluster import Cluster
+from iclens.work.workers import Ended, Tell, each, worth_starting
 
 GIB = 2**30
 

@@ -96,7 +96,7 @@ class Task(abc.ABC):
         return PromptBatch(inputs, self.observed(generator, self.values(inputs, function)), function)
 
 
-TASKS: Registry[type[Task]] = Registry("task", "iclens.tasks", package="iclens.tasks")
+TASKS: Registry[type[Task]] = Registry("task", "iclens.tasks", package="iclens.tasks", papers=True)
 
 
 def build_task(name: str, **options: Any) -> Task:

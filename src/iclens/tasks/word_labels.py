@@ -1,4 +1,4 @@
-"""The word-label prompts of `iclens.tasks.words` as one-hot inputs and labels, for models of the lab."""
+"""The word-label prompts of `iclens.language.words` as one-hot inputs and labels, for models of the lab."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from iclens.errors import UserError
+from iclens.language.batches import FIRST_LABEL, FIRST_WORD, sample_batch
+from iclens.language.words import CATEGORIES, LABELS, WORDS_PER_CATEGORY
 from iclens.tasks.draws import integers
 from iclens.tasks.function_first import checked_shape
 from iclens.tasks.options import require_one_of
 from iclens.tasks.prompt_batch import PromptBatch
 from iclens.tasks.task import TASKS, Optimal, Task
-from iclens.tasks.word_batches import FIRST_LABEL, FIRST_WORD, sample_batch
-from iclens.tasks.words import CATEGORIES, LABELS, WORDS_PER_CATEGORY
 
 N_CATEGORIES = len(CATEGORIES)
 SPLITS = ("train", "held-out")
@@ -25,10 +25,10 @@ SPLITS = ("train", "held-out")
 
 @TASKS.register("words")
 class Words(Task):
-    """Words of categories, each category under a random label: the language of `iclens.tasks.words`, one-hot.
+    """Words of categories, each category under a random label: the language of `iclens.language.words`, one-hot.
 
     Inputs are one-hot over the 400 words, labels over the 20 labels. Prompts are those of
-    `iclens.tasks.word_batches.sample_batch`: no held-out pair of word and label, unless the split is `held-out`, where
+    `iclens.language.batches.sample_batch`: no held-out pair of word and label, unless the split is `held-out`, where
     the query is replaced by the word that never carries its category's label in training. `function` holds `labels`,
     (*batch, 20): the label of each category, in the order of `CATEGORIES`.
 

@@ -10,21 +10,16 @@ if TYPE_CHECKING:
     from iclens.training.baseline import optimal_errors
     from iclens.training.config import Chosen, Curriculum, RunConfig, Training
     from iclens.training.config_file import read_config
-    from iclens.training.dictionary import DictionaryTrainer, DictionaryTraining
-    from iclens.training.dictionary_deep import DeepDictionaryTrainer
     from iclens.training.ensemble import run_model
+    from iclens.training.language.accuracy import accuracy_on_words
     from iclens.training.loop import TrainedRun, train
     from iclens.training.metric import Metric
     from iclens.training.prompts import evaluation_prompts
     from iclens.training.regressors import load_regressor, regressor_task
-    from iclens.training.word_accuracy import accuracy_on_words
 
 __all__ = [
     "Chosen",
     "Curriculum",
-    "DeepDictionaryTrainer",
-    "DictionaryTrainer",
-    "DictionaryTraining",
     "Metric",
     "RunConfig",
     "TrainedRun",
@@ -46,13 +41,11 @@ __getattr__, __dir__ = lazy_names(
         "baseline": "optimal_errors",
         "config": "Chosen Curriculum RunConfig Training",
         "config_file": "read_config",
-        "dictionary": "DictionaryTrainer DictionaryTraining",
-        "dictionary_deep": "DeepDictionaryTrainer",
         "ensemble": "run_model",
         "loop": "TrainedRun train",
         "metric": "Metric",
         "prompts": "evaluation_prompts",
         "regressors": "load_regressor regressor_task",
-        "word_accuracy": "accuracy_on_words",
+        "language.accuracy": "accuracy_on_words",
     },
 )

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from iclens.errors import UserError
-from iclens.sealed import is_whole, sealed
+from iclens.work.sealed import is_whole, sealed
 
 _UNREADABLE = (SafetensorError, KeyError, TypeError, AttributeError, OSError, ValueError, RuntimeError, RecursionError)
 """What reading a file that is no checkpoint, or a part of one, may raise."""

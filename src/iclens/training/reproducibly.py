@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from iclens.workers import torch_threads
+from iclens.work.workers import torch_threads
 
 
 @contextmanager

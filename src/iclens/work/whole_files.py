@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 
 from iclens.errors import UserError
-from iclens.workers import is_alive
+from iclens.work.workers import is_alive
 
 
 def check_writable(path: Path) -> None:

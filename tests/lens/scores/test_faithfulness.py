@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from tests.lens.word_learner import MARGIN, PAIRS, PROMPT, learner, margins_one_by_one, shared_lens, text_of, tokenizer
 
+from iclens.language.words import VOCABULARY
 from iclens.lens.scores.deletions import rerun
 from iclens.lens.scores.faithfulness import auc, faithfulness, lds, random_subsets, top
-from iclens.recipes.word_cases import margin
-from iclens.tasks.words import VOCABULARY
+from iclens.papers.attribution.word_cases import margin
 
 N = len(PAIRS)
 

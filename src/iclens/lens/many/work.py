@@ -21,10 +21,11 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.read.question import Question
 from iclens.lens.rows import SCHEMA_VERSION, as_parquet, rows_of, schema, table
 from iclens.work.parts import Parts
-from iclens.workers import Ended, Tell
+from iclens.work.workers import Ended, Tell
 
 Executor = Callable[[Callable[..., Any], Sequence[Any]], Iterator[Ended[tuple[bytes, float]]]]
-"""Runs a function on calls, each a tuple of arguments, and yields their results as they end: `iclens.workers.each`."""
+"""Runs a function on calls, each a tuple of arguments, and yields their results as they end, as
+`iclens.work.workers.each` does."""
 
 
 @dataclass(frozen=True)

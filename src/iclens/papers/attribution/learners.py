@@ -1,0 +1,76 @@
+"""The learners that the studies train: each once, kept in a folder, loaded from there afterwards."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from iclens.errors import UserError
+from iclens.language.tokenizer import word_tokenizer
+from iclens.lens.model.loading import LensModel, load
+from iclens.training.language.chain_learner import ChainRecipe, train_chains
+from iclens.training.language.learner import BundledRecipe, TrainedLearner, train, write
+
+Progress = Callable[[int, int | None], None]
+
+
+def deep_learner(
+    n_layers: int,
+    folder: Path,
+    progress: Progress,
+    recipe: BundledRecipe | None = None,
+    trained: Callable[[BundledRecipe, Progress], TrainedLearner] = train,
+) -> LensModel:
+    """A learner of the bundled one's task and recipe with more layers.
+
+    Args:
+        n_layers: how many.
+        folder: where it is kept, as `learner-<n_layers>-layers`.
+        progress: called after every training step.
+        recipe: another recipe, e.g. a smaller one.
+        trained: trains a learner by a recipe.
+
+    Raises:
+        UserError: the folder cannot be written, or training fails.
+    """
+    chosen = recipe or BundledRecipe(n_layers=n_layers)
+    return _kept(folder, f"learner-{n_layers}-layers", lambda target: write(trained(chosen, progress), target))
+
+
+def chain_learner(folder: Path, progress: Progress, recipe: ChainRecipe | None = None) -> LensModel:
+    """A learner of words, trained further on two hops.
+
+    Args:
+        folder: where it is kept, as `learner-two-hops`.
+        progress: called after every training step.
+        recipe: another recipe, e.g. a shorter one.
+
+    Raises:
+        UserError: the folder cannot be written, or training fails.
+    """
+
+    def make(target: Path) -> None:
+        learner = train_chains(load("bundled").model, recipe, progress)
+        learner.model.save_pretrained(target)
+        word_tokenizer().save_pretrained(target)
+        (target / "recipe.json").write_text(json.dumps(learner.record(), indent=1) + "\n")
+
+    return _kept(folder, "learner-two-hops", make)
+
+
+def _kept(folder: Path, name: str, make: Callable[[Path], None]) -> LensModel:
+    """The learner in `folder / name`; made there first, whole or not at all, when it is missing."""
+    target = folder / name
+    if not target.is_dir():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Found out before minutes of training.
+            with tempfile.TemporaryDirectory(prefix=".iclens-", dir=folder) as temporary:
+                made = Path(temporary) / name
+                make(made)
+                made.rename(target)
+        except OSError as error:
+            raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
+    return load(str(target))

@@ -1,0 +1,3 @@
+"""Claims of related papers, one recipe a file."""
+
+__all__: list[str] = []

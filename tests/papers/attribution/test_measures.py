@@ -1,0 +1,245 @@
+"""The study: its measures on planted scores, its truths, its verdicts, and the gradient step on the bundled learner."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from tests.lens.word_learner import learner, tokenizer
+
+from iclens.attribution import ATTRIBUTIONS, Scores
+from iclens.cli.main import main
+from iclens.errors import UserError
+from iclens.intervals import estimate
+from iclens.language.words import CATEGORY_OF, LABELS
+from iclens.lens.scores.deletions import Outcome
+from iclens.papers.attribution import measures as attribution
+from iclens.papers.attribution.measures import MEASURES, METHODS, TRUTH, Measured, Results, check, run
+from iclens.papers.attribution.word_cases import conflicting_cases, margin, word_cases
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_measures_of_planted_scores():
+    """Of a model that is right exactly when it sees a demonstration that matters."""
+    case = word_cases(tokenizer(), seeded(), 1)[0]
+    truth = torch.zeros(len(case.prompt.demonstrations))
+    truth[list(case.relevant)] = 1.0
+
+    def deletions(keep):
+        margins = keep.double() @ truth
+        return Outcome(margins, margins, margins > 0)
+
+    subsets = torch.rand(16, len(truth), generator=seeded()) < 0.5
+    ranked = {"right": truth, "wrong": -truth, "flat": torch.zeros(len(truth))}
+    scores = {name: Scores(values, 0.0) for name, values in ranked.items()}
+    found, answered = attribution._measure(deletions, truth.bool(), scores, subsets)
+    assert answered == 1.0
+    # AUC, right after removal of the top ones, right with only these, LDS.
+    assert found["right"] == pytest.approx((1.0, 0.0, 1.0, 1.0))
+    assert found["wrong"] == pytest.approx((0.0, 1.0, 0.0, -1.0))
+    assert found["flat"][0] == 0.5
+    assert math.isnan(found["flat"][3])
+
+
+def test_removal_really_removes_the_text():
+    cases = word_cases(tokenizer(), seeded(), 3)
+    read = set()
+
+    def listen(module, given, named):
+        for row in named["input_ids"].tolist():
+            # Rows are filled up with their last token, which no prompt has twice at its end.
+            while row[-1] == row[-2]:
+                row.pop()
+            read.add(tuple(row))
+
+    handle = learner().model.register_forward_pre_hook(listen, with_kwargs=True)
+    try:
+        run(learner(), cases, methods=["random"], n_subsets=4)
+    finally:
+        handle.remove()
+    for case in cases:
+        others = set(range(12)) - set(case.relevant)
+        for left_out in ((), case.relevant, others):
+            assert tuple(tokenizer()(case.prompt.without(left_out).text)["input_ids"]) in read
+
+
+def test_run_is_repeatable_and_random_scores_know_nothing():
+    cases = word_cases(tokenizer(), seeded(), 30)
+    first, again = (run(learner(), cases, methods=["random"], n_subsets=2, seed=4) for _ in range(2))
+    for measure in MEASURES:
+        for name in ("random", TRUTH):
+            torch.testing.assert_close(
+                first.methods[name].measures[measure], again.methods[name].measures[measure], equal_nan=True
+            )
+    of_random = first.methods["random"].of("auc")
+    assert of_random.low < 0.5 < of_random.high
+    assert first.methods[TRUTH].of("auc").low == 1.0
+    assert first.n_cases == 30
+
+
+def test_every_known_method_is_measured_by_default():
+    assert set(METHODS) == set(ATTRIBUTIONS)
+
+
+def test_run_without_a_prompt_or_with_an_unknown_method_is_refused():
+    with pytest.raises(UserError, match="at least 1"):
+        run(learner(), [])
+    with pytest.raises(UserError, match="unknown attribution method 'lassoo'"):
+        run(learner(), word_cases(tokenizer(), seeded(), 1), methods=["lassoo"])
+
+
+def results(**changes) -> Results:
+    """Gradient step far ahead of the Lasso, unless changed."""
+    n = 100
+    flip = torch.arange(n) % 2
+    ours = {"auc": 0.998 + 0.001 * flip, "removed": 0.0 * flip, "kept": 1.0 + 0.0 * flip, "lds": 0.5 + 0.01 * flip}
+    ours |= {key: value + 0.0 * flip for key, value in changes.items() if key in MEASURES}
+    theirs = {"auc": 0.98 + 0.002 * flip, "removed": 0.2 * flip, "kept": 1.0 + 0.0 * flip, "lds": 0.5 - 0.01 * flip}
+    passes = changes.get("forward_passes", 1.0)
+    truth = {key: torch.zeros(n) for key in MEASURES}
+    return Results(
+        {
+            "gradient_step": Measured(ours, passes, 0.0, 0.01),
+            "lasso": Measured(theirs, 64.0, 0.0, 0.1),
+            TRUTH: Measured(truth, 0.0, 0.0, 0.0),
+        },
+        estimate(torch.ones(n)),
+        32,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "fails"),
+    [
+        ({}, set()),
+        ({"auc": 0.985}, {0}),
+        ({"auc": 0.97}, {0, 3}),
+        ({"removed": 0.11}, {1, 4}),
+        ({"removed": 0.2}, {1, 4}),
+        ({"forward_passes": 2.0}, {2}),
+        ({"lds": 0.4}, {5}),
+    ],
+)
+def test_each_verdict_turns_with_its_number(changes, fails):
+    verdicts = check(results(**changes))
+    assert len(verdicts) == 6
+    assert {i for i, verdict in enumerate(verdicts) if not verdict.holds} == fails
+
+
+def test_no_verdict_without_the_gradient_step():
+    whole = results()
+    methods = {name: row for name, row in whole.methods.items() if name != "gradient_step"}
+    assert check(dataclasses.replace(whole, methods=methods)) == ()
+
+
+def test_interval_holds_the_mean_and_leaves_undefined_numbers_out():
+    values = torch.randn(300, generator=seeded())
+    found = estimate(values)
+    assert found.mean == pytest.approx(float(values.mean()))
+    half = 1.96 * float(values.std()) / 300**0.5
+    assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half), abs=0.15 * half)
+    assert estimate(torch.cat([values, torch.tensor([math.nan])])) == found
+    assert estimate(torch.ones(5)) == dataclasses.replace(found, mean=1.0, low=1.0, high=1.0, n=5)
+    assert estimate(torch.tensor([math.nan])).n == 0
+
+
+def category_truth(case) -> list[int]:
+    """Demonstrations whose word is of the query's category, read from the text."""
+    text = case.prompt.text.split()
+    query = text[-2]
+    words = [span.of(case.prompt.text).split()[0] for span in case.prompt.demonstrations]
+    return [i for i, word in enumerate(words) if CATEGORY_OF[word] == CATEGORY_OF[query]]
+
+
+def test_word_cases_have_the_asked_number_of_demonstrations_that_matter():
+    cases = word_cases(tokenizer(), seeded(), 40)
+    assert {len(case.relevant) for case in cases} == {2, 3, 4}
+    for case in cases:
+        assert len(case.prompt.demonstrations) == 12
+        assert list(case.relevant) == category_truth(case)
+        labels = {case.prompt.demonstrations[i].of(case.prompt.text).split()[2] for i in case.relevant}
+        assert labels == {case.margin.answer}
+        assert sum(weight for _, _, weight in case.margin.terms) == pytest.approx(0.0)
+        assert len(case.margin.terms) == len(LABELS)
+
+
+def test_conflicting_cases_contradict_the_truth_within_its_category():
+    for case in conflicting_cases(tokenizer(), seeded(), 20):
+        same = category_truth(case)
+        labels = [span.of(case.prompt.text).split()[2] for span in case.prompt.demonstrations]
+        assert [i for i in same if labels[i] == case.margin.answer] == list(case.relevant)
+        against = [labels[i] for i in same if i not in case.relevant]
+        assert (len(case.relevant), len(against)) == (4, 2)
+        assert len(set(against)) == 1
+        assert labels.count(against[0]) == 2
+
+
+def test_cases_are_refused_where_they_cannot_be_had():
+    with pytest.raises(UserError, match="cannot be of the query's category"):
+        word_cases(tokenizer(), seeded(), 1, 4, (2, 4))
+    with pytest.raises(UserError, match="does not know 'bonjour'"):
+        margin(tokenizer(), "dax", ["dax", "bonjour"])
+
+
+@pytest.fixture
+def single_precision():
+    torch.set_default_dtype(torch.float32)
+
+
+def test_gradient_step_finds_what_matters_in_the_bundled_learner(single_precision):
+    from iclens.lens.model.loading import load
+
+    lens_model = load("bundled")
+    cases = word_cases(lens_model.tokenizer, seeded(1), 30)
+    found = run(lens_model, cases, methods=["gradient_step", "path", "random"], n_subsets=6)
+    assert found.accuracy.mean >= 0.95
+    for name in ("gradient_step", "path"):
+        assert found.methods[name].of("auc").mean >= 0.98
+        assert found.methods[name].of("removed").mean <= 0.25
+        assert found.methods[name].of("lds").low > 0.2
+    assert found.methods["random"].of("auc").high < 0.7
+    assert found.methods["random"].of("removed").mean > 0.6
+
+
+def test_command_writes_the_table_and_ends_with_the_verdicts(tmp_path, capsys, single_precision):
+    file = tmp_path / "table.json"
+    methods = ["gradient_step", "lasso"]
+    arguments = ["bench", "attribution", "--prompts", "6", "--subsets", "4", "--json", str(file)]
+    status = main([*arguments, "--methods", *methods])
+    printed = capsys.readouterr().out
+    document = json.loads(file.read_text())
+    assert document["schema_version"] == 1
+    (study,) = document["studies"]
+    assert [row["method"] for row in study["methods"]] == [*methods, "truth"]
+    assert study["n_prompts"] == 6
+    step = study["methods"][0]
+    assert step["forward_passes"] == 1.0
+    assert step["auc"]["low"] <= step["auc"]["mean"] <= step["auc"]["high"]
+    assert step["minus_lasso"]["auc"]["mean"] == pytest.approx(step["auc"]["mean"] - study["methods"][1]["auc"]["mean"])
+    assert status == (0 if all(verdict["holds"] for verdict in study["verdicts"]) else 1)
+    assert len(study["verdicts"]) == 6
+    for words in ("gradient_step", "truth", "LDS", "holds"):
+        assert words in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompts", "0"], "measure on at least 1"),
+        (["--subsets", "1"], "at least 2"),
+        (["--methods", "lime"], "unknown attribution method 'lime'"),
+        (["--json", "no/such/folder/x.json"], "does not exist"),
+        (["--model", "no/such/model"], "no folder"),
+    ],
+)
+def test_command_refuses_bad_options_with_one_line(arguments, message, capsys):
+    assert main(["bench", "attribution", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
