@@ -52,7 +52,7 @@ class Watched(Many):
             for number, ended in enumerate(plain(function, calls), start=before):
                 yield Ended(ended.place, None, RuntimeError("out of luck")) if number < self.failures else ended
             if self.damages and sum(map(len, self.estimates)) == N:
-                part = next(Parts(OUT).folder.glob("*.part"))
+                part = next(Parts(OUT.with_name(OUT.name + ".parts")).folder.glob("*.part"))
                 part.write_bytes(part.read_bytes()[:-1])
 
         return watched

@@ -116,7 +116,7 @@ def test_a_full_disk_loses_nothing(
 
 
 def test_two_processes_do_not_write_one_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Parts(tmp_path / "o.parquet").held():
+    with Parts(tmp_path / "o.parquet.parts").held():
         assert batch(tmp_path, prompts(1)) == 2
     assert "another process is at work" in capsys.readouterr().err
     assert batch(tmp_path, prompts(1)) == 0

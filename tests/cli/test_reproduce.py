@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
@@ -36,6 +37,7 @@ class Squares(Recipe[Settings]):
     claims = (SMALL,)
     quick = Preset(Settings(), seconds=0.1)
     paper = Preset(Settings(n=5), seconds=100)
+    more: ClassVar = {"large": Preset(Settings(n=7), seconds=1)}
     measured = 0
     stop_at = None
 
@@ -206,3 +208,76 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "out").write_text("")
     assert reproduce(tmp_path, "squares") == 2
     assert "a file has that name" in capsys.readouterr().err
+
+
+def test_a_setting_is_overridden_and_said_in_the_command(tmp_path, capsys):
+    assert reproduce(tmp_path, "squares", "n=2") == 0
+    assert Squares.measured == 2
+    document = json.loads((tmp_path / "out" / "squares" / "table.json").read_text())
+    assert document["settings"] == {"n": 2}
+    assert "reproduce squares n=2" in document["command"]
+    # Another number is other work, and the same one is taken up.
+    assert reproduce(tmp_path, "squares", "n=4", "--resume") == 0
+    assert Squares.measured == 6
+    assert reproduce(tmp_path, "squares", "n=4", "--resume") == 0
+    assert Squares.measured == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["squares", "m=2"], "there is no setting 'm'"),
+        (["squares", "n=two"], "n='two' must be of type int"),
+        (["squares", "n=2", "n=3"], "given twice"),
+        (["squares", "broken", "n=2"], "give the id of one recipe"),
+        (["n=2"], "give the id of one recipe"),
+        (["squares", "n=2", "--redraw"], "give the id of one recipe"),
+        (["squares", "--preset", "small"], "squares has no preset 'small'; it has quick, paper, large."),
+    ],
+)
+def test_overrides_are_checked_before_anything_runs(tmp_path, capsys, words, message):
+    assert reproduce(tmp_path, *words) == 2
+    assert message in capsys.readouterr().err
+    assert Squares.measured == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_may_have_more_presets(tmp_path):
+    assert reproduce(tmp_path, "squares", "--preset", "large") == 0
+    assert Squares.measured == 7
+
+
+def test_a_dry_run_counts_what_is_finished_and_computes_nothing(tmp_path, capsys, monkeypatch):
+    assert reproduce(tmp_path, "squares", "--dry-run", "--preset", "paper") == 0
+    assert capsys.readouterr().out == "squares: 5 parts, 0 finished before, 5 to do: about 2 min of one core\n"
+    # Twice the parts, twice the time.
+    assert reproduce(tmp_path, "squares", "n=10", "--dry-run", "--preset", "paper") == 0
+    assert "10 parts, 0 finished before, 10 to do: about 3 min" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(Squares, "stop_at", 2)
+    assert reproduce(tmp_path, "squares") == 130
+    capsys.readouterr()
+    assert reproduce(tmp_path, "squares", "--dry-run") == 0
+    assert "3 parts, 2 finished before, 1 to do: about 0.0 s" in capsys.readouterr().out
+    assert Squares.measured == 2
+    monkeypatch.setattr(Squares, "stop_at", None)
+    assert reproduce(tmp_path, "squares", "--resume") == 0
+    capsys.readouterr()
+    assert reproduce(tmp_path, "squares", "--dry-run") == 0
+    assert "3 parts, 3 finished before, 0 to do" in capsys.readouterr().out
+
+
+def test_small_tables_of_a_recipe_are_printed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        Squares, "summaries", lambda self, table, settings: {"In short": Table([{"what": "largest", "value": 4.0}])}
+    )
+    assert reproduce(tmp_path, "squares") == 0
+    printed = capsys.readouterr().out
+    assert "In short" in printed
+    assert "largest" in printed
+
+
+@pytest.mark.parametrize("words", [["finetune", "--tasks", "cola"], ["bench", "attribution", "--study", "limits"]])
+def test_a_command_that_became_a_recipe_says_so(words, capsys):
+    assert main(words) == 2
+    assert "is a recipe now: `iclens reproduce " in capsys.readouterr().err

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,7 +23,6 @@ from iclens.explorer.ask import Ask
 from iclens.lens.model.loading import load
 from iclens.lens.prompt import read_prompt
 from iclens.papers.ren_liu_2024.table_1 import glue
-from iclens.papers.ren_liu_2024.table_1.kept_runs import Run, load_run, run_file, save_run
 from iclens.recipes import reproduction
 from iclens.recipes.contract import RECIPES
 from iclens.recipes.parts import PartStore
@@ -33,7 +33,6 @@ from iclens.training.checkpoint import Checkpoint, read_checkpoint, write_checkp
 from iclens.training.config import RunConfig
 from iclens.training.config_file import read_config, toml_text
 from iclens.work.sealed import sealed
-from iclens.work.whole_files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -114,25 +113,27 @@ def _read_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def _parts(folder: Path) -> PartStore:
-    return PartStore(folder, "key", write_atomically)
+    return PartStore(folder, "key")
 
 
 def _part(folder: Path) -> None:
     _parts(folder).save({"seed": 3}, Table([{"at": 1, "value": 0.1}, {"at": 2, "word": "x"}]), 1.25)
-    next(folder.glob("*.json")).rename(folder / "part.json")
+    next(folder.glob("*.part")).rename(folder / "part.json")
 
 
 def _read_part(folder: Path) -> dict[str, Any]:
-    parts = _parts(folder)
-    (folder / "part.json").rename(parts._file({"seed": 3}))
-    found = parts.load({"seed": 3})
+    with TemporaryDirectory() as other:
+        _parts(Path(other)).save({"seed": 3}, Table(), 0.0)
+        (name,) = (path.name for path in Path(other).glob("*.part"))
+    (folder / "part.json").rename(folder / name)
+    found = _parts(folder).load({"seed": 3})
     return {} if found is None else {"part": (found[0].to_columns(), found[1])}
 
 
 def _table(folder: Path) -> None:
     from iclens.recipes.reproduce import reproduce
 
-    reproduce(Coin(), "quick", folder, write_atomically)
+    reproduce(Coin(), "quick", folder)
 
 
 def _read_table(folder: Path) -> dict[str, Any]:
@@ -140,14 +141,6 @@ def _read_table(folder: Path) -> dict[str, Any]:
         RECIPES.register("coin")(Coin())
         kept = reproduction.stored(folder)
     return {} if kept is None else {"table": kept.document()}
-
-
-RUN = Run("cola", "original", 1, {"mcc": 0.25}, [1.0, 0.0], [0.7, 0.6], 100, 2.0, False, "print")
-
-
-def _read_run(folder: Path) -> dict[str, Any]:
-    found = load_run(folder, "cola", "original", 1, "print")
-    return {} if found is None else {"run": found}
 
 
 MEASURED = {
@@ -253,9 +246,6 @@ FORMATS: dict[str, Format] = {
     "checkpoint": Format("c.safetensors", _checkpoint, _read_checkpoint, True),
     "part of a recipe": Format("part.json", _part, _read_part, True),
     "table of a recipe": Format("table.json", _table, _read_table, True),
-    "fine-tuning run": Format(
-        str(run_file(Path(), "cola", "original", 1)), lambda folder: save_run(folder, RUN), _read_run, True
-    ),
     "measured case": Format("sums.json", _written("sums.json", json.dumps(sealed(MEASURED))), _read_bench, True),
     "data, JSONL": Format("rte/train.jsonl", _glue_lines, partial(_read_glue, "train"), False),
     "data, CSV": Format("rte/train.csv", _glue_table, partial(_read_glue, "train"), False),

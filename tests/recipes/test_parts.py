@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 from tests.recipes.coin import Coin, planted
@@ -16,54 +15,53 @@ from iclens.recipes.parts import PartStore, work_key
 from iclens.recipes.reproduce import Order, reproduce, reproduce_all
 from iclens.recipes.reproduction import TABLE, stored
 from iclens.recipes.table import Table
-from iclens.work.whole_files import write_atomically
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, registered):
-    whole = reproduce(planted(), "quick", tmp_path / "..", lambda *_: None).table
+    whole = planted().run(Coin.quick.settings)
     stopped = planted(stop_at=4)
     with pytest.raises(KeyboardInterrupt):
-        reproduce(stopped, "quick", tmp_path, write_atomically)
+        reproduce(stopped, "quick", tmp_path)
     assert not (tmp_path / TABLE).exists()
-    assert len(list((tmp_path / "parts").glob("*.json"))) == 4
+    assert len(list((tmp_path / "parts").glob("*.part"))) == 4
     resumed = planted()
-    made = reproduce(resumed, "quick", tmp_path, write_atomically, resume=True)
+    made = reproduce(resumed, "quick", tmp_path, resume=True)
     assert len(resumed.measured) == 2
     assert made.table == whole
     assert not (tmp_path / "parts").exists()
     # A run that was killed in its last step has left an empty folder.
     (tmp_path / "parts").mkdir()
     again = planted()
-    assert reproduce(again, "quick", tmp_path, write_atomically, resume=True).table == whole
+    assert reproduce(again, "quick", tmp_path, resume=True).table == whole
     assert again.measured == []
     assert not (tmp_path / "parts").exists()
 
 
 def test_without_resume_everything_is_measured_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        reproduce(planted(stop_at=4), "quick", tmp_path, write_atomically)
+        reproduce(planted(stop_at=4), "quick", tmp_path)
     fresh = planted()
-    reproduce(fresh, "quick", tmp_path, write_atomically)
+    reproduce(fresh, "quick", tmp_path)
     assert len(fresh.measured) == 6
 
 
 def test_a_fresh_run_that_was_interrupted_goes_on_and_does_not_give_the_older_table(tmp_path, registered):
-    older = reproduce(planted(), "quick", tmp_path, write_atomically)
+    older = reproduce(planted(), "quick", tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        reproduce(planted(stop_at=4), "quick", tmp_path, write_atomically)
+        reproduce(planted(stop_at=4), "quick", tmp_path)
     assert stored(tmp_path).table == older.table  # nothing is lost before there is something new
     resumed = planted()
-    reproduce(resumed, "quick", tmp_path, write_atomically, resume=True)
+    reproduce(resumed, "quick", tmp_path, resume=True)
     assert len(resumed.measured) == 2
 
 
 def test_a_table_of_an_older_revision_is_neither_taken_nor_drawn(tmp_path, registered, monkeypatch):
-    reproduce(planted(), "quick", tmp_path, write_atomically)
+    reproduce(planted(), "quick", tmp_path)
     monkeypatch.setattr(Coin, "revision", 2)
     with pytest.raises(UserError, match="another revision"):
         stored(tmp_path)
     fresh = planted()
-    reproduce(fresh, "quick", tmp_path, write_atomically, resume=True)
+    reproduce(fresh, "quick", tmp_path, resume=True)
     assert len(fresh.measured) == 6
 
 
@@ -79,21 +77,21 @@ def test_parts_beside_one_that_fails_are_kept(tmp_path, registered, monkeypatch)
     with monkeypatch.context() as patched:
         patched.setattr(Coin, "measure", sometimes)
         with pytest.raises(UserError, match="no such coin"):
-            reproduce(failing, "quick", tmp_path, write_atomically)
+            reproduce(failing, "quick", tmp_path)
     resumed = planted()
-    reproduce(resumed, "quick", tmp_path, write_atomically, resume=True)
+    reproduce(resumed, "quick", tmp_path, resume=True)
     assert {part["seed"] for part in resumed.measured} == {0}
 
 
 def test_what_the_machine_lacks_is_said_and_parts_made_elsewhere_are_kept(tmp_path, registered, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
-        reproduce(planted(stop_at=4), "quick", tmp_path, write_atomically)
+        reproduce(planted(stop_at=4), "quick", tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(Coin, "lacking", lambda self, settings: "There is no coin here.")
-        made = reproduce(planted(), "quick", tmp_path, write_atomically, resume=True)
+        made = reproduce(planted(), "quick", tmp_path, resume=True)
     assert (made.not_run, len(made.table)) == ("There is no coin here.", 0)
     resumed = planted()
-    reproduce(resumed, "quick", tmp_path, write_atomically, resume=True)
+    reproduce(resumed, "quick", tmp_path, resume=True)
     assert len(resumed.measured) == 2
 
 
@@ -105,10 +103,10 @@ def test_only_a_preset_that_needs_a_gpu_runs_on_one(monkeypatch):
 
 def test_parts_of_other_settings_or_revisions_are_not_taken(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
-        reproduce(planted(stop_at=4), "quick", tmp_path, write_atomically)
+        reproduce(planted(stop_at=4), "quick", tmp_path)
     monkeypatch.setattr(Coin, "revision", 2)
     changed = planted()
-    reproduce(changed, "quick", tmp_path, write_atomically, resume=True)
+    reproduce(changed, "quick", tmp_path, resume=True)
     assert len(changed.measured) == 6
     other = Coin()
     assert work_key(other, other.quick.settings, "1") != work_key(other, other.paper.settings, "1")
@@ -117,24 +115,30 @@ def test_parts_of_other_settings_or_revisions_are_not_taken(tmp_path, monkeypatc
 
 def test_a_damaged_part_is_measured_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        reproduce(planted(stop_at=4), "quick", tmp_path, write_atomically)
-    files = sorted((tmp_path / "parts").glob("*.json"))
-    files[0].write_text(files[0].read_text()[:-20])
+        reproduce(planted(stop_at=4), "quick", tmp_path)
+    files = sorted((tmp_path / "parts").glob("*.part"))
+    files[0].write_bytes(files[0].read_bytes()[:-20])
     files[1].write_text("[]")
     resumed = planted()
-    made = reproduce(resumed, "quick", tmp_path, write_atomically, resume=True)
+    made = reproduce(resumed, "quick", tmp_path, resume=True)
     assert len(resumed.measured) == 4
     assert made.table == planted().run(Coin.quick.settings)
 
 
 def test_a_part_is_written_whole_or_not_at_all(tmp_path):
-    def full(path: Path, content: str | bytes) -> None:
-        raise UserError("cannot write: no space left on device.")
-
-    store = PartStore(tmp_path / "parts", "key", full)
-    with pytest.raises(UserError, match="no space left"):
+    store = PartStore(tmp_path / "parts", "key")
+    with pytest.raises(UserError, match=r"cannot write .*What is finished is kept"):
         store.save({"seed": 0}, Table([{"a": 1}]), 1.0)
     assert store.load({"seed": 0}) is None
+    with store.held():
+        store.save({"seed": 0}, Table([{"a": 1}]), 1.0)
+    assert store.load({"seed": 0}) == (Table([{"a": 1}]), 1.0)
+    assert PartStore(tmp_path / "parts", "other key").load({"seed": 0}) is None
+
+
+def test_two_processes_do_not_work_on_one_output(tmp_path):
+    with PartStore(tmp_path / "parts", "key").held(), pytest.raises(UserError, match="another process is at work"):
+        reproduce(planted(), "quick", tmp_path)
 
 
 # Worth several processes, as they say, and done in a moment.
@@ -156,9 +160,7 @@ def test_numbers_do_not_depend_on_the_processes(tmp_path):
             orders.append(Order(recipe, "quick", tmp_path / f"{recipe.id}-{jobs}"))
             orders[-1].folder.mkdir()
         shares = []
-        outcomes = list(
-            reproduce_all(orders, write_atomically, jobs=jobs, watch=lambda share, _, to=shares: to.append(share))
-        )
+        outcomes = list(reproduce_all(orders, jobs=jobs, watch=lambda share, _, to=shares: to.append(share)))
         assert shares == sorted(shares)
         assert shares[-1] == pytest.approx(1)
         tables.append({outcome.order.recipe.id: outcome.made.table for outcome in outcomes})
@@ -174,7 +176,7 @@ def test_what_watches_the_clock_runs_last_and_in_this_process(tmp_path):
     clocked = Clocked()
     orders = [Order(clocked, "quick", tmp_path / "clocked"), Order(FewSteps(), "quick", tmp_path)]
     orders[0].folder.mkdir()
-    outcomes = list(reproduce_all(orders, write_atomically, jobs=2))
+    outcomes = list(reproduce_all(orders, jobs=2))
     assert [outcome.order for outcome in outcomes] == orders[::-1]
     # Counted in this process.
     assert len(clocked.measured) == 6

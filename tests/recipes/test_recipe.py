@@ -15,7 +15,7 @@ from iclens.recipes.contract import RECIPES, Preset, recipe
 from iclens.recipes.parts import work_key
 from iclens.recipes.reproduction import verdict_documents
 from iclens.recipes.seed_curves import seed_curve
-from iclens.recipes.settings import setting_rows
+from iclens.recipes.settings import chosen, option, overridden, recorded, setting_rows
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Verdict
 
@@ -120,3 +120,19 @@ def test_an_incomplete_recipe_is_refused():
     assert "half" not in RECIPES
     with pytest.raises(UserError, match="Did you mean 'von-oswald-step'"):
         RECIPES["von-oswald-stop"]
+
+
+@dataclass(frozen=True)
+class WithOption:
+    n: int = chosen(3)
+    rows: tuple[str, ...] = chosen(("a", "b"))
+    device: str = option("", "cpu or cuda")
+
+
+def test_an_option_is_recorded_and_shown_only_where_it_is_set():
+    assert recorded(WithOption()) == {"n": 3, "rows": ("a", "b")}
+    assert [row.name for row in setting_rows(WithOption())] == ["n", "rows"]
+    given = overridden(WithOption(), ["device=cuda", "rows=c"])
+    assert recorded(given) == {"n": 3, "rows": ("c",), "device": "cuda"}
+    assert [row.name for row in setting_rows(given)] == ["n", "rows", "device"]
+    assert overridden(WithOption(), ['rows=["c", "d"]', "n=4"]) == WithOption(4, ("c", "d"))

@@ -15,11 +15,10 @@ from iclens.recipes.figures import COLOURS, style
 from iclens.recipes.reproduce import reproduce
 from iclens.recipes.reproduction import TABLE, stored
 from iclens.work.sealed import sealed
-from iclens.work.whole_files import write_atomically
 
 
 def test_a_reproduction_reads_back(tmp_path, registered):
-    made = reproduce(RECIPES["coin"], "quick", tmp_path, write_atomically, command="iclens reproduce coin")
+    made = reproduce(RECIPES["coin"], "quick", tmp_path, command="iclens reproduce coin")
     back = stored(tmp_path)
     assert back.table == made.table
     assert back.settings == made.settings
@@ -32,13 +31,13 @@ def test_a_reproduction_reads_back(tmp_path, registered):
 
 
 def test_a_stored_table_of_other_settings_is_refused(tmp_path, registered):
-    reproduce(RECIPES["coin"], "quick", tmp_path, write_atomically)
+    reproduce(RECIPES["coin"], "quick", tmp_path)
     document = json.loads((tmp_path / TABLE).read_text())
     document["settings"]["n_flips"] = document["settings"].pop("n_seeds")
     (tmp_path / TABLE).write_text(json.dumps(sealed(document)))
     with pytest.raises(UserError, match="was not made by this version of the recipe"):
         stored(tmp_path)
-    assert len(reproduce(RECIPES["coin"], "quick", tmp_path, write_atomically, resume=True).table) == 18
+    assert len(reproduce(RECIPES["coin"], "quick", tmp_path, resume=True).table) == 18
     (tmp_path / TABLE).write_text("{")
     with pytest.raises(UserError, match="Delete it and run the recipe again"):
         stored(tmp_path)
@@ -46,7 +45,7 @@ def test_a_stored_table_of_other_settings_is_refused(tmp_path, registered):
 
 
 def test_every_claim_needs_a_verdict(tmp_path, monkeypatch):
-    made = reproduce(Coin(), "quick", tmp_path, write_atomically)
+    made = reproduce(Coin(), "quick", tmp_path)
     monkeypatch.setattr(Coin, "check", lambda self, table, settings: [MEAN.judged(True, "2", "= 2")])
     with pytest.raises(ValueError, match="has no verdict on 'No number is negative"):
         made.verdicts()
@@ -58,11 +57,11 @@ def test_every_claim_needs_a_verdict(tmp_path, monkeypatch):
 def test_what_needs_a_gpu_says_so_and_keeps_what_a_gpu_made(tmp_path, monkeypatch, registered):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     entry = RECIPES["coin"]
-    plain = reproduce(entry, "quick", tmp_path, write_atomically)
+    plain = reproduce(entry, "quick", tmp_path)
     monkeypatch.setattr(Coin, "quick", dataclasses.replace(Coin.quick, needs_gpu="it is large"))
-    assert reproduce(entry, "quick", tmp_path, write_atomically).table == plain.table
+    assert reproduce(entry, "quick", tmp_path).table == plain.table
     (tmp_path / TABLE).unlink()
-    made = reproduce(entry, "quick", tmp_path, write_atomically)
+    made = reproduce(entry, "quick", tmp_path)
     assert [verdict.outcome for verdict in made.verdicts()] == ["cannot be tested here"] * 2
     assert "it is large" in made.verdicts()[0].untested
     assert stored(tmp_path).not_run == made.not_run

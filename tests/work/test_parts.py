@@ -34,11 +34,11 @@ def finished_by_another(moment: str, parts: Parts, monkeypatch: pytest.MonkeyPat
 def test_a_lock_that_its_last_holder_took_away_is_no_lock(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = Parts(tmp_path / "o.parquet")
+    parts = Parts(tmp_path / "o.parquet.parts")
     taken = finished_by_another(moment, parts, monkeypatch)
     with parts.held():
         assert taken == [moment]
-        with pytest.raises(UserError, match="another process is at work"), Parts(tmp_path / "o.parquet").held():
+        with pytest.raises(UserError, match="another process is at work"), Parts(tmp_path / "o.parquet.parts").held():
             pass
         parts.write("0" * 40, b"content")
         assert parts.read("0" * 40) == b"content"
@@ -47,7 +47,7 @@ def test_a_lock_that_its_last_holder_took_away_is_no_lock(
 
 
 def test_a_folder_that_always_goes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = Parts(tmp_path / "o.parquet")
+    parts = Parts(tmp_path / "o.parquet.parts")
     plain = fcntl.flock
 
     def gone(descriptor: int, how: int) -> None:
@@ -60,9 +60,9 @@ def test_a_folder_that_always_goes_is_given_up(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
-    missing = Parts(tmp_path / "nowhere" / "o.parquet")
-    with pytest.raises(UserError, match=r"cannot keep finished batches in .*: No such file"), missing.held():
+    missing = Parts(tmp_path / "nowhere" / "o.parquet.parts")
+    with pytest.raises(UserError, match=r"cannot keep finished parts in .*: No such file"), missing.held():
         pass
     (tmp_path / "o.parquet.parts").write_text("")
-    with pytest.raises(UserError, match="a file has that name"), Parts(tmp_path / "o.parquet").held():
+    with pytest.raises(UserError, match="a file has that name"), Parts(tmp_path / "o.parquet.parts").held():
         pass

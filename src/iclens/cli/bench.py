@@ -30,7 +30,8 @@ class Bench:
     Prints how many times as fast ours is, peak memory and how far from the floor, that is, from the operations and
     bytes that no way spares at the speed that this machine was just measured to reach. Writes OUT/CASE.json, plots, and
     OUT/results.md with all cases of the folder. Peers that are not installed are skipped by name. Exit status 1 when
-    outputs disagree or a target is missed. `iclens bench attribution` compares attributions with a known truth.
+    outputs disagree or a target is missed. `iclens reproduce attribution`
+    compares attributions with a known truth.
 
     Attributes:
         cases: which cases; --list shows them, and without any all run.

@@ -90,7 +90,7 @@ class Many:
         most_tokens = self.batch_tokens or tokens_at_once(outline)
         threads = self.where.threads
         work = Work.plan(source, outline, lines, scores=scores, most_tokens=most_tokens, threads=threads)
-        parts = Parts(self.out)
+        parts = Parts(self.out.with_name(self.out.name + ".parts"))
         if work.is_in(self.out) and not parts.folder.is_dir():
             return self._said_present()
         with parts.held():

@@ -55,7 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+MOVED = {
+    "finetune": "iclens reproduce ren-liu-table-1 tasks=cola n_seeds=6",
+    "bench attribution": "iclens reproduce attribution n_prompts=500",
+}
+"""Commands of earlier versions: what to type in their place."""
+
+
 def _run(arguments: list[str]) -> int:
+    for name, now in MOVED.items():
+        if arguments[: len(name.split())] == name.split():
+            raise UserError(f"`iclens {name}` is a recipe now: `{now}`, for example; `--dry-run` says what it costs.")
     if arguments == ["--version"]:
         say(f"iclens {version('iclens')}")
         return 0
@@ -67,7 +77,7 @@ def _parse(arguments: list[str]) -> Command:
 
     commands = discover()
     tree: dict[str, Any] = {}
-    for name in _reachable(list(commands), arguments):
+    for name in commands:
         *groups, last = name.split()
         branch = tree
         for group in groups:
@@ -81,19 +91,6 @@ def _parse(arguments: list[str]) -> Command:
         args=arguments or ["--help"],
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-
-
-def _reachable(names: list[str], arguments: list[str]) -> list[str]:
-    """Without the ones that another hides: `bench` is a command, and `bench attribution` another.
-
-    The longer name counts when the user typed it, the shorter one otherwise.
-    """
-    groups = {name for name in names if any(other.startswith(f"{name} ") for other in names)}
-    typed = " ".join(arguments[:2])
-    hidden = {group for group in groups if typed in names and typed.startswith(f"{group} ")}
-    return [
-        name for name in names if name not in hidden and not any(name.startswith(f"{one} ") for one in groups - hidden)
-    ]
 
 
 def _union(tree: Mapping[str, Any], arguments: list[str]) -> Any:

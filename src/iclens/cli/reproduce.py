@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
@@ -21,8 +20,9 @@ from iclens.work.whole_files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from iclens.recipes.contract import Recipe
-    from iclens.recipes.reproduce import Outcome
+    from iclens.recipes.reproduce import Order, Outcome
     from iclens.recipes.reproduction import Reproduction
+    from iclens.recipes.table import Table
     from iclens.report.gallery import Entry
 
 
@@ -35,9 +35,10 @@ class Reproduce:
     all of them ran, whatever their verdicts: a claim that does not hold is a result.
 
     Attributes:
-        ids: which recipes; --list shows them.
+        ids: which recipes; --list shows them. After a single one, NAME=VALUE overrides a setting of the preset, e.g.
+            n_seeds=3 or tasks=cola; the page of the recipe lists its settings.
         all: every recipe.
-        preset: quick takes up to 2 minutes a recipe, paper uses the settings of the paper.
+        preset: quick takes up to 2 minutes a recipe, paper uses the settings of the paper; some recipes have more.
         out: the folder of the gallery; what other recipes left there stays.
         resume: go on where an interrupted run of the same settings stopped, and skip what is finished.
         redraw: compute nothing; judge and draw once more from the tables in the folder.
@@ -45,17 +46,19 @@ class Reproduce:
             tables do not.
         jobs: processes that measure side by side, each with one thread; the number of cores when left out. The numbers
             do not depend on it.
+        dry_run: say what it would cost and what is finished already, and stop.
         list: show the recipes with their times and stop.
     """
 
     ids: Positional[tuple[str, ...]] = ()
     all: bool = False
-    preset: Literal["quick", "paper"] = "quick"
+    preset: str = "quick"
     out: Path = Path("iclens-out/gallery")
     resume: bool = False
     redraw: bool = False
     publish: Path | None = None
     jobs: int | None = None
+    dry_run: bool = False
     list: bool = False
 
     def run(self) -> int:
@@ -67,11 +70,15 @@ class Reproduce:
         if self.list:
             show(_recipes())
             return 0
-        if self.ids and self.all:
+        overrides = [word for word in self.ids if "=" in word]
+        ids = [word for word in self.ids if "=" not in word]
+        if ids and self.all:
             raise UserError("give the ids of recipes or --all, not both.")
+        if overrides and (self.redraw or len(set(ids)) != 1):
+            raise UserError(f"{overrides[0]!r} overrides a setting: give the id of one recipe, without --redraw.")
         if self.resume and self.redraw:
             raise UserError("--redraw computes nothing, so there is nothing to --resume.")
-        names = sorted(RECIPES) if self.all else list(dict.fromkeys(self.ids))
+        names = sorted(RECIPES) if self.all else list(dict.fromkeys(ids))
         if not names and not self.redraw and self.publish is not None:
             self._finished("publish")
             self._index(self.publish)
@@ -84,12 +91,15 @@ class Reproduce:
             return self._redraw(names)
         if self.jobs is not None and self.jobs < 1:
             raise UserError(f"--jobs is a number of processes, 1 or more, not {self.jobs}.")
+        orders = self._orders(chosen, overrides)
+        if self.dry_run:
+            return self._say_costs(orders)
         make_folder(self.out)
         jobs = self.jobs or usable_cores()
-        self._announce(chosen, jobs)
+        self._announce(orders, jobs)
         failed = 0
         # Closed at once on Ctrl-C or an error, so that no process is left behind.
-        with closing(self._outcomes(chosen, jobs)) as outcomes:
+        with closing(self._outcomes(orders, jobs)) as outcomes:
             for outcome in outcomes:
                 if outcome.made is not None:
                     self._write(outcome.made)
@@ -101,49 +111,58 @@ class Reproduce:
         self._index(self.publish)
         return 1 if failed else 0
 
-    def _announce(self, chosen: Sequence[Recipe[Any]], jobs: int) -> None:
-        from iclens.work.progress import duration
-
-        presets = [recipe.presets[self.preset] for recipe in chosen]
-        for recipe, preset in zip(chosen, presets, strict=True):
-            gpu = f", on a GPU: {preset.needs_gpu}" if preset.needs_gpu else ""
-            note(f"{recipe.id}: about {duration(preset.seconds)}{gpu}")
-        if len(chosen) > 1:
-            here = sum(preset.seconds for preset in presets if not preset.needs_gpu)
-            rest = "; what needs a GPU comes on top" if any(preset.needs_gpu for preset in presets) else ""
-            note(f"in all about {duration(here)} of one core, in up to {jobs} processes{rest}")
-
-    def _outcomes(self, chosen: Sequence[Recipe[Any]], jobs: int) -> Generator[Outcome, None, None]:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        from iclens.recipes.reproduce import Order, reproduce_all
+    def _orders(self, chosen: Sequence[Recipe[Any]], overrides: Sequence[str]) -> list[Order]:
+        from iclens.recipes.reproduce import Order
+        from iclens.recipes.settings import overridden
 
         orders = []
         for recipe in chosen:
-            arguments = ["iclens", "reproduce", recipe.id, "--preset", self.preset, "--out", str(self.out)]
-            orders.append(Order(recipe, self.preset, self.out / recipe.id, shlex.join(arguments)))
-            make_folder(orders[-1].folder)
-        console = Console(stderr=True)
-        columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
-        # What is printed meanwhile may be on its way to a file.
-        shown = Progress(
-            *columns,
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-            redirect_stdout=sys.stdout.isatty(),
-        )
-        with shown as bar:
-            task = bar.add_task("", total=1.0)
+            if self.preset not in recipe.presets:
+                raise UserError(f"{recipe.id} has no preset {self.preset!r}; it has {', '.join(recipe.presets)}.")
+            settings = overridden(recipe.presets[self.preset].settings, overrides) if overrides else None
+            words = ["iclens", "reproduce", recipe.id, *overrides, "--preset", self.preset, "--out", str(self.out)]
+            orders.append(Order(recipe, self.preset, self.out / recipe.id, shlex.join(words), settings))
+        return orders
+
+    def _announce(self, orders: Sequence[Order], jobs: int) -> None:
+        from iclens.work.progress import duration
+
+        for order in orders:
+            gpu = f", on a GPU: {order.needs_gpu}" if order.needs_gpu else ""
+            note(f"{order.recipe.id}: about {duration(order.seconds)}{gpu}")
+        if len(orders) > 1:
+            here = sum(order.seconds for order in orders if not order.needs_gpu)
+            rest = "; what needs a GPU comes on top" if any(order.needs_gpu for order in orders) else ""
+            note(f"in all about {duration(here)} of one core, in up to {jobs} processes{rest}")
+
+    def _say_costs(self, orders: Sequence[Order]) -> int:
+        from iclens.recipes.reproduce import cost
+        from iclens.work.progress import duration
+
+        for order in orders:
+            price = cost(order)
+            say(
+                f"{order.recipe.id}: {price.n_parts} parts, {price.n_finished} finished before, "
+                f"{price.n_parts - price.n_finished} to do: about {duration(price.seconds)} of one core"
+                + (f", on a GPU: {order.needs_gpu}" if order.needs_gpu else "")
+            )
+            if lacking := order.recipe.lacking(order.chosen):
+                say(f"  {lacking}")
+        return 0
+
+    def _outcomes(self, orders: Sequence[Order], jobs: int) -> Generator[Outcome, None, None]:
+        from iclens.recipes.reproduce import reproduce_all
+        from iclens.work.progress import bar
+
+        for order in orders:
+            make_folder(order.folder)
+        with bar([1000], "") as shown:
 
             def watch(share: float, message: str) -> None:
-                bar.update(task, completed=share, description=message)
+                shown(0, round(1000 * share), message)
 
             try:
-                with closing(
-                    reproduce_all(orders, write_atomically, resume=self.resume, jobs=jobs, watch=watch)
-                ) as outcomes:
+                with closing(reproduce_all(orders, resume=self.resume, jobs=jobs, watch=watch)) as outcomes:
                     yield from outcomes
             except KeyboardInterrupt:
                 note("not finished; the finished parts are kept: add --resume to go on.")
@@ -190,6 +209,8 @@ class Reproduce:
         for verdict in verdicts:
             outcome = verdict.outcome + (f" {verdict.condition}" if verdict.condition else "")
             say(f"  {outcome}: {verdict.claim} ({verdict.untested or verdict.numbers})")
+        for title, table in ({} if made.not_run else made.recipe.summaries(made.table, made.settings)).items():
+            show(_summary(title, table))
 
     def _index(self, publish: Path | None) -> None:
         """The gallery of all that lies in the folder, and a copy without tables if it is wanted."""
@@ -249,6 +270,19 @@ def _entry(made: Reproduction) -> Entry:
         n_rows=len(made.table),
         picture=not made.not_run,
     )
+
+
+def _summary(title: str, summary: Table) -> Any:
+    from rich.table import Table as Shown
+
+    shown = Shown(title=title, title_justify="left")
+    columns = summary.to_columns()
+    for name, cells in columns.items():
+        shown.add_column(name, justify="left" if any(isinstance(cell, str) for cell in cells) else "right")
+    for row in zip(*columns.values(), strict=True):
+        cells = [f"{cell:.4g}" if isinstance(cell, float) else cell for cell in row]
+        shown.add_row(*("" if cell is None else str(cell) for cell in cells))
+    return shown
 
 
 def _recipes() -> Any:

@@ -29,7 +29,7 @@ def command(name: str) -> Callable[[C], C]:
     """Register a frozen dataclass as the subcommand `name`.
 
     Args:
-        name: what the user types after `iclens`; a space nests, as in `"bench attribution"`.
+        name: what the user types after `iclens`; a space nests, as in `"runs list"`.
 
     Raises:
         ValueError: another class already has that name.

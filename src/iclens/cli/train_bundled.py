@@ -37,25 +37,20 @@ class TrainBundled:
 
     def run(self) -> int:
         """Train, measure, write, and return the exit status."""
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
         from iclens.errors import UserError
         from iclens.training.language.accuracy import accuracy_on_words
         from iclens.training.language.learner import BundledRecipe, check_target, train, write
+        from iclens.work.progress import stages
 
         for name, value in (("threads", self.threads), ("prompts", self.prompts)):
             if value < 1:
                 raise UserError(f"--{name} {value}: it must be at least 1.")
         check_target(self.out)
         recipe = BundledRecipe(seed=self.seed, n_layers=self.layers, n_heads=self.heads, width=self.width)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("curriculum", total=None)
+        with stages("training") as stage:
 
             def advance(done: int, total: int | None) -> None:
-                name = "curriculum" if total is None else "whole task"
-                progress.update(task, completed=done, total=total, description=name)
+                stage(f"curriculum, step {done}" if total is None else f"whole task, step {done} of {total}")
 
             learner = train(recipe, advance, threads=self.threads)
         measured = accuracy_on_words(learner.model, self.prompts)

@@ -4,7 +4,7 @@ from iclens.recipes.contract import RECIPES, Part, Preset, Progress, Recipe, rec
 from iclens.recipes.figures import COLOURS, band, log_ticks, new_figure
 from iclens.recipes.seed_curves import Curve, seed_curve, seed_estimate, seed_mean
 from iclens.recipes.selection import Nested, max_statistic, nested, over_seeds
-from iclens.recipes.settings import chosen, stated
+from iclens.recipes.settings import chosen, option, stated
 from iclens.recipes.table import Cell, Row, Table
 from iclens.recipes.verdict import Claim, Verdict
 
@@ -28,6 +28,7 @@ __all__ = [
     "max_statistic",
     "nested",
     "new_figure",
+    "option",
     "over_seeds",
     "recipe",
     "seed_curve",

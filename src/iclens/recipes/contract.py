@@ -93,6 +93,7 @@ class Recipe(abc.ABC, Generic[S]):
         claims: what the paper says; every one of them must get at least one verdict from `check`.
         quick: the preset of seconds to 2 minutes.
         paper: the preset with the stated settings.
+        more: further presets by name, e.g. `{"small": Preset(…)}`; none unless given.
         revision: raise it when `measure` changes what it measures: finished parts of older ones are not resumed.
 
     `id` is set by the decorator `recipe`. The class docstring is the page's description.
@@ -104,6 +105,7 @@ class Recipe(abc.ABC, Generic[S]):
     claims: ClassVar[tuple[Claim, ...]]
     quick: ClassVar[Preset[Any]]
     paper: ClassVar[Preset[Any]]
+    more: ClassVar[Mapping[str, Preset[Any]]] = {}
     revision: ClassVar[int] = 1
 
     def parts(self, settings: S) -> Sequence[Part]:
@@ -125,6 +127,14 @@ class Recipe(abc.ABC, Generic[S]):
         """What the machine lacks for these settings, data for instance, as one sentence; nothing unless overridden."""
         return ""
 
+    def inputs(self, settings: S) -> str:
+        """A digest of what the work reads besides its settings, so that other data are not resumed; empty for none."""
+        return ""
+
+    def estimate(self, settings: S, preset: Preset[S]) -> float:
+        """Seconds of one thread for settings that override a preset's: by the number of parts, unless overridden."""
+        return preset.seconds * len(self.parts(settings)) / max(1, len(self.parts(preset.settings)))
+
     @abc.abstractmethod
     def measure(self, part: Part, settings: S, progress: Progress) -> Table:
         """The rows of one part, without the part's own keys, which are added.
@@ -143,6 +153,10 @@ class Recipe(abc.ABC, Generic[S]):
     def plot(self, table: Table, settings: S) -> Figure:
         """The picture, from the table alone, on a figure of `iclens.recipes.figures.new_figure`."""
 
+    def summaries(self, table: Table, settings: S) -> Mapping[str, Table]:
+        """Small tables to print beside the verdicts, by their titles; none unless overridden."""
+        return {}
+
     def run(self, settings: S, progress: Progress = silent) -> Table:
         """All parts, one after another, in one table."""
         parts = self.parts(settings)
@@ -157,8 +171,8 @@ class Recipe(abc.ABC, Generic[S]):
 
     @property
     def presets(self) -> dict[str, Preset[S]]:
-        """Both presets by name."""
-        return {"quick": self.quick, "paper": self.paper}
+        """All presets by name."""
+        return {"quick": self.quick, "paper": self.paper, **self.more}
 
     @property
     def description(self) -> str:
@@ -186,7 +200,7 @@ def recipe(name: str) -> Callable[[R], R]:
         missing = [attribute for attribute in required if not hasattr(made, attribute)]
         if missing or not made.__doc__:
             raise TypeError(f"recipe {name!r} has no {(missing or ['docstring'])[0]}")
-        for preset in (made.quick, made.paper):
+        for preset in (made.quick, made.paper, *made.more.values()):
             setting_rows(preset.settings)
         made.id = name
         RECIPES.register(name)(made())

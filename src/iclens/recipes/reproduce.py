@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,10 +15,14 @@ from typing import Any
 from iclens.errors import UserError
 from iclens.recipes.contract import Part, Recipe
 from iclens.recipes.machine import machine
-from iclens.recipes.parts import PartStore, Write, work_key
+from iclens.recipes.parts import PartStore, work_key
 from iclens.recipes.reproduction import TABLE, Reproduction, finished
 from iclens.recipes.table import Table
+from iclens.work.whole_files import write_atomically
 from iclens.work.workers import Tell, each, worth_starting
+
+PARTS = "parts"
+"""The folder of finished parts beside the table."""
 
 THREADS = 1
 """Torch threads of every part, whatever runs beside it: another number would round sums otherwise."""
@@ -37,15 +41,46 @@ class Order:
 
     Attributes:
         recipe: which.
-        preset: `"quick"` or `"paper"`.
+        preset: the name of one of its presets.
         folder: its own output folder, which must exist.
         command: the command line, for the record.
+        settings: what overrides the preset's; None for the preset's own.
     """
 
     recipe: Recipe[Any]
     preset: str
     folder: Path
     command: str = ""
+    settings: Any = None
+
+    @property
+    def chosen(self) -> Any:
+        """The settings that it is run with."""
+        return self.recipe.presets[self.preset].settings if self.settings is None else self.settings
+
+    @property
+    def needs_gpu(self) -> str:
+        """Why it needs a GPU, in a few words; settings of the user's run where they say."""
+        preset = self.recipe.presets[self.preset]
+        return preset.needs_gpu if self.chosen == preset.settings else ""
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes on one thread, as the preset says or the recipe estimates."""
+        preset = self.recipe.presets[self.preset]
+        if self.chosen == preset.settings or self.recipe.lacking(self.chosen):
+            return preset.seconds
+        return self.recipe.estimate(self.chosen, preset)
+
+    @property
+    def key(self) -> str:
+        """What its finished work belongs to, but for what it reads."""
+        return work_key(self.recipe, self.chosen, version("iclens"))
+
+    @property
+    def inputs(self) -> str:
+        """The digest of what it reads; empty where that cannot be had."""
+        return "" if self.recipe.lacking(self.chosen) else self.recipe.inputs(self.chosen)
 
 
 @dataclass(frozen=True)
@@ -63,24 +98,49 @@ class Outcome:
     error: UserError | None = None
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What an order will cost.
+
+    Attributes:
+        n_parts: parts of its work.
+        n_finished: those that lie in its folder.
+        seconds: estimated for the rest, on one thread.
+    """
+
+    n_parts: int
+    n_finished: int
+    seconds: float
+
+
+def cost(order: Order) -> Cost:
+    """Count what is finished and estimate the rest; nothing is computed, but for steps that a recipe may time."""
+    preset, parts = order.recipe.presets[order.preset], order.recipe.parts(order.chosen)
+    store = PartStore(order.folder / PARTS, order.key + order.inputs)
+    done = finished(order.folder, order.key, order.inputs) is not None
+    n_finished = len(parts) if done else sum(store.load(part) is not None for part in parts)
+    seconds = preset.seconds if order.recipe.lacking(order.chosen) else order.recipe.estimate(order.chosen, preset)
+    return Cost(len(parts), n_finished, seconds * (len(parts) - n_finished) / max(1, len(parts)))
+
+
 def reproduce(
     recipe: Recipe[Any],
     preset: str,
     folder: Path,
-    write: Write,
     *,
     resume: bool = False,
     jobs: int = 1,
     watch: Watch = unwatched,
     command: str = "",
+    settings: Any = None,
 ) -> Reproduction:
     """Run one recipe; see `reproduce_all`.
 
     Raises:
         UserError: the folder cannot be written to, or the recipe cannot do its work.
     """
-    order = Order(recipe, preset, folder, command)
-    with closing(reproduce_all([order], write, resume=resume, jobs=jobs, watch=watch)) as outcomes:
+    order = Order(recipe, preset, folder, command, settings)
+    with closing(reproduce_all([order], resume=resume, jobs=jobs, watch=watch)) as outcomes:
         (outcome,) = outcomes
     if outcome.made is None:
         assert outcome.error is not None
@@ -89,7 +149,7 @@ def reproduce(
 
 
 def reproduce_all(
-    orders: Sequence[Order], write: Write, *, resume: bool = False, jobs: int = 1, watch: Watch = unwatched
+    orders: Sequence[Order], *, resume: bool = False, jobs: int = 1, watch: Watch = unwatched
 ) -> Generator[Outcome, None, None]:
     """Run recipes, and give each as soon as all of its parts are finished.
 
@@ -98,20 +158,25 @@ def reproduce_all(
 
     Args:
         orders: what to run.
-        write: how files are written.
         resume: take finished parts, or the finished table, of the same settings and version from the folder instead of
             computing them again.
         jobs: processes.
         watch: called as work proceeds.
+
+    Raises:
+        UserError: another process is at work in one of the folders, or a folder cannot be written to.
     """
-    runs = []
-    for order in orders:
-        run = _Run(order, write)
-        outcome = run.begin(resume)
-        if outcome is None:
-            runs.append(run)
-        else:
-            yield outcome
+    with ExitStack() as held:
+        runs = [_Run(order) for order in orders]
+        for run in runs:
+            held.enter_context(run.store.held())
+        yield from _reproduced(runs, resume, jobs, watch)
+
+
+def _reproduced(runs: Sequence[_Run], resume: bool, jobs: int, watch: Watch) -> Generator[Outcome, None, None]:
+    begun = [(run, run.begin(resume)) for run in runs]
+    yield from (outcome for _, outcome in begun if outcome is not None)
+    runs = [run for run, outcome in begun if outcome is None]
     progress = _Shares(runs, watch)
     waiting = [(run, part) for run in runs for part in run.missing]
     waiting.sort(key=lambda one: one[0].seconds_per_part, reverse=True)
@@ -136,17 +201,13 @@ def reproduce_all(
 class _Run:
     """A recipe on its way."""
 
-    def __init__(self, order: Order, write: Write) -> None:
-        preset = order.recipe.presets[order.preset]
-        self.order, self.settings, self.needs_gpu = order, preset.settings, preset.needs_gpu
+    def __init__(self, order: Order) -> None:
+        self.order, self.settings, self.needs_gpu = order, order.chosen, order.needs_gpu
         self._failed = False
-        self._write = write
-        self._version = version("iclens")
-        self._key = work_key(order.recipe, self.settings, self._version)
-        self._store = PartStore(order.folder / "parts", self._key, write)
+        self.store = PartStore(order.folder / PARTS, order.key + order.inputs)
         self._parts = list(order.recipe.parts(self.settings))
         self._done: dict[int, tuple[Table, float]] = {}
-        self.seconds_per_part = preset.seconds / max(1, len(self._parts))
+        self.seconds_per_part = order.seconds / max(1, len(self._parts))
 
     @property
     def missing(self) -> list[Part]:
@@ -165,19 +226,19 @@ class _Run:
         if self.needs_gpu and not torch.cuda.is_available():
             lacking = f"This preset needs a GPU ({self.needs_gpu}), and there is none here."
         if not (resume or lacking):
-            self._store.discard()
+            self.store.clear()
         for place, part in enumerate(self._parts):
-            found = self._store.load(part)
+            found = self.store.load(part)
             if found is not None:
                 self._done[place] = found
         # Where there are parts, a run was interrupted that was begun after the table was finished.
         if (resume and not self._done) or lacking:
             # A table that was made elsewhere is not thrown away for want of a GPU or of data here.
-            kept = finished(self.order.folder, self._key)
+            kept = finished(self.order.folder, self.order.key, self.order.inputs)
             if kept is not None:
                 if not self._done:
                     # A run that was killed amid its last step has left their folder.
-                    self._store.discard()
+                    self.store.remove()
                 return Outcome(self.order, kept)
         if lacking:
             self._done.clear()
@@ -188,7 +249,7 @@ class _Run:
         """Keep a part that has ended; the outcome when it was the last, or the first that failed."""
         try:
             table, seconds = result()
-            self._store.save(part, table, seconds)
+            self.store.save(part, table, seconds)
             self._done[self._parts.index(part)] = table, seconds
             return None if self.missing else self._finish()
         except UserError as error:
@@ -209,12 +270,13 @@ class _Run:
             machine(THREADS),
             datetime.now(UTC).isoformat(timespec="seconds"),
             self.order.command,
-            self._version,
+            version("iclens"),
             not_run,
+            self.order.inputs,
         )
-        self._write(self.order.folder / TABLE, json.dumps(made.document(), indent=1, allow_nan=False))
+        write_atomically(self.order.folder / TABLE, json.dumps(made.document(), indent=1, allow_nan=False))
         if not not_run:
-            self._store.discard()
+            self.store.remove()
         return Outcome(self.order, made)
 
 

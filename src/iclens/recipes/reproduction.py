@@ -12,6 +12,7 @@ from iclens.errors import UserError
 from iclens.recipes.contract import RECIPES, Recipe
 from iclens.recipes.figures import Mode, style
 from iclens.recipes.parts import work_key
+from iclens.recipes.settings import recorded
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Verdict
 from iclens.work.sealed import is_whole, sealed
@@ -41,6 +42,7 @@ class Reproduction:
         command: the command line that made it.
         version: of iclens.
         not_run: why it could not be run here; empty when it was.
+        inputs: a digest of what it read besides its settings; empty when that is nothing.
     """
 
     recipe: Recipe[Any]
@@ -53,6 +55,7 @@ class Reproduction:
     command: str
     version: str
     not_run: str = ""
+    inputs: str = ""
 
     @property
     def key(self) -> str:
@@ -106,14 +109,14 @@ class Reproduction:
             "reference": self.recipe.reference,
             "preset": self.preset,
             "key": self.key,
-            "settings": asdict(self.settings),
+            "settings": recorded(self.settings),
             "command": self.command,
             "seconds": self.seconds,
             "finished": self.finished,
             "iclens": self.version,
             "machine": self.machine,
             "not_run": self.not_run,
-        }
+        } | ({"inputs": self.inputs} if self.inputs else {})
 
 
 def verdict_documents(verdicts: list[Verdict]) -> list[dict[str, Any]]:
@@ -149,6 +152,7 @@ def stored(folder: Path) -> Reproduction | None:
             document["command"],
             document["iclens"],
             document["not_run"],
+            document.get("inputs", ""),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file} was not made by this version of the recipe: {error}. Run the recipe again.") from error
@@ -157,14 +161,17 @@ def stored(folder: Path) -> Reproduction | None:
     return made
 
 
-def finished(folder: Path, key: str) -> Reproduction | None:
-    """The outcome of the very work that the key names, if it lies in the folder and was run."""
+def finished(folder: Path, key: str, inputs: str = "") -> Reproduction | None:
+    """The outcome of the very work that the key names, on these inputs, if it lies in the folder and was run."""
     try:
         kept = stored(folder)
     except UserError:
         # Broken or of other settings: it is as good as not there.
         return None
-    return kept if kept is not None and kept.key == key and not kept.not_run else None
+    if kept is None or kept.key != key or kept.not_run:
+        return None
+    # Where the inputs are missing nothing else can be made: what was made elsewhere counts.
+    return kept if not inputs or kept.inputs == inputs else None
 
 
 def _is_older(document: dict[str, Any]) -> bool:
@@ -174,7 +181,8 @@ def _is_older(document: dict[str, Any]) -> bool:
 
 def _settings(kind: Any, values: dict[str, Any]) -> Any:
     known = {entry.name for entry in fields(kind)}
-    if set(values) != known:
+    needed = {entry.name for entry in fields(kind) if not entry.metadata.get("option")}
+    if not needed <= set(values) <= known:
         raise ValueError(f"its settings are {', '.join(sorted(values))} and not {', '.join(sorted(known))}")
     return kind(**{name: _tuples(value) for name, value in values.items()})
 

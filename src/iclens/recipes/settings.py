@@ -1,9 +1,16 @@
-"""Settings of a recipe, each marked as stated by the paper or chosen by us."""
+"""Settings of a recipe, each marked as stated by the paper or chosen by us, and how a user overrides them."""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+from iclens.errors import UserError, did_you_mean
+from iclens.training.config_file import parse_value
+from iclens.training.typed_values import converted, hints_of
+
+S = TypeVar("S")
 
 
 def stated(value: Any, source: str = "") -> Any:
@@ -26,6 +33,16 @@ def chosen(value: Any, why: str = "") -> Any:
     return field(default=value, metadata={"origin": "chosen", "note": why})
 
 
+def option(value: Any, why: str = "") -> Any:
+    """A field that no preset sets; it is recorded, and shown on pages, only where a user has set it.
+
+    Args:
+        value: our value, the field's default.
+        why: what it is for.
+    """
+    return field(default=value, metadata={"origin": "chosen", "note": why, "option": True})
+
+
 @dataclass(frozen=True)
 class SettingRow:
     """One line of the table of settings.
@@ -44,23 +61,63 @@ class SettingRow:
 
 
 def setting_rows(settings: Any) -> tuple[SettingRow, ...]:
-    """Every field of a settings dataclass with its origin.
+    """Every field of a settings dataclass with its origin; an `option` only where it is set.
 
     Raises:
-        TypeError: it is not a dataclass of fields made by `stated` and `chosen`.
+        TypeError: it is not a dataclass of fields made by `stated`, `chosen` and `option`.
     """
     if not is_dataclass(settings) or isinstance(settings, type):
         raise TypeError(f"{settings!r} is not an instance of a dataclass")
     rows = []
     for entry in fields(settings):
         if "origin" not in entry.metadata or entry.default is MISSING:
-            raise TypeError(f"{type(settings).__name__}.{entry.name} must be made by stated(...) or chosen(...)")
+            raise TypeError(
+                f"{type(settings).__name__}.{entry.name} must be made by stated(...), chosen(...) or option(...)"
+            )
+        if _is_unset(settings, entry):
+            continue
         value, origin, note = getattr(settings, entry.name), entry.metadata["origin"], entry.metadata["note"]
         if origin == "stated" and value != entry.default:
             where = f" ({note})" if note else ""
             origin, note = "chosen", f"the paper: {_plain(entry.default)}{where}"
         rows.append(SettingRow(entry.name, value, origin, note))
     return tuple(rows)
+
+
+def recorded(settings: Any) -> dict[str, Any]:
+    """The values of all fields, without the options that nobody has set."""
+    return {entry.name: getattr(settings, entry.name) for entry in fields(settings) if not _is_unset(settings, entry)}
+
+
+def overridden(settings: S, assignments: Iterable[str]) -> S:
+    """The settings with values that a user has set.
+
+    Args:
+        settings: of a preset.
+        assignments: each `name=value`, the value written as in TOML; a word that is no TOML stands for itself, and a
+            single value serves as a list of one.
+
+    Raises:
+        UserError: an unknown name, a value of another type, or one that the settings themselves refuse.
+    """
+    known = hints_of(type(settings))
+    values = {}
+    for text in assignments:
+        name, _, value = text.partition("=")
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise UserError(f"there is no setting {name!r}.{hint} Settings: {', '.join(known)}.")
+        if name in values:
+            raise UserError(f"the setting {name!r} is given twice.")
+        found = parse_value(value)
+        if isinstance(getattr(settings, name), tuple) and not isinstance(found, list):
+            found = [found]
+        values[name] = converted(name, known[name], found)
+    return replace(settings, **values)  # type: ignore[type-var]
+
+
+def _is_unset(settings: Any, entry: Any) -> bool:
+    return bool(entry.metadata.get("option")) and getattr(settings, entry.name) == entry.default
 
 
 def _plain(value: Any) -> str:

@@ -1,8 +1,7 @@
-"""Finished batches on disk, until the whole is written: each under a name that says what it was computed from.
+"""Finished parts of long work on disk, until the whole is written: each under a key that says what it was made from.
 
 A part's file holds the SHA-256 of its content and the content; it is written under another name and then renamed. So a
-part is there whole or not at all, and one that belongs to other prompts, options or weights is never taken for this
-one's.
+part is there whole or not at all, and one that belongs to other input, settings or weights is never taken for it.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from iclens.errors import UserError
+from iclens.work.whole_files import write_atomically
 
 _DIGEST = hashlib.sha256().digest_size
 _ENDING = ".part"
-_TEMPORARY = ".new"
 _LOCK = "lock"
 
 _TRIES = 100
@@ -25,14 +24,14 @@ _TRIES = 100
 
 
 class Parts:
-    """The parts of one output.
+    """The parts of one piece of work.
 
-    Attributes:
-        folder: where they are.
+    Args:
+        folder: where they are; it is made when it is first needed.
     """
 
-    def __init__(self, output: Path) -> None:
-        self.folder = output.with_name(output.name + ".parts")
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -47,7 +46,10 @@ class Parts:
                 continue
             try:
                 if self._is_held_by(descriptor):
-                    yield
+                    try:
+                        yield
+                    finally:
+                        self._leave()
                     return
             finally:
                 os.close(descriptor)
@@ -68,32 +70,33 @@ class Parts:
         Raises:
             UserError: it cannot be written.
         """
-        target = self._path(key)
-        temporary = target.with_suffix(_TEMPORARY)
         try:
-            with temporary.open("wb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise UserError(
-                f"cannot write {target}: {error.strerror}. What is finished is kept; the same command goes on."
-            ) from error
+            write_atomically(self._path(key), hashlib.sha256(content).digest() + content)
+        except UserError as error:
+            raise UserError(f"{error} What is finished is kept; the same command goes on.") from error
 
     def others(self, keys: set[str]) -> int:
         """How many parts are there of other prompts, options or weights."""
         return sum(path.stem not in keys for path in self.folder.glob("*" + _ENDING))
 
-    def remove(self) -> None:
-        """Take away all parts, and the folder unless something else is in it."""
-        for pattern in ("*" + _ENDING, "*" + _TEMPORARY, _LOCK):
+    def clear(self) -> None:
+        """Take away all parts, whatever they belong to."""
+        # Among them what a process that was killed while it wrote has left.
+        for pattern in ("*" + _ENDING, ".iclens-*.tmp"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Take away all parts and the lock, and the folder unless something else is in it."""
+        self.clear()
+        (self.folder / _LOCK).unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
+
+    def _leave(self) -> None:
+        """Take the folder away unless parts, or something else, are in it."""
+        if self.folder.is_dir() and [path.name for path in self.folder.iterdir()] == [_LOCK]:
+            self.remove()
 
     def _opened_lock(self) -> int | None:
         """The lock's file, open; None when the folder was taken away in that moment."""
@@ -106,7 +109,7 @@ class Parts:
             reason = error.strerror
         except OSError as error:
             reason = "a file has that name" if self.folder.is_file() else error.strerror
-        raise UserError(f"cannot keep finished batches in {self.folder}: {reason}.")
+        raise UserError(f"cannot keep finished parts in {self.folder}: {reason}.")
 
     def _is_held_by(self, descriptor: int) -> bool:
         """Lock the open file; False when the lock has another file by now, as after its holder has finished.

@@ -25,15 +25,15 @@ def stages(task: str) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def bar(steps: Sequence[int], task: str = "training") -> Iterator[Callable[[int, int], None]]:
-    """A bar over all that is to be done; nothing where standard error is not a terminal.
+def bar(steps: Sequence[int], task: str = "training") -> Iterator[Callable[..., None]]:
+    """Show a bar over all that is to be done; nothing where standard error is not a terminal.
 
     Args:
         steps: of every chunk of the work, e.g. its training steps.
         task: what is being done.
 
     Yields:
-        a function of (index of the chunk, steps done in it).
+        a function of (index of the chunk, steps done in it, and what is being done now if that has changed).
     """
     from rich.console import Console
     from rich.progress import (
@@ -48,20 +48,25 @@ def bar(steps: Sequence[int], task: str = "training") -> Iterator[Callable[[int,
     console = Console(stderr=True)
     done = [0] * len(steps)
     columns = (
-        TextColumn(task),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(
-        *columns, console=console, transient=True, disable=not (console.is_terminal or console.is_jupyter)
+        *columns,
+        console=console,
+        transient=True,
+        disable=not (console.is_terminal or console.is_jupyter),
+        # What is printed meanwhile may be on its way to a file.
+        redirect_stdout=sys.stdout.isatty(),
     ) as progress:
-        row = progress.add_task("steps", total=sum(steps))
+        row = progress.add_task(task, total=sum(steps))
 
-        def report(chunk: int, step: int) -> None:
+        def report(chunk: int, step: int, message: str | None = None) -> None:
             done[chunk] = step
-            progress.update(row, completed=sum(done))
+            progress.update(row, completed=sum(done), description=message)
 
         yield report
 

@@ -1,9 +1,8 @@
-"""The study: its measures on planted scores, its truths, its verdicts, and the gradient step on the bundled learner."""
+"""The study: its measures on planted scores, its truths, and the gradient step on the bundled learner."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 
 import pytest
@@ -11,13 +10,12 @@ import torch
 from tests.lens.word_learner import learner, tokenizer
 
 from iclens.attribution import ATTRIBUTIONS, Scores
-from iclens.cli.main import main
 from iclens.errors import UserError
 from iclens.intervals import estimate
 from iclens.language.words import CATEGORY_OF, LABELS
 from iclens.lens.scores.deletions import Outcome
 from iclens.papers.attribution import measures as attribution
-from iclens.papers.attribution.measures import MEASURES, METHODS, TRUTH, Measured, Results, check, run
+from iclens.papers.attribution.measures import MEASURES, METHODS, TRUTH, run
 from iclens.papers.attribution.word_cases import conflicting_cases, margin, word_cases
 
 
@@ -94,50 +92,6 @@ def test_run_without_a_prompt_or_with_an_unknown_method_is_refused():
         run(learner(), word_cases(tokenizer(), seeded(), 1), methods=["lassoo"])
 
 
-def results(**changes) -> Results:
-    """Gradient step far ahead of the Lasso, unless changed."""
-    n = 100
-    flip = torch.arange(n) % 2
-    ours = {"auc": 0.998 + 0.001 * flip, "removed": 0.0 * flip, "kept": 1.0 + 0.0 * flip, "lds": 0.5 + 0.01 * flip}
-    ours |= {key: value + 0.0 * flip for key, value in changes.items() if key in MEASURES}
-    theirs = {"auc": 0.98 + 0.002 * flip, "removed": 0.2 * flip, "kept": 1.0 + 0.0 * flip, "lds": 0.5 - 0.01 * flip}
-    passes = changes.get("forward_passes", 1.0)
-    truth = {key: torch.zeros(n) for key in MEASURES}
-    return Results(
-        {
-            "gradient_step": Measured(ours, passes, 0.0, 0.01),
-            "lasso": Measured(theirs, 64.0, 0.0, 0.1),
-            TRUTH: Measured(truth, 0.0, 0.0, 0.0),
-        },
-        estimate(torch.ones(n)),
-        32,
-    )
-
-
-@pytest.mark.parametrize(
-    ("changes", "fails"),
-    [
-        ({}, set()),
-        ({"auc": 0.985}, {0}),
-        ({"auc": 0.97}, {0, 3}),
-        ({"removed": 0.11}, {1, 4}),
-        ({"removed": 0.2}, {1, 4}),
-        ({"forward_passes": 2.0}, {2}),
-        ({"lds": 0.4}, {5}),
-    ],
-)
-def test_each_verdict_turns_with_its_number(changes, fails):
-    verdicts = check(results(**changes))
-    assert len(verdicts) == 6
-    assert {i for i, verdict in enumerate(verdicts) if not verdict.holds} == fails
-
-
-def test_no_verdict_without_the_gradient_step():
-    whole = results()
-    methods = {name: row for name, row in whole.methods.items() if name != "gradient_step"}
-    assert check(dataclasses.replace(whole, methods=methods)) == ()
-
-
 def test_interval_holds_the_mean_and_leaves_undefined_numbers_out():
     values = torch.randn(300, generator=seeded())
     found = estimate(values)
@@ -205,41 +159,3 @@ def test_gradient_step_finds_what_matters_in_the_bundled_learner(single_precisio
         assert found.methods[name].of("lds").low > 0.2
     assert found.methods["random"].of("auc").high < 0.7
     assert found.methods["random"].of("removed").mean > 0.6
-
-
-def test_command_writes_the_table_and_ends_with_the_verdicts(tmp_path, capsys, single_precision):
-    file = tmp_path / "table.json"
-    methods = ["gradient_step", "lasso"]
-    arguments = ["bench", "attribution", "--prompts", "6", "--subsets", "4", "--json", str(file)]
-    status = main([*arguments, "--methods", *methods])
-    printed = capsys.readouterr().out
-    document = json.loads(file.read_text())
-    assert document["schema_version"] == 1
-    (study,) = document["studies"]
-    assert [row["method"] for row in study["methods"]] == [*methods, "truth"]
-    assert study["n_prompts"] == 6
-    step = study["methods"][0]
-    assert step["forward_passes"] == 1.0
-    assert step["auc"]["low"] <= step["auc"]["mean"] <= step["auc"]["high"]
-    assert step["minus_lasso"]["auc"]["mean"] == pytest.approx(step["auc"]["mean"] - study["methods"][1]["auc"]["mean"])
-    assert status == (0 if all(verdict["holds"] for verdict in study["verdicts"]) else 1)
-    assert len(study["verdicts"]) == 6
-    for words in ("gradient_step", "truth", "LDS", "holds"):
-        assert words in printed
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--prompts", "0"], "measure on at least 1"),
-        (["--subsets", "1"], "at least 2"),
-        (["--methods", "lime"], "unknown attribution method 'lime'"),
-        (["--json", "no/such/folder/x.json"], "does not exist"),
-        (["--model", "no/such/model"], "no folder"),
-    ],
-)
-def test_command_refuses_bad_options_with_one_line(arguments, message, capsys):
-    assert main(["bench", "attribution", *arguments]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert message in printed.err

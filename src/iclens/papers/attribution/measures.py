@@ -28,7 +28,6 @@ from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.scores.deletions import Outcome
 from iclens.lens.scores.faithfulness import auc, lds, random_subsets, top
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
-from iclens.recipes.verdict import Verdict
 
 METHODS = (
     "gradient_step",
@@ -236,45 +235,3 @@ def _gather(rows: Sequence[_Row]) -> Measured:
         backward_passes=sum(row.scores.backward_passes for row in rows) / len(rows),
         seconds=float(torch.tensor([row.seconds for row in rows], dtype=torch.float64).median()),
     )
-
-
-def check(results: Results) -> tuple[Verdict, ...]:
-    """The claims for the gradient step, as far as the methods that were run allow."""
-    if "gradient_step" not in results.methods:
-        return ()
-    ours = results.methods["gradient_step"]
-    found, removed, rank = ours.of("auc"), ours.of("removed"), ours.of("lds")
-    verdicts = [
-        Verdict("The gradient step has AUC ≥ 0.99.", found.mean >= 0.99, f"AUC {found}"),
-        Verdict(
-            "After deleting the demonstrations that it ranks first, the model is right at most 10 % of the time.",
-            removed.mean <= 0.10,
-            f"accuracy {removed}; {results.methods[TRUTH].of('removed')} when the truth itself is deleted",
-        ),
-        Verdict("It costs one forward pass.", ours.forward_passes == 1.0, f"{ours.forward_passes:g} forward passes"),
-    ]
-    for name in ("lasso", "lasso_margin"):
-        if name not in results.methods:
-            continue
-        rival = results.methods[name]
-        label = f"the Lasso of 64 ablations ({name})"
-        ahead, lower = ours.against(rival, "auc"), ours.against(rival, "removed")
-        level = ours.against(rival, "lds")
-        verdicts += [
-            Verdict(
-                f"It is ahead of {label} on AUC: the interval of the difference lies above 0.",
-                ahead.low > 0,
-                f"{found.mean:.3f} against {rival.of('auc').mean:.3f}, difference {ahead}",
-            ),
-            Verdict(
-                f"It is ahead of {label} on removal: the interval of the difference lies below 0.",
-                lower.high < 0,
-                f"{removed.mean:.3f} against {rival.of('removed').mean:.3f}, difference {lower}",
-            ),
-            Verdict(
-                f"It is at least level with {label} on LDS: the interval of the difference does not lie below 0.",
-                level.high >= 0,
-                f"{rank.mean:.3f} against {rival.of('lds').mean:.3f}, difference {level}",
-            ),
-        ]
-    return tuple(verdicts)

@@ -1,4 +1,4 @@
-"""Which demonstrations matter: `iclens bench attribution` as a recipe, with its studies and where the step ends."""
+"""Which demonstrations matter: the studies as a recipe, and where the gradient step ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel, load
+from iclens.lens.scores.method import ATTRIBUTIONS
 from iclens.papers.attribution.measures import METHODS, TRUTH, Case, Measured, run
 from iclens.papers.attribution.studies import STUDIES, Setting
 from iclens.papers.attribution.studies import Progress as Training
@@ -28,8 +30,8 @@ from iclens.papers.attribution.verdicts import (
 from iclens.papers.attribution.word_cases import word_cases
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import new_figure
-from iclens.recipes.settings import chosen
-from iclens.recipes.table import Table
+from iclens.recipes.settings import chosen, option
+from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Verdict
 from iclens.training.default_dtype import default_dtype
 
@@ -42,7 +44,11 @@ FREE_METHODS = tuple(name for name in METHODS if not name.startswith("captum"))
 
 @dataclass(frozen=True)
 class WhichSettings:
-    """How many prompts, and the methods."""
+    """How many prompts, and the methods.
+
+    Raises:
+        UserError: an unknown method, a negative number of prompts, none at all, or fewer than two subsets.
+    """
 
     n_prompts: int = chosen(500, "the bundled learner; 2 to 4 of 12 demonstrations matter")
     n_alone: int = chosen(100, "prompts with one demonstration that matters of 12")
@@ -54,6 +60,21 @@ class WhichSettings:
     chunk: int = chosen(25, "prompts a part")
     methods: tuple[str, ...] = chosen(FREE_METHODS, "all that need no further library")
     seed: int = chosen(0, "of prompts, methods and subsets")
+    model: str = option("bundled", "the learner of word prompts: a folder with the same vocabulary")
+    n_demonstrations: int = option(12, "a prompt, in the studies whose number is free")
+    n_deep_12: int = option(0, "prompts for a learner of 12 layers, which is trained first")
+    n_two_hops_trained: int = option(0, "prompts for a learner that is trained on two hops")
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            _ = ATTRIBUTIONS[method]
+        sizes = self.sizes()
+        if min(sizes.values()) < 0 or not any(sizes.values()):
+            raise UserError("numbers of prompts are 0 or more, and one of them at least 1.")
+        if self.n_subsets < 2:
+            raise UserError(f"n_subsets={self.n_subsets}: a rank correlation needs at least 2.")
+        if self.chunk < 1 or self.n_demonstrations < 1:
+            raise UserError("chunk and n_demonstrations must be at least 1.")
 
     def sizes(self) -> dict[str, int]:
         """Prompts of every study."""
@@ -64,6 +85,8 @@ class WhichSettings:
             CONFLICTING: self.n_conflicting,
             TWO_HOPS: self.n_two_hops,
             DEEP: self.n_deep,
+            "deep-12": self.n_deep_12,
+            "two-hops-trained": self.n_two_hops_trained,
         }
 
 
@@ -77,7 +100,7 @@ class WhichDemonstrations(Recipe[WhichSettings]):
     forward passes. Beside the bundled learner's prompts: one demonstration that matters, twelve that say the same, some
     that contradict each other, an answer that takes two hops, and a learner of 8 layers. Intervals are bootstrapped
     over prompts, differences paired by prompt. "At least as good" means: the interval excludes being worse by more than
-    a margin. Float32. The measures and methods are those of `iclens bench attribution`.
+    a margin. Float32.
     """
 
     title = "Which score finds the demonstrations that matter"
@@ -101,7 +124,8 @@ class WhichDemonstrations(Recipe[WhichSettings]):
         """Chunks of prompts; the learner of 8 layers is trained in a part, so that all its prompts are one."""
         made: list[Part] = []
         for study, size in settings.sizes().items():
-            step = settings.chunk if study != DEEP else max(size, 1)
+            # What is trained for a study is trained once.
+            step = settings.chunk if study not in (DEEP, "deep-12", "two-hops-trained") else max(size, 1)
             made += [
                 {"study": study, "first": first, "prompts": min(step, size - first)} for first in range(0, size, step)
             ]
@@ -123,7 +147,8 @@ class WhichDemonstrations(Recipe[WhichSettings]):
             progress(0, count, f"training 8 layers, step {steps}" + (f" of {total}" if total else ""))
 
         with default_dtype(torch.float32), TemporaryDirectory() as folder:
-            learner, cases = _drawn(study, Setting("bundled", Path(folder), count, 12, seed), training)
+            setting = Setting(settings.model, Path(folder), count, settings.n_demonstrations, seed)
+            learner, cases = _drawn(study, setting, training)
             # Another seed than the prompts': their truths and the random scores would come from the same numbers.
             found = run(
                 learner,
@@ -146,18 +171,29 @@ class WhichDemonstrations(Recipe[WhichSettings]):
         """Against the rivals on the main study; then where it ends."""
         return judged(table)
 
+    def summaries(self, table: Table, settings: WhichSettings) -> dict[str, Table]:
+        """Every study's methods with their costs and measures, with half the width of 95 % intervals."""
+        return {
+            f"{study}: {STUDIES[study].description if study in STUDIES else '1 demonstration is the truth.'} "
+            f"{size} prompts.": Table(_summary_rows(measured_of(table, study)))
+            for study, size in settings.sizes().items()
+            if size
+        }
+
     def plot(self, table: Table, settings: WhichSettings) -> Figure:
         """Methods by AUC, and by accuracy after removal: the main study with intervals, the others beside it."""
         figure = new_figure(11.5, 7.0)
         panels = figure.subplots(1, 2, sharey=True)
-        main = measured_of(table, MAIN)
+        shown = [str(study) for study in table.unique("study")]
+        main = measured_of(table, MAIN if MAIN in shown else shown[0])
         order = sorted((name for name in main if name != TRUTH), key=lambda name: main[name].of("auc").mean)
         order.append(TRUTH)
         places = np.arange(len(order), dtype=float)
         looks = {MAIN: ("o", "C0", "2 to 4 of 12 matter"), ALONE: ("P", "C4", "1 of 12 matters"),
                  REDUNDANT: ("s", "C1", "12 of 24 say the same"), CONFLICTING: ("^", "C2", "4 for, 2 against"),
                  TWO_HOPS: ("D", "C3", "two hops"), DEEP: ("v", "C5", "8 layers")}  # fmt: skip
-        shown = [study for study in looks if len(table.where(study=study))]
+        looks |= {study: ("x", "C5", study) for study in shown if study not in looks}
+        shown = [study for study in looks if study in shown]
         for axes, measure in zip(panels, ("auc", "removed"), strict=True):
             for number, study in enumerate(shown):
                 found = measured_of(table, study)
@@ -186,7 +222,9 @@ class WhichDemonstrations(Recipe[WhichSettings]):
 def _drawn(study: str, setting: Setting, training: Training) -> tuple[LensModel, list[Case]]:
     if study == ALONE:
         learner = load(setting.model)
-        return learner, word_cases(learner.tokenizer, setting.generator(), setting.n_prompts, 12, (1, 1))
+        return learner, word_cases(
+            learner.tokenizer, setting.generator(), setting.n_prompts, setting.n_demonstrations, (1, 1)
+        )
     return STUDIES[study].make(setting, training)
 
 
@@ -195,3 +233,18 @@ def _label(name: str, measured: Measured) -> str:
         return "the truth itself"
     backward = f" + {measured.backward_passes:.0f} back" if measured.backward_passes else ""
     return f"{name.replace('_', ' ')} ({measured.forward_passes:.3g}{backward})"
+
+
+def _summary_rows(found: dict[str, Measured]) -> list[dict[str, Cell]]:
+    """A row a method."""
+    headings = {"auc": "AUC", "removed": "right, top removed", "kept": "right, only top", "lds": "LDS"}
+    rows: list[dict[str, Cell]] = []
+    for name, measured in found.items():
+        row: dict[str, Cell] = {"method": name}
+        if name != TRUTH:
+            row |= {"forward": measured.forward_passes, "backward": measured.backward_passes}
+        for measure in measured.measures:
+            mean = measured.of(measure)
+            row[headings.get(measure, measure)] = f"{mean.mean:.3f} ±{(mean.high - mean.low) / 2:.3f}"
+        rows.append(row)
+    return rows

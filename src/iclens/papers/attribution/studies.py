@@ -1,4 +1,4 @@
-"""The studies of `iclens bench attribution`: where the gradient step works, and where it ends."""
+"""The studies of the recipe `attribution`: where the gradient step works, and where it ends."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -100,20 +100,18 @@ CLAIMS = (
 
 def judged(table: Table) -> list[Verdict]:
     """A verdict on each of `CLAIMS`, from rows of one prompt and method each, with `study`."""
-    main, many, conflict = (measured_of(table, study) for study in (MAIN, REDUNDANT, CONFLICTING))
-    return [
-        _finds(main),
-        _deletes(main),
-        _one_pass(main),
-        _foretells(main),
-        _blind(main, measured_of(table, ALONE)),
-        _many(many),
-        _many_deleted(many),
-        _contradicted(conflict),
-        _against(conflict),
-        _hops(measured_of(table, TWO_HOPS)),
-        _depth(measured_of(table, DEEP)),
-    ]
+    found = {study: measured_of(table, study) for study in (MAIN, ALONE, REDUNDANT, CONFLICTING, TWO_HOPS, DEEP)}
+    verdicts = []
+    for claim, judge, studies, methods in _JUDGES:
+        absent = [study for study in studies if not found[study]]
+        lacking = [name for name in methods if any(name not in found[study] for study in studies)]
+        if absent:
+            verdicts.append(claim.untested(_ABSENT.get(absent[0], f"no prompt of the study {absent[0]} was measured.")))
+        elif lacking:
+            verdicts.append(claim.untested(f"without {', '.join(lacking)} it cannot be judged."))
+        else:
+            verdicts.append(judge(*(found[study] for study in studies)))
+    return verdicts
 
 
 def measured_of(table: Table, study: str) -> dict[str, Measured]:
@@ -252,8 +250,6 @@ def _hops(hops: dict[str, Measured]) -> Verdict:
 
 
 def _depth(deep: dict[str, Measured]) -> Verdict:
-    if not deep:
-        return DEPTH.untested("this preset trains no learner of 8 layers, which takes 7 minutes.")
     rival, difference = _worst(deep, LASSOS, "auc", +1)
     return DEPTH.judged(
         difference.low >= -AUC_MARGIN and deep[STEP].of("auc").low >= FOUND,
@@ -261,3 +257,21 @@ def _depth(deep: dict[str, Measured]) -> Verdict:
         f"at least {FOUND} and, compared with the better Lasso, the interval excludes being worse by more than "
         f"{AUC_MARGIN}",
     )
+
+
+_ABSENT = {DEEP: "this preset trains no learner of 8 layers, which takes 7 minutes."}
+
+# Claim, how it is judged, the studies that this takes, and the methods in each of them.
+_JUDGES: tuple[tuple[Claim, Callable[..., Verdict], tuple[str, ...], tuple[str, ...]], ...] = (
+    (FINDS, _finds, (MAIN,), (STEP, *RIVALS)),
+    (DELETES, _deletes, (MAIN,), (STEP, *RIVALS, "random")),
+    (ONE_PASS, _one_pass, (MAIN,), (STEP,)),
+    (FORETELLS, _foretells, (MAIN,), (STEP, *LASSOS, "random")),
+    (BLIND, _blind, (MAIN, ALONE), LEFT_OUT),
+    (MANY, _many, (REDUNDANT,), (STEP, *LASSOS, SHAPLEY, *LEFT_OUT)),
+    (MANY_DELETED, _many_deleted, (REDUNDANT,), (STEP, "random")),
+    (CONTRADICTED, _contradicted, (CONFLICTING,), (STEP, *LASSOS)),
+    (AGAINST, _against, (CONFLICTING,), (STEP,)),
+    (HOPS, _hops, (TWO_HOPS,), (STEP,)),
+    (DEPTH, _depth, (DEEP,), (STEP, *LASSOS)),
+)

@@ -1,102 +1,17 @@
-"""The fine-tuning table: resuming, intervals, and corrections that keep their promise when nothing works."""
+"""The fine-tuning table: its rows, intervals, and corrections that keep their promise when nothing works."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 from scipy.stats import t as student
 
-from iclens.cli.main import main
 from iclens.errors import UserError
-from iclens.papers.ren_liu_2024.table_1 import best_of_many as recipe
-from iclens.papers.ren_liu_2024.table_1.best_of_many import (
-    ORIGINAL,
-    PRESETS,
-    ROWS,
-    Plan,
-    chosen_rows,
-    cost,
-    run,
-    task_data,
-)
-from iclens.papers.ren_liu_2024.table_1.sentences import generate_sentences
-from iclens.papers.ren_liu_2024.table_1.training import Backbone, Settings, run_file
+from iclens.papers.ren_liu_2024.table_1.glue import TASKS
+from iclens.papers.ren_liu_2024.table_1.rows import ORIGINAL, PRESETS, ROWS, chosen_rows, task_data
 from iclens.recipes.selection import halves, max_statistic, nested, over_seeds
-
-SETTINGS = Settings(n_steps=2, batch=4, learning_rate=1e-3, max_length=24)
-
-
-@pytest.fixture(scope="module")
-def backbone():
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    data = [generate_sentences(name, 20, 12) for name in ("cola", "stsb")]
-    words = sorted({w for d in data for e in (*d.train, *d.validation) for text in e.texts for w in text.split()})
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["[PAD]", "[UNK]", *words])}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
-    config = BertConfig(
-        vocab_size=len(words) + 2,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        attention_probs_dropout_prob=0.0,
-    )
-    torch.manual_seed(0)
-    return Backbone.wrap("tiny", BertModel(config, add_pooling_layer=False).float(), fast)
-
-
-def plan(backbone, out, rows=("regularized α=0.5", "negative k=1 β=0.5", "control scale 0.5"), seeds=(0, 1)):
-    data = tuple(generate_sentences(name, 20, 12) for name in ("cola", "stsb"))
-    return Plan(backbone, data, chosen_rows(rows), seeds, SETTINGS, out)
-
-
-def test_an_interrupted_grid_goes_on_and_gives_what_the_uninterrupted_one_gives(backbone, tmp_path):
-    whole = run(plan(backbone, tmp_path / "whole"))
-    started = []
-
-    def stop_at_the_sixth(what):
-        started.append(what)
-        if len(started) == 6:
-            raise KeyboardInterrupt
-
-    grid = plan(backbone, tmp_path / "cut")
-    with pytest.raises(KeyboardInterrupt):
-        run(grid, stop_at_the_sixth)
-    assert len(grid.finished()) == 5
-    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "cut" / "runs").iterdir()}
-    rest = []
-    resumed = run(grid, rest.append)
-    assert len(rest) == 16 - 5 + 1
-    assert all(file.stat().st_mtime_ns == at for file, at in times.items())
-    for key, made in whole.runs.items():
-        assert replace(resumed.runs[key], seconds=0.0) == replace(made, seconds=0.0)
-    again = []
-    run(grid, again.append)
-    assert again == [""]
-
-
-def test_the_cost_counts_what_is_missing(backbone, tmp_path):
-    grid = plan(backbone, tmp_path)
-    before = cost(grid)
-    assert (before.n_runs, before.n_missing) == (16, 16)
-    assert before.seconds > 0
-    run(grid)
-    after = cost(grid)
-    assert (after.n_runs, after.n_missing, after.seconds) == (16, 0, 0.0)
-
-
-def test_a_damaged_run_stops_the_grid_by_name(backbone, tmp_path):
-    grid = plan(backbone, tmp_path, rows=(), seeds=(0,))
-    run(grid)
-    run_file(tmp_path, "stsb", "original", 0).write_text("{")
-    with pytest.raises(UserError, match=r"stsb--original--0\.json is damaged"):
-        run(grid)
 
 
 def test_the_grids_are_the_papers_and_say_what_is_read():
@@ -107,7 +22,6 @@ def test_the_grids_are_the_papers_and_say_what_is_read():
     assert negatives == {(1, 0.1), (1, 0.5), (3, 0.1), (3, 0.5)}
     assert [set(r.options) for r in ROWS.values() if r.kind == "augmented"] == [{"g1"}, {"g2"}, {"g1", "g2"}]
     assert {r.variant for r in ROWS.values() if r.kind == "control"} == {"scale-matched", "parameter-matched"}
-    assert len({run_file(recipe.Path(), "cola", name, 0).name for name in ROWS}) == len(ROWS)
 
 
 def test_rows_are_chosen_by_kind_or_name():
@@ -118,30 +32,11 @@ def test_rows_are_chosen_by_kind_or_name():
         chosen_rows(("postive",))
 
 
-def test_every_preset_names_rows_and_data_that_exist():
+def test_every_preset_has_data_of_every_task():
     for preset in PRESETS.values():
-        assert set(preset.rows) <= set(ROWS)
-        for name in preset.tasks:
+        for name in TASKS:
             data = task_data(name, "generated", replace(preset, n_train=4, n_validation=4))
             assert data.generated
-
-
-def test_differences_are_paired_by_seed(backbone, tmp_path):
-    results = run(plan(backbone, tmp_path))
-    for name in ("cola", "stsb"):
-        row = "negative k=1 β=0.5"
-        by_seed = results.scores(name, row) - results.scores(name, "original")
-        assert results.difference(name, row) == over_seeds(by_seed)
-        best = results.best(name, "all")
-        assert best.n_rows == 2  # controls are not chosen
-        assert best.gain.mean == max(results.difference(name, r).mean for r in ("regularized α=0.5", row))
-        assert best.simultaneous.low <= best.gain.low
-        assert results.best(name, "augmented") is None
-    assert len(results.verdicts()) == 4
-
-
-def test_one_seed_gives_no_verdict(backbone, tmp_path):
-    assert run(plan(backbone, tmp_path, seeds=(0,))).verdicts() == ()
 
 
 # --- the statistics
@@ -248,62 +143,3 @@ def test_the_nested_gain_of_nothing_is_nothing_while_the_chosen_one_is_not():
         honest.append(nested(pairs[..., 0], pairs[..., 1]).gain.mean)
     assert chosen > 0.4
     assert abs(sum(honest) / N_STUDIES) < 0.06
-
-
-# --- the command
-
-
-@pytest.fixture
-def command(backbone, monkeypatch, tmp_path):
-    small = replace(
-        PRESETS["quick"],
-        settings=SETTINGS,
-        n_train=20,
-        n_validation=12,
-        rows=("original", "negative k=1 β=0.5"),
-        seeds=2,
-    )
-    monkeypatch.setitem(PRESETS, "quick", small)
-    monkeypatch.setattr("iclens.papers.ren_liu_2024.table_1.training.load_backbone", lambda name, layers=None: backbone)
-    return lambda *words: main(["finetune", "--out", str(tmp_path / "out"), *words])
-
-
-def test_the_command_prints_the_cost_first_and_always_says_generated(command, capsys, tmp_path):
-    target = tmp_path / "table.json"
-    assert command("--json", str(target)) == 0
-    out, err = capsys.readouterr()
-    assert "8 runs, 0 finished before, 8 to train: about" in err
-    assert "CoLA (generated): GENERATED by iclens, not GLUE." in out
-    assert "STS-B (generated): GENERATED by iclens, not GLUE." in out
-    for line in out.splitlines():
-        if "CoLA" in line or "STS-B" in line:
-            assert "generated" in line, line
-    document = json.loads(target.read_text())
-    assert document["generated"] is True
-    assert [task["generated"] for task in document["tasks"]] == [True, True]
-    assert command("--json", str(target)) == 0
-    second, err = capsys.readouterr()
-    assert "8 runs, 8 finished before, 0 to train" in err
-    assert second == out
-
-
-def test_a_dry_run_trains_nothing(command, capsys, tmp_path):
-    assert command("--dry-run", "--tasks", "cola", "--seeds", "3") == 0
-    assert "6 runs, 0 finished before, 6 to train" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--tasks", "qqp"), "unknown task 'qqp'"),
-        (("--rows", "none"), "unknown row 'none'"),
-        (("--seeds", "0"), "--seeds 0"),
-        (("--steps", "0"), "n_steps 0"),
-        (("--data", "nowhere-at-all"), "it is not a folder"),
-        (("--json", "no/such/folder/x.json"), "does not exist"),
-    ],
-)
-def test_mistakes_end_with_one_line(command, capsys, words, message):
-    assert command(*words) == 2
-    assert message in capsys.readouterr().err

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from tests.recipes.planting import Planted, turning
 
-from iclens.papers.ren_liu_2024.table_1.best_of_many import ROWS, TYPES
 from iclens.papers.ren_liu_2024.table_1.recipe import FinetuneTable, TableSettings
+from iclens.papers.ren_liu_2024.table_1.rows import ROWS, TYPES
 from iclens.recipes.contract import Preset
 from iclens.recipes.reproduce import reproduce
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.table import Table
-from iclens.work.whole_files import write_atomically
 
 RECIPE = FinetuneTable()
 SETTINGS = RECIPE.quick.settings
@@ -97,13 +96,16 @@ def test_what_lacks_its_data_is_not_run_says_why_and_is_tried_again(tmp_path):
         def data(self, task, settings):
             return task
 
+        def inputs(self, settings):
+            return "the sentences"
+
         def measure(self, part, settings, progress):
             return Table([{"score": 1.0}])
 
-    made = reproduce(Lacking(), "quick", tmp_path, write_atomically)
+    made = reproduce(Lacking(), "quick", tmp_path)
     assert [verdict.outcome for verdict in made.verdicts()] == ["cannot be tested here"] * 3
     assert "glue" in made.not_run
-    made = reproduce(Found(), "quick", tmp_path, write_atomically, resume=True)
+    made = reproduce(Found(), "quick", tmp_path, resume=True)
     assert (made.not_run, len(made.table)) == ("", 1)
 
 
@@ -113,7 +115,7 @@ def test_a_tiny_run_trains_every_row_from_the_same_data():
     def train(backbone, data, row, seed, settings, device):
         asked.append((backbone, data.title, row.name, seed, settings.n_steps))
         predictions = [float((index + seed) % 2) for index in range(len(data.validation))]
-        return SimpleNamespace(scores={"matthews": 0.1 * seed}, diverged=False, predictions=predictions)
+        return SimpleNamespace(scores={"matthews": 0.1 * seed}, diverged=False, predictions=predictions, n_parameters=1)
 
     class Told(FinetuneTable):
         trained = staticmethod(train)

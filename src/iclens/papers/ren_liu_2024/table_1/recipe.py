@@ -11,24 +11,17 @@ import numpy as np
 import torch
 
 from iclens.errors import UserError
-from iclens.papers.ren_liu_2024.table_1.best_of_many import (
-    ORIGINAL,
-    PRESETS,
-    ROWS,
-    SIGNIFICANT,
-    TYPES,
-    Best,
-    best_row,
-    fold_scores,
-    task_data,
-)
-from iclens.papers.ren_liu_2024.table_1.glue import TASKS, TaskData
-from iclens.papers.ren_liu_2024.table_1.training import Backbone, load_backbone, train
+from iclens.intervals import Estimate
+from iclens.papers.ren_liu_2024.table_1.backbone import Backbone, load_backbone
+from iclens.papers.ren_liu_2024.table_1.best_of_many import SIGNIFICANT, Best, best_row, fold_scores
+from iclens.papers.ren_liu_2024.table_1.glue import TASKS, TaskData, task_named
+from iclens.papers.ren_liu_2024.table_1.rows import ORIGINAL, PRESETS, ROWS, TYPES, chosen_rows, task_data
+from iclens.papers.ren_liu_2024.table_1.training import Settings, seconds_per_run, train
 from iclens.recipes.contract import Part, Progress, Recipe, recipe
 from iclens.recipes.contract import Preset as RecipePreset
 from iclens.recipes.figures import new_figure
 from iclens.recipes.seed_curves import seed_mean
-from iclens.recipes.settings import chosen, stated
+from iclens.recipes.settings import chosen, option, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 
@@ -57,20 +50,36 @@ BEYOND = Claim(
 
 @dataclass(frozen=True)
 class TableSettings:
-    """The grid; a run's own settings are those of the preset of `iclens finetune`."""
+    """The grid; the rest of a run's settings are those of `PRESETS`.
+
+    Raises:
+        UserError: an unknown task, preset or row, or fewer than one step or seed.
+    """
 
     data: str = chosen("glue", '"glue" for the real tasks, "generated" for small ones made by iclens')
     tasks: tuple[str, ...] = stated(tuple(TASKS), "Table 1: CoLA, MRPC, STS-B, RTE")
-    preset: str = chosen("paper", "of `iclens finetune`: steps, batch, learning rate, layers, examples")
+    preset: str = chosen("paper", "batch, learning rate, layers, examples")
     rows: tuple[str, ...] = chosen(tuple(ROWS), "the paper's grids as far as they can be read, strengths, controls")
     model: str = chosen("minilm", "the paper's backbone could not be read")
     steps: int = chosen(PRESETS["paper"].settings.n_steps, "of a run")
     n_seeds: int = chosen(8, "with fewer no p of sign flips reaches 0.05 / 4 beside a row that is worse at every seed")
+    device: str = option("", "cpu or cuda; by the preset when empty")
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            task_named(task)
+        if self.preset not in PRESETS:
+            raise UserError(f"preset={self.preset!r} is not known. Known: {', '.join(PRESETS)}.")
+        # A kind stands for its rows.
+        object.__setattr__(self, "rows", tuple(row.name for row in chosen_rows(self.rows)))
+        for name in ("steps", "n_seeds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: it must be at least 1.")
 
 
 @recipe("ren-liu-table-1")
 class FinetuneTable(Recipe[TableSettings]):
-    """The table of `iclens finetune`: an encoder fine-tuned on GLUE's tasks, once for every attention and seed.
+    """An encoder fine-tuned on GLUE's tasks, once for every attention and seed.
 
     A row's score is the mean of its task's metrics (CoLA: Matthews; MRPC: F1 and accuracy; STS-B: Pearson and
     Spearman; RTE: accuracy). Gains over the original attention are paired by seed; p-values of the best rows are
@@ -114,6 +123,29 @@ class FinetuneTable(Recipe[TableSettings]):
             return f"The data or the encoder are missing here: {error}"
         return ""
 
+    def inputs(self, settings: TableSettings) -> str:
+        """The examples' and the encoder's digests."""
+        data = [self.data(task, settings).digest for task in settings.tasks]
+        return "-".join([self.backbone(settings).digest, *data])
+
+    def device(self, settings: TableSettings) -> str:
+        """Where runs are trained."""
+        return settings.device or super().device(settings)
+
+    def estimate(self, settings: TableSettings, preset: RecipePreset[TableSettings]) -> float:
+        """By two steps of every task and kind of row."""
+        backbone, device = self.backbone(settings), self.device(settings)
+        seconds: dict[tuple[str, str, str | None], float] = {}
+        total = 0.0
+        for task in settings.tasks:
+            data = self.data(task, settings)
+            for row in chosen_rows(settings.rows):
+                like = (task, row.kind, row.variant)
+                if like not in seconds:
+                    seconds[like] = seconds_per_run(backbone, data, row, _of_run(settings), device)
+                total += settings.n_seeds * seconds[like]
+        return total
+
     def data(self, task: str, settings: TableSettings) -> TaskData:
         """Load or generate the examples of a task."""
         return _data(task, settings.data, settings.preset)
@@ -131,16 +163,14 @@ class FinetuneTable(Recipe[TableSettings]):
     def measure(self, part: Part, settings: TableSettings, progress: Progress) -> Table:
         """Scores and metrics of every seed, also on halves of the validation examples."""
         task, row = str(part["task"]), ROWS[str(part["row"])]
-        preset = PRESETS[settings.preset]
         data, backbone = self.data(task, settings), self.backbone(settings)
-        run_settings = dataclasses.replace(preset.settings, n_steps=settings.steps)
         rows: list[dict[str, Any]] = []
         for seed in range(settings.n_seeds):
             progress(seed, settings.n_seeds, f"{data.title}, {row.name}")
-            made = self.trained(backbone, data, row, seed, run_settings, self.device(settings))
+            made = self.trained(backbone, data, row, seed, _of_run(settings), self.device(settings))
             score = sum(made.scores.values()) / len(made.scores)
             named = {"title": data.title, "kind": row.kind, "generated": data.generated, "diverged": made.diverged}
-            rows.append({"seed": seed, "score": score, **named, **made.scores})
+            rows.append({"seed": seed, "score": score, **named, **made.scores, "n_parameters": made.n_parameters})
             rows += [
                 {"seed": seed, "fold": fold, "chooses": chooses, "reports": reports}
                 for fold, (chooses, reports) in enumerate(fold_scores(data, [made.predictions])[0].tolist())
@@ -150,6 +180,17 @@ class FinetuneTable(Recipe[TableSettings]):
     def check(self, table: Table, settings: TableSettings) -> list[Verdict]:
         """The best rows, corrected for the choice, and against the controls."""
         return [_global(table, settings), _local(table, settings), _beyond(table, settings)]
+
+    def summaries(self, table: Table, settings: TableSettings) -> dict[str, Table]:
+        """Every row's metrics and its difference to the original, task by task; then the best rows."""
+        found = {}
+        for task in settings.tasks:
+            what = f"{_title(table, task)}: {_source(table, task)}"
+            found[f"{what}. Means with 95 % intervals over {settings.n_seeds} seeds"] = Table(
+                _metric_rows(table, task, settings)
+            )
+        best = [row for task in settings.tasks for row in _best_rows(table, task, settings)]
+        return found | {"Best of many: the choice biases the plain gain, not the corrected columns": Table(best)}
 
     def plot(self, table: Table, settings: TableSettings) -> Figure:
         """A panel a task: every row's score minus the original's."""
@@ -166,14 +207,17 @@ class FinetuneTable(Recipe[TableSettings]):
             ax.set_yticks(range(len(names)), names, fontsize="small")
             ax.invert_yaxis()
             ax.axvline(0.0, color="0.5", linewidth=0.8)
-            rows = table.where(task=task).only("score")
-            source = "GENERATED data, not GLUE" if rows.unique("generated")[0] else "GLUE"
             original = seed_mean(scores[ORIGINAL.name])
+            what = f"{_title(table, task)}: {_source(table, task)}"
             ax.set(
                 xlabel="score minus the original's, by seed",
-                title=f"{rows.unique('title')[0]}: {source}\noriginal {original:.3f}, {settings.n_seeds} seeds",
+                title=f"{what}\noriginal {original:.3f}, {settings.n_seeds} seeds",
             )
         return figure
+
+
+def _of_run(settings: TableSettings) -> Settings:
+    return dataclasses.replace(PRESETS[settings.preset].settings, n_steps=settings.steps)
 
 
 @cache
@@ -287,3 +331,45 @@ def _beyond(table: Table, settings: TableSettings) -> Verdict:
 def _title(table: Table, task: str) -> str:
     """The task's name, marked where its data are generated."""
     return str(table.where(task=task).only("score").unique("title")[0])
+
+
+def _source(table: Table, task: str) -> str:
+    generated = table.where(task=task).only("score").unique("generated")[0]
+    return "GENERATED data, not GLUE" if generated else "GLUE"
+
+
+def _metric_rows(table: Table, task: str, settings: TableSettings) -> list[dict[str, Any]]:
+    """A row of the task's table for each attention."""
+    rows, scores, found = table.where(task=task).only("score"), _scores(table, task, settings), []
+    for name in settings.rows:
+        one = rows.where(row=name)
+        metrics = {metric: str(seed_mean(one.column(metric))) for metric in task_named(task).metrics}
+        gain = "" if name == ORIGINAL.name else _signed(seed_mean(scores[name] - scores[ORIGINAL.name]))
+        diverged = sum(map(bool, one.cells("diverged")))
+        found.append({"row": name, **metrics, "minus original": gain, "diverged": diverged})
+    return found
+
+
+def _best_rows(table: Table, task: str, settings: TableSettings) -> list[dict[str, Any]]:
+    """The best row of each type, and of all."""
+    found = []
+    for kinds in (*((kind,) for kind in TYPES), TYPES):
+        best = _best(table, task, settings, kinds)
+        if best is not None:
+            found.append(
+                {
+                    "task": _title(table, task),
+                    "best of": f"{'all' if kinds == TYPES else kinds[0]} ({best.n_rows})",
+                    "row": best.row,
+                    "score": best.score.mean,
+                    "gain, as chosen": _signed(best.gain),
+                    "gain, Bonferroni": _signed(best.simultaneous),
+                    "p, max statistic": best.p,
+                    "gain, nested": _signed(best.nested.gain),
+                }
+            )
+    return found
+
+
+def _signed(estimate: Estimate) -> str:
+    return f"{estimate.mean:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"

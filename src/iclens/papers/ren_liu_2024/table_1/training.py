@@ -1,15 +1,12 @@
 """Fine-tuning of an encoder on one task with one attention.
 
 A run is determined by its backbone, its data, its row, its seed and its settings; it starts from the same weights
-whatever ran before. A finished run is one JSON file, and nothing is trained twice: an interrupted grid goes on where
-it stopped and gives what the uninterrupted one gives.
+whatever ran before.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -21,28 +18,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from iclens.errors import UserError
-from iclens.papers.ren_liu_2024.table_1.backbone import Backbone, load_backbone
+from iclens.papers.ren_liu_2024.table_1.backbone import Backbone
 from iclens.papers.ren_liu_2024.table_1.glue import Example, TaskData, metrics
-from iclens.papers.ren_liu_2024.table_1.kept_runs import Run, load_run, run_file, save_run
 from iclens.training.reproducibly import reproducibly
-
-__all__ = [
-    "Backbone",
-    "Classifier",
-    "Row",
-    "Run",
-    "Settings",
-    "attach",
-    "fingerprint",
-    "load_backbone",
-    "load_run",
-    "run_file",
-    "save_run",
-    "seconds_per_run",
-    "train",
-]
-
-_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -96,6 +74,33 @@ class Settings:
             raise UserError(f"learning_rate {self.learning_rate}: it must be positive.")
 
 
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        task: the task's name.
+        row: the row's name.
+        seed: of the head, the order of the examples and the dropout.
+        scores: GLUE's metrics on the validation examples.
+        predictions: the class or grade of every validation example, in order.
+        losses: the training loss of every step.
+        n_parameters: trained parameters.
+        seconds: wall-clock time.
+        diverged: whether an output was not finite; such outputs count as 0.
+    """
+
+    task: str
+    row: str
+    seed: int
+    scores: dict[str, float]
+    predictions: list[float]
+    losses: list[float]
+    n_parameters: int
+    seconds: float
+    diverged: bool
+
+
 class Classifier(nn.Module):
     """An encoder with a fresh head on the mean of its tokens' states, as sentence encoders are pooled.
 
@@ -138,16 +143,6 @@ def attach(encoder: nn.Module, row: Row) -> None:
     apply(encoder, row.variant, **copy.deepcopy(row.options))
 
 
-def fingerprint(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Settings) -> str:
-    """A hash of everything that determines a run, besides the versions of the libraries."""
-    text = json.dumps(
-        [_VERSION, backbone.digest, data.digest, row.variant, row.options, seed, asdict(settings)],
-        sort_keys=True,
-        default=repr,
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def train(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Settings, device: str = "cpu") -> Run:
     """Fine-tune a copy of the backbone and measure it on the validation examples.
 
@@ -183,7 +178,6 @@ def train(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Set
         n_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         seconds=time.perf_counter() - start,
         diverged=diverged,
-        fingerprint=fingerprint(backbone, data, row, seed, settings),
     )
 
 
