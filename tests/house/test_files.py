@@ -92,6 +92,18 @@ def test_the_architecture_page_names_every_extension_point():
     assert set(re.findall(r"^\| `(iclens\.\w+)`", page, re.MULTILINE)) == groups | {PAPERS}
 
 
+def test_the_walks_of_the_architecture_page_pass_files_that_exist():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`((?:\w+/)+(?:\w+\.py)?|\w+\.py)`", page))
+    assert len(named) > 40
+    assert {name for name in named if not (ROOT / "src" / "iclens" / name).exists()} == set()
+
+
+def test_no_folder_holds_more_than_thirty_modules():
+    folders = [path.parent for path in (ROOT / "src").rglob("__init__.py")]
+    assert {folder.name for folder in folders if len(list(folder.glob("*.py"))) > 31} == set()
+
+
 def test_the_storeys_of_the_architecture_page_are_those_of_the_contract():
     page = (ROOT / "docs" / "architecture.md").read_text()
     (picture,) = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
