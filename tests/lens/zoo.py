@@ -24,6 +24,14 @@ _LLAMA = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+_EXPERTS = _LLAMA | {"num_experts_per_tok": 2, "num_local_experts": 4}
+_QWEN_MOE = _LLAMA | {
+    "num_experts_per_tok": 2,
+    "num_experts": 4,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+    "mlp_only_layers": [1],
+}
 _GEMMA = _LLAMA | {"head_dim": 8, "sliding_window": 7, "query_pre_attn_scalar": 16}
 _GPT2 = {"vocab_size": 61, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
 _OPT = {
@@ -141,6 +149,17 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
     "seed_oss": ("seed_oss", _LLAMA | {"head_dim": 8}),
     "ernie4_5": ("ernie4_5", _LLAMA | {"head_dim": 8, "use_bias": True}),
     "hunyuan_v1_dense": ("hunyuan_v1_dense", _LLAMA | {"head_dim": 8}),
+    "mixtral": ("mixtral", _EXPERTS),
+    "mixtral-window": ("mixtral", _EXPERTS | {"sliding_window": 7}),
+    "qwen2_moe": ("qwen2_moe", _QWEN_MOE),
+    "qwen3_moe": ("qwen3_moe", _QWEN_MOE | {"head_dim": 8, "norm_topk_prob": True}),
+    "olmoe": ("olmoe", _LLAMA | {"num_experts_per_tok": 2, "num_experts": 4}),
+    "granitemoe": (
+        "granitemoe",
+        _EXPERTS
+        | {"residual_multiplier": 0.3, "embedding_multiplier": 2.0, "attention_multiplier": 0.2, "logits_scaling": 3.0},
+    ),
+    "phimoe": ("phimoe", _EXPERTS | {"attention_bias": True, "lm_head_bias": True}),
 }
 
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -152,15 +152,17 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
     anatomy = lens_model.anatomy
     assert anatomy.head is not None
 
-    def rows(hidden: Tensor) -> Tensor:
-        # OPT runs its MLP on (batch · n, width), so rows are addressed after they are put apart again.
+    def rows(hidden: Any) -> Tensor:
+        # Layers return tuples in some families, and so do MLPs that choose experts. OPT runs its MLP on
+        # (batch · n, width), so rows are addressed after they are put apart again.
+        hidden = hidden if isinstance(hidden, Tensor) else hidden[0]
         return take(hidden.detach().reshape(batch, n, -1), positions)
 
     def keep_rows(module: nn.Module, args: Any, output: Any) -> None:
         inputs[module], outputs[module] = rows(args[0]), rows(output)
 
     def keep_end(module: nn.Module, args: Any, output: Any) -> None:
-        outputs[module] = rows(output if isinstance(output, Tensor) else output[0])
+        outputs[module] = rows(output)
 
     def keep_logits(module: nn.Module, args: Any, output: Tensor) -> None:
         outputs[module] = output.detach()

@@ -24,7 +24,7 @@ def gpt2(config: Any) -> Family:
         attention="attn",
         output="attn.c_proj",
         mlp="mlp",
-        activation="mlp.act",
+        activations=("mlp.act",),
         norms=("ln_1", "ln_2"),
         final_norm="ln_f",
     )

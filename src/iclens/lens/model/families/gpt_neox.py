@@ -17,7 +17,7 @@ def gpt_neox(config: Any) -> Family:
         attention="attention",
         output="attention.dense",
         mlp="mlp",
-        activation="mlp.act",
+        activations=("mlp.act",),
         norms=("input_layernorm", "post_attention_layernorm"),
         final_norm="final_layer_norm",
     )

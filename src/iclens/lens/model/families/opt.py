@@ -18,7 +18,7 @@ def opt(config: Any) -> Family:
         attention="self_attn",
         output="self_attn.out_proj",
         mlp="fc2",
-        activation="activation_fn",
+        activations=("activation_fn",),
         norms=("self_attn_layer_norm", "final_layer_norm"),
         norm_on_stream_after_attention=None if before else "self_attn_layer_norm",
         norm_on_stream_after_mlp=None if before else "final_layer_norm",

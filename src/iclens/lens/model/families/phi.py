@@ -13,7 +13,7 @@ def phi(config: Any) -> Family:
     return llama_layout(
         config,
         output="self_attn.dense",
-        activation="mlp.activation_fn",
+        activations=("mlp.activation_fn",),
         gated=False,
         norms=("input_layernorm",),
         final_norm="final_layernorm",
@@ -23,4 +23,4 @@ def phi(config: Any) -> Family:
 @FAMILIES.register("phi3")
 def phi3(config: Any) -> Family:
     """Phi-3 and Phi-4-mini; long-rope factors are chosen by the model from the explicit positions."""
-    return llama_layout(config, activation="mlp.activation_fn")
+    return llama_layout(config, activations=("mlp.activation_fn",))

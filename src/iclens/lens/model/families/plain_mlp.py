@@ -17,7 +17,7 @@ def squared_relu(config: Any) -> Family:
 @FAMILIES.register("starcoder2")
 def starcoder2(config: Any) -> Family:
     """StarCoder 2: biased LayerNorm and linear maps."""
-    return llama_layout(config, activation="mlp.act", gated=False)
+    return llama_layout(config, activations=("mlp.act",), gated=False)
 
 
 @FAMILIES.register("stablelm")
