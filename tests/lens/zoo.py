@@ -160,6 +160,8 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
         | {"residual_multiplier": 0.3, "embedding_multiplier": 2.0, "attention_multiplier": 0.2, "logits_scaling": 3.0},
     ),
     "phimoe": ("phimoe", _EXPERTS | {"attention_bias": True, "lm_head_bias": True}),
+    # So small a limit that both clamps matter.
+    "gpt_oss": ("gpt_oss", _EXPERTS | {"head_dim": 8, "sliding_window": 7, "swiglu_limit": 1.5}),
 }
 
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {

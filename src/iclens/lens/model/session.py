@@ -30,7 +30,7 @@ from iclens.huggingface import (
 from iclens.lens.model.loading import LensModel
 
 NAME = "iclens"
-_TERMS = ("s_aux", "position_bias", "cache")
+_TERMS = ("position_bias", "cache")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class AttentionCall:
         seen: which tokens the queries may attend to; layers that share a mask share it.
         scale: factor of the scores.
         softcap: c of c·tanh(scores/c), or None.
+        sinks: (query heads,), a learned score of each head that takes part in the softmax and has no value, or None.
     """
 
     name: str
@@ -99,6 +100,7 @@ class AttentionCall:
     seen: Seen
     scale: float
     softcap: float | None
+    sinks: Tensor | None
 
     @property
     def groups(self) -> int:
@@ -184,6 +186,7 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     session = _active()
@@ -196,7 +199,8 @@ def _attention(
         raise UserError(f"{name} passes {what} to its attention, which iclens does not {verb}.")
     seen = session.seen(attention_mask, name, query, key)
     scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
-    call = AttentionCall(name, query, key, value, seen, scale, None if softcap is None else float(softcap))
+    cap, sinks = None if softcap is None else float(softcap), None if s_aux is None else s_aux.detach()
+    call = AttentionCall(name, query, key, value, seen, scale, cap, sinks)
     return session.handler(call).transpose(1, 2).contiguous(), None
 
 
