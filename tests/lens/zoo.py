@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from iclens.lens.model.loading import LensModel
 from iclens.lens.read.margin import Readout, Readouts
@@ -31,6 +32,23 @@ _QWEN_MOE = _LLAMA | {
     "moe_intermediate_size": 24,
     "shared_expert_intermediate_size": 24,
     "mlp_only_layers": [1],
+}
+_DEEPSEEK = _LLAMA | {
+    "num_key_value_heads": 4,
+    "num_experts_per_tok": 2,
+    "n_routed_experts": 8,
+    "n_group": 4,
+    "topk_group": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.5,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "head_dim": 4,
 }
 _GEMMA = _LLAMA | {"head_dim": 8, "sliding_window": 7, "query_pre_attn_scalar": 16}
 _GPT2 = {"vocab_size": 61, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
@@ -162,6 +180,12 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
     "phimoe": ("phimoe", _EXPERTS | {"attention_bias": True, "lm_head_bias": True}),
     # So small a limit that both clamps matter.
     "gpt_oss": ("gpt_oss", _EXPERTS | {"head_dim": 8, "sliding_window": 7, "swiglu_limit": 1.5}),
+    "deepseek_v2": ("deepseek_v2", _DEEPSEEK | {"topk_method": "group_limited_greedy"}),
+    "deepseek_v2-lite": (
+        "deepseek_v2",
+        _DEEPSEEK | {"q_lora_rank": None, "topk_method": "greedy", "v_head_dim": 20, "attention_bias": True},
+    ),
+    "deepseek_v3": ("deepseek_v3", _DEEPSEEK),
 }
 
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -172,6 +196,29 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"vocab_size": 61, "dim": 32, "hidden_dim": 48, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 128},
     ),
 }
+
+
+_SINGLE = ("deepseek_v2", "deepseek_v3", "llama4_text")
+"""Families that choose experts, or turn queries and keys, in float32 whatever their weights are, and in operations whose
+last digit depends on how many tokens there are. In float64 these models compute in float64 throughout."""
+
+
+class _NoDetour(TorchFunctionMode):
+    """What converts a float64 tensor to float32 leaves it as it is."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64:
+            if function is torch.Tensor.float:
+                return args[0]
+            args = tuple(torch.float64 if one is torch.float32 else one for one in args)
+            kwargs = {key: torch.float64 if one is torch.float32 else one for key, one in kwargs.items()}
+        return function(*args, **kwargs)
+
+
+def _in_double(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    with _NoDetour():
+        return forward(*args, **kwargs)
 
 
 def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
@@ -192,7 +239,10 @@ def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
             else:
                 parameter.add_(0.3 * noise)
     model.tie_weights()
-    return model.to(dtype).eval()
+    model = model.to(dtype).eval()
+    if dtype == torch.float64 and model_type in _SINGLE:
+        model.forward = partial(_in_double, model.forward)
+    return model
 
 
 def tokens(n: int = 20, batch: int = 1, seed: int = 0) -> torch.Tensor:
