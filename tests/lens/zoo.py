@@ -50,6 +50,15 @@ _DEEPSEEK = _LLAMA | {
     "v_head_dim": 6,
     "head_dim": 4,
 }
+_LLAMA4 = _EXPERTS | {
+    "head_dim": 8,
+    "intermediate_size_mlp": 40,
+    "moe_layers": [0, 2],
+    "attention_chunk_size": 7,
+    "no_rope_layers": [1, 0, 1],
+    "floor_scale": 4,
+    "attn_scale": 0.5,
+}
 _GEMMA = _LLAMA | {"head_dim": 8, "sliding_window": 7, "query_pre_attn_scalar": 16}
 _GPT2 = {"vocab_size": 61, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
 _OPT = {
@@ -186,6 +195,24 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
         _DEEPSEEK | {"q_lora_rank": None, "topk_method": "greedy", "v_head_dim": 20, "attention_bias": True},
     ),
     "deepseek_v3": ("deepseek_v3", _DEEPSEEK),
+    "llama4_text": ("llama4_text", _LLAMA4),
+    "llama4": (
+        "llama4",
+        {
+            "text_config": _LLAMA4 | {"num_experts_per_tok": 1},
+            "vision_config": {
+                "hidden_size": 16,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 8,
+                "patch_size": 4,
+                "vision_output_dim": 16,
+                "projector_input_dim": 16,
+                "projector_output_dim": 16,
+            },
+        },
+    ),
 }
 
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -198,7 +225,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-_SINGLE = ("deepseek_v2", "deepseek_v3", "llama4_text")
+_SINGLE = ("deepseek_v2", "deepseek_v3", "llama4", "llama4_text")
 """Families that choose experts, or turn queries and keys, in float32 whatever their weights are, and in operations whose
 last digit depends on how many tokens there are. In float64 these models compute in float64 throughout."""
 
@@ -223,12 +250,14 @@ def _in_double(forward: Any, *args: Any, **kwargs: Any) -> Any:
 
 def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """A random model of the zoo: every weight, bias and norm drawn, so that nothing is zero or one by habit."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
     model_type, fields = (CAUSAL | ENCODERS)[name]
     config = AutoConfig.for_model(model_type, **fields)
     torch.manual_seed(seed)
     loader = AutoModelForCausalLM if name in CAUSAL else AutoModel
+    # As a causal model it would be built without its vision tower, which is `llama4_text`.
+    loader = AutoModelForImageTextToText if model_type == "llama4" else loader
     model = loader.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -239,7 +268,8 @@ def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
             else:
                 parameter.add_(0.3 * noise)
     model.tie_weights()
-    model = model.to(dtype).eval()
+    # `to` would cast complex buffers of a vision tower too.
+    model = (model if dtype == torch.float32 else model.double() if dtype == torch.float64 else model.to(dtype)).eval()
     if dtype == torch.float64 and model_type in _SINGLE:
         model.forward = partial(_in_double, model.forward)
     return model

@@ -134,8 +134,18 @@ class _Session:
     handler: Handler
     causal: bool
     wants_mask: bool
+    query_scale: Callable[[Any, Tensor], Tensor] | None
+    places: Tensor | None
     # By id, and with the caller's own tensor, which is kept so that no other gets its id.
     given: dict[int, tuple[Tensor, Given]] = field(default_factory=dict)
+
+    def placed(self, module: torch.nn.Module, q: Tensor) -> Tensor:
+        """The queries as they are at the places of their tokens, where the model took them for the first ones."""
+        if self.query_scale is None or self.places is None:
+            return q
+        first = torch.arange(q.shape[2], device=q.device)[None]
+        mine, own = (self.query_scale(module, at).double() for at in (self.places.to(q.device), first))
+        return q * (mine / own)[:, None, :, None].to(q.dtype)
 
     def seen(self, mask: Tensor | None, name: str, q: Tensor, k: Tensor) -> Seen:
         """What the mask of a layer says, and what its absence says."""
@@ -155,18 +165,21 @@ _ACTIVE: ContextVar[_Session | None] = ContextVar("iclens_session", default=None
 
 
 @contextmanager
-def attending(lens_model: LensModel, handler: Handler, *, wants_mask: bool = False) -> Iterator[None]:
+def attending(
+    lens_model: LensModel, handler: Handler, *, wants_mask: bool = False, places: Int[Tensor, "_ n"] | None = None
+) -> Iterator[None]:
     """Run the model's attention through `handler`, which computes the heads' output, inside the `with` block.
 
     The model is in evaluation mode meanwhile. Its attention implementation and its modes are put back
     afterwards, also after an exception. One model must not be used by two threads at once.
 
     With `wants_mask` every mask is transformers' own, also a plainly causal (or full) one, which is otherwise taken as
-    known: an independent check.
+    known: an independent check. A pass over the last tokens of texts names their `places`.
     """
     register(NAME, _attention, _mask)
     names = {layer.attention: layer.attention_name for layer in lens_model.anatomy.layers}
-    token = _ACTIVE.set(_Session(names, handler, lens_model.family.causal, wants_mask))
+    family = lens_model.family
+    token = _ACTIVE.set(_Session(names, handler, family.causal, wants_mask, family.query_scale, places))
     try:
         with implementation(lens_model.model, NAME):
             yield
@@ -200,7 +213,7 @@ def _attention(
     seen = session.seen(attention_mask, name, query, key)
     scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
     cap, sinks = None if softcap is None else float(softcap), None if s_aux is None else s_aux.detach()
-    call = AttentionCall(name, query, key, value, seen, scale, cap, sinks)
+    call = AttentionCall(name, session.placed(module, query), key, value, seen, scale, cap, sinks)
     return session.handler(call).transpose(1, 2).contiguous(), None
 
 

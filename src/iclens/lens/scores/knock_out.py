@@ -161,7 +161,7 @@ def _again(traced: Trace, hidden: Tensor, some: slice, most_scores: int) -> tupl
     readouts = traced.readouts[some]
     read = readouts.positions - starts[:, None]
     with (
-        attending(traced.lens_model, attend),
+        attending(traced.lens_model, attend, places=each_set(places)),
         unembedding_only(traced.lens_model, each_set(read)),
         fused_activations(traced.lens_model),
     ):

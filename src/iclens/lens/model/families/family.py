@@ -52,6 +52,8 @@ class Family:
         final_norm: path of the norm before the unembedding, or None.
         projection: path of a linear map between the final norm and the unembedding, or None.
         branch_scale: m.
+        query_scale: factor of the queries that an attention module (first argument) applies at some positions (second
+            one), where it counts these from the first token of a pass, whatever positions it is given; None without.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Family:
     final_norm: str | None = None
     projection: str | None = None
     branch_scale: float = 1.0
+    query_scale: Callable[[Any, Tensor], Tensor] | None = None
 
 
 FAMILIES: Registry[Callable[[Any], Family]] = Registry("model family", "iclens.families", package=__package__)
