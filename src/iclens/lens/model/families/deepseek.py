@@ -10,7 +10,7 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 @FAMILIES.register("deepseek_v2")
 @FAMILIES.register("deepseek_v3")
 def deepseek(config: Any) -> Family:
-    """The norm on the latent is on the values' path, and held; values are narrower than keys."""
+    """Values from a latent behind a norm, whose scale is held, narrower than the keys; shared and chosen experts."""
     return llama_layout(
         config,
         activations=("mlp.act_fn", "mlp.experts.act_fn", "mlp.shared_experts.act_fn"),

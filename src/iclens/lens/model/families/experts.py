@@ -10,14 +10,14 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 
 @FAMILIES.register("mixtral")
 def mixtral(config: Any) -> Family:
-    """Experts in every layer."""
+    """Experts that a router chooses and weighs; it is held like a gate."""
     return llama_layout(config, activations=("mlp.experts.act_fn",), held=("mlp.gate",))
 
 
 @FAMILIES.register("qwen2_moe")
 @FAMILIES.register("qwen3_moe")
 def qwen_moe(config: Any) -> Family:
-    """Dense layers between the sparse ones; in `qwen2_moe` a shared expert with a gate of its own."""
+    """Experts beside dense layers; in `qwen2_moe` a shared expert behind a gate, which is held too."""
     return llama_layout(
         config,
         activations=("mlp.act_fn", "mlp.experts.act_fn", "mlp.shared_expert.act_fn"),
@@ -27,7 +27,7 @@ def qwen_moe(config: Any) -> Family:
 
 @FAMILIES.register("olmoe")
 def olmoe(config: Any) -> Family:
-    """OLMoE without clipping: clipped values are not linear in the tokens."""
+    """Experts; refused with `clip_qkv`, because clipped values are not linear in the tokens."""
     if config.clip_qkv is not None:
         raise UserError(
             f"olmoe with clip_qkv={config.clip_qkv} clips the values, so that attention is not linear in them: "
@@ -38,7 +38,7 @@ def olmoe(config: Any) -> Family:
 
 @FAMILIES.register("granitemoe")
 def granitemoe(config: Any) -> Family:
-    """Granite's multipliers on embeddings, branches, scores and logits."""
+    """Experts; multipliers on embeddings, branches, scores and logits."""
     return llama_layout(
         config,
         mlp="block_sparse_moe",
@@ -50,5 +50,5 @@ def granitemoe(config: Any) -> Family:
 
 @FAMILIES.register("phimoe")
 def phimoe(config: Any) -> Family:
-    """Biased LayerNorm, a biased unembedding, and a router that compares scores with the largest one."""
+    """Experts whose router compares scores with the largest one; biased LayerNorm, a biased unembedding."""
     return llama_layout(config, activations=("mlp.experts.act_fn",), held=("mlp.router",))

@@ -80,7 +80,14 @@ class Family:
 FAMILIES: Registry[Callable[[Any], Family]] = Registry("model family", "iclens.families", package=__package__)
 """`model_type` -> a function from a configuration to its `Family`.
 
-The function raises `UserError` for a configuration that it does not handle exactly.
+The function raises `UserError` for a configuration that it does not handle exactly. The first paragraph of its
+docstring says what is particular to the family and handled: `iclens explain --list-models` and the docs show it.
+"""
+
+REFUSED: Registry[Callable[[Any], str]] = Registry("refused model family", "iclens.refused", package=__package__)
+"""`model_type` -> a function from a configuration to the reason why it is refused, a clause that stands after a colon.
+
+The first paragraph of its docstring is the reason for the whole family.
 """
 
 

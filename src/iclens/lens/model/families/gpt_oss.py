@@ -12,7 +12,7 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 
 @FAMILIES.register("gpt_oss")
 def gpt_oss(config: Any) -> Family:
-    """A sink is a training pair with target 0; it arrives with the attention's other arguments."""
+    """Learned sinks, each a training pair with target 0; experts with clamps, which are held, and biases; windows."""
     return llama_layout(config, activations=(), held=("mlp.router",), affine=(("mlp.experts", held_experts),))
 
 

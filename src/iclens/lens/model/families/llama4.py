@@ -28,13 +28,13 @@ def _layout(config: Any, root: str) -> Family:
 
 @FAMILIES.register("llama4_text")
 def llama4_text(config: Any) -> Family:
-    """The text model, which is also what a checkpoint with a vision tower is loaded as."""
+    """Experts beside a shared one, chunked attention, layers without rotary positions but with a temperature."""
     return _layout(config, "model")
 
 
 @FAMILIES.register("llama4")
 def llama4(config: Any) -> Family:
-    """Llama 4 with its vision tower: its text model, on text alone."""
+    """A model with a vision tower: its text model, on text alone."""
     return _layout(config, "language_model.model")
 
 

@@ -9,7 +9,7 @@ from iclens.lens.model.families.family import FAMILIES, Family
 
 @FAMILIES.register("opt")
 def opt(config: Any) -> Family:
-    """`do_layer_norm_before` both ways; `project_in` and `project_out` where the widths differ."""
+    """Norms before the branches, or on the stream after them (350m); embeddings narrower than the stream."""
     before = config.do_layer_norm_before
     return Family(
         name=config.model_type,
