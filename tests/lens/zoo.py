@@ -188,7 +188,21 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phimoe": ("phimoe", _EXPERTS | {"attention_bias": True, "lm_head_bias": True}),
     # So small a limit that both clamps matter.
-    "gpt_oss": ("gpt_oss", _EXPERTS | {"head_dim": 8, "sliding_window": 7, "swiglu_limit": 1.5}),
+    "gpt_oss": (
+        "gpt_oss",
+        _EXPERTS
+        | {
+            "head_dim": 8,
+            "sliding_window": 7,
+            "swiglu_limit": 1.5,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
     "deepseek_v2": ("deepseek_v2", _DEEPSEEK | {"topk_method": "group_limited_greedy"}),
     "deepseek_v2-lite": (
         "deepseek_v2",
@@ -261,15 +275,18 @@ def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     model = loader.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for path, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            if parameter.ndim > 1:
+            if path.endswith("sinks"):
+                parameter.copy_(4.0 + noise)
+            elif parameter.ndim > 1:
                 parameter.copy_(noise * 1.5 * min(parameter.shape) ** -0.5)
             else:
                 parameter.add_(0.3 * noise)
     model.tie_weights()
-    # `to` would cast complex buffers of a vision tower too.
-    model = (model if dtype == torch.float32 else model.double() if dtype == torch.float64 else model.to(dtype)).eval()
+    # `to` would cast the complex buffers of a vision tower too.
+    casts = {torch.float32: model.float, torch.float64: model.double, torch.bfloat16: model.bfloat16}
+    model = casts[dtype]().eval()
     if dtype == torch.float64 and model_type in _SINGLE:
         model.forward = partial(_in_double, model.forward)
     return model
