@@ -240,8 +240,8 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 _SINGLE = ("deepseek_v2", "deepseek_v3", "llama4", "llama4_text")
-"""Families that choose experts, or turn queries and keys, in float32 whatever their weights are, and in operations whose
-last digit depends on how many tokens there are. In float64 these models compute in float64 throughout."""
+"""Families that choose experts, or turn queries and keys, in float32 whatever their weights are, in operations whose
+last digit depends on how many tokens there are. Those of the zoo compute in float64 throughout."""
 
 
 class _NoDetour(TorchFunctionMode):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from iclens.lens.explanation import Explanation
@@ -71,6 +72,7 @@ def explanations(
         removed = [passes.rerun(b, [(i,) for i in range(n)]).margins.tolist() for b, n in enumerate(counts)]
     largest = traced.readouts.largest(traced.logits)
     sinks = sink_weights(traced)
+    tolerance = max(map(tolerance_of, {model.dtype, torch.float32 if model.family.single else model.dtype}))
     dtype = str(model.dtype).removeprefix("torch.")
     facts = ModelFacts(
         model.name, model.family.name, model.n_layers, model.n_heads, model.n_parameters, dtype, model.context_length
@@ -114,7 +116,7 @@ def explanations(
                 sources=sources,
                 others=_others(tokens) + (() if sinks is None else (_learned_sinks(scores),)),
                 residuals=tuple(
-                    Residual(name, float(residuals[key][b]), tolerance_of(model.dtype), key)
+                    Residual(name, float(residuals[key][b]), tolerance, key)
                     for key, name in RESIDUALS.items()
                     if key in residuals
                 ),

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tests.lens.zoo import CAUSAL, GROUPS, SETS, lens, tokens, traced
 
+from iclens.lens.read.capture import run
 from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.padded import PaddedTokens
-from iclens.lens.read.capture import run
 from iclens.lens.read.tracing import Trace, off_by, trace
 from iclens.lens.scores.gradient_step import gradient_step
 from iclens.lens.scores.knock_out import hidden_keys, knock_out

@@ -17,7 +17,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 def supported() -> str:
     """The families, in a sentence for messages."""
-    return f"Supported families: {', '.join(FAMILIES)}."
+    return f"Supported families: {', '.join(sorted(FAMILIES))}."
 
 
 @contextmanager

@@ -143,9 +143,9 @@ class _Session:
         """The queries as they are at the places of their tokens, where the model took them for the first ones."""
         if self.query_scale is None or self.places is None:
             return q
-        first = torch.arange(q.shape[2], device=q.device)[None]
-        mine, own = (self.query_scale(module, at).double() for at in (self.places.to(q.device), first))
-        return q * (mine / own)[:, None, :, None].to(q.dtype)
+        first = torch.arange(q.shape[2])[None]
+        mine, own = (self.query_scale(module, at).double() for at in (self.places.cpu(), first))
+        return q * (mine / own)[:, None, :, None].to(q)
 
     def seen(self, mask: Tensor | None, name: str, q: Tensor, k: Tensor) -> Seen:
         """What the mask of a layer says, and what its absence says."""

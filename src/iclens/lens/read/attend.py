@@ -67,9 +67,9 @@ def with_sink(
     """
     extra = functional.pad((sinks / scale).to(k)[..., None, None], (k.shape[-1], 0)).expand(*k.shape[:-2], 1, -1)
     nothing = torch.zeros_like(v[..., :1, :])
-    keys, values = (functional.pad(k, (0, 1)), extra), (v, nothing)
-    order = slice(None, None, -1 if first else 1)
-    return functional.pad(q, (0, 1), value=1.0), torch.cat(keys[order], -2), torch.cat(values[order], -2)
+    pairs = [(functional.pad(k, (0, 1)), v), (extra, nothing)]
+    keys, values = zip(*(reversed(pairs) if first else pairs), strict=True)
+    return functional.pad(q, (0, 1), value=1.0), torch.cat(keys, -2), torch.cat(values, -2)
 
 
 def eager(call: AttentionCall, *, most_scores: int = MOST_SCORES) -> torch.Tensor:

@@ -140,7 +140,7 @@ def patched(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let a module compute by `forward` inside the block; what somebody else had put there comes back."""
     before = vars(module).get("forward")
     try:
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward
         yield
     finally:
         vars(module).pop("forward", None)

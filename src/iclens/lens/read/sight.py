@@ -47,7 +47,7 @@ def sink_weights(traced: Trace) -> list[list[float]] | None:
     None for a model without learned sinks.
     """
     found = [layer.sink_weights for layer in traced.layers]
-    taken = [None if one is None else one[..., 0].double().mean(1).cpu() for one in found]
+    taken = [None if one is None else one[..., 0].cpu().double().mean(1) for one in found]
     if all(one is None for one in taken):
         return None
     nothing = torch.zeros(len(traced.tokens.ids), dtype=torch.float64)
@@ -59,8 +59,8 @@ def sink_note(taken: Sequence[float]) -> str:
     most = max(range(len(taken)), key=lambda index: taken[index])
     return (
         f"Learned sinks take {sum(taken) / len(taken):.0%} of the attention of the prompt's last token, in the mean of "
-        f"the heads, and most in layer {most} ({taken[most]:.0%}): each is a training pair with target 0, whose part of "
-        "every score is 0."
+        f"the heads, and most in layer {most} ({taken[most]:.0%}): each is a training pair with target 0, and its part "
+        "of every score is 0."
     )
 
 

@@ -15,5 +15,6 @@ def deepseek(config: Any) -> Family:
         config,
         activations=("mlp.act_fn", "mlp.experts.act_fn", "mlp.shared_experts.act_fn"),
         held=("mlp.gate",),
+        single=True,
         norms=("input_layernorm", "post_attention_layernorm", "self_attn.kv_a_layernorm"),
     )

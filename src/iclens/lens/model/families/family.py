@@ -19,7 +19,6 @@ from torch import Tensor
 
 from iclens.registry import Registry
 
-
 Affine = Callable[..., tuple[Tensor, Tensor]]
 """From a module and its arguments to the part that is linear in the first of them, and the rest."""
 
@@ -52,6 +51,8 @@ class Family:
         final_norm: path of the norm before the unembedding, or None.
         projection: path of a linear map between the final norm and the unembedding, or None.
         branch_scale: m.
+        single: True when parts are computed in float32 whatever the weights are, in operations whose last digit depends
+            on how many tokens there are: in float64, passes agree no better than in float32.
         query_scale: factor of the queries that an attention module (first argument) applies at some positions (second
             one), where it counts these from the first token of a pass, whatever positions it is given; None without.
     """
@@ -74,6 +75,7 @@ class Family:
     final_norm: str | None = None
     projection: str | None = None
     branch_scale: float = 1.0
+    single: bool = False
     query_scale: Callable[[Any, Tensor], Tensor] | None = None
 
 

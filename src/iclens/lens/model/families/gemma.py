@@ -26,7 +26,8 @@ def _layout(config: Any, **changes: Any) -> Family:
 @FAMILIES.register("gemma3_text")
 def gemma(config: Any) -> Family:
     """Scaled embeddings, norms before and after the branches, soft caps of scores and logits, sliding windows."""
-    return _layout(config)
+    # The eager attention, which alone has soft caps, takes its softmax in float32.
+    return _layout(config, single=getattr(config, "attn_logit_softcapping", None) is not None)
 
 
 @FAMILIES.register("gemma3")

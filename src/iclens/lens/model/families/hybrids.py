@@ -48,7 +48,7 @@ def foreign_layer(config: Any) -> str | None:
     except ValueError:
         # A model of several texts has no layers of which to speak.
         return None
-    for name in ("layers_block_type", "block_types", "layer_types"):
+    for name in ("block_types", "layers_block_type", "layer_types"):
         kinds = getattr(config, name, None)
         for index, kind in enumerate(kinds if isinstance(kinds, list | tuple) else ()):
             if kind not in _SOFTMAX:

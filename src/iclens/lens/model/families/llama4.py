@@ -22,6 +22,7 @@ def _layout(config: Any, root: str) -> Family:
             "feed_forward.shared_expert.activation_fn",
         ),
         held=("feed_forward.router",),
+        single=True,
         query_scale=temperature,
     )
 
