@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.lens.tiny_tokenizers import words
+from tests.lens.many_prompts import PROMPTS, tokenizer
 from tests.lens.zoo import GROUPS, SETS, build, lens, tokens, traced
 
+from iclens.lens.explaining import explain
 from iclens.lens.model.families.gpt_oss import held_experts
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.read.capture import run
@@ -83,9 +84,20 @@ def test_the_experts_implementation_is_left_as_it_was(dtype: torch.dtype) -> Non
     assert "forward" not in vars(experts)
 
 
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "deepseek_v3"])
+def test_a_precise_path_runs_where_the_grouped_product_of_experts_does_not_exist(name: str) -> None:
+    model = LensModel.wrap(build(name, torch.float32), tokenizer(), name)
+    single, precise = (explain(model, PROMPTS[1], scores=("path",), precise=wanted) for wanted in (False, True))
+    assert single.exact
+    assert precise.exact
+    ours, theirs = ([one.path for one in found.sources] for found in (single, precise))
+    assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+    assert ours != theirs
+
+
 def test_a_checkpoint_with_a_vision_tower_is_loaded_as_its_text_model(tmp_path: Path) -> None:
     build("llama4").save_pretrained(tmp_path)
-    words().save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
     loaded = load(str(tmp_path))
     assert loaded.family.name == "llama4_text"
     whole = LensModel.wrap(build("llama4"))

@@ -37,6 +37,6 @@ def held_experts(experts: Any, x: Tensor, chosen: Tensor, weights: Tensor) -> tu
             clamped = experts.limit / size.clamp_min(experts.limit)
             added = ((clamped * up_bias + 1) * gate) @ experts.down_proj[index] + experts.down_proj_bias[index]
         found = (clamped * (here @ up_weight) * gate) @ experts.down_proj[index]
-        linear = linear.index_add(0, token, (found * weight).to(x.dtype))
-        rest = rest.index_add(0, token, (added * weight).to(x.dtype))
+        linear.index_add_(0, token, (found * weight).to(x.dtype))
+        rest.index_add_(0, token, (added * weight).to(x.dtype))
     return linear, rest
