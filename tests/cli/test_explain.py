@@ -13,6 +13,7 @@ from iclens import Explanation, UserError, bundled, explain, load
 from iclens.cli.explain import Explain
 from iclens.cli.main import main
 from iclens.lens import WRITERS
+from iclens.lens.model.catalogue import handled, refused
 
 
 def test_bundled_prompt_gives_the_right_answer_exactly(tmp_path, capsys):
@@ -52,6 +53,16 @@ def test_demonstrations_with_a_query_and_a_template(tmp_path, capsys):
     assert main([*words[1:], "--json", str(tmp_path / "again.json")]) == 0
     again = json.loads((tmp_path / "again.json").read_text())
     assert again["sources"] == document["sources"]
+
+
+def test_the_families_are_listed_with_what_is_particular_and_why_others_are_refused(capsys):
+    assert main(["explain", "--list-models"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for entry in (*handled(), *refused()):
+        assert all(name in said for name in entry.model_types)
+    assert "Learned sinks, each a training pair with target 0" in said
+    assert "State-space, recurrent or linear-attention layers" in said
+    assert "Answer" not in said
 
 
 def test_the_scores_are_those_that_were_asked_for_in_their_order(tmp_path, capsys):

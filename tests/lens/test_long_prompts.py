@@ -47,7 +47,7 @@ def long_model(name: str) -> LensModel:
         del zoo.CAUSAL["long"]
 
 
-@pytest.fixture(params=["llama", "mistral-window", "phi3", "gemma2", "gpt2"])
+@pytest.fixture(params=["llama", "mistral-window", "phi3", "gemma2", "gpt2", "gpt_oss", "deepseek_v3"])
 def long(request: pytest.FixtureRequest) -> LensModel:
     return long_model(request.param)
 
@@ -96,8 +96,9 @@ def test_a_padded_batch_forms_nothing_square() -> None:
     assert largest.numbers < LONG * LONG
 
 
-def test_the_held_pass_and_its_gradient_form_nothing_square() -> None:
-    model = long_model("mistral-window")
+@pytest.mark.parametrize("name", ["mistral-window", "gpt_oss"])
+def test_the_held_pass_and_its_gradient_form_nothing_square(name: str) -> None:
+    model = long_model(name)
     with Largest() as largest, holding(model, LONG) as leaves:
         logits = run(model, tokens(LONG), logits_to_keep=1)
         torch.autograd.grad(logits[0, -1, 5], leaves.embeddings)

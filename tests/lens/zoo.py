@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from iclens.lens.model.loading import LensModel
 from iclens.lens.read.margin import Readout, Readouts
@@ -23,6 +24,40 @@ _LLAMA = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
+}
+_EXPERTS = _LLAMA | {"num_experts_per_tok": 2, "num_local_experts": 4}
+_QWEN_MOE = _LLAMA | {
+    "num_experts_per_tok": 2,
+    "num_experts": 4,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+    "mlp_only_layers": [1],
+}
+_DEEPSEEK = _LLAMA | {
+    "num_key_value_heads": 4,
+    "num_experts_per_tok": 2,
+    "n_routed_experts": 8,
+    "n_group": 4,
+    "topk_group": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.5,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "head_dim": 4,
+}
+_LLAMA4 = _EXPERTS | {
+    "head_dim": 8,
+    "intermediate_size_mlp": 40,
+    "moe_layers": [0, 2],
+    "attention_chunk_size": 7,
+    "no_rope_layers": [1, 0, 1],
+    "floor_scale": 4,
+    "attn_scale": 0.5,
 }
 _GEMMA = _LLAMA | {"head_dim": 8, "sliding_window": 7, "query_pre_attn_scalar": 16}
 _GPT2 = {"vocab_size": 61, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
@@ -141,6 +176,57 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
     "seed_oss": ("seed_oss", _LLAMA | {"head_dim": 8}),
     "ernie4_5": ("ernie4_5", _LLAMA | {"head_dim": 8, "use_bias": True}),
     "hunyuan_v1_dense": ("hunyuan_v1_dense", _LLAMA | {"head_dim": 8}),
+    "mixtral": ("mixtral", _EXPERTS),
+    "mixtral-window": ("mixtral", _EXPERTS | {"sliding_window": 7}),
+    "qwen2_moe": ("qwen2_moe", _QWEN_MOE),
+    "qwen3_moe": ("qwen3_moe", _QWEN_MOE | {"head_dim": 8, "norm_topk_prob": True}),
+    "olmoe": ("olmoe", _LLAMA | {"num_experts_per_tok": 2, "num_experts": 4}),
+    "granitemoe": (
+        "granitemoe",
+        _EXPERTS
+        | {"residual_multiplier": 0.3, "embedding_multiplier": 2.0, "attention_multiplier": 0.2, "logits_scaling": 3.0},
+    ),
+    "phimoe": ("phimoe", _EXPERTS | {"attention_bias": True, "lm_head_bias": True}),
+    # So small a limit that both clamps matter.
+    "gpt_oss": (
+        "gpt_oss",
+        _EXPERTS
+        | {
+            "head_dim": 8,
+            "sliding_window": 7,
+            "swiglu_limit": 1.5,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
+    "deepseek_v2": ("deepseek_v2", _DEEPSEEK | {"topk_method": "group_limited_greedy"}),
+    "deepseek_v2-lite": (
+        "deepseek_v2",
+        _DEEPSEEK | {"q_lora_rank": None, "topk_method": "greedy", "v_head_dim": 20, "attention_bias": True},
+    ),
+    "deepseek_v3": ("deepseek_v3", _DEEPSEEK),
+    "llama4_text": ("llama4_text", _LLAMA4),
+    "llama4": (
+        "llama4",
+        {
+            "text_config": _LLAMA4 | {"num_experts_per_tok": 1},
+            "vision_config": {
+                "hidden_size": 16,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 8,
+                "patch_size": 4,
+                "vision_output_dim": 16,
+                "projector_input_dim": 16,
+                "projector_output_dim": 16,
+            },
+        },
+    ),
 }
 
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -153,25 +239,57 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+_SINGLE = ("deepseek_v2", "deepseek_v3", "llama4", "llama4_text")
+"""Families that choose experts, or turn queries and keys, in float32 whatever their weights are, in operations whose
+last digit depends on how many tokens there are. Those of the zoo compute in float64 throughout."""
+
+
+class _NoDetour(TorchFunctionMode):
+    """What converts a float64 tensor to float32 leaves it as it is."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64:
+            if function is torch.Tensor.float:
+                return args[0]
+            args = tuple(torch.float64 if one is torch.float32 else one for one in args)
+            kwargs = {key: torch.float64 if one is torch.float32 else one for key, one in kwargs.items()}
+        return function(*args, **kwargs)
+
+
+def _in_double(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    with _NoDetour():
+        return forward(*args, **kwargs)
+
+
 def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """A random model of the zoo: every weight, bias and norm drawn, so that nothing is zero or one by habit."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
     model_type, fields = (CAUSAL | ENCODERS)[name]
     config = AutoConfig.for_model(model_type, **fields)
     torch.manual_seed(seed)
     loader = AutoModelForCausalLM if name in CAUSAL else AutoModel
+    # As a causal model it would be built without its vision tower, which is `llama4_text`.
+    loader = AutoModelForImageTextToText if model_type == "llama4" else loader
     model = loader.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for path, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            if parameter.ndim > 1:
+            if path.endswith("sinks"):
+                parameter.copy_(4.0 + noise)
+            elif parameter.ndim > 1:
                 parameter.copy_(noise * 1.5 * min(parameter.shape) ** -0.5)
             else:
                 parameter.add_(0.3 * noise)
     model.tie_weights()
-    return model.to(dtype).eval()
+    # `to` would cast the complex buffers of a vision tower too.
+    casts = {torch.float32: model.float, torch.float64: model.double}
+    model = casts.get(dtype, partial(model.to, dtype))().eval()
+    if dtype == torch.float64 and model_type in _SINGLE:
+        model.forward = partial(_in_double, model.forward)
+    return model
 
 
 def tokens(n: int = 20, batch: int = 1, seed: int = 0) -> torch.Tensor:

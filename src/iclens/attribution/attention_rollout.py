@@ -25,6 +25,6 @@ def score(lens: Lens, generator: torch.Generator) -> Scores:
     for record in reversed(taken.records):
         k = repeat(record.k, record.q.shape[1] // record.k.shape[1])
         scores = record.q @ k.transpose(-1, -2) * record.scale
-        mean = weigh(scores, record.mask, record.softcap)[0].mean(0)
+        mean = weigh(scores, record.mask, record.softcap, record.sinks)[0].mean(0)
         rows = 0.5 * rows + 0.5 * rows @ mean
     return Scores(lens.by_demonstration(rows.sum(0)), 1.0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from iclens.cli.explain_batch import Many
-from iclens.cli.output import console, say
+from iclens.cli.output import console, say, show
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.work.progress import stages
@@ -69,6 +69,8 @@ class Explain:
         device_map: auto spreads a model that is larger than one device over all of them, memory and disk.
         next_tokens: how many likely next tokens to report.
         seed: seed of the random subsets of --faithfulness.
+        list_models: list the families of models that are read exactly, what is particular to each, and what is
+            refused; nothing is explained.
         many: many prompts at once.
     """
 
@@ -93,10 +95,13 @@ class Explain:
     device_map: Literal["auto"] | None = None
     next_tokens: int = 10
     seed: int = 0
+    list_models: bool = False
     many: Annotated[Many, tyro.conf.arg(name="")] = field(default_factory=Many)
 
     def run(self) -> int:
         """Explain, print the table, write the files, and return the exit status."""
+        if self.list_models:
+            return _list_models()
         self.many.check()
         if self.many.batch is not None:
             return self._run_batch(self.many.batch)
@@ -194,6 +199,20 @@ class Explain:
         return read_prompt(
             path, lens_model.tokenizer, self._template(), self.query, self.instruction, self.instruction_blocks
         )
+
+
+def _list_models() -> int:
+    from rich.table import Table
+
+    from iclens.lens.model.catalogue import REFUSED_OF_EACH, handled, refused
+
+    for title, entries in (("Read exactly", handled()), ("Refused by name", refused())):
+        table = Table("model_type", "what is particular" if title == "Read exactly" else "why", title=title)
+        for entry in entries:
+            table.add_row(", ".join(entry.model_types), entry.remark, end_section=True)
+        show(table)
+    say(f"Refused in every family: {'; '.join(REFUSED_OF_EACH)}. All other families are refused too.")
+    return 0
 
 
 def _indices(group: str) -> tuple[int, ...]:

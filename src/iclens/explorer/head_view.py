@@ -96,7 +96,8 @@ def _checked(lens_model: LensModel, ask: Ask) -> tuple[int, int]:
 def _pairs(lens: Lens, dual: DualModel, readings: dict[str, Tensor]) -> list[dict[str, Any]]:
     """The training pairs (key → positive) with the largest coefficients."""
     groups = lens.groups
-    coefficients = dual.coefficients[0]
+    # A learned sink is a pair after all tokens.
+    coefficients = dual.coefficients[0, : len(groups)]
     order = torch.where(groups >= 0, coefficients, -1.0).argsort(descending=True)[:MOST_PAIRS].tolist()
     return [
         {

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import torch
+
 
 @cache
 def register(name: str, attend: Callable[..., Any], mask: Callable[..., Any]) -> None:
@@ -53,17 +55,26 @@ def restore(before: Sequence[tuple[Any, Any]]) -> None:
 def implementation(model: Any, name: str | None) -> Iterator[None]:
     """Put a transformers model into evaluation mode and choose its attention implementation inside the `with` block.
 
-    The name None leaves the implementation as it is. Modes and implementations are put back afterwards, also after an
-    exception.
+    The name None leaves the implementation as it is. Experts of a model in float64 run one by one, because the grouped
+    product that transformers chooses by itself does not exist there. Modes and implementations are put back afterwards,
+    also after an exception.
     """
     training = [module for module in model.modules() if module.training]
-    before = [(config, config._attn_implementation) for config in configurations(model)]
+    configs = configurations(model)
+    before = [(config, config._attn_implementation) for config in configs]
+    experts = [(config, config._experts_implementation) for config in configs]
     try:
         model.eval()
+        if model.dtype == torch.float64:
+            for config in configs:
+                config._experts_implementation = "eager"
         if name is not None:
             model.set_attn_implementation(name)
         yield
     finally:
         restore(before)
+        # Like attention's: setting a configuration also sets the ones inside it.
+        for config, own in experts:
+            config._experts_implementation = own
         for module in training:
             module.training = True

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from iclens.lens.explanation import Explanation
@@ -15,6 +16,7 @@ from iclens.lens.passes import Passes
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, by_source
 from iclens.lens.read.answers import likeliest, token_text
 from iclens.lens.read.question import Answer
+from iclens.lens.read.sight import sight_notes, sink_note, sink_weights
 from iclens.lens.read.tolerance import tolerance_of, uncertainty
 from iclens.lens.scores.faithfulness import agreements
 from iclens.lens.scores.knock_out import KnockOuts
@@ -69,6 +71,8 @@ def explanations(
     if "rerun" in scores:
         removed = [passes.rerun(b, [(i,) for i in range(n)]).margins.tolist() for b, n in enumerate(counts)]
     largest = traced.readouts.largest(traced.logits)
+    sinks = sink_weights(traced)
+    tolerance = max(map(tolerance_of, {model.dtype, torch.float32 if model.family.single else model.dtype}))
     dtype = str(model.dtype).removeprefix("torch.")
     facts = ModelFacts(
         model.name, model.family.name, model.n_layers, model.n_heads, model.n_parameters, dtype, model.context_length
@@ -110,16 +114,22 @@ def explanations(
                 margin=answer.margin,
                 margin_definition=answer.definition,
                 sources=sources,
-                others=_others(tokens),
+                others=_others(tokens) + (() if sinks is None else (_learned_sinks(scores),)),
                 residuals=tuple(
-                    Residual(name, float(residuals[key][b]), tolerance_of(model.dtype), key)
+                    Residual(name, float(residuals[key][b]), tolerance, key)
                     for key, name in RESIDUALS.items()
                     if key in residuals
                 ),
                 agreement=agreements({name: [effect.score(name) or 0.0 for effect in sources] for name in scores}),
                 scores=tuple(scores),
                 group_knock_outs=own[len(own) - len(knock_out) :],
-                notes=tokenized.notes + question.answers.notes + _doubts(model, answer.margin, largest[b]),
+                notes=(
+                    *tokenized.notes,
+                    *question.answers.notes,
+                    *sight_notes(traced, b, groups[b], counts[b]),
+                    *(() if sinks is None else (sink_note(sinks[b]),)),
+                    *_doubts(model, answer.margin, largest[b]),
+                ),
                 cost=passes.cost,
                 command=command,
                 id=question.id,
@@ -144,6 +154,11 @@ def _others(tokens: Sequence[Token]) -> tuple[OtherPart, ...]:
         if chosen:
             parts.append(OtherPart(role, total(one.gradient_step for one in chosen), total(one.path for one in chosen)))
     return tuple(parts)
+
+
+def _learned_sinks(scores: Sequence[str]) -> OtherPart:
+    """Training pairs with target 0."""
+    return OtherPart("learned_sinks", *(0.0 if name in scores else None for name in ("gradient_step", "path")))
 
 
 def _doubts(model: LensModel, margin: float, largest: Tensor) -> tuple[str, ...]:

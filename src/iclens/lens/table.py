@@ -40,6 +40,7 @@ PARTS = {
     "special": "special tokens",
     "query": "the query",
     "answer": "the answer's own tokens",
+    "learned_sinks": "learned sinks",
 }
 
 

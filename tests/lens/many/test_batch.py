@@ -124,8 +124,10 @@ def check_same(ours: Explanation, theirs: Explanation) -> None:
 
 
 # A stack of norms after the branches, an unscaled residual, grouped heads and windows, caps, a projection before the
-# unembedding with biases, parallel branches with a scale on the logits.
-@pytest.mark.parametrize("name", ["gpt2", "qwen2-window", "gemma2", "opt-350m", "cohere2"])
+# unembedding with biases, parallel branches with a scale on the logits, sinks, a latent, chunks.
+@pytest.mark.parametrize(
+    "name", ["gpt2", "qwen2-window", "gemma2", "opt-350m", "cohere2", "gpt_oss", "deepseek_v2", "llama4_text"]
+)
 def test_explanations_do_not_depend_on_their_company(name: str) -> None:
     model = reader(name)
     asked, scores = questions(model), ("gradient_step", "path", "knock_out", "rerun")
@@ -136,7 +138,7 @@ def test_explanations_do_not_depend_on_their_company(name: str) -> None:
         check_same(one, alone)
         check_same(other, alone)
         assert len(one.residuals) == 5
-        assert one.exact or name == "gemma2"
+        assert one.exact
         path_parts = sum(effect.path for effect in one.sources) + sum(part.path for part in one.others)
         assert path_parts == pytest.approx(one.margin, rel=1e-10, abs=1e-12)
 

@@ -96,7 +96,7 @@ def test_weights_that_would_be_random(folder: Path) -> None:
         load(str(folder))
 
 
-@pytest.mark.parametrize("model_type", ["bloom", "gpt_oss", "t5", "made_up"])
+@pytest.mark.parametrize("model_type", ["bloom", "gemma3n", "t5", "made_up"])
 def test_other_families_are_refused_before_their_weights_are_looked_for(tmp_path: Path, model_type: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     with pytest.raises(UserError, match=f"'{model_type}' is not one that iclens handles"):

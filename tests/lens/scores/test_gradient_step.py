@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.lens.zoo import CAUSAL, GROUPS, TWO_POSITIONS, build, lens, tokens, traced
@@ -28,7 +30,11 @@ def test_everything_sums_to_the_margin(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gpt2", "llama", "gemma2", "olmo2", "glm4", "gpt_neox", "opt-350m", "granite", "cohere", "nemotron"]
+    "name",
+    [
+        *("gpt2", "llama", "gemma2", "olmo2", "glm4", "gpt_neox", "opt-350m", "granite", "cohere", "nemotron"),
+        *("qwen2_moe", "granitemoe", "gpt_oss", "deepseek_v3", "llama4_text"),
+    ],
 )
 def test_layers_agree_with_autograd_through_the_residual_stream(name: str) -> None:
     """Cut every branch but the attention of one layer, and differentiate the held network."""
@@ -41,8 +47,8 @@ def test_layers_agree_with_autograd_through_the_residual_stream(name: str) -> No
         outputs.append(output.detach().requires_grad_(True))
         return outputs[-1]
 
-    def cut(module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        return output.detach()
+    def cut(module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: Any) -> Any:
+        return (output[0].detach(), *output[1:]) if isinstance(output, tuple) else output.detach()
 
     handles = []
     with holding(model, 24) as leaves:

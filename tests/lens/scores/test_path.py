@@ -14,6 +14,8 @@ from iclens.lens.read.frozen import held_norm, holding
 from iclens.lens.read.margin import Readout
 from iclens.lens.scores.path import PathScores, path
 
+EXPERTS = ["qwen2_moe", "phimoe", "gpt_oss", "deepseek_v3", "llama4_text"]
+
 
 def path_of(name: str, readout: Readout) -> PathScores:
     """The path of one prompt of 24 tokens, read from its tenth on."""
@@ -29,7 +31,7 @@ def test_parts_sum_to_the_margin(name: str, dtype: torch.dtype) -> None:
     assert float(found.parts.sum()) == pytest.approx(float(found.margin), rel=2 * tolerance, abs=2 * tolerance)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma2", "opt-350m", "phi", "olmo", "arcee", "cohere", "stablelm"])
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "opt-350m", "phi", "olmo", "arcee", "cohere", "stablelm", *EXPERTS])
 def test_the_held_network_is_linear_in_its_embeddings(name: str) -> None:
     model, ids = lens(name, torch.float64), tokens(24)
     # The fast kernel's backward pass cannot say that it is linear in the values; the written-out one can.

@@ -10,6 +10,7 @@ const OTHERS = {
   special: "Special tokens, such as the beginning of the text",
   query: "The query itself",
   answer: "Tokens of the answer before the one that is read",
+  learned_sinks: "Learned sinks, training pairs with target 0",
   biases: "What the model adds whatever the prompt",
 };
 const MOST_NAMED = 160;

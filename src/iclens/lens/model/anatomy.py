@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from iclens.errors import UserError
-from iclens.lens.model.families import Family
+from iclens.lens.model.families import Affine, Family
 from iclens.lens.model.norms import is_centred
 from iclens.lens.model.placed import home_of
 
@@ -23,7 +23,9 @@ class Layer:
     attention: nn.Module
     output: nn.Module | None
     mlp: nn.Module | None
-    activation: nn.Module | None
+    activations: tuple[nn.Module, ...]
+    held: tuple[nn.Module, ...]
+    affine: tuple[tuple[nn.Module, Affine], ...]
     norms: tuple[nn.Module, ...]
     norm_after_attention: nn.Module | None
     norm_after_mlp: nn.Module | None
@@ -31,7 +33,9 @@ class Layer:
     norm_on_stream_after_mlp: nn.Module | None
 
 
-_PARTS = [field.name for field in fields(Layer) if field.name not in ("module", "attention_name", "norms")]
+_SEVERAL = ("activations", "held", "norms")
+"""Modules of a layer to which paths of the family's with the same name lead, where they are there."""
+_PARTS = [f.name for f in fields(Layer) if f.name not in ("module", "attention_name", "affine", *_SEVERAL)]
 """Modules of a layer to which a path of the family's with the same name leads."""
 
 
@@ -75,9 +79,18 @@ def bind(model: Any, family: Family) -> Anatomy:
     names = {module: name for name, module in model.named_modules()}
     layers = []
     for layer in _find(base, family.layers, family).children():
-        norms = [norm for path in family.norms if (norm := _find(layer, path, family, optional=True)) is not None]
         parts = {part: _find(layer, getattr(family, part), family) for part in _PARTS}
-        layers.append(Layer(layer, attention_name=names[parts["attention"]], norms=tuple(norms), **parts))
+        for part in _SEVERAL:
+            found = (_find(layer, path, family, optional=True) for path in getattr(family, part))
+            parts[part] = tuple(module for module in found if module is not None)
+        inner = ((_find(layer, path, family, optional=True), function) for path, function in family.affine)
+        affine = tuple((module, function) for module, function in inner if module is not None)
+        if family.causal and not parts["activations"] and not affine:
+            raise UserError(
+                f"a layer of the {family.name} model has none of the activations {', '.join(family.activations)}: it "
+                "is not built as its family."
+            )
+        layers.append(Layer(layer, attention_name=names[parts["attention"]], affine=affine, **parts))
     if not layers:
         raise UserError(f"the {family.name} model has no layers: there is no attention to read.")
     head = model.get_output_embeddings() if family.causal else None
@@ -109,8 +122,10 @@ def _find(root: nn.Module, path: str | None, family: Family, optional: bool = Fa
 
 
 def _check(anatomy: Anatomy, names: dict[nn.Module, str]) -> None:
+    # What is held at its value adds nothing of its own, whatever it is.
+    held = {part for layer in anatomy.layers for module in layer.held for part in module.modules()}
     read = [*(layer.output for layer in anatomy.layers), anatomy.projection, anatomy.head]
-    others = [module for module in anatomy.base.modules() if isinstance(module, nn.Linear)]
+    others = [module for module in anatomy.base.modules() if isinstance(module, nn.Linear) and module not in held]
     for module in [*read, *others]:
         if module is not None and not is_linear(module):
             raise UserError(
@@ -121,16 +136,17 @@ def _check(anatomy: Anatomy, names: dict[nn.Module, str]) -> None:
     for norm in norms:
         is_centred(norm)
     # Norms of queries and keys end in the held attention weights: no bias of theirs reaches the margin.
-    known = set(norms).union(*(layer.attention.modules() for layer in anatomy.layers))
+    known = held.union(norms, *(layer.attention.modules() for layer in anatomy.layers))
+    known |= {module for layer in anatomy.layers for module, _ in layer.affine}
     for module in anatomy.base.modules():
-        adds_a_bias = isinstance(getattr(module, "bias", None), nn.Parameter)
+        adds_a_bias = any("bias" in name for name, _ in module.named_parameters(recurse=False))
         if adds_a_bias and not is_linear(module) and module not in known:
             raise UserError(
                 f"{names.get(module)} ({type(module).__name__}) adds a bias that iclens cannot attribute: "
                 "the path would not sum to the margin."
             )
     zero = torch.zeros(1, dtype=next(anatomy.base.parameters()).dtype, device=home_of(anatomy.base))
-    for activation in {layer.activation for layer in anatomy.layers if layer.activation is not None}:
+    for activation in {activation for layer in anatomy.layers for activation in layer.activations}:
         with torch.no_grad():
             at_zero = type(activation).forward(activation, zero)
         if bool(at_zero.any()):

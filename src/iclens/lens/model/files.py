@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from iclens.errors import UserError
-from iclens.lens.model.families import FAMILIES
+from iclens.lens.model.families import FAMILIES, REFUSED
+from iclens.lens.model.families.hybrids import foreign_layer
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def supported() -> str:
     """The families, in a sentence for messages."""
-    return f"Supported families: {', '.join(FAMILIES)}."
+    return f"Supported families: {', '.join(sorted(FAMILIES))}."
 
 
 @contextmanager
@@ -52,9 +54,13 @@ def source_of(name: str) -> str:
     return name
 
 
-def unsupported(model_type: str) -> str:
-    """Why a family is refused."""
-    return f"the model family {model_type!r} is not one that iclens handles exactly. {supported()}"
+def unsupported(model_type: str, config: Any = None) -> str:
+    """Why a family is refused: the reason that is registered for it, or a layer that has no softmax attention."""
+    reason = None
+    if config is not None:
+        reason = REFUSED[model_type](config) if model_type in REFUSED else foreign_layer(config)
+    because = "" if reason is None else f": {reason}"
+    return f"the model family {model_type!r} is not one that iclens handles exactly{because}. {supported()}"
 
 
 def why_no_config(name: str, source: str, error: Exception) -> str:

@@ -156,7 +156,7 @@ def rotary_settings(config: Any) -> dict[str, dict[str, Any]]:
 def family_of(config: Any) -> Family:
     """Find the family of a configuration; a `UserError` says that it is not supported, or why this one of it is not."""
     if config.model_type not in FAMILIES:
-        raise UserError(unsupported(config.model_type))
+        raise UserError(unsupported(config.model_type, config))
     this = f"this {config.model_type} model"
     if getattr(config, "quantization_config", None) is not None:
         raise UserError(f"{this} is quantised: its linear maps are not read exactly. Load unquantised weights.")

@@ -30,7 +30,7 @@ from iclens.huggingface import (
 from iclens.lens.model.loading import LensModel
 
 NAME = "iclens"
-_TERMS = ("s_aux", "position_bias", "cache")
+_TERMS = ("position_bias", "cache")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class AttentionCall:
         seen: which tokens the queries may attend to; layers that share a mask share it.
         scale: factor of the scores.
         softcap: c of c·tanh(scores/c), or None.
+        sinks: (query heads,), a learned score of each head that takes part in the softmax and has no value, or None.
     """
 
     name: str
@@ -99,6 +100,7 @@ class AttentionCall:
     seen: Seen
     scale: float
     softcap: float | None
+    sinks: Tensor | None
 
     @property
     def groups(self) -> int:
@@ -132,8 +134,18 @@ class _Session:
     handler: Handler
     causal: bool
     wants_mask: bool
+    query_scale: Callable[[Any, Tensor], Tensor] | None
+    places: Tensor | None
     # By id, and with the caller's own tensor, which is kept so that no other gets its id.
     given: dict[int, tuple[Tensor, Given]] = field(default_factory=dict)
+
+    def placed(self, module: torch.nn.Module, q: Tensor) -> Tensor:
+        """The queries as they are at the places of their tokens, where the model took them for the first ones."""
+        if self.query_scale is None or self.places is None:
+            return q
+        first = torch.arange(q.shape[2])[None]
+        mine, own = (self.query_scale(module, at).double() for at in (self.places.cpu(), first))
+        return q * (mine / own)[:, None, :, None].to(q)
 
     def seen(self, mask: Tensor | None, name: str, q: Tensor, k: Tensor) -> Seen:
         """What the mask of a layer says, and what its absence says."""
@@ -153,18 +165,21 @@ _ACTIVE: ContextVar[_Session | None] = ContextVar("iclens_session", default=None
 
 
 @contextmanager
-def attending(lens_model: LensModel, handler: Handler, *, wants_mask: bool = False) -> Iterator[None]:
+def attending(
+    lens_model: LensModel, handler: Handler, *, wants_mask: bool = False, places: Int[Tensor, "_ n"] | None = None
+) -> Iterator[None]:
     """Run the model's attention through `handler`, which computes the heads' output, inside the `with` block.
 
     The model is in evaluation mode meanwhile. Its attention implementation and its modes are put back
     afterwards, also after an exception. One model must not be used by two threads at once.
 
     With `wants_mask` every mask is transformers' own, also a plainly causal (or full) one, which is otherwise taken as
-    known: an independent check.
+    known: an independent check. A pass over the last tokens of texts names their `places`.
     """
     register(NAME, _attention, _mask)
     names = {layer.attention: layer.attention_name for layer in lens_model.anatomy.layers}
-    token = _ACTIVE.set(_Session(names, handler, lens_model.family.causal, wants_mask))
+    family = lens_model.family
+    token = _ACTIVE.set(_Session(names, handler, family.causal, wants_mask, family.query_scale, places))
     try:
         with implementation(lens_model.model, NAME):
             yield
@@ -184,6 +199,7 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     session = _active()
@@ -196,7 +212,8 @@ def _attention(
         raise UserError(f"{name} passes {what} to its attention, which iclens does not {verb}.")
     seen = session.seen(attention_mask, name, query, key)
     scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
-    call = AttentionCall(name, query, key, value, seen, scale, None if softcap is None else float(softcap))
+    cap, sinks = None if softcap is None else float(softcap), None if s_aux is None else s_aux.detach()
+    call = AttentionCall(name, session.placed(module, query), key, value, seen, scale, cap, sinks)
     return session.handler(call).transpose(1, 2).contiguous(), None
 
 

@@ -25,20 +25,51 @@ def repeat(x: torch.Tensor, groups: int) -> torch.Tensor:
 def fast(call: AttentionCall, *, most_scores: int = MOST_SCORES) -> torch.Tensor:
     """The heads' output from PyTorch's fused attention; with a soft cap, which that does not have, written out.
 
+    Learned sinks are one more key, and values narrower than the keys (or wider) are filled up, so that both stay fused.
     A mask other than the plain causal or full one is formed in blocks of query rows, with no more than `most_scores`
     scores each: one block at ordinary lengths.
     """
     if call.softcap is not None:
         return eager(call, most_scores=most_scores)
     k, v = repeat(call.k, call.groups), repeat(call.v, call.groups)
-    attend = functional.scaled_dot_product_attention
     if isinstance(call.seen, Plain):
-        return attend(call.q, k, v, is_causal=call.seen.causal and call.q.shape[2] > 1, scale=call.scale)
+        return _fused(call, call.q, k, v, causal=call.seen.causal and call.q.shape[2] > 1)
     pieces = [
-        attend(call.q[:, :, rows], k[:, :, keys], v[:, :, keys], attn_mask=mask[..., keys], scale=call.scale)
+        _fused(call, call.q[:, :, rows], k[:, :, keys], v[:, :, keys], mask=mask[..., keys])
         for rows, keys, mask in blocks(call, most_scores)
     ]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+
+
+def _fused(
+    call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False
+) -> Tensor:
+    """PyTorch's fused attention, of some queries and keys of a call."""
+    if call.sinks is not None:
+        # The sink comes first and sees no mask; a query before all others keeps the causal order.
+        q, k, v = with_sink(q, k, v, call.sinks, call.scale, first=True)
+        q = functional.pad(q, (0, 0, 1, 0)) if causal else q
+        mask = None if mask is None else functional.pad(mask, (1, 0), value=True)
+    width, widest = v.shape[-1], max(k.shape[-1], v.shape[-1])
+    q, k, v = (x if x.shape[-1] == widest else functional.pad(x, (0, widest - x.shape[-1])) for x in (q, k, v))
+    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=call.scale)
+    return out[:, :, 1 if causal and call.sinks is not None else 0 :, :width]
+
+
+def with_sink(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, scale: float, *, first: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values with a learned sink as one more training pair: target 0, the same score for each query.
+
+    q (*heads, n_query, d), k (*heads, n_key, d), v (*heads, n_key, d_v) with one sink for each head, (*heads) or its
+    last axis. Queries get a further entry 1, keys 0, and the pair's key is zero but for sink / scale there. The pair is
+    the last one, or the `first`.
+    """
+    extra = functional.pad((sinks / scale).to(k)[..., None, None], (k.shape[-1], 0)).expand(*k.shape[:-2], 1, -1)
+    nothing = torch.zeros_like(v[..., :1, :])
+    pairs = [(functional.pad(k, (0, 1)), v), (extra, nothing)]
+    keys, values = zip(*(reversed(pairs) if first else pairs), strict=True)
+    return functional.pad(q, (0, 1), value=1.0), torch.cat(keys, -2), torch.cat(values, -2)
 
 
 def eager(call: AttentionCall, *, most_scores: int = MOST_SCORES) -> torch.Tensor:
@@ -73,19 +104,25 @@ def blocks(
 def softmax_rows(call: AttentionCall, q: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Attention weights (batch, query heads, n_rows, n_key) of some queries (batch, query heads, n_rows, d) of a call.
 
-    The mask broadcasts to the weights, whose rows sum to one.
+    The mask broadcasts to the weights, whose rows sum to one, or with a learned sink to what it leaves.
     """
     batch, heads, n_rows, width = q.shape
     # Grouped heads stand side by side as rows of one product, so that keys are not repeated.
     folded = q.reshape(batch, heads // call.groups, call.groups * n_rows, width)
     scores = (folded @ call.k.transpose(-1, -2)).reshape(batch, heads, n_rows, -1) * call.scale
-    return weigh(scores, mask, call.softcap)
+    return weigh(scores, mask, call.softcap, call.sinks)
 
 
-def weigh(scores: torch.Tensor, mask: torch.Tensor, softcap: float | None) -> torch.Tensor:
-    """Softmax of scores under a mask, after the soft cap, at no less than float32."""
+def weigh(scores: Tensor, mask: Tensor, softcap: float | None, sinks: Tensor | None = None) -> Tensor:
+    """Softmax of scores (batch, heads, rows, keys) under a mask, after the soft cap, at no less than float32.
+
+    Sinks, one score for each head, take part in the softmax; their own weights are left out.
+    """
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     wide = torch.promote_types(scores.dtype, torch.float32)
-    return torch.softmax(scores, dim=-1, dtype=wide).to(scores.dtype)
+    if sinks is None:
+        return torch.softmax(scores, dim=-1, dtype=wide).to(scores.dtype)
+    joined = torch.cat([scores, sinks.to(scores)[:, None, None].expand(*scores.shape[:-1], 1)], -1)
+    return torch.softmax(joined, dim=-1, dtype=wide)[..., :-1].to(scores.dtype)

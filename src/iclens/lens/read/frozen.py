@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from iclens.lens.model.anatomy import is_linear
+from iclens.lens.model.families import Affine
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.norms import bias_of, pull_back, ratio
 from iclens.lens.model.placed import at_hand
@@ -64,6 +65,14 @@ class Leaves:
         """Keep the unembedding's output."""
         self.unembedded = output
 
+    def run_affine(self, module: nn.Module, function: Affine, *args: Any) -> Tensor:
+        """Stand in for a module's `forward`: its output, with the gates inside it held."""
+        with at_hand(module):
+            linear, rest = function(module, *args)
+        output = linear + rest
+        self._collect(output, rest)
+        return output
+
     def _collect(self, output: Tensor, bias: Tensor | None) -> None:
         if bias is None or not output.requires_grad:
             return
@@ -71,7 +80,8 @@ class Leaves:
 
         def add(gradient: Tensor) -> None:
             # OPT runs its MLP on (batch · n, width), so tokens are addressed after flattening.
-            self.bias += (gradient.reshape(len(self.bias), -1) @ constant).to(self.bias)
+            share = (gradient * constant).sum(-1) if constant.ndim > 1 else gradient @ constant
+            self.bias += share.reshape(len(self.bias), -1).sum(-1).to(self.bias)
 
         output.register_hook(add)
 
@@ -95,8 +105,9 @@ def holding(lens_model: LensModel, n: int, attend: Handler = fast) -> Iterator[L
             hooks.append((module, leaves.hold_norm))
         elif is_linear(module) and module.bias is not None:
             hooks.append((module, leaves.watch_bias))
-    gate = _hold_gate if lens_model.family.gated else _hold_ratio
-    hooks += [(activation, gate) for activation in {layer.activation for layer in anatomy.layers}]
+    gate = hold if lens_model.family.gated else _hold_ratio
+    hooks += [(activation, gate) for activation in {one for layer in anatomy.layers for one in layer.activations}]
+    hooks += [(module, hold) for layer in anatomy.layers for module in layer.held]
     hooks.append((anatomy.head, leaves.unembed))
 
     with ExitStack() as stack:
@@ -107,6 +118,8 @@ def holding(lens_model: LensModel, n: int, attend: Handler = fast) -> Iterator[L
         for watched, hook in hooks:
             assert watched is not None
             stack.callback(watched.register_forward_hook(hook).remove)
+        for module, function in (one for layer in anatomy.layers for one in layer.affine):
+            stack.enter_context(patched(module, partial(leaves.run_affine, module, function)))
         stack.enter_context(attending(lens_model, partial(held_attention, attend=attend)))
         if lens_model.is_offloaded:
             # The backward pass wants every layer's weights again, which are larger than the device.
@@ -115,8 +128,24 @@ def holding(lens_model: LensModel, n: int, attend: Handler = fast) -> Iterator[L
         yield leaves
 
 
-def _hold_gate(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-    return output.detach()
+def hold(module: nn.Module, args: Any, output: Any) -> Any:
+    """Hold all that a module returns at its value: routers return several tensors."""
+    if isinstance(output, tuple):
+        return tuple(hold(module, args, part) for part in output)
+    return output.detach() if isinstance(output, Tensor) else output
+
+
+@contextmanager
+def patched(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module compute by `forward` inside the block; what somebody else had put there comes back."""
+    before = vars(module).get("forward")
+    try:
+        module.forward = forward
+        yield
+    finally:
+        vars(module).pop("forward", None)
+        if before is not None:
+            module.forward = before
 
 
 def _hold_ratio(module: nn.Module, args: Any, output: Tensor) -> Tensor:

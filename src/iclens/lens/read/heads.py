@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from iclens.dual import DualModel
 from iclens.errors import UserError
 from iclens.kernels import SoftcappedKernel
 from iclens.lens.model.session import AttentionCall
+from iclens.lens.read.attend import with_sink
 
 
 def head_dual(
@@ -28,8 +29,12 @@ def head_dual(
     scale: float,
     softcap: float | None = None,
     mask: Bool[Tensor, "*batch_m _ n_key"] | None = None,
+    sink: Float[Tensor, ""] | None = None,
 ) -> DualModel:
     """Make the dual model of heads from a language model: a soft cap c·tanh(scores/c) is a kernel of its own.
+
+    The learned sink of a head is one more training pair after all others, of no demonstration: its target is 0, and its
+    kernel with every query e^sink.
 
     Leading axes are free. Keys and values are not repeated: heads that share a key head are consecutive. All other
     arguments are those of `DualModel.from_attention`.
@@ -37,6 +42,13 @@ def head_dual(
     Raises:
         UserError: what `DualModel.from_attention` refuses.
     """
+    if sink is not None:
+        n = k.shape[-2]
+        q, k, v = with_sink(q, k, v, sink, scale)
+        mask = None if mask is None else nn.functional.pad(mask, (0, 1), value=True)
+        if not isinstance(demonstrations, int) and demonstrations.shape[-1] == n:
+            fill = False if demonstrations.dtype == torch.bool else -1
+            demonstrations = nn.functional.pad(demonstrations, (0, 1), value=fill)
     if softcap is None:
         return DualModel.from_attention(q, k, v, demonstrations, mask, scale)
     return DualModel.from_attention(q, k, v, demonstrations, mask, kernel=SoftcappedKernel(scale, softcap))
@@ -112,4 +124,5 @@ class HeadRecord(AttentionCall):
         masks = self.rows_at(places[None])
         mask = masks[prompt if len(masks) > 1 else 0]
         groups = n if groups is None else groups
-        return head_dual(q[places], k, v, groups, scale=self.scale, softcap=self.softcap, mask=mask)
+        how: dict[str, Any] = {"scale": self.scale, "softcap": self.softcap, "mask": mask}
+        return head_dual(q[places], k, v, groups, **how, sink=None if self.sinks is None else self.sinks[head])

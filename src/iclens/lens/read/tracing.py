@@ -41,6 +41,7 @@ class LayerTrace:
         query_mask: which tokens the query's tokens may see (causality, windows); shared between layers.
         scale: factor of the scores.
         softcap: c of c·tanh(scores/c), or None.
+        sinks: the heads' learned sinks, or None; with them the rows of `weights` sum to less than one.
     """
 
     name: str
@@ -53,6 +54,12 @@ class LayerTrace:
     query_mask: Bool[Tensor, "batch n_query n"]
     scale: float
     softcap: float | None
+    sinks: Float[Tensor, " heads"] | None
+
+    @property
+    def sink_weights(self) -> Float[Tensor, "batch heads n_positions"] | None:
+        """The attention that learned sinks take; None without them."""
+        return None if self.sinks is None else 1.0 - self.weights.sum(-1)
 
     def dual(
         self,
@@ -66,12 +73,15 @@ class LayerTrace:
         """Make the dual model of one query head: its `predict()` is the head's `output` at the read-out positions.
 
         Of one prompt, and of some `rows` of its positions; `groups` are the demonstrations, as in
-        `DualModel.from_attention`; computed in `dtype`, say float64, or in the model's own.
+        `DualModel.from_attention`; computed in `dtype`, say float64, or in the model's own. A learned sink is one more
+        training pair after all tokens, of no demonstration.
         """
         shared = head // (self.q.shape[1] // self.k.shape[1])
         q, k, v = self.q[prompt, head, rows], self.k[prompt, shared], self.v[prompt, shared]
         q, k, v = (tensor.to(dtype or tensor.dtype) for tensor in (q, k, v))
-        return head_dual(q, k, v, groups, scale=self.scale, softcap=self.softcap, mask=self.mask[prompt, rows])
+        sink = None if self.sinks is None else self.sinks[head]
+        how: dict[str, Any] = {"scale": self.scale, "softcap": self.softcap, "sink": sink}
+        return head_dual(q, k, v, groups, **how, mask=self.mask[prompt, rows])
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,7 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
         with torch.no_grad():
             weights = softmax_rows(call, q, read[:, None])
         layers[call.name] = LayerTrace(
-            call.name, q, weights, read, call.k, call.v.detach(), out, seen, call.scale, call.softcap
+            call.name, q, weights, read, call.k, call.v.detach(), out, seen, call.scale, call.softcap, call.sinks
         )
         return output
 
@@ -152,15 +162,17 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
     anatomy = lens_model.anatomy
     assert anatomy.head is not None
 
-    def rows(hidden: Tensor) -> Tensor:
-        # OPT runs its MLP on (batch · n, width), so rows are addressed after they are put apart again.
+    def rows(hidden: Any) -> Tensor:
+        # Layers return tuples in some families, and so do MLPs that choose experts. OPT runs its MLP on
+        # (batch · n, width), so rows are addressed after they are put apart again.
+        hidden = hidden if isinstance(hidden, Tensor) else hidden[0]
         return take(hidden.detach().reshape(batch, n, -1), positions)
 
     def keep_rows(module: nn.Module, args: Any, output: Any) -> None:
         inputs[module], outputs[module] = rows(args[0]), rows(output)
 
     def keep_end(module: nn.Module, args: Any, output: Any) -> None:
-        outputs[module] = rows(output if isinstance(output, Tensor) else output[0])
+        outputs[module] = rows(output)
 
     def keep_logits(module: nn.Module, args: Any, output: Tensor) -> None:
         outputs[module] = output.detach()

@@ -85,7 +85,7 @@ def _continued(
         return shared_attention(call, k, v, prefix.to(here), own.to(here))
 
     places = (ends[:, None] + torch.arange(m, device=device)).repeat_interleave(n_sets, 0)
-    with attending(traced.lens_model, attend):
+    with attending(traced.lens_model, attend, places=places):
         logits = run(traced.lens_model, ids[..., :-1].flatten(0, 1).to(device), position_ids=places).cpu()
     log_p = torch.log_softmax(logits.double(), -1).unflatten(0, (len(some), n_sets))
     picked = log_p.gather(-1, ids[..., 1:, None])[..., 0]

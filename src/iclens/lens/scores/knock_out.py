@@ -161,7 +161,7 @@ def _again(traced: Trace, hidden: Tensor, some: slice, most_scores: int) -> tupl
     readouts = traced.readouts[some]
     read = readouts.positions - starts[:, None]
     with (
-        attending(traced.lens_model, attend),
+        attending(traced.lens_model, attend, places=each_set(places)),
         unembedding_only(traced.lens_model, each_set(read)),
         fused_activations(traced.lens_model),
     ):
@@ -206,7 +206,8 @@ def shared_attention(
         shared = apart(beside(q) @ k[:, some].transpose(-1, -2))
         scores = torch.cat([shared, q @ call.k[:, some].transpose(-1, -2)], dim=-1)
         scores = scores.reshape(n_rows, count * groups, n_query, -1) * call.scale
-        weights = weigh(scores, mask, call.softcap).reshape(n_rows, count, groups * n_query, -1)
+        sinks = None if call.sinks is None else call.sinks[first * groups : (first + count) * groups]
+        weights = weigh(scores, mask, call.softcap, sinks).reshape(n_rows, count, groups * n_query, -1)
         out = apart(beside(weights[..., :start]) @ v[:, some]) + weights[..., start:] @ call.v[:, some]
         outputs.append(out.reshape(n_rows, count * groups, n_query, -1))
     return torch.cat(outputs, dim=1)

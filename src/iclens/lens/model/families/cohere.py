@@ -10,5 +10,5 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 @FAMILIES.register("cohere")
 @FAMILIES.register("cohere2")
 def cohere(config: Any) -> Family:
-    """LayerNorm without a bias; the scale of the logits is part of the read-out."""
+    """Parallel branches behind one LayerNorm without a bias; a scale on the logits."""
     return llama_layout(config, norms=("input_layernorm",))

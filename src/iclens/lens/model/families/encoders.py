@@ -11,7 +11,7 @@ from iclens.lens.model.families.family import FAMILIES, Family
 @FAMILIES.register("bert")
 @FAMILIES.register("roberta")
 def bert(config: Any) -> Family:
-    """BERT and RoBERTa as encoders."""
+    """An encoder: its attention is captured and verified; it has no next token to explain."""
     if config.is_decoder or config.add_cross_attention:
         raise UserError(
             f"{config.model_type} with is_decoder or add_cross_attention is not an encoder: iclens captures it only "
@@ -22,5 +22,5 @@ def bert(config: Any) -> Family:
 
 @FAMILIES.register("distilbert")
 def distilbert(config: Any) -> Family:
-    """DistilBERT, whose layers do not know their index."""
+    """An encoder whose layers do not know their index: captured and verified, with no next token to explain."""
     return Family(name=config.model_type, causal=False, layers="transformer.layer", attention="attention")

@@ -15,7 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from iclens.registry import Registry
+
+Affine = Callable[..., tuple[Tensor, Tensor]]
+"""From a module and its arguments to the part that is linear in the first of them, and the rest."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,16 @@ class Family:
         attention: path, in a layer, of the module that calls the attention interface.
         output: path, in a layer, of the linear map W_O after the heads (causal families).
         mlp: path, in a layer, of the module whose output is the MLP branch (causal families).
-        activation: path, in a layer, of the activation module.
-        gated: True when the activation multiplies another linear map (SwiGLU and its kin).
-        norms: paths, in a layer, of all norms that act on the stream or its branches (those absent are skipped).
+        activations: paths, in a layer, of its activation modules; those absent are skipped, because dense and sparse
+            layers have others, but each layer of a causal family has one at least, or a path of `affine`.
+        gated: True when the activations multiply other linear maps (SwiGLU and its kin).
+        held: paths, in a layer, of modules whose outputs weigh other branches and are held at their values: routers
+            of experts, the gate on a shared expert; those absent are skipped.
+        affine: (path in a layer, function) of modules that are affine once the gates inside them are held, and that
+            have no modules of their own for these gates. The function takes the module and what it is called with,
+            and returns the part that is linear in the first argument and the rest, which sum to the module's output.
+        norms: paths, in a layer, of all norms that act on the stream, its branches or the values (those absent are
+            skipped).
         norm_after_attention: N₁, a norm on the attention branch before it is added.
         norm_after_mlp: N₂.
         norm_on_stream_after_attention: S₁, a norm on the stream after the sum.
@@ -39,6 +51,10 @@ class Family:
         final_norm: path of the norm before the unembedding, or None.
         projection: path of a linear map between the final norm and the unembedding, or None.
         branch_scale: m.
+        single: True when parts are computed in float32 whatever the weights are, in operations whose last digit depends
+            on how many tokens there are: in float64, passes agree no better than in float32.
+        query_scale: factor of the queries that an attention module (first argument) applies at some positions (second
+            one), where it counts these from the first token of a pass, whatever positions it is given; None without.
     """
 
     name: str
@@ -47,8 +63,10 @@ class Family:
     attention: str
     output: str = ""
     mlp: str = ""
-    activation: str = ""
+    activations: tuple[str, ...] = ()
     gated: bool = False
+    held: tuple[str, ...] = ()
+    affine: tuple[tuple[str, Affine], ...] = ()
     norms: tuple[str, ...] = ()
     norm_after_attention: str | None = None
     norm_after_mlp: str | None = None
@@ -57,12 +75,21 @@ class Family:
     final_norm: str | None = None
     projection: str | None = None
     branch_scale: float = 1.0
+    single: bool = False
+    query_scale: Callable[[Any, Tensor], Tensor] | None = None
 
 
 FAMILIES: Registry[Callable[[Any], Family]] = Registry("model family", "iclens.families", package=__package__)
 """`model_type` -> a function from a configuration to its `Family`.
 
-The function raises `UserError` for a configuration that it does not handle exactly.
+The function raises `UserError` for a configuration that it does not handle exactly. The first paragraph of its
+docstring says what is particular to the family and handled: `iclens explain --list-models` and the docs show it.
+"""
+
+REFUSED: Registry[Callable[[Any], str]] = Registry("refused model family", "iclens.refused", package=__package__)
+"""`model_type` -> a function from a configuration to the reason why it is refused, a clause that stands after a colon.
+
+The first paragraph of its docstring is the reason for the whole family.
 """
 
 
@@ -75,7 +102,7 @@ def llama_layout(config: Any, **changes: Any) -> Family:
         "attention": "self_attn",
         "output": "self_attn.o_proj",
         "mlp": "mlp",
-        "activation": "mlp.act_fn",
+        "activations": ("mlp.act_fn",),
         "gated": True,
         "norms": ("input_layernorm", "post_attention_layernorm"),
         "final_norm": "norm",

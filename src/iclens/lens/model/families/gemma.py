@@ -8,7 +8,6 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 
 
 def _layout(config: Any, **changes: Any) -> Family:
-    """The soft caps of scores and logits are honoured by the capture and the read-out."""
     return llama_layout(
         config,
         norms=(
@@ -26,11 +25,12 @@ def _layout(config: Any, **changes: Any) -> Family:
 @FAMILIES.register("gemma2")
 @FAMILIES.register("gemma3_text")
 def gemma(config: Any) -> Family:
-    """The text models."""
-    return _layout(config)
+    """Scaled embeddings, norms before and after the branches, soft caps of scores and logits, sliding windows."""
+    # The eager attention, which alone has soft caps, takes its softmax in float32.
+    return _layout(config, single=getattr(config, "attn_logit_softcapping", None) is not None)
 
 
 @FAMILIES.register("gemma3")
 def gemma3(config: Any) -> Family:
-    """Gemma 3 with a vision tower: its text model, on text alone."""
+    """A model with a vision tower: its text model, on text alone."""
     return _layout(config.text_config, name="gemma3", layers="language_model.layers", final_norm="language_model.norm")

@@ -9,16 +9,16 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 
 @FAMILIES.register("glm")
 def glm(config: Any) -> Family:
-    """GLM: the gate and the up-projection are one linear map."""
-    return llama_layout(config, activation="mlp.activation_fn")
+    """The gate and the up-projection are one linear map."""
+    return llama_layout(config, activations=("mlp.activation_fn",))
 
 
 @FAMILIES.register("glm4")
 def glm4(config: Any) -> Family:
-    """GLM-4: post-norms on both branches."""
+    """The gate and the up-projection are one linear map; norms after both branches."""
     return llama_layout(
         config,
-        activation="mlp.activation_fn",
+        activations=("mlp.activation_fn",),
         norms=("input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"),
         norm_after_attention="post_self_attn_layernorm",
         norm_after_mlp="post_mlp_layernorm",

@@ -11,7 +11,7 @@ from iclens.lens.model.families.family import FAMILIES, Family
 @FAMILIES.register("gpt2")
 @FAMILIES.register("gpt_bigcode")
 def gpt2(config: Any) -> Family:
-    """Scaling by the inverse layer index arrives with the scores' scale and is honoured."""
+    """Learned positions, a plain MLP; scores scaled by the inverse layer index; one key head for all query heads."""
     if config.add_cross_attention:
         raise UserError(
             f"{config.model_type} with add_cross_attention has a second source of attention that iclens does not "
@@ -24,7 +24,7 @@ def gpt2(config: Any) -> Family:
         attention="attn",
         output="attn.c_proj",
         mlp="mlp",
-        activation="mlp.act",
+        activations=("mlp.act",),
         norms=("ln_1", "ln_2"),
         final_norm="ln_f",
     )

@@ -9,7 +9,7 @@ from iclens.lens.model.families.family import FAMILIES, Family
 
 @FAMILIES.register("gpt_neox")
 def gpt_neox(config: Any) -> Family:
-    """Both settings of `use_parallel_residual` add the same two branches to the stream."""
+    """Parallel or sequential residual, partly rotary positions."""
     return Family(
         name=config.model_type,
         causal=True,
@@ -17,7 +17,7 @@ def gpt_neox(config: Any) -> Family:
         attention="attention",
         output="attention.dense",
         mlp="mlp",
-        activation="mlp.act",
+        activations=("mlp.act",),
         norms=("input_layernorm", "post_attention_layernorm"),
         final_norm="final_layer_norm",
     )

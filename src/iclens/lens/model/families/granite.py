@@ -9,5 +9,5 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 
 @FAMILIES.register("granite")
 def granite(config: Any) -> Family:
-    """Both branches are scaled by `residual_multiplier`."""
+    """Multipliers on embeddings, branches, scores and logits."""
     return llama_layout(config, branch_scale=float(config.residual_multiplier))

@@ -19,5 +19,5 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 @FAMILIES.register("seed_oss")
 @FAMILIES.register("smollm3")
 def llama(config: Any) -> Family:
-    """Pre-norm RMSNorm, SwiGLU; rotary positions, QK-norm and windows are seen by the attention interface."""
+    """Grouped heads, sliding windows, norms of queries and keys, biases, layers without positions, scaled ones."""
     return llama_layout(config)

@@ -10,7 +10,7 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 
 @FAMILIES.register("olmo")
 def olmo(config: Any) -> Family:
-    """OLMo without clipping: clipped values are not linear in the tokens."""
+    """Norms without weights; refused with `clip_qkv`, because clipped values are not linear in the tokens."""
     if config.clip_qkv is not None:
         raise UserError(
             f"olmo with clip_qkv={config.clip_qkv} clips the values, so that attention is not linear in them: "
@@ -23,7 +23,7 @@ def olmo(config: Any) -> Family:
 @FAMILIES.register("olmo2")
 @FAMILIES.register("olmo3")
 def olmo2(config: Any) -> Family:
-    """RMSNorm on each branch, none before it."""
+    """Norms after the branches, none before them; sliding windows."""
     return llama_layout(
         config,
         norms=("post_attention_layernorm", "post_feedforward_layernorm"),

@@ -9,7 +9,7 @@ from iclens.lens.model.families.family import FAMILIES, Family
 
 @FAMILIES.register("opt")
 def opt(config: Any) -> Family:
-    """`do_layer_norm_before` both ways; `project_in` and `project_out` where the widths differ."""
+    """Norms before the branches, or on the stream after them (350m); embeddings narrower than the stream."""
     before = config.do_layer_norm_before
     return Family(
         name=config.model_type,
@@ -18,7 +18,7 @@ def opt(config: Any) -> Family:
         attention="self_attn",
         output="self_attn.out_proj",
         mlp="fc2",
-        activation="activation_fn",
+        activations=("activation_fn",),
         norms=("self_attn_layer_norm", "final_layer_norm"),
         norm_on_stream_after_attention=None if before else "self_attn_layer_norm",
         norm_on_stream_after_mlp=None if before else "final_layer_norm",

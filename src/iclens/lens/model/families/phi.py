@@ -9,11 +9,11 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 
 @FAMILIES.register("phi")
 def phi(config: Any) -> Family:
-    """Phi-1 and Phi-2: one LayerNorm feeds both branches; the unembedding has a bias."""
+    """Parallel branches behind one LayerNorm; a biased unembedding."""
     return llama_layout(
         config,
         output="self_attn.dense",
-        activation="mlp.activation_fn",
+        activations=("mlp.activation_fn",),
         gated=False,
         norms=("input_layernorm",),
         final_norm="final_layernorm",
@@ -22,5 +22,5 @@ def phi(config: Any) -> Family:
 
 @FAMILIES.register("phi3")
 def phi3(config: Any) -> Family:
-    """Phi-3 and Phi-4-mini; long-rope factors are chosen by the model from the explicit positions."""
-    return llama_layout(config, activation="mlp.activation_fn")
+    """Fused projections, sliding windows, rotary positions that stretch with the text."""
+    return llama_layout(config, activations=("mlp.activation_fn",))

@@ -10,17 +10,17 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 @FAMILIES.register("arcee")
 @FAMILIES.register("nemotron")
 def squared_relu(config: Any) -> Family:
-    """Squared ReLU: its gate is relu(u)²/u."""
+    """An MLP without a gate, of squared ReLU, whose factor relu(u)²/u is held."""
     return llama_layout(config, gated=False)
 
 
 @FAMILIES.register("starcoder2")
 def starcoder2(config: Any) -> Family:
-    """StarCoder 2: biased LayerNorm and linear maps."""
-    return llama_layout(config, activation="mlp.act", gated=False)
+    """An MLP without a gate; biased LayerNorm and linear maps; sliding windows."""
+    return llama_layout(config, activations=("mlp.act",), gated=False)
 
 
 @FAMILIES.register("stablelm")
 def stablelm(config: Any) -> Family:
-    """StableLM: LayerNorm, gated MLP, parallel or sequential residual."""
+    """LayerNorm, parallel or sequential residual."""
     return llama_layout(config)
