@@ -6,23 +6,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from iclens.lens.explanation import Explanation
 from iclens.lens.facts import RESIDUALS, KnockOut, ModelFacts, OtherPart, Residual, SourceEffect, Token, total
-from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import Passes
-from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, by_source
+from iclens.lens.prompt.tokens import FIRST, NOT_A_DEMONSTRATION, by_source
 from iclens.lens.read.answers import likeliest, token_text
 from iclens.lens.read.question import Answer
 from iclens.lens.read.tolerance import tolerance_of, uncertainty
+from iclens.lens.remarks import about_candidates, about_rounding, about_the_first_token
 from iclens.lens.scores.faithfulness import agreements
 from iclens.lens.scores.knock_out import KnockOuts
 
 SCORES = ("gradient_step", "path", "knock_out")
 """The scores of an explanation where none are chosen."""
 
-_ROLES = ("instruction", "separator", "special", "query", "answer")
+_ROLES = (FIRST, "instruction", "separator", "special", "query", "answer")
 
 
 def explanations(
@@ -69,6 +70,8 @@ def explanations(
     if "rerun" in scores:
         removed = [passes.rerun(b, [(i,) for i in range(n)]).margins.tolist() for b, n in enumerate(counts)]
     largest = traced.readouts.largest(traced.logits)
+    # Position 0 of the sequence, from the last token of each prompt.
+    sunk = torch.stack([layer.weights[:, :, 0, 0].double().mean(-1).cpu() for layer in traced.layers]).mean(0).tolist()
     dtype = str(model.dtype).removeprefix("torch.")
     facts = ModelFacts(
         model.name, model.family.name, model.n_layers, model.n_heads, model.n_parameters, dtype, model.context_length
@@ -119,7 +122,13 @@ def explanations(
                 agreement=agreements({name: [effect.score(name) or 0.0 for effect in sources] for name in scores}),
                 scores=tuple(scores),
                 group_knock_outs=own[len(own) - len(knock_out) :],
-                notes=tokenized.notes + question.answers.notes + _doubts(model, answer.margin, largest[b]),
+                notes=(
+                    *tokenized.notes,
+                    *question.answers.notes,
+                    *about_candidates(question.answers, answer),
+                    *about_the_first_token(tokens[0], sunk[b]),
+                    *about_rounding(answer.margin, float(uncertainty(largest[b], model.dtype)), dtype),
+                ),
                 cost=passes.cost,
                 command=command,
                 id=question.id,
@@ -144,15 +153,3 @@ def _others(tokens: Sequence[Token]) -> tuple[OtherPart, ...]:
         if chosen:
             parts.append(OtherPart(role, total(one.gradient_step for one in chosen), total(one.path for one in chosen)))
     return tuple(parts)
-
-
-def _doubts(model: LensModel, margin: float, largest: Tensor) -> tuple[str, ...]:
-    """A remark where the margin is lost in the rounding of the logits."""
-    unsure = float(uncertainty(largest, model.dtype))
-    if abs(margin) > unsure:
-        return ()
-    name = str(model.dtype).removeprefix("torch.")
-    return (
-        f"the margin, {margin:.3g} nats, is no larger than what {name} leaves open in these logits "
-        f"({unsure:.2g}): load the model in a wider type before you trust its parts.",
-    )
