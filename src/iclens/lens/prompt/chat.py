@@ -24,6 +24,12 @@ _PYTHONS = ("chat_template", "tools", "documents")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys of a message, beside its content, under which chats hold what a model thought."""
 
+_MARKS = re.compile(r"<[^<>\s]*>|\[/?[A-Z_]+\]")
+"""Marks of templates, such as `<|im_start|>` and `[INST]`."""
+
+_FEW_WORDS = 4
+"""Fewer words than these before the first message are a header, such as a role."""
+
 _RIGHT = "give an optional system message, then user and assistant in turn, and the user's last"
 
 
@@ -105,12 +111,13 @@ def write(
 
     text = render(sent)
     places = locate(sent, text, render)
-    notes = [*_dropped(sent, text, places)]
+    notes = _dropped(sent, text, places)
     if folded:
         whole, (start, end), system = sent[0]["content"], places[0], len(chat[0]["content"])
         cut = [(0, system), (system + 2, len(whole))]
         places = [*within(whole, text, (start, end), cut, 0), *places[1:]]
     before, follow = _around_a_reply(sent, text, places, rendered)
+    notes += _own_words(text, places, follow)
     return Written(text, tuple(places), before, follow, tuple(notes))
 
 
@@ -219,6 +226,18 @@ def _dropped(chat: Chat, text: str, places: Sequence[tuple[int, int]]) -> list[s
             if isinstance(thought, str) and thought.strip() and thought.strip() not in text:
                 notes.append(f"The chat template leaves out the {key!r} of {name}: the model does not read it.")
     return notes
+
+
+def _own_words(text: str, places: Sequence[tuple[int, int]], follow: str | None) -> list[str]:
+    """Say what the template writes before the first message besides its marks, such as a system message of its own."""
+    start, end = places[-1]
+    header = "" if follow is None else follow.partition(text[start:end])[0]
+    head = text[: places[0][0]]
+    n = next((n for n in range(min(len(head), len(header))) if head[-1 - n] != header[-1 - n]), 0)
+    words = _MARKS.sub(" ", head[: len(head) - n]).split()
+    if len(words) < _FEW_WORDS:
+        return []
+    return [f"The chat template writes text of its own before the first message: {one_line(' '.join(words), 100)!r}."]
 
 
 def _around_a_reply(

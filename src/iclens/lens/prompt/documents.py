@@ -51,8 +51,8 @@ class PromptOptions:
     def settled(self, own: Mapping[str, Any], *, binding: bool, form: str) -> PromptOptions:
         """Put what a document says itself, by the names of the options, in the place of these.
 
-        `binding` as in `read_document`; `form` is "pairs", "text" or "chat": options of another form count only where
-        they are binding.
+        `binding` as in `read_document`; `form` is "pairs", "text", "message" (a chat of one) or "turns": options of
+        another form count only where they are binding.
 
         Raises:
             UserError: a value of the wrong kind, or, when these are binding, one that is given twice.
@@ -72,12 +72,14 @@ class PromptOptions:
             if binding and value is not None and getattr(self, key) != getattr(PromptOptions, key):
                 raise UserError(f'"{key}" stands in the file, but another one was given. Drop one of them.')
         idle: dict[str, Any] = {} if binding or form == "pairs" else {"template": None}
-        idle |= {} if binding or form == "chat" else {"template_args": None, "system_in_user": False}
+        is_chat = form in ("message", "turns")
+        idle |= {} if binding or is_chat else {"template_args": None, "system_in_user": False}
+        idle |= {} if binding or form != "turns" else {"instruction_blocks": 0}
         settled = replace(self, **idle | dict(own))
         if form != "pairs" and settled.template is not None:
             other = "plain text" if form == "text" else "a chat, which the tokenizer's own template writes"
             raise UserError(f"a template is for pairs of input and output, not for {other}.")
-        if form != "chat" and (settled.template_args or settled.system_in_user):
+        if not is_chat and (settled.template_args or settled.system_in_user):
             name = "template_args" if settled.template_args else "system_in_user"
             raise UserError(f"{name} is for chats, which a chat template writes; this prompt is none.")
         return settled
@@ -203,7 +205,10 @@ def read_document(
     complete, first = form == "demonstrations", content[0] if content else None
     is_text, is_chat = isinstance(content, str), not complete and isinstance(first, dict) and "role" in first
     are_blocks = complete and isinstance(first, str) and all(isinstance(one, str) for one in content)
-    prompt_form = "chat" if is_chat else "text" if is_text or are_blocks else "pairs"
+    prompt_form = "text" if is_text or are_blocks else "pairs"
+    if is_chat:
+        roles = [message.get("role") for message in content if isinstance(message, dict)]
+        prompt_form = "turns" if "assistant" in roles else "message"
     options = (options or PromptOptions()).settled(own, binding=binding, form=prompt_form)
     if complete and options.query is None:
         raise UserError(f'there is no "query". Write e.g. {_OBJECT}.')

@@ -157,8 +157,6 @@ class Prompt:
         demonstrations = tuple(spans[n_blocks:-1])
         asked = spans[-1].of(body).rstrip()
         tail = space_after_cue([span.of(body) for span in demonstrations], asked)
-        # Where the query's last words stand before every answer, an answer ends with its block.
-        follows = tail is not None
         if tail is None:
             tail = body[begin + len(asked) :].split("\n")[0].rstrip("\r") or " "
         kept, lead = split_space(tail)
@@ -170,7 +168,6 @@ class Prompt:
             instruction=Span(0, spans[n_blocks - 1].end) if n_blocks else None,
             labels=(None,) * len(demonstrations),
             lead=lead,
-            follow=body[demonstrations[-1].end :] if follows else None,
             notes=split.notes,
         )
         if split.separator is None:
