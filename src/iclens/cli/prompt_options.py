@@ -25,7 +25,7 @@ def prompt_options(
     template_args: Sequence[str],
     system_in_user: bool,
 ) -> PromptOptions:
-    """Read the options; `\\n` and `\\t` in a template and a separator are a line end and a tab.
+    r"""Read the options; `\n` and `\t` in a template and a separator are a line end and a tab.
 
     Raises:
         UserError: a template argument that is no `key=value`, or is given twice.
@@ -39,7 +39,7 @@ def prompt_options(
 
 
 def unescaped(text: str | None) -> str | None:
-    """Write line ends and tabs for `\\n` and `\\t`, which a shell does not."""
+    r"""Write line ends and tabs for `\n` and `\t`, which a shell does not."""
     for written, meant in _ESCAPES.items():
         text = None if text is None else text.replace(written, meant)
     return text

@@ -111,7 +111,11 @@ def explain_many(
     check_call("explain_many", prompts, misplaced, "prompts")
     wanted = _wanted(scores, rerun_text)
     lens_model = reading_model(model, tokenizer)
-    questions, options, given = [], PromptOptions(**written), answers if isinstance(answers, str | None) else list(answers)
+    questions, options, given = (
+        [],
+        PromptOptions(**written),
+        answers if isinstance(answers, str | None) else list(answers),
+    )
     for number, prompt in enumerate(prompts):
         try:
             questions.append(ask(lens_model, prompt, given, answer, options))

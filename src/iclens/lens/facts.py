@@ -125,7 +125,8 @@ class SourceEffect:
 class OtherPart:
     """A part of the prompt that is no demonstration: it sets the initialisation W_0.
 
-    `"first"` is the first token of the text, to which models attend as to a sink. Its name is the role of its `Token`s; its contributions are the sums of theirs, None where not asked for.
+    Its name is the role of its `Token`s; `"first"` is the first token of the text, to which models attend as to a sink.
+    Its contributions are the sums of theirs, None where not asked for.
     """
 
     name: str

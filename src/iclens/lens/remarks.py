@@ -21,7 +21,9 @@ def about_candidates(answers: Answers, given: Answer) -> tuple[str, ...]:
     best = max(given.candidates, key=lambda one: one.log_probability)
     if following.token_id not in {one.token_ids[0] for one in answers.candidates}:
         several = len(given.candidates) > 1
-        compared = f"none of the candidates: the likeliest of them, {best.text!r}," if several else f"not {best.text!r}, which"
+        compared = (
+            f"none of the candidates: the likeliest of them, {best.text!r}," if several else f"not {best.text!r}, which"
+        )
         notes.append(
             f"The model would say {following.text!r} ({percent(following.probability)}), {compared} has "
             f"{percent(best.probability)}."
@@ -35,8 +37,8 @@ def about_candidates(answers: Answers, given: Answer) -> tuple[str, ...]:
         second = max((one for one in given.candidates if not one.chosen), key=lambda one: one.log_probability)
         notes.append(
             f"As a whole, {best.text!r} is the likeliest answer (log-probability {best.log_probability:.2f} against "
-            f"{second.log_probability:.2f} of {second.text!r}), but not at the first token where the candidates differ, "
-            f"where the logit difference is read ({given.margin:.2f} nats): the tokens after it decide."
+            f"{second.log_probability:.2f} of {second.text!r}), but not at the first token where the candidates "
+            f"differ, where the logit difference is read ({given.margin:.2f} nats): the tokens after it decide."
         )
     return tuple(notes)
 
@@ -46,8 +48,8 @@ def about_the_first_token(first: Token, share: float) -> tuple[str, ...]:
     if first.role != FIRST or share < MUCH:
         return ()
     return (
-        f"The first token of the text, {first.text!r}, takes {percent(share)} of the last token's attention in the mean "
-        "over layers and heads: an attention sink. It is a part of its own; no demonstration's score contains it.",
+        f"The first token of the text, {first.text!r}, takes {percent(share)} of the last token's attention in the "
+        "mean over layers and heads: an attention sink. It is a part of its own; no demonstration's score contains it.",
     )
 
 

@@ -34,8 +34,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("first_token_gradient_step", "float64", "direct contribution of the first token of the text (attention sink)"),
     ("first_token_path", "float64", "its contribution through all layers"),
     ("other_gradient_step", "float64", "direct contribution of the rest of the prompt, in nats"),
-    ("other_path", "float64", "its contribution through all layers; with those of the demonstrations and of the first "
-        "token it sums to the margin"),
+    ("other_path", "float64", "its contribution through all layers; all paths of the prompt sum to the margin"),
     *((f"residual_{name}", "float64", f"the check {name!r}: a relative difference") for name in RESIDUALS),
     ("tolerance", "float64", "the largest residual that is accepted"),
     ("exact", "bool", "whether every residual is within it; when not, trust nothing else of the prompt"),

@@ -35,7 +35,9 @@ def shown(prompt):
 
 
 @pytest.mark.parametrize("template", [CHATML, "<s>" + CHATML, LLAMA_LIKE, THINKING, OWN_SYSTEM])
-@pytest.mark.parametrize("chat", [TURNS, [SYSTEM, *TURNS], [{"role": "user", "content": "\n\n".join([*SHOTS, "4+4="])}]])
+@pytest.mark.parametrize(
+    "chat", [TURNS, [SYSTEM, *TURNS], [{"role": "user", "content": "\n\n".join([*SHOTS, "4+4="])}]]
+)
 def test_the_tokens_are_those_of_the_template(template, chat):
     tokenizer = with_chat(template)
     prompt = Prompt.from_chat(chat, tokenizer)
@@ -56,7 +58,9 @@ def test_a_text_that_brings_the_first_token_along_is_doubtful():
 
 def test_template_arguments_reach_the_template_and_misspelt_ones_are_refused():
     tokenizer = with_chat(THINKING)
-    plain, quiet = (Prompt.from_chat(TURNS, tokenizer, template_args=args) for args in (None, {"enable_thinking": False}))
+    plain, quiet = (
+        Prompt.from_chat(TURNS, tokenizer, template_args=args) for args in (None, {"enable_thinking": False})
+    )
     assert quiet.text == plain.text + "<think>\n\n</think>\n\n"
     assert quiet.lead == ""
     assert shown(quiet) == shown(plain)

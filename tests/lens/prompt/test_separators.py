@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.lens.tiny_tokenizers import byte_level, words
+from tokenizers import Tokenizer, processors
+from transformers import PreTrainedTokenizerFast
 
 from iclens.errors import UserError
 from iclens.lens.prompt import Prompt, read_document, tokenize
@@ -27,7 +29,8 @@ def test_blocks_between_separators_are_the_blocks(blocks, separator):
 
 
 def test_a_blank_line_inside_a_demonstration():
-    text = "Review: dull\n\nand long\nLabel: bad\n\nReview: warm\nLabel: good\n\nReview: fine\nLabel: good\n\nReview: so\nLabel:"
+    text = "Review: dull\n\nand long\nLabel: bad\n\nReview: warm\nLabel: good\n\n"
+    text += "Review: fine\nLabel: good\n\nReview: so\nLabel:"
     (note,) = Prompt.from_text(text).notes
     assert "Demonstration 0 ('Review: dull') lacks 'Label:'" in note
     later = "Review: warm\nLabel: good\n\n" + text
@@ -91,3 +94,17 @@ def test_a_demonstration_of_one_token_at_the_very_beginning():
     assert "nothing of it is cut" in tokenized.notes[0]
     with pytest.raises(UserError, match="and there is no other"):
         tokenize(Prompt.from_text("red\n\ndog is"), words())
+
+
+def test_a_tokenizer_with_an_end_token_only():
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(byte_level().backend_tokenizer.to_str()), eos_token="</s>"
+    )
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    tokenized = tokenize(Prompt.from_text("red is colour\n\ndog is"), made)
+    assert made.eos_token_id not in tokenized.input_ids.tolist()
+    assert tokenized.roles[0] == "first"
+    assert tokenized.texts[0] != "</s>"
+    assert "ends a text with '</s>'" in tokenized.notes[0]

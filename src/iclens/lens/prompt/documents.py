@@ -66,7 +66,9 @@ class PromptOptions:
                     raise UserError(f'"system_in_user" is {value!r}: give true or false.')
             elif key == "template_args":
                 if not isinstance(value, dict):
-                    raise UserError(f'"template_args" is a JSON {kind(value)}: write e.g. {{"enable_thinking": false}}.')
+                    raise UserError(
+                        f'"template_args" is a JSON {kind(value)}: write e.g. {{"enable_thinking": false}}.'
+                    )
             elif value is not None:
                 check_string(value, f'"{key}"')
             if binding and value is not None and getattr(self, key) != getattr(PromptOptions, key):
@@ -122,9 +124,7 @@ def read_prompt(
         UserError: the file cannot be read or does not hold a prompt; the message names the file and the line.
     """
     path = Path(path)
-    options = PromptOptions(
-        template, query, instruction, instruction_blocks, separator, template_args, system_in_user
-    )
+    options = PromptOptions(template, query, instruction, instruction_blocks, separator, template_args, system_in_user)
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a prompt file (.txt, .json or .jsonl).")
     raw = contents(path)

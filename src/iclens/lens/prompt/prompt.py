@@ -198,7 +198,8 @@ class Prompt:
             separator: what to write between the parts; a blank line when left out.
 
         Raises:
-            UserError: no examples; an empty separator; a template without its slots; an input, output or query that is no string.
+            UserError: no examples; an empty separator; a template without its slots; an input, output or query that is
+                no string.
         """
         if not examples:
             raise UserError("there are no demonstrations: give at least one pair of input and output.")
@@ -257,7 +258,7 @@ class Prompt:
         Args:
             messages: `{"role": "system" | "user" | "assistant", "content": str}`, the last one the user's.
             tokenizer: the tokenizer.
-            template_args: further arguments of the tokenizer's `apply_chat_template`, e.g. `{"enable_thinking": False}`.
+            template_args: further arguments of its `apply_chat_template`, e.g. `{"enable_thinking": False}`.
             system_in_user: put the system message before the first user message, for templates without that role.
             separator: what stands between the demonstrations inside the last message; blank lines when left out.
             instruction_blocks: how many of the first blocks of the only message are an instruction.

@@ -184,8 +184,8 @@ def _doubled(ids: Sequence[int], tokenizer: Any) -> list[str]:
     if begin is None or list(ids[:2]) != [begin, begin]:
         return []
     return [
-        f"The text begins with {tokenizer.bos_token!r}, and the tokenizer adds another: the model was trained with one. "
-        "Delete it from the text, or give the chat as messages."
+        f"The text begins with {tokenizer.bos_token!r}, and the tokenizer adds another: the model was trained with "
+        "one. Delete it from the text, or give the chat as messages."
     ]
 
 
