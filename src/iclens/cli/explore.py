@@ -66,6 +66,10 @@ class Explore:
 
     def run(self) -> int:
         """Load the model, answer the first question once, and serve until interrupted."""
+        options = prompt_options(**{name: getattr(self, name) for name in _WRITTEN})
+        for name in _WRITTEN if self.prompt is None else ():
+            if getattr(self, name) != getattr(Explore, name):
+                raise UserError(f"--{name.replace('_', '-')} says how a prompt is written: give --prompt FILE with it.")
         listening = _listen(self.host, self.port)
         try:
             with stages("exploring") as stage:
@@ -86,7 +90,6 @@ class Explore:
                 lens_model.require_causal()
                 prompt = None
                 if self.prompt is not None:
-                    options = prompt_options(**{name: getattr(self, name) for name in _WRITTEN})
                     prompt = read_prompt(self.prompt, lens_model.tokenizer, **vars(options))
                 example = opening(self.model, prompt, self.answers)
                 stage("reading the first prompt")

@@ -100,7 +100,7 @@ def test_a_system_message_of_the_templates_own_is_said():
 
 def test_a_system_message_that_the_template_refuses_goes_into_the_first_turn():
     tokenizer = with_chat(WITHOUT_SYSTEM)
-    with pytest.raises(UserError, match=r"System role not supported.*system_in_user puts"):
+    with pytest.raises(UserError, match=r"System role not supported\. It takes .*system_in_user puts"):
         Prompt.from_chat([SYSTEM, *TURNS], tokenizer)
     drops = with_chat(CHATML.replace("for message in messages", "for message in messages if message.role != 'system'"))
     with pytest.raises(UserError, match=r"0 times.*system_in_user puts"):
@@ -114,6 +114,22 @@ def test_a_system_message_that_the_template_refuses_goes_into_the_first_turn():
         assert shown(prompt)[0].endswith("animal")
         assert read_document(prompt.to_document(), one) == prompt
     assert Prompt.from_chat(TURNS, tokenizer, system_in_user=True).text == Prompt.from_chat(TURNS, tokenizer).text
+
+
+def test_a_system_message_that_the_template_writes_last_is_the_querys():
+    late = (
+        "{% set system = messages[0]['content'] if messages[0]['role'] == 'system' else '' %}"
+        "{% set turns = messages[1:] if system else messages %}{% for message in turns %}"
+        "{% if message['role'] == 'user' %}{{ '<s>[INST] ' + (system + '\n\n' if system and loop.last else '') "
+        "+ message['content'] + ' [/INST]' }}{% else %}{{ message['content'] + '</s>' }}{% endif %}{% endfor %}"
+    )
+    prompt = Prompt.from_chat([SYSTEM, *TURNS], with_chat(late))
+    assert prompt.instruction is None
+    assert prompt.query.of(prompt.text) == "Sort it.\n\none [/INST]"
+    assert [text.split(" [")[0] for text in shown(prompt)] == ["a dog", "red"]
+    assert "part of the query" in prompt.notes[0]
+    folded = Prompt.from_chat([SYSTEM, *TURNS], with_chat(late), system_in_user=True)
+    assert folded.instruction.of(folded.text) == "Sort it."
 
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA_LIKE])

@@ -124,7 +124,7 @@ export function renderHead(view, answer) {
       fact("Loss", `${wide(view.loss_before)} → ${wide(view.loss_after)}`, "before and after the step; it has no minimum"),
       fact("Alignment", `${plain(view.alignment_before)} → ${plain(view.alignment_after)}`, "mean cosine of prediction and target"),
       fact("Collapse", `${plain(view.collapse_before)} → ${plain(view.collapse_after)}`, "1: all predictions point one way"),
-      fact("Initialisation", percent(view.first.weight + view.initial.weight), `the weight outside the demonstrations, ${percent(view.first.weight)} of it on the first token`),
+      fact("Initialisation", percent(view.first.weight + view.initial.weight), `the weight outside the demonstrations: ${percent(view.first.weight)} on the first token, ${percent(view.initial.weight)} on the rest`),
     ),
     el(
       "div",

@@ -107,7 +107,8 @@ def write(
             return rendered(messages)
         except Exception as error:  # templates raise what they like
             advice = _SYSTEM if is_system(messages[0]) and _takes(rendered, messages[1:]) else ""
-            raise UserError(f"the tokenizer's chat template refuses this chat: {error}{advice}") from error
+            said = f"{str(error).rstrip('.')}.{advice}" if advice else error
+            raise UserError(f"the tokenizer's chat template refuses this chat: {said}") from error
 
     text = render(sent)
     places = locate(sent, text, render)
@@ -232,7 +233,7 @@ def _own_words(text: str, places: Sequence[tuple[int, int]], follow: str | None)
     """Say what the template writes before the first message besides its marks, such as a system message of its own."""
     start, end = places[-1]
     header = "" if follow is None else follow.partition(text[start:end])[0]
-    head = text[: places[0][0]]
+    head = text[: min(first for first, _ in places)]
     n = next((n for n in range(min(len(head), len(header))) if head[-1 - n] != header[-1 - n]), 0)
     words = _MARKS.sub(" ", head[: len(head) - n]).split()
     if len(words) < _FEW_WORDS:

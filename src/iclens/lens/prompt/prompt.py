@@ -15,6 +15,7 @@ from iclens.lens.prompt.splitting import Split, split_text
 from iclens.lens.prompt.template import DEFAULT_TEMPLATE, parse_template
 
 BLANK_LINE = "\n\n"
+_LATE = "The chat template writes the system message into the last user message: it counts as part of the query."
 
 
 @dataclass(frozen=True, order=True)
@@ -282,9 +283,13 @@ class Prompt:
         text, last = written.text, len(chat) - 1
         places = [Span(*place) for place in written.places]
         found = [Span(*one) for one in within(chat[last]["content"], text, written.places[last], split.blocks, last)]
-        before = ([places[0]] if first else []) + found[: split.n_instruction]
+        # Some templates write the system message into the last user message.
+        late = bool(first) and bool(turns) and places[0].start >= places[last - 1].end
+        before = ([places[0]] if first and not late else []) + found[: split.n_instruction]
         shots = found[split.n_instruction : -1]
         asked = found[-1] if found else places[-1]
+        if late:
+            asked = Span(min(places[0].start, asked.start), max(places[0].end, asked.end))
         visible = text[: max(len(text.rstrip(" \t")), asked.end)]
         kept, lead = split_space(text[len(visible) :] + written.before)
         text = visible + kept
@@ -299,5 +304,5 @@ class Prompt:
             lead=lead,
             follow=written.follow,
             add_special_tokens=False,
-            notes=written.notes + split.notes,
+            notes=written.notes + split.notes + ((_LATE,) if late else ()),
         )._written_from({"messages": chat} | {name: value for name, value in options.items() if value})
