@@ -53,7 +53,8 @@ def test_rows_hold_what_explain_says(tmp_path: Path) -> None:
             "knock_out_log_probability": effect.knock_out.log_probability_change,
             "rerun": effect.rerun_margin_change,
             "next_token_probability": whole.next_tokens[0].probability,
-            "other_path": sum(part.path for part in whole.others),
+            "first_token_path": next(part.path for part in whole.others if part.name == "first"),
+            "other_path": sum(part.path for part in whole.others if part.name != "first"),
         }.items():
             assert row[name] == pytest.approx(expected, rel=1e-10, abs=1e-11), name
         assert (row["answer"], row["text"], row["demonstration_tokens"]) == (whole.answer, effect.text, effect.n_tokens)
@@ -65,7 +66,7 @@ def test_rows_hold_what_explain_says(tmp_path: Path) -> None:
     assert (found[9]["answer"], found[9]["next_token"].strip()) == ("nef", "vux")
     schema = pq.read_schema(tmp_path / "o.parquet")
     assert schema.names == [name for name, _, _ in COLUMNS]
-    assert schema.metadata[b"iclens.schema_version"] == b"2"
+    assert schema.metadata[b"iclens.schema_version"] == b"3"
     assert all(schema.field(name).metadata[b"meaning"].decode() == meaning for name, _, meaning in COLUMNS)
 
 

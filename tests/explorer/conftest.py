@@ -35,7 +35,7 @@ def chatting(tmp_path_factory):
     shutil.copytree(bundled.path(), folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings["chat_template"] = (
-        "{% for m in messages %}{% if m.role == 'user' %}it is {% endif %}{{ m.content }} {% endfor %}"
+        "{% for m in messages %}{% if m.role == 'user' %}it is {% endif %}{{ m.content }} {% endfor %}{{ ending }}"
     )
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return load(str(folder))

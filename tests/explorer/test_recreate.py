@@ -110,6 +110,48 @@ def test_a_chat_is_the_same_tokens_on_the_page_in_the_command_and_in_python(chat
         assert document["margin"] == pytest.approx(seen["margin"], rel=1e-5, abs=1e-5)
 
 
+MESSAGE = "cat is vux .\n\nplum is nef .\n\nhorse is"
+SYSTEM = {"role": "system", "content": "it is vux ."}
+PROMPTS = {
+    "turns": {"messages": CHAT},
+    "turns with a system message in the first": {"messages": [SYSTEM, *CHAT], "system_in_user": True},
+    "template arguments": {"messages": CHAT, "template_args": {"ending": "it is"}},
+    "shots in one message": {"messages": [{"role": "user", "content": MESSAGE}]},
+    "lines in one message": {"messages": [SYSTEM, {"role": "user", "content": MESSAGE.replace("\n\n", "\n")}]},
+    "wide blank lines": {"prompt": "cat is vux .\n\n\n\nplum is nef .\n \nhorse is"},
+    "separators": {
+        "prompt": "it is\n#\ncat is vux .\n#\nplum is nef .\n#\nhorse is", "separator": "#", "instruction_blocks": 1,
+    },
+    "lines": {"prompt": MESSAGE.replace("\n\n", "\n")},
+    "pairs on lines": {
+        "demonstrations": [{"input": "cat", "output": "vux ."}, {"input": "plum", "output": "nef ."}],
+        "query": "horse", "template": "{input} is {output}", "separator": "\n",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("document", PROMPTS.values(), ids=PROMPTS)
+def test_page_saved_page_command_and_python_read_the_tokens_of_explain(document, chatting, tmp_path, monkeypatch):
+    found = iclens.explain(chatting, {**document, "answers": ["vux", "nef"]}, scores=["gradient_step"])
+    ask = Ask(found.lens.prompt, ("vux", "nef"))
+    # What the page sends is what the server wrote for it, through JSON.
+    sent = Ask.read(json.loads(json.dumps(ask.to_document())), chatting.tokenizer)
+    seen = glance(viewed(chatting, sent), sent)
+    saved = data_of(explained_page(found))
+    words = words_of(seen["command"], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", *words, "--json", "found.json"]) == 0
+    told = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    own = [(token.text, token.role, token.part) for token in found.tokens]
+    assert own[0][1:] == ("first", None)
+    for other in (seen, saved["explanation"], told, run(seen["python"]), run(saved["glance"]["python"])):
+        assert [(token["text"], token["role"], token["part"]) for token in other["tokens"]] == own
+    # And an edit of one block keeps what stands between them.
+    if "separator" in document:
+        edited = Ask.read({**ask.to_document(), "query": "dog is"})
+        assert edited.prompt.text == found.prompt.replace("horse is", "dog is")
+
+
 @pytest.fixture(scope="module")
 def double():
     return load("bundled", dtype=torch.float64)

@@ -49,7 +49,9 @@ def test_a_head_is_the_dual_model_of_its_captured_attention(model, asked, layer,
     assert view["prediction_size"] == pytest.approx(float(own.norm()), **near)
     assert view["residual"] < 1e-5
     assert [one["weight"] for one in view["demonstrations"]] == pytest.approx(dual.weights()[0].tolist(), **near)
-    assert view["initial"]["weight"] + sum(one["weight"] for one in view["demonstrations"]) == pytest.approx(1.0)
+    assert view["first"]["weight"] == pytest.approx(float(dual.coefficients[0, 0]), **near)
+    outside = view["first"]["weight"] + view["initial"]["weight"]
+    assert outside + sum(one["weight"] for one in view["demonstrations"]) == pytest.approx(1.0)
     assert view["loss_after"]["value"] == pytest.approx(float(dual.loss().after), rel=1e-4)
     assert view["loss_after"]["value"] < view["loss_before"]["value"]
     assert view["alignment_after"] == pytest.approx(float(dual.alignment().after.mean()), **near)
@@ -88,7 +90,9 @@ def test_a_heads_pulls_are_its_cells_of_the_maps(model, given):
             assert pulls == pytest.approx(own, rel=1e-9, abs=1e-6 * size)
         assert sum(pulls) == pytest.approx(shown["by_layer_and_head"][layer][head], abs=1e-6 * size)
         assert view["initial"]["pull"] == float(viewed.pulls[layer, head, -1])
-    elsewhere = sum(token.gradient_step for token in explanation.tokens if token.part is None)
+    first, *others = explanation.tokens
+    elsewhere = sum(token.gradient_step for token in others if token.part is None)
+    assert float(viewed.pulls[..., -2].sum()) == pytest.approx(first.gradient_step, abs=1e-5 * size)
     assert float(viewed.pulls[..., -1].sum()) == pytest.approx(elsewhere, abs=1e-5 * size)
 
 

@@ -51,7 +51,7 @@ VERSION_1 = {
     "cost": {"forward_passes": 3.5, "backward_passes": 1.0, "seconds": {"trace": 0.5}},
     "command": "iclens explain --model bundled",
 }  # fmt: skip
-VERSION_2 = json.loads(json.dumps(make(2, 20).to_dict()))
+CURRENT = json.loads(json.dumps(make(2, 20).to_dict()))
 
 
 def load(document, tmp_path, name="e.json"):
@@ -90,6 +90,18 @@ def test_a_file_of_version_1_with_candidates_and_deleted_text(tmp_path):
     assert found.sources[0].score("rerun") == 0.75
 
 
+def test_version_2_knew_no_first_token(tmp_path):
+    old = CURRENT | {
+        "schema_version": 2,
+        "others": [one for one in CURRENT["others"] if one["name"] != "first"],
+        "tokens": [one | {"role": "special" if one["role"] == "first" else one["role"]} for one in CURRENT["tokens"]],
+    }
+    found = load(old, tmp_path)
+    assert found.schema_version == SCHEMA_VERSION
+    assert found.to_rows()[0]["first_token_path"] is None
+    assert found.to_rows()[0]["other_path"] == sum(one.path for one in found.others)
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [
@@ -98,14 +110,14 @@ def test_a_file_of_version_1_with_candidates_and_deleted_text(tmp_path):
         ({"exact": True}, "is no explanation: it has no schema_version"),
         ({"schema_version": "2"}, "is no explanation: it has no schema_version"),
         ({"schema_version": 0}, "is no explanation: it has no schema_version"),
-        (VERSION_2 | {"schema_version": 3}, "has the schema version 3, and this iclens reads .* 2: upgrade iclens"),
+        (CURRENT | {"schema_version": 4}, "has the schema version 4, and this iclens reads .* 3: upgrade iclens"),
         ({"schema_version": 1}, "is no explanation of schema version 1: it lacks '\\w+'"),
         (VERSION_1 | {"demonstrations": ["x"]}, "is no explanation of schema version 1: "),
         (VERSION_1 | {"next_tokens": []}, "is no explanation of schema version 1: "),
         ({"schema_version": 2}, "is no explanation of schema version 2: it lacks '\\w+'"),
-        (VERSION_2 | {"margin": "large"}, "is no explanation of schema version 2: 'large' is no float"),
-        (VERSION_2 | {"residuals": []}, "is no explanation of schema version 2: 'residuals' is empty"),
-        (VERSION_2 | {"sources": 3}, "is no explanation of schema version 2: "),
+        (CURRENT | {"margin": "large"}, "is no explanation of schema version 3: 'large' is no float"),
+        (CURRENT | {"residuals": []}, "is no explanation of schema version 3: 'residuals' is empty"),
+        (CURRENT | {"sources": 3}, "is no explanation of schema version 3: "),
     ],
 )
 def test_a_file_that_is_none_is_one_clear_sentence(document, message, tmp_path):
@@ -134,7 +146,7 @@ JUNK = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_siz
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), version=st.sampled_from([VERSION_1, VERSION_2]), junk=JUNK | st.just("gone"))
+@given(data=st.data(), version=st.sampled_from([VERSION_1, CURRENT]), junk=JUNK | st.just("gone"))
 def test_a_value_anywhere_is_read_and_shown_or_refused(data, version, junk, tmp_path_factory):
     document = copy.deepcopy(version)
     *way, last = data.draw(st.sampled_from([at for at in places(version) if at]))

@@ -35,7 +35,7 @@ def make(
     draw = random.Random(seed)
     labels = ["calm", "storm", "trade"]
     each = max(4, (n_tokens - 6) // (n_demonstrations + 1) - 2)
-    tokens: list[Token] = [Token("<s>", None, "special", 0.4, 3.1)]
+    tokens: list[Token] = [Token("<s>", None, "first", 0.4, 3.1)]
     effects = []
     for i in range(n_demonstrations):
         strength = draw.gauss(0.2, 1.0)
@@ -81,7 +81,7 @@ def make(
         margin_definition="The logit of the answer 'calm' minus the mean logit of 'storm', 'trade'.",
         sources=tuple(effects),
         others=(
-            OtherPart("special", 0.4, 3.1),
+            OtherPart("first", 0.4, 3.1),
             OtherPart("separator", 0.06, -0.12),
             OtherPart("query", -0.3, 0.7),
             OtherPart("biases", None, -1.4),

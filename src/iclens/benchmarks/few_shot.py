@@ -54,7 +54,7 @@ def word_tokenizer(vocabulary: int) -> Any:
 
 
 def groups_of(prompt: str, tokenizer: Any) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """Give a prompt's token ids and the demonstration of each, −1 for the query's and for what stands between."""
+    """Give a prompt's token ids and the demonstration of each: −1 for the query's, for the first and between them."""
     encoded = tokenizer(prompt, return_offsets_mapping=True)
     *blocks, _ = prompt.split(BLANK_LINE)
     groups, start = torch.full((len(encoded["input_ids"]),), -1), 0
@@ -62,6 +62,8 @@ def groups_of(prompt: str, tokenizer: Any) -> tuple[Int[Tensor, " n"], Int[Tenso
     for index, block in enumerate(blocks):
         groups[(firsts >= start) & (firsts < start + len(block))] = index
         start += len(block) + len(BLANK_LINE)
+    # The first token is a part of its own.
+    groups[0] = -1
     return torch.tensor(encoded["input_ids"]), groups
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from iclens.cli.explain_batch import Many
 from iclens.cli.output import console, say, show
+from iclens.cli.prompt_options import prompt_options
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.work.progress import stages
@@ -18,7 +19,7 @@ from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.lens.model.loading import LensModel
-    from iclens.lens.prompt import Prompt
+    from iclens.lens.prompt import Prompt, PromptOptions
 
 _ONE_PROMPT = (
     "prompt",
@@ -54,6 +55,9 @@ class Explain:
         template: how to write a pair, with {input} and {output}; \n is a line break.
         instruction: text to put before the demonstrations.
         instruction_blocks: how many of the first blocks of a plain-text prompt are an instruction.
+        separator: what stands between demonstrations, instead of blank lines; \n is a line break.
+        template_args: arguments of the chat template, each key=value, e.g. enable_thinking=false.
+        system_in_user: put a chat's system message before the first user message, where the template has no such role.
         answers: candidate answers; the likeliest is explained against the mean of the others.
         answer: the answer to explain.
         scores: which scores to compute, the one that orders the demonstrations first; besides the three of the default
@@ -81,6 +85,9 @@ class Explain:
     template: str | None = None
     instruction: str | None = None
     instruction_blocks: int = 0
+    separator: str | None = None
+    template_args: tuple[str, ...] = ()
+    system_in_user: bool = False
     answers: tuple[str, ...] = ()
     answer: str | None = None
     scores: tuple[str, ...] = ("gradient_step", "path", "knock_out")
@@ -166,10 +173,8 @@ class Explain:
                 )
         from iclens.lens.many.lines import Defaults
         from iclens.lens.many.model_source import ModelSource
-        from iclens.lens.prompt import PromptOptions
 
-        options = PromptOptions(self._template(), None, self.instruction, self.instruction_blocks)
-        defaults = Defaults(options, self.answers, self.answer)
+        defaults = Defaults(self._options(), self.answers, self.answer)
         scores = (*self.scores, *(["rerun"] if self.rerun and "rerun" not in self.scores else []))
         source = ModelSource(self.model, self.dtype, self.device, self.device_map)
         return self.many.run(source, defaults, scores=scores)
@@ -179,8 +184,16 @@ class Explain:
         files = {"json": self.json, "html": self.html}
         return {kind: path for kind, path in files.items() if path is not None}
 
-    def _template(self) -> str | None:
-        return None if self.template is None else self.template.replace("\\n", "\n")
+    def _options(self) -> PromptOptions:
+        return prompt_options(
+            template=self.template,
+            query=self.query,
+            instruction=self.instruction,
+            instruction_blocks=self.instruction_blocks,
+            separator=self.separator,
+            template_args=self.template_args,
+            system_in_user=self.system_in_user,
+        )
 
     def _prompt(self, lens_model: LensModel) -> Prompt:
         from iclens.lens.prompt import read_prompt
@@ -196,9 +209,7 @@ class Explain:
             from iclens import bundled
 
             path = bundled.path() / "prompt.txt"
-        return read_prompt(
-            path, lens_model.tokenizer, self._template(), self.query, self.instruction, self.instruction_blocks
-        )
+        return read_prompt(path, lens_model.tokenizer, **vars(self._options()))
 
 
 def _list_models() -> int:

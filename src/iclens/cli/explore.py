@@ -8,21 +8,34 @@ from pathlib import Path
 from typing import Literal
 
 from iclens.cli.output import note, say
+from iclens.cli.prompt_options import prompt_options
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.work.progress import stages
+
+_WRITTEN = (
+    "template", "query", "instruction", "instruction_blocks", "separator", "template_args", "system_in_user",
+)  # fmt: skip
+"""Options that say how the prompt is written."""
 
 
 @command("explore")
 @dataclass(frozen=True)
 class Explore:
-    """Serve a page on this machine in which a prompt can be edited, and what every demonstration does is seen at once.
+    r"""Serve a page on this machine in which a prompt can be edited, and what every demonstration does is seen at once.
 
     Ctrl-C ends it.
 
     Attributes:
         model: "bundled", a local folder, or a hub name.
         prompt: the prompt to open with: plain text with blank lines between demonstrations and the query last.
+        instruction: text to put before its demonstrations.
+        instruction_blocks: how many of its first blocks are an instruction.
+        template: how to write a pair, with {input} and {output}; \n is a line break.
+        query: the new input to complete, where the file holds demonstrations alone.
+        separator: what stands between its demonstrations, instead of blank lines; \n is a line break.
+        template_args: arguments of the chat template, each key=value, e.g. enable_thinking=false.
+        system_in_user: put a chat's system message before the first user message, where the template has no such role.
         answers: candidate answers to open with.
         store: the store of runs to show.
         gallery: the folder of reproductions to show.
@@ -35,6 +48,13 @@ class Explore:
 
     model: str = "bundled"
     prompt: Path | None = None
+    instruction: str | None = None
+    instruction_blocks: int = 0
+    template: str | None = None
+    query: str | None = None
+    separator: str | None = None
+    template_args: tuple[str, ...] = ()
+    system_in_user: bool = False
     answers: tuple[str, ...] = ()
     store: Path = Path("iclens-runs")
     gallery: Path = Path("iclens-out/gallery")
@@ -46,6 +66,10 @@ class Explore:
 
     def run(self) -> int:
         """Load the model, answer the first question once, and serve until interrupted."""
+        options = prompt_options(**{name: getattr(self, name) for name in _WRITTEN})
+        for name in _WRITTEN if self.prompt is None else ():
+            if getattr(self, name) != getattr(Explore, name):
+                raise UserError(f"--{name.replace('_', '-')} says how a prompt is written: give --prompt FILE with it.")
         listening = _listen(self.host, self.port)
         try:
             with stages("exploring") as stage:
@@ -64,7 +88,9 @@ class Explore:
                 dtype = None if self.dtype is None else getattr(torch, self.dtype)
                 lens_model = load(self.model, dtype=dtype, device=self.device)
                 lens_model.require_causal()
-                prompt = None if self.prompt is None else read_prompt(self.prompt, lens_model.tokenizer)
+                prompt = None
+                if self.prompt is not None:
+                    prompt = read_prompt(self.prompt, lens_model.tokenizer, **vars(options))
                 example = opening(self.model, prompt, self.answers)
                 stage("reading the first prompt")
                 # The first pass of a process is slow; the first user should not wait for it. It also shows what is

@@ -10,7 +10,10 @@ from iclens.explorer.reading import known, whole
 from iclens.lens.prompt import Prompt, read_document
 from iclens.lens.prompt.documents import read_answers
 
-_PROMPT = ("text", "prompt", "messages", "demonstrations", "query", "instruction", "instruction_blocks", "template")
+_PROMPT = (
+    "text", "prompt", "messages", "demonstrations", "query", "instruction", "instruction_blocks", "template",
+    "separator", "template_args", "system_in_user",
+)  # fmt: skip
 _KEYS = (*_PROMPT, "document", "answers", "answer", "off", "layer", "head")
 
 
@@ -58,8 +61,14 @@ class Ask:
         return cls(prompt, answers, answer or None, off, whole(document, "layer"), whole(document, "head"))
 
     def to_document(self) -> dict[str, Any]:
-        """Write the question as the page edits it: blocks of text, beside the pairs or messages that they show."""
-        written = {} if self.prompt.document is None else {"document": self.prompt.document}
+        """Write the question as the page edits it: blocks of text, and the document from which these were read.
+
+        The document is left out where the blocks alone, with blank lines between them, give the same prompt.
+        """
+        document = self.prompt.document
+        if document is None and not _give(self.prompt, _blocks(self.prompt)):
+            document = self.prompt.to_document()
+        written = {} if document is None else {"document": document}
         given = {"answers": list(self.answers), "answer": self.answer, "off": list(self.off)}
         return {**_blocks(self.prompt), **written, **given, "layer": self.layer, "head": self.head}
 
@@ -75,7 +84,19 @@ def _prompt(document: Any, parts: dict[str, Any], tokenizer: Any) -> Prompt:
             "this prompt is a chat, whose messages cannot be edited as blocks of text: edit them in the prompt file, "
             "and open it again."
         )
+    if "separator" in (prompt.document or {}):
+        # As it stands between the blocks, with the white space around it.
+        first, following = [*prompt.demonstrations, prompt.query][:2]
+        parts.setdefault("separator", prompt.text[first.end : following.start])
     return read_document(parts, tokenizer)
+
+
+def _give(prompt: Prompt, blocks: dict[str, Any]) -> bool:
+    """Whether blocks of text, as the page sends them, are read as this prompt."""
+    try:
+        return read_document(blocks) == prompt
+    except UserError:
+        return False
 
 
 def _blocks(prompt: Prompt) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from iclens.explorer.ask import Ask
 from iclens.explorer.snapshot import snapshot
 from iclens.explorer.viewed import Viewed
 from iclens.lens import VIEWS, WRITERS, Explanation
+from iclens.lens.prompt.tokens import FIRST
 
 _NO_PYTHON = "# The explanation was saved without its prompt's parts: repeat the command, where there is one."
 
@@ -98,9 +99,12 @@ def _answers(found: Explanation) -> tuple[tuple[str, ...], str | None]:
 def _blocks(found: Explanation) -> dict[str, Any]:
     """The question as the page shows it, from what is stored of its prompt."""
     texts = {
-        role: "".join(token.text for token in found.tokens if token.role == role).strip()
-        for role in ("instruction", "query")
+        role: "".join(token.text for token in found.tokens if token.role == role) for role in ("instruction", "query")
     }
+    begun = found.tokens[0].text + texts["instruction"]
+    if found.tokens[0].role == FIRST and texts["instruction"] and found.prompt.startswith(begun):
+        texts["instruction"] = begun
+    texts = {role: text.strip() for role, text in texts.items()}
     answers, answer = _answers(found)
     given = {"answers": list(answers), "answer": answer, "off": [], "layer": None, "head": None}
     return {**texts, "demonstrations": [effect.text for effect in found.sources], **given}

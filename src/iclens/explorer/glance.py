@@ -25,7 +25,7 @@ def glance(viewed: Viewed, ask: Ask) -> dict[str, Any]:
     """
     lens = viewed.lens
     answer, tokenized = lens.answer, lens.tokenized
-    split = viewed.pulls[..., :-1]
+    split = viewed.pulls
     texts = [*tokenized.texts, *(token_text(lens.model.tokenizer, index) for index in lens.readout.forced)]
     roles = [*tokenized.roles, *["answer"] * len(lens.readout.forced)]
     parts = [None if part < 0 else part for part in lens.groups.tolist()]

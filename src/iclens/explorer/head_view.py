@@ -13,6 +13,7 @@ from iclens.explorer.ask import Ask
 from iclens.explorer.bound_view import bound_view, number
 from iclens.explorer.viewed import Viewed
 from iclens.lens import Lens, LensModel
+from iclens.lens.prompt.tokens import FIRST
 
 MOST_PAIRS = 24
 MOST_ANSWERS = 6
@@ -45,7 +46,8 @@ def head_view(viewed: Viewed, ask: Ask) -> dict[str, Any]:
     walked = torch.cat([initial[None], initial + parts.cumsum(0)])
     loss, alignment = dual.loss(log=True), dual.alignment()
     readings = {text: pulls[layer, head] for text, pulls in viewed.readings(MOST_ANSWERS).items()}
-    *pulls, rest = viewed.pulls[layer, head].tolist()
+    *pulls, first, rest = viewed.pulls[layer, head].tolist()
+    sink = float(dual.coefficients[0, 0]) if tokenized.roles[0] == FIRST else 0.0
     return {
         "layer": layer,
         "head": head,
@@ -63,11 +65,10 @@ def head_view(viewed: Viewed, ask: Ask) -> dict[str, Any]:
             }
             for i, span in enumerate(tokenized.prompt.demonstrations)
         ],
-        "initial": {
-            "weight": float(1.0 - weights.sum()),
-            "size": float(initial.norm()),
-            "pull": rest,
-        },
+        # Both are where the training starts from, W_0.
+        "first": {"text": tokenized.texts[0], "weight": sink, "pull": first},
+        "initial": {"weight": float(1.0 - weights.sum()) - sink, "pull": rest},
+        "initial_size": float(initial.norm()),
         "prediction_size": float(dual.predict()[0].norm()),
         "pairs": _pairs(lens, dual, readings),
         "loss_before": number(loss.before),

@@ -23,7 +23,8 @@ def layers_view(viewed: Viewed, ask: Ask) -> dict[str, Any]:
     Each state of the residual stream goes through the final norm, as if the model ended there; an answer is the
     unembedding of its first token, scaled to the mean length of the states. Both are projected on the first two
     principal components of all these points together. What a layer adds to the margin is exact: the gradient step of
-    the demonstrations, what its attention takes from elsewhere (W_0 and biases), and the MLP.
+    the demonstrations, what its attention takes from the first token of the text (the sink) and from elsewhere (the
+    rest of W_0, and biases), and the MLP.
     """
     lens = viewed.lens
     wanted = viewed.read_answers(MOST_ANSWERS)
@@ -36,7 +37,8 @@ def layers_view(viewed: Viewed, ask: Ask) -> dict[str, Any]:
     names = ["embedding", *(f"layer {i}" for i in range(lens.model.n_layers))]
     step = lens.gradient_step
     pulls = viewed.pulls.sum(1)
-    taught, elsewhere = pulls[:, :-1].sum(-1), pulls[:, -1] + step.attention_bias.double().cpu()
+    taught, sink = pulls[:, :-2].sum(-1), pulls[:, -2]
+    elsewhere = pulls[:, -1] + step.attention_bias.double().cpu()
     return {
         "token": lens.tokenized.texts[-1],
         "states": [
@@ -49,8 +51,8 @@ def layers_view(viewed: Viewed, ask: Ask) -> dict[str, Any]:
         ],
         "explained_variance": explained,
         "layers": [
-            {"gradient_step": float(direct), "initial": float(other), "mlp": float(mlp)}
-            for direct, other, mlp in zip(taught, elsewhere, step.mlp.double(), strict=True)
+            {"gradient_step": float(direct), "first": float(first), "initial": float(other), "mlp": float(mlp)}
+            for direct, first, other, mlp in zip(taught, sink, elsewhere, step.mlp.double(), strict=True)
         ],
         "embedding": float(step.embedding),
         "bias": float(step.bias),

@@ -47,6 +47,8 @@ def command(ask: Ask, lens_model: LensModel, **options: Any) -> str:
         name, content = "prompt.txt", document["prompt"]
         if "instruction_blocks" in document:
             reading = ["--instruction-blocks", str(document["instruction_blocks"])]
+        if "separator" in document:
+            name, content, reading = "prompt.json", json.dumps(document, indent=1, ensure_ascii=False), []
     else:
         name, content = "prompt.json", json.dumps(document, indent=1, ensure_ascii=False)
     words = ["iclens", "explain", "--model", lens_model.name]
@@ -118,18 +120,22 @@ def _loading(lens_model: LensModel) -> dict[str, str]:
 def _made(document: dict[str, Any]) -> str:
     """Write an expression for the prompt that a document holds."""
     if "messages" in document:
-        return f"iclens.Prompt.from_chat({_list(document['messages'])}, model.tokenizer)"
+        return f"iclens.Prompt.from_chat({_list(document['messages'])}, model.tokenizer{_named(document, 'messages')})"
     if "demonstrations" in document:
         pairs = _list([(pair["input"], pair["output"]) for pair in document["demonstrations"]])
-        named = [f"{name}={document[name]!r}" for name in ("template", "instruction") if name in document]
-        return f"iclens.Prompt.from_examples({', '.join([pairs, repr(document['query']), *named])})"
-    told = f", instruction_blocks={document['instruction_blocks']}" if "instruction_blocks" in document else ""
-    return f"iclens.Prompt.from_text({_literal(document['prompt'])}{told})"
+        told = _named(document, "demonstrations", "query")
+        return f"iclens.Prompt.from_examples({pairs}, {document['query']!r}{told})"
+    return f"iclens.Prompt.from_text({_literal(document['prompt'])}{_named(document, 'prompt')})"
+
+
+def _named(document: dict[str, Any], *known: str) -> str:
+    """Write the options of a document as further keywords of a call."""
+    return "".join(f", {name}={value!r}" for name, value in document.items() if name not in known)
 
 
 def _by_parts(prompt: Prompt) -> str:
     """Write an expression for a prompt that no document holds: its parts are told by their places."""
-    parts = [field.name for field in dataclasses.fields(prompt) if field.init and field.name != "text"]
+    parts = [field.name for field in dataclasses.fields(prompt) if field.init and field.name not in ("text", "notes")]
     told = "".join(f"\n    {name}={getattr(prompt, name)!r}," for name in parts)
     return f"Prompt(\n    text={_literal(prompt.text)},{told}\n)"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iclens.explorer.ask import Ask
 from iclens.lens import Lens, LensModel
-from iclens.lens.prompt.tokens import by_source
+from iclens.lens.prompt.tokens import FIRST, by_source
 from iclens.lens.scores.gradient_step import gradient_step
 
 _N_LIKELY = 4
@@ -30,12 +30,16 @@ class Viewed:
 
     @cached_property
     def pulls(self) -> Tensor:
-        """Each demonstration's direct effect on the margin through each head; last that of the rest of the prompt.
+        """Each part's direct effect on the margin through each head, float64, in nats.
 
-        (n_layers, n_heads, n_demonstrations + 1), float64, in nats.
+        (n_layers, n_heads, n_demonstrations + 2): the demonstrations', then that of the first token of the text, then
+        that of the rest of the prompt.
         """
         direct = self.lens.gradient_step.contributions.double().cpu()
-        return by_source(direct, self.lens.groups, self.lens.n_demonstrations)
+        n, groups = self.lens.n_demonstrations, self.lens.groups.clone()
+        if self.lens.tokenized.roles[0] == FIRST:
+            groups[0] = n
+        return by_source(direct, groups, n + 1)
 
     def read_answers(self, most: int) -> dict[str, int]:
         """The first `most` candidates, the explained one always among them, each with its first token's id.

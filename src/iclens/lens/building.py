@@ -11,20 +11,20 @@ from torch import Tensor
 
 from iclens.lens.explanation import Explanation
 from iclens.lens.facts import RESIDUALS, KnockOut, ModelFacts, OtherPart, Residual, SourceEffect, Token, total
-from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import Passes
-from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, by_source
+from iclens.lens.prompt.tokens import FIRST, NOT_A_DEMONSTRATION, by_source
 from iclens.lens.read.answers import likeliest, token_text
 from iclens.lens.read.question import Answer
 from iclens.lens.read.sight import sight_notes, sink_note, sink_weights
 from iclens.lens.read.tolerance import tolerance_of, uncertainty
+from iclens.lens.remarks import about_candidates, about_rounding, about_the_first_token
 from iclens.lens.scores.faithfulness import agreements
 from iclens.lens.scores.knock_out import KnockOuts
 
 SCORES = ("gradient_step", "path", "knock_out")
 """The scores of an explanation where none are chosen."""
 
-_ROLES = ("instruction", "separator", "special", "query", "answer")
+_ROLES = (FIRST, "instruction", "separator", "special", "query", "answer")
 
 
 def explanations(
@@ -73,6 +73,8 @@ def explanations(
     largest = traced.readouts.largest(traced.logits)
     sinks = sink_weights(traced)
     tolerance = max(map(tolerance_of, {model.dtype, torch.float32 if model.family.single else model.dtype}))
+    # Position 0 of the sequence, from the last token of each prompt.
+    sunk = torch.stack([layer.weights[:, :, 0, 0].double().mean(-1).cpu() for layer in traced.layers]).mean(0).tolist()
     dtype = str(model.dtype).removeprefix("torch.")
     facts = ModelFacts(
         model.name, model.family.name, model.n_layers, model.n_heads, model.n_parameters, dtype, model.context_length
@@ -128,7 +130,9 @@ def explanations(
                     *question.answers.notes,
                     *sight_notes(traced, b, groups[b], counts[b]),
                     *(() if sinks is None else (sink_note(sinks[b]),)),
-                    *_doubts(model, answer.margin, largest[b]),
+                    *about_candidates(question.answers, answer),
+                    *about_the_first_token(tokens[0], sunk[b]),
+                    *about_rounding(answer.margin, float(uncertainty(largest[b], model.dtype)), dtype),
                 ),
                 cost=passes.cost,
                 command=command,
@@ -159,15 +163,3 @@ def _others(tokens: Sequence[Token]) -> tuple[OtherPart, ...]:
 def _learned_sinks(scores: Sequence[str]) -> OtherPart:
     """Training pairs with target 0."""
     return OtherPart("learned_sinks", *(0.0 if name in scores else None for name in ("gradient_step", "path")))
-
-
-def _doubts(model: LensModel, margin: float, largest: Tensor) -> tuple[str, ...]:
-    """A remark where the margin is lost in the rounding of the logits."""
-    unsure = float(uncertainty(largest, model.dtype))
-    if abs(margin) > unsure:
-        return ()
-    name = str(model.dtype).removeprefix("torch.")
-    return (
-        f"the margin, {margin:.3g} nats, is no larger than what {name} leaves open in these logits "
-        f"({unsure:.2g}): load the model in a wider type before you trust its parts.",
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations
@@ -14,7 +14,8 @@ from iclens.lens.lens import Lens, check_call, check_scores, reading_model
 from iclens.lens.many.plan import batches, tokens_at_once
 from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import MOST_TOKENS, Passes
-from iclens.lens.prompt import Prompt
+from iclens.lens.prompt import Prompt, PromptOptions
+from iclens.lens.prompt.documents import Written
 from iclens.lens.read.question import PromptLike, Question, ask
 from iclens.work.progress import bar, stages
 
@@ -35,6 +36,7 @@ def explain(
     seed: int = 0,
     command: str = "",
     progress: bool | Callable[[str], None] = False,
+    **written: Unpack[Written],
 ) -> Explanation:
     """Explain a language model's answer to a few-shot prompt by its demonstrations.
 
@@ -61,6 +63,8 @@ def explain(
         seed: seed of what is drawn.
         command: the command that gives the same numbers, to be shown with them.
         progress: True shows the stages on standard error; or a function that is called with each one's name.
+        **written: how the prompt is written, see `PromptOptions`: `separator`, `template_args`, `system_in_user`,
+            `instruction`, `instruction_blocks`, `template`, `query`.
 
     Raises:
         UserError: the model, the prompt, a score or an answer cannot be handled exactly.
@@ -72,7 +76,7 @@ def explain(
     asked: dict[str, Any] = {"tokenizer": tokenizer, "answers": answers, "answer": answer, "precise": precise}
     told: dict[str, Any] = {"faithfulness": faithfulness, "n_next": n_next, "seed": seed, "command": command}
     with _stages(progress) as stage:
-        lens = Lens(model, prompt, held="path" in wanted, progress=stage, **asked)
+        lens = Lens(model, prompt, held="path" in wanted, progress=stage, **asked, **written)
         return lens.explanation(wanted, knock_out=knock_out, **told)
 
 
@@ -90,13 +94,14 @@ def explain_many(
     seed: int = 0,
     most_tokens: int | None = None,
     progress: bool = False,
+    **written: Unpack[Written],
 ) -> Iterator[Explanation]:
     """Explain many prompts, which go through the model side by side; each to rounding as `explain` would.
 
     Every prompt is checked before the first one runs. Explanations come in the order of the prompts, which may be
     objects that hold `"answers"` as well, as the lines of `--batch` do. `most_tokens` go through the model at once (by
     the model's size when left out); methods of `ATTRIBUTIONS` run prompt by prompt. `progress` shows a bar on standard
-    error. All other arguments are those of `explain` and hold for every prompt.
+    error. All other arguments are those of `explain` and hold for every prompt that does not say otherwise itself.
 
     Raises:
         UserError: the model, a prompt (which is named) or an answer cannot be handled exactly.
@@ -106,10 +111,14 @@ def explain_many(
     check_call("explain_many", prompts, misplaced, "prompts")
     wanted = _wanted(scores, rerun_text)
     lens_model = reading_model(model, tokenizer)
-    questions, given = [], answers if isinstance(answers, str | None) else list(answers)
+    questions, options, given = (
+        [],
+        PromptOptions(**written),
+        answers if isinstance(answers, str | None) else list(answers),
+    )
     for number, prompt in enumerate(prompts):
         try:
-            questions.append(ask(lens_model, prompt, given, answer))
+            questions.append(ask(lens_model, prompt, given, answer, options))
         except UserError as error:
             raise UserError(f"prompt {number}: {error}") from None
     most = most_tokens or tokens_at_once(lens_model)

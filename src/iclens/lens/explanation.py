@@ -32,7 +32,7 @@ from iclens.lens.facts import (
 from iclens.lens.views import VIEWS, WRITERS, write
 from iclens.plain_data import record_of
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised by a change of the JSON that could break a reader; `Explanation.load` reads older ones."""
 
 
@@ -210,14 +210,14 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: there is no score, no check or no next token, which every explanation has.
     """
-    if document["schema_version"] != SCHEMA_VERSION:
-        # Version 1 had `demonstrations`, no labels, no short names of residuals, and always the three scores.
+    # Version 2 counted the first token of the text to the part that it begins; its numbers stay as they were computed.
+    if document["schema_version"] == 1:
+        # It had `demonstrations`, no labels, no short names of residuals, and always the three scores.
         # Without candidates, the likeliest next token was explained.
         chosen = [entry["log_probability"] for entry in document["candidates"] if entry["chosen"]]
         effects = document["demonstrations"]
         rerun = ["rerun"] if any(effect.get("rerun_margin_change") is not None for effect in effects) else []
         document = document | {
-            "schema_version": SCHEMA_VERSION,
             "sources": [effect | {"label": None} for effect in effects],
             "scores": ["gradient_step", "path", "knock_out", *rerun],
             "answer_log_probability": chosen[0] if chosen else math.log(document["next_tokens"][0]["probability"]),
@@ -230,7 +230,7 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
         {"key": keys.get(one["name"], "")} | one | {"value": math.nan if one["value"] is None else one["value"]}
         for one in document["residuals"]
     ]
-    return document | {"residuals": residuals}
+    return document | {"residuals": residuals, "schema_version": SCHEMA_VERSION}
 
 
 @WRITERS.register("json")

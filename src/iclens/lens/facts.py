@@ -33,7 +33,8 @@ class Token:
     Attributes:
         text: the characters of the prompt that it covers; a special token's own name when it covers none.
         part: index of its demonstration, or None when it belongs to the initialisation or the query.
-        role: `"demonstration"`, `"instruction"`, `"separator"`, `"special"`, `"query"` or `"answer"`.
+        role: `"first"` for the first token of the text, else `"demonstration"`, `"instruction"`, `"separator"`,
+            `"special"`, `"query"` or `"answer"`.
         gradient_step: its direct contribution to the margin, over all layers and heads; None when not asked for.
         path: its contribution to the margin through all layers; None when not asked for.
     """
@@ -91,7 +92,7 @@ class SourceEffect:
         index: its position in the prompt, from 0.
         text: its text.
         label: its output, or None in plain text, where it is not known.
-        n_tokens: how many tokens it has.
+        n_tokens: how many tokens it has; the first of the text counts for none.
         gradient_step: direct contribution to the margin, summed over layers and heads.
         path: contribution to the margin through all layers.
         knock_out: the exact knock-out of it alone.
@@ -124,7 +125,8 @@ class SourceEffect:
 class OtherPart:
     """A part of the prompt that is no demonstration: it sets the initialisation W_0.
 
-    Its name is the role of its `Token`s; its contributions are the sums of theirs, None where not asked for.
+    Its name is the role of its `Token`s; `"first"` is the first token of the text, to which models attend as to a sink.
+    Its contributions are the sums of theirs, None where not asked for.
     """
 
     name: str

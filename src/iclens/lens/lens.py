@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from operator import index
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +17,7 @@ from iclens.lens.building import SCORES, explanations
 from iclens.lens.explanation import Explanation
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.passes import MOST_TOKENS, Passes
+from iclens.lens.prompt.documents import PromptOptions, Written
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, by_source
 from iclens.lens.read.margin import Readout, Readouts
@@ -44,7 +45,8 @@ class Lens:
     Model, prompt, answers, tokenizer and `precise` are those of `explain`; a `Question` in place of the prompt holds
     its answers too. `readout` is what is explained instead of what the answers decide. With `held=False` the first pass
     keeps less, and a path costs one more. `most_tokens` go through the model at once where prompts run several times,
-    and `progress` is called with the name of every stage before it starts.
+    and `progress` is called with the name of every stage before it starts. Further keywords say how the prompt is
+    written: those of `PromptOptions`.
 
     Raises:
         UserError: the model, the prompt or an answer cannot be handled exactly.
@@ -63,12 +65,17 @@ class Lens:
         precise: bool = False,
         most_tokens: int = MOST_TOKENS,
         progress: Callable[[str], None] = lambda stage: None,
+        **written: Unpack[Written],
     ) -> None:
         check_call("Lens", prompt, misplaced)
         self.model = reading_model(model, tokenizer)
-        question = prompt if isinstance(prompt, Question) else ask(self.model, prompt, answers, answer, readout=readout)
-        options: dict[str, Any] = {"most_tokens": most_tokens, "progress": progress}
-        self.passes = Passes(self.model, [question], held=held, precise=precise, **options)
+        if isinstance(prompt, Question):
+            question = prompt
+        else:
+            options = PromptOptions(**written)
+            question = ask(self.model, prompt, answers, answer, options, readout, binding=bool(written))
+        at_once: dict[str, Any] = {"most_tokens": most_tokens, "progress": progress}
+        self.passes = Passes(self.model, [question], held=held, precise=precise, **at_once)
         self.tokenized: TokenizedPrompt = question.tokenized
         """The prompt's tokens."""
         self.prompt: Prompt = self.tokenized.prompt

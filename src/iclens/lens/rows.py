@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from iclens.lens.explanation import Explanation
 from iclens.lens.facts import RESIDUALS, total
+from iclens.lens.prompt.tokens import FIRST
 from iclens.lens.views import VIEWS, WRITERS
 
 if TYPE_CHECKING:
     import pyarrow
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised by a change that could break a reader."""
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -30,8 +31,10 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("candidate_log_probabilities", "list<float64>", "theirs, in nats"),
     ("margin", "float64", "the explained number: the answer's logit over its alternatives, in nats"),
     ("margin_definition", "string", "over which alternatives, and where"),
+    ("first_token_gradient_step", "float64", "direct contribution of the first token of the text (attention sink)"),
+    ("first_token_path", "float64", "its contribution through all layers"),
     ("other_gradient_step", "float64", "direct contribution of the rest of the prompt, in nats"),
-    ("other_path", "float64", "its contribution through all layers; with the demonstrations' it sums to the margin"),
+    ("other_path", "float64", "its contribution through all layers; all paths of the prompt sum to the margin"),
     *((f"residual_{name}", "float64", f"the check {name!r}: a relative difference") for name in RESIDUALS),
     ("tolerance", "float64", "the largest residual that is accepted"),
     ("exact", "bool", "whether every residual is within it; when not, trust nothing else of the prompt"),
@@ -69,8 +72,10 @@ def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[
         "candidate_log_probabilities": [one.log_probability for one in found.candidates],
         "margin": found.margin,
         "margin_definition": found.margin_definition,
-        "other_gradient_step": total(other.gradient_step for other in found.others),
-        "other_path": total(other.path for other in found.others),
+        "first_token_gradient_step": total(one.gradient_step for one in found.others if one.name == FIRST),
+        "first_token_path": total(one.path for one in found.others if one.name == FIRST),
+        "other_gradient_step": total(one.gradient_step for one in found.others if one.name != FIRST),
+        "other_path": total(one.path for one in found.others if one.name != FIRST),
         **{f"residual_{name}": residuals.get(name) for name in RESIDUALS},
         "tolerance": max(residual.tolerance for residual in found.residuals),
         "exact": found.exact,

@@ -35,6 +35,7 @@ _COLUMNS = {
     "rerun": "text\nremoved",
 }
 PARTS = {
+    "first": "first token (attention sink)",
     "instruction": "instruction",
     "separator": "separators",
     "special": "special tokens",

@@ -5,9 +5,10 @@ import { largest, percent, plain, signed } from "./numbers.js";
 import { BY_TOKEN, nameOf, scoreOf } from "./scores.js";
 
 const OTHERS = {
+  first: "First token of the text (attention sink)",
   instruction: "Instruction before the demonstrations",
   separator: "Separators between the parts",
-  special: "Special tokens, such as the beginning of the text",
+  special: "Special tokens, such as the marks of a chat",
   query: "The query itself",
   answer: "Tokens of the answer before the one that is read",
   learned_sinks: "Learned sinks, training pairs with target 0",

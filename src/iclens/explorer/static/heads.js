@@ -95,7 +95,7 @@ export function renderHeadProblem(sentence) {
 
 /** One head as a model that is trained on the demonstrations. */
 export function renderHead(view, answer) {
-  const all = [...view.demonstrations, view.initial];
+  const all = [...view.demonstrations, view.first, view.initial];
   const most = largest(all.map((one) => one.pull));
   const heaviest = largest(all.map((one) => one.weight));
   const reading = oneLine(answer.trim() || answer, 20);
@@ -124,7 +124,7 @@ export function renderHead(view, answer) {
       fact("Loss", `${wide(view.loss_before)} → ${wide(view.loss_after)}`, "before and after the step; it has no minimum"),
       fact("Alignment", `${plain(view.alignment_before)} → ${plain(view.alignment_after)}`, "mean cosine of prediction and target"),
       fact("Collapse", `${plain(view.collapse_before)} → ${plain(view.collapse_after)}`, "1: all predictions point one way"),
-      fact("Initialisation", percent(view.initial.weight), "the weight of the rest of the prompt"),
+      fact("Initialisation", percent(view.first.weight + view.initial.weight), `the weight outside the demonstrations: ${percent(view.first.weight)} on the first token, ${percent(view.initial.weight)} on the rest`),
     ),
     el(
       "div",
@@ -147,12 +147,13 @@ export function renderHead(view, answer) {
               `${one.alignment_before.toFixed(2)} → ${one.alignment_after.toFixed(2)}`.replaceAll("-", "−"),
             ),
           ),
+          row(el("span", {}, "the first token ", el("code", {}, oneLine(view.first.text, 12)), " (attention sink)"), view.first, ""),
           row("the rest of the prompt", view.initial, ""),
         ),
       ),
     ),
     el("h3", {}, "Trained one after another"),
-    el("p", { class: "note" }, "‖ŷ − h′‖: how far the prediction is from the head's output, as the demonstrations are added in turn to the rest of the prompt."),
+    el("p", { class: "note" }, "‖ŷ − h′‖: how far the prediction is from the head's output, as the demonstrations are added in turn to the first token and the rest of the prompt."),
     trajectory(view),
     el("h3", {}, "Training pairs: key → target"),
     el("p", { class: "note" }, "The tokens with the largest weights. A target is read as what it adds to the answers' logits."),

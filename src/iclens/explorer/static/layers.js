@@ -72,14 +72,14 @@ function freePlace(x, y, width, taken) {
 }
 
 function table(view) {
-  const most = largest(view.layers.flatMap((one) => [one.gradient_step, one.initial, one.mlp]));
+  const most = largest(view.layers.flatMap((one) => [one.gradient_step, one.first, one.initial, one.mlp]));
   const number = (value) => {
     const cell = el("td", { class: "number" }, signed(value));
     colour(cell, value, most);
     return cell;
   };
   const names = view.answers.map((one) => oneLine(one.text.trim() || one.text, 12));
-  const heading = ["", "direct effect", "rest and biases", "MLP"];
+  const heading = ["", "direct effect", "first token", "rest and biases", "MLP"];
   return [
     el("caption", { class: "unseen" }, "What each layer adds to the logit difference, and what the model would say after it"),
     el(
@@ -96,7 +96,7 @@ function table(view) {
           "tr",
           {},
           el("th", { scope: "row" }, one.name),
-          ...(added ? [added.gradient_step, added.initial, added.mlp].map(number) : [el("td"), el("td"), el("td")]),
+          ...(added ? [added.gradient_step, added.first, added.initial, added.mlp].map(number) : [el("td"), el("td"), el("td"), el("td")]),
           ...one.probabilities.map((value) => el("td", { class: "number" }, percent(value))),
         );
       }),

@@ -20,13 +20,13 @@ export function renderTokens(seen, explanation, kind, scores) {
     const body = token.text.trim() ? token.text.trimStart() : token.text;
     const space = token.text.slice(0, token.text.length - body.length);
     if (space) pieces.append(visible(space));
-    const part = token.part === null ? token.role : `#${token.part}`;
+    const part = token.part !== null ? `#${token.part}` : token.role === "first" ? "first token" : token.role;
     if (token.role !== "separator" && token.role !== "special") {
       if (part !== before) pieces.append(el("b", {}, part));
       before = part;
     }
     const span = el("span", { title: titleOf(part, ofTokens[i], isOwn ? {} : { [kind]: values[i] }) }, body ? visible(body) : "▫");
-    if (token.role === "special") span.classList.add("special");
+    if (["special", "first"].includes(token.role)) span.classList.add("special");
     colour(span, values[i], most);
     pieces.append(span);
   }

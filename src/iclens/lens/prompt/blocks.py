@@ -1,4 +1,4 @@
-"""Plain text: whether it is Unicode, its blocks between blank lines, and the spaces between query and answer."""
+"""Plain text: whether it is Unicode, its blocks between separators, and the spaces between query and answer."""
 
 from __future__ import annotations
 
@@ -25,8 +25,17 @@ def check_unicode(text: str) -> None:
         )
 
 
-def blocks(text: str) -> list[tuple[int, int]]:
-    """Find the runs of lines that are not blank: first character, and the one after the last, without its line end."""
+def blocks(text: str, separator: str | None = None) -> list[tuple[int, int]]:
+    """Find the blocks of a text: the first character of each, and the one after its last, without its line end.
+
+    A block is a run of lines that are not blank, or, with a separator, what stands between two of these, without the
+    blank lines and the spaces around it.
+
+    Raises:
+        UserError: the separator is empty.
+    """
+    if separator is not None:
+        return _between(text, separator)
     found: list[tuple[int, int]] = []
     cursor = 1 if text.startswith("\ufeff") else 0
     joined = False  # whether the line before was of a block
@@ -37,6 +46,41 @@ def blocks(text: str) -> list[tuple[int, int]]:
         joined = bool(line.strip())
         cursor += len(line) + 1
     return found
+
+
+def _between(text: str, separator: str) -> list[tuple[int, int]]:
+    if not separator:
+        raise UserError("the separator is empty: give the text between two demonstrations, e.g. a line of ###.")
+    found = []
+    cursor = 1 if text.startswith("\ufeff") else 0
+    for piece in text[cursor:].split(separator):
+        visible = piece.strip()
+        if visible:
+            # The first line keeps its indentation.
+            first = piece.rfind("\n", 0, piece.index(visible[0])) + 1
+            found.append((cursor + first, cursor + len(piece.rstrip())))
+        cursor += len(piece) + len(separator)
+    return found
+
+
+def without_pattern(demonstrations: Sequence[str], query: str) -> tuple[str, list[int]]:
+    """Find the words before the answer that most demonstrations share with the query, and which lack them.
+
+    The words are the query's last one with the punctuation after it, or the punctuation alone, such as `Label:` or
+    `=`; an answer must follow. Most are more than half, and at least two; without such words the list is empty.
+    """
+    ending = re.search(r"(\w*)(\W*)$", query.rstrip()[-_LONGEST_CUE:])
+    assert ending is not None
+    for cue in (ending[0].strip(), ending[2].strip()):
+        if not cue:
+            continue
+        boundary, space = r"(?<!\w)" if cue[0].isalnum() else "", r"\s+" if cue[-1].isalnum() else r"\s*"
+        followed = re.compile(boundary + re.escape(cue) + space + r"\S")
+        lacking = [i for i, text in enumerate(demonstrations) if not followed.search(text)]
+        having = len(demonstrations) - len(lacking)
+        if having >= 2 and having > len(lacking):
+            return cue, lacking
+    return "", []
 
 
 def split_space(space: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from iclens.errors import UserError
 from iclens.lens.prompt.blocks import blocks
@@ -32,18 +32,27 @@ class PromptOptions:
         template: how to write pairs of input and output, see `Prompt.from_examples`.
         query: the query's input, or, for plain text, its whole block; it comes after everything in the document.
         instruction: a text before the demonstrations.
-        instruction_blocks: for plain text, how many of the first blocks are an instruction.
+        instruction_blocks: for plain text and the only message of a chat, how many of the first blocks are an
+            instruction.
+        separator: what stands between demonstrations; blank lines when None. In a chat, those inside the last message.
+        template_args: for chats, further arguments of the tokenizer's `apply_chat_template`, which its template reads
+            as variables, e.g. `{"enable_thinking": False}`.
+        system_in_user: for chats, put the system message before the first user message.
     """
 
     template: str | None = None
     query: str | None = None
     instruction: str | None = None
     instruction_blocks: int = 0
+    separator: str | None = None
+    template_args: Mapping[str, Any] | None = None
+    system_in_user: bool = False
 
-    def settled(self, own: Mapping[str, Any], *, binding: bool, writes_pairs: bool) -> PromptOptions:
+    def settled(self, own: Mapping[str, Any], *, binding: bool, form: str) -> PromptOptions:
         """Put what a document says itself, by the names of the options, in the place of these.
 
-        `binding` as in `read_document`; `writes_pairs` is False for plain text and chats, which need no template.
+        `binding` as in `read_document`; `form` is "pairs", "text", "message" (a chat of one) or "turns": options of
+        another form count only where they are binding.
 
         Raises:
             UserError: a value of the wrong kind, or, when these are binding, one that is given twice.
@@ -52,11 +61,42 @@ class PromptOptions:
             if key == "instruction_blocks":
                 if isinstance(value, bool) or not isinstance(value, int):
                     raise UserError(f'"instruction_blocks" is {value!r}: give a whole number.')
+            elif key == "system_in_user":
+                if not isinstance(value, bool):
+                    raise UserError(f'"system_in_user" is {value!r}: give true or false.')
+            elif key == "template_args":
+                if not isinstance(value, dict):
+                    raise UserError(
+                        f'"template_args" is a JSON {kind(value)}: write e.g. {{"enable_thinking": false}}.'
+                    )
             elif value is not None:
                 check_string(value, f'"{key}"')
             if binding and value is not None and getattr(self, key) != getattr(PromptOptions, key):
                 raise UserError(f'"{key}" stands in the file, but another one was given. Drop one of them.')
-        return replace(self, **({} if binding or writes_pairs else {"template": None}) | dict(own))
+        idle: dict[str, Any] = {} if binding or form == "pairs" else {"template": None}
+        is_chat = form in ("message", "turns")
+        idle |= {} if binding or is_chat else {"template_args": None, "system_in_user": False}
+        idle |= {} if binding or form != "turns" else {"instruction_blocks": 0}
+        settled = replace(self, **idle | dict(own))
+        if form != "pairs" and settled.template is not None:
+            other = "plain text" if form == "text" else "a chat, which the tokenizer's own template writes"
+            raise UserError(f"a template is for pairs of input and output, not for {other}.")
+        if not is_chat and (settled.template_args or settled.system_in_user):
+            name = "template_args" if settled.template_args else "system_in_user"
+            raise UserError(f"{name} is for chats, which a chat template writes; this prompt is none.")
+        return settled
+
+
+class Written(TypedDict, total=False):
+    """How a prompt is written, as keywords: the attributes of `PromptOptions`."""
+
+    template: str | None
+    query: str | None
+    instruction: str | None
+    instruction_blocks: int
+    separator: str | None
+    template_args: Mapping[str, Any] | None
+    system_in_user: bool
 
 
 def read_prompt(
@@ -66,6 +106,9 @@ def read_prompt(
     query: str | None = None,
     instruction: str | None = None,
     instruction_blocks: int = 0,
+    separator: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
+    system_in_user: bool = False,
 ) -> Prompt:
     """Read a prompt file; its ending says how.
 
@@ -81,7 +124,7 @@ def read_prompt(
         UserError: the file cannot be read or does not hold a prompt; the message names the file and the line.
     """
     path = Path(path)
-    options = PromptOptions(template, query, instruction, instruction_blocks)
+    options = PromptOptions(template, query, instruction, instruction_blocks, separator, template_args, system_in_user)
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a prompt file (.txt, .json or .jsonl).")
     raw = contents(path)
@@ -96,7 +139,8 @@ def read_prompt(
     try:
         if ending == ".jsonl":
             lines = [(f"line {i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
-            return _from_rows([(where, parse(line, where, _PAIR)) for where, line in lines], options)
+            rows = [(where, parse(line, where, _PAIR)) for where, line in lines]
+            return _from_rows(rows, options.settled({}, binding=True, form="pairs"))
         return read_document(parse(text, "", _OBJECT) if ending == ".json" else text, tokenizer, options)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
@@ -140,8 +184,7 @@ def read_document(
     - a list of pairs `{"input", "output"}`, of which the last may lack `output` and is the query then;
     - a list of chat messages `{"role", "content"}`;
     - an object with `"prompt"` or `"text"` (plain text), `"messages"`, or `"demonstrations"` (all pairs, or all blocks
-      of plain text) with `"query"`. It may also hold `"instruction"`, `"template"` for pairs, and
-      `"instruction_blocks"` for plain text.
+      of plain text) with `"query"`. It may also hold the other options by their names.
 
     A key whose value is null counts as left out.
 
@@ -162,8 +205,11 @@ def read_document(
     complete, first = form == "demonstrations", content[0] if content else None
     is_text, is_chat = isinstance(content, str), not complete and isinstance(first, dict) and "role" in first
     are_blocks = complete and isinstance(first, str) and all(isinstance(one, str) for one in content)
-    writes_pairs = not (is_text or is_chat or are_blocks)
-    options = (options or PromptOptions()).settled(own, binding=binding, writes_pairs=writes_pairs)
+    prompt_form = "text" if is_text or are_blocks else "pairs"
+    if is_chat:
+        roles = [message.get("role") for message in content if isinstance(message, dict)]
+        prompt_form = "turns" if "assistant" in roles else "message"
+    options = (options or PromptOptions()).settled(own, binding=binding, form=prompt_form)
     if complete and options.query is None:
         raise UserError(f'there is no "query". Write e.g. {_OBJECT}.')
     if isinstance(content, str):
@@ -201,15 +247,14 @@ def _taken_apart(document: Mapping[str, Any], binding: bool) -> tuple[str, Any, 
 
 
 def _from_text(text: str, options: PromptOptions) -> Prompt:
-    if options.template is not None:
-        raise UserError("a template is for pairs of input and output, not for plain text.")
-    text, n_blocks = text.replace("\r\n", "\n"), options.instruction_blocks
+    text, n_blocks, separator = text.replace("\r\n", "\n"), options.instruction_blocks, options.separator
+    between = BLANK_LINE if separator is None else separator
     if options.query is not None:
-        text = f"{text}{BLANK_LINE}{options.query}"
+        text = f"{text}{between}{options.query}"
     if options.instruction is not None and options.instruction.strip():
-        text = f"{options.instruction}{BLANK_LINE}{text}"
-        n_blocks += len(blocks(options.instruction))
-    return Prompt.from_text(text, n_blocks)
+        text = f"{options.instruction}{between}{text}"
+        n_blocks += len(blocks(options.instruction, separator))
+    return Prompt.from_text(text, n_blocks, separator)
 
 
 def _from_blocks(demonstrations: list[str], options: PromptOptions) -> Prompt:
@@ -220,12 +265,13 @@ def _from_blocks(demonstrations: list[str], options: PromptOptions) -> Prompt:
     for name, block in named.items():
         if not block.strip():
             raise UserError(f"{name} is empty: write something in it, or delete it.")
-        if len(blocks(block)) > 1:
-            raise UserError(f"{name} has a blank line in it, which would make two of it: write it without.")
+        if len(blocks(block, options.separator)) > 1:
+            mark = "a blank line" if options.separator is None else f"the separator {options.separator!r}"
+            raise UserError(f"{name} has {mark} in it, which would make two of it: write it without.")
     # Line ends around a block would widen the blank line between it and the next.
-    text = BLANK_LINE.join(block.strip("\r\n") for block in named.values())
+    text = (options.separator or BLANK_LINE).join(block.strip("\r\n") for block in named.values())
     instruction = (options.instruction or "").strip("\r\n")
-    return _from_text(text, PromptOptions(options.template, None, instruction))
+    return _from_text(text, PromptOptions(None, None, instruction, separator=options.separator))
 
 
 def _from_rows(rows: list[tuple[str, Any]], options: PromptOptions, complete: bool = False) -> Prompt:
@@ -248,7 +294,7 @@ def _from_rows(rows: list[tuple[str, Any]], options: PromptOptions, complete: bo
             query = row["input"]
     if query is None:
         raise UserError('there is no query: give one, or end with {"input": "..."} without "output".')
-    return Prompt.from_examples(examples, query, options.template, options.instruction)
+    return Prompt.from_examples(examples, query, options.template, options.instruction, options.separator)
 
 
 def _check_row(where: str, row: Any) -> None:
@@ -266,8 +312,6 @@ def _check_row(where: str, row: Any) -> None:
 def _from_messages(messages: list[Any], tokenizer: Any, options: PromptOptions) -> Prompt:
     if tokenizer is None:
         raise UserError("chat messages need a tokenizer, whose chat template writes them.")
-    if options.template is not None:
-        raise UserError("a template is for pairs of input and output; chat messages use the tokenizer's own.")
     for i, message in enumerate(messages):
         if not isinstance(message, dict):
             raise UserError(f"message {i}: a JSON {kind(message)}. Write e.g. {_MESSAGE}.")
@@ -278,7 +322,14 @@ def _from_messages(messages: list[Any], tokenizer: Any, options: PromptOptions) 
         chat.insert(0, {"role": "system", "content": options.instruction})
     if options.query is not None:
         chat.append({"role": "user", "content": options.query})
-    return Prompt.from_chat(chat, tokenizer)
+    return Prompt.from_chat(
+        chat,
+        tokenizer,
+        template_args=options.template_args,
+        system_in_user=options.system_in_user,
+        separator=options.separator,
+        instruction_blocks=options.instruction_blocks,
+    )
 
 
 def read_answers(document: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:

@@ -10,10 +10,12 @@ from typing import Any
 
 from iclens.errors import UserError
 from iclens.lens.prompt.blocks import blocks, check_unicode, space_after_cue, split_space
-from iclens.lens.prompt.chat import check_messages, locate, render
+from iclens.lens.prompt.chat import check_messages, is_system, within, write
+from iclens.lens.prompt.splitting import Split, split_text
 from iclens.lens.prompt.template import DEFAULT_TEMPLATE, parse_template
 
 BLANK_LINE = "\n\n"
+_LATE = "The chat template writes the system message into the last user message: it counts as part of the query."
 
 
 @dataclass(frozen=True, order=True)
@@ -48,8 +50,9 @@ class Prompt:
             join a space to the word after it; an answer is appended with them, unless it brings its own.
         follow: what stands in the text after the output of the last demonstration, or None when that is not known.
         add_special_tokens: False when the text holds its own special tokens (a rendered chat).
-        document: the pairs or the messages that the text was written from, as `read_document` reads them; None for
-            plain text, and for a prompt that was changed since.
+        notes: what is doubtful in how the text was read or written.
+        document: the pairs, the messages or the text with its separator that the prompt was read from, as
+            `read_document` reads them; None for text with blank lines, and for a prompt that was changed since.
 
     Raises:
         UserError: spans that overlap, lie outside the text or hold no visible character; a text that is not Unicode.
@@ -63,6 +66,7 @@ class Prompt:
     lead: str = " "
     follow: str | None = None
     add_special_tokens: bool = True
+    notes: tuple[str, ...] = field(default=(), compare=False)
     # Not an argument, so that `dataclasses.replace` drops it: it would tell of another prompt.
     document: dict[str, Any] | None = field(default=None, init=False, compare=False, repr=False)
 
@@ -110,6 +114,7 @@ class Prompt:
             demonstrations=tuple(spans),
             query=self.query.shifted(-cut),
             labels=tuple(label for i, label in enumerate(self.labels) if i not in dropped),
+            notes=(),
         )
 
     def to_document(self) -> dict[str, Any] | None:
@@ -129,49 +134,48 @@ class Prompt:
         return self
 
     @classmethod
-    def from_text(cls, text: str, instruction_blocks: int = 0) -> Prompt:
-        r"""Reads blocks between blank lines: demonstrations, and the query last.
+    def from_text(cls, text: str, instruction_blocks: int = 0, separator: str | None = None) -> Prompt:
+        r"""Reads blocks between blank lines, or between separators: demonstrations, and the query last.
 
-        A blank line may hold spaces. Blocks keep their exact characters. The spaces between the query and its
+        A blank line may hold spaces. Blocks keep their exact characters. A text without blank lines whose lines are
+        alike (`"2+2=4\n3+5=8\n1+6="`) is read line by line, with a note. The spaces between the query and its
         answer are those that follow the query's last words in every demonstration; when these words do not occur
         there, the spaces at the end of the text, or one space when it ends in none.
 
         Args:
             text: the prompt, e.g. `"2+2=4\n\n3+5=8\n\n1+6="`.
             instruction_blocks: how many of the first blocks are an instruction.
+            separator: what stands between blocks instead of blank lines, e.g. `"\n"` or `"\n###\n"`.
 
         Raises:
             UserError: fewer than one demonstration and a query.
         """
         check_unicode(text)
-        found = [Span(*block) for block in blocks(text)]
-        if instruction_blocks < 0:
-            raise UserError(f"instruction_blocks is {instruction_blocks}: give 0 or more.")
-        if not found:
-            raise UserError("the prompt is empty: give demonstrations and a query, with blank lines between them.")
-        if len(found) < instruction_blocks + 2:
-            told = f", the first {instruction_blocks} of them an instruction" if instruction_blocks else ""
-            raise UserError(
-                f"the prompt has {len(found)} block(s) between blank lines{told}: it needs at least one "
-                "demonstration, then a blank line, then the query."
-            )
-        spans = [span.shifted(-found[0].start) for span in found]
-        body, begin = text[found[0].start :], spans[-1].start
-        demonstrations = tuple(spans[instruction_blocks:-1])
+        split = split_text(text, instruction_blocks, separator)
+        first, n_blocks = split.blocks[0][0], split.n_instruction
+        spans = [Span(*block).shifted(-first) for block in split.blocks]
+        body, begin = text[first:], spans[-1].start
+        demonstrations = tuple(spans[n_blocks:-1])
         asked = spans[-1].of(body).rstrip()
         tail = space_after_cue([span.of(body) for span in demonstrations], asked)
         if tail is None:
             tail = body[begin + len(asked) :].split("\n")[0].rstrip("\r") or " "
         kept, lead = split_space(tail)
         body = body[:begin] + asked + kept
-        return cls(
+        read = cls(
             text=body,
             demonstrations=demonstrations,
             query=Span(begin, len(body)),
-            instruction=Span(0, spans[instruction_blocks - 1].end) if instruction_blocks else None,
+            instruction=Span(0, spans[n_blocks - 1].end) if n_blocks else None,
             labels=(None,) * len(demonstrations),
             lead=lead,
+            notes=split.notes,
         )
+        if split.separator is None:
+            return read
+        # A query that no space follows is read with one.
+        document = {"prompt": body + ("" if lead == " " else lead), "separator": split.separator}
+        return read._written_from(document | ({"instruction_blocks": n_blocks} if n_blocks else {}))
 
     @classmethod
     def from_examples(
@@ -180,8 +184,9 @@ class Prompt:
         query: str,
         template: str | None = None,
         instruction: str | None = None,
+        separator: str | None = None,
     ) -> Prompt:
-        r"""Writes pairs of input and output through a template, a blank line between them.
+        r"""Writes pairs of input and output through a template, a blank line or a separator between them.
 
         The query is the template cut right before `{output}`; spaces at its end belong to the answer.
 
@@ -191,12 +196,17 @@ class Prompt:
             template: a format string with the slots `{input}` and `{output}`, in this order; `{{` and `}}` write
                 braces. By default `"Input: {input}\nOutput: {output}"`.
             instruction: a text before the demonstrations.
+            separator: what to write between the parts; a blank line when left out.
 
         Raises:
-            UserError: no examples; a template without its slots; an input, output or query that is no string.
+            UserError: no examples; an empty separator; a template without its slots; an input, output or query that is
+                no string.
         """
         if not examples:
             raise UserError("there are no demonstrations: give at least one pair of input and output.")
+        if separator == "":
+            raise UserError("the separator is empty: give what is to stand between two demonstrations.")
+        between = BLANK_LINE if separator is None else separator
         before, after = parse_template(DEFAULT_TEMPLATE if template is None else template)
         for i, pair in enumerate(examples):
             if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
@@ -211,21 +221,31 @@ class Prompt:
         spans, cursor = [], 0
         for piece in pieces:
             spans.append(Span(cursor, cursor + len(piece)))
-            cursor += len(piece) + len(BLANK_LINE)
+            cursor += len(piece) + len(between)
         pairs = [{"input": given, "output": output} for given, output in examples]
         document = {"demonstrations": pairs, "query": query} | ({} if template is None else {"template": template})
+        document |= {} if separator is None else {"separator": separator}
         return cls(
-            text=BLANK_LINE.join(pieces),
+            text=between.join(pieces),
             demonstrations=tuple(spans[len(first) : -1]),
             query=spans[-1],
             instruction=spans[0] if first else None,
             labels=tuple(output for _, output in examples),
             lead=lead,
-            follow=after(query) + BLANK_LINE + pieces[-1],
+            follow=after(query) + between + pieces[-1],
         )._written_from(document | ({"instruction": instruction} if first else {}))
 
     @classmethod
-    def from_chat(cls, messages: Sequence[Mapping[str, str]], tokenizer: Any) -> Prompt:
+    def from_chat(
+        cls,
+        messages: Sequence[Mapping[str, Any]],
+        tokenizer: Any,
+        *,
+        template_args: Mapping[str, Any] | None = None,
+        system_in_user: bool = False,
+        separator: str | None = None,
+        instruction_blocks: int = 0,
+    ) -> Prompt:
         """Renders chat messages with the chat template of a Hugging Face tokenizer.
 
         A user's message with the assistant's reply is a demonstration, from the first character of the one to the
@@ -233,34 +253,56 @@ class Prompt:
         reply is the query. The rest of the template is separators. Messages that repeat, or whose words the template
         itself contains, are told apart.
 
+        Where no reply stands in the chat, or a separator is given, the last message is read as `from_text` reads a
+        text: its blocks are demonstrations, and its last block is the query.
+
         Args:
             messages: `{"role": "system" | "user" | "assistant", "content": str}`, the last one the user's.
             tokenizer: the tokenizer.
+            template_args: further arguments of its `apply_chat_template`, e.g. `{"enable_thinking": False}`.
+            system_in_user: put the system message before the first user message, for templates without that role.
+            separator: what stands between the demonstrations inside the last message; blank lines when left out.
+            instruction_blocks: how many of the first blocks of the only message are an instruction.
 
         Raises:
-            UserError: messages out of order, no chat template, or a template that drops or repeats a message.
+            UserError: messages out of order, no chat template, arguments that it does not know, or a template that
+                drops or repeats a message.
         """
         chat = check_messages(messages)
-        if not getattr(tokenizer, "chat_template", None):
+        first = 1 if is_system(chat[0]) else 0
+        turns = range(first, len(chat) - 1, 2)
+        split = Split((), instruction_blocks)
+        if not turns or separator is not None:
+            split = split_text(chat[-1]["content"], instruction_blocks, separator, chat=True, least=0 if turns else 1)
+        if split.n_instruction and turns:
             raise UserError(
-                "the tokenizer has no chat template: give the prompt as text or as pairs of input and output."
+                "instruction_blocks are blocks of a chat's only message; in a chat with replies the instruction is the "
+                "system message."
             )
-        text = render(chat, tokenizer)
-        places = [Span(*place) for place in locate(chat, text, tokenizer)]
-        first = 1 if chat[0]["role"] == "system" else 0
-        asked, header = places[-1], text[places[-1].end :]
-        between = text[places[first].end : places[first + 1].start]
-        extra = between.removeprefix(header) if between.startswith(header) else ""
+        written = write(chat, tokenizer, template_args, system_in_user)
+        text, last = written.text, len(chat) - 1
+        places = [Span(*place) for place in written.places]
+        found = [Span(*one) for one in within(chat[last]["content"], text, written.places[last], split.blocks, last)]
+        # Some templates write the system message into the last user message.
+        late = bool(first) and bool(turns) and places[0].start >= places[last - 1].end
+        before = ([places[0]] if first and not late else []) + found[: split.n_instruction]
+        shots = found[split.n_instruction : -1]
+        asked = found[-1] if found else places[-1]
+        if late:
+            asked = Span(min(places[0].start, asked.start), max(places[0].end, asked.end))
         visible = text[: max(len(text.rstrip(" \t")), asked.end)]
-        kept, lead = split_space(text[len(visible) :] + (extra if not extra.strip() else ""))
+        kept, lead = split_space(text[len(visible) :] + written.before)
         text = visible + kept
+        options = {"template_args": dict(template_args or {}), "system_in_user": system_in_user}
+        options |= {"separator": split.separator, "instruction_blocks": split.n_instruction}
         return cls(
             text=text,
-            demonstrations=tuple(Span(places[i].start, places[i + 1].end) for i in range(first, len(chat) - 1, 2)),
+            demonstrations=(*(Span(places[i].start, places[i + 1].end) for i in turns), *shots),
             query=Span(asked.start, len(text)),
-            instruction=places[0] if first else None,
-            labels=tuple(message["content"] for message in chat[first + 1 :: 2]),
+            instruction=Span(before[0].start, before[-1].end) if before else None,
+            labels=(*(chat[i + 1]["content"] for i in turns), *(None,) * len(shots)),
             lead=lead,
-            follow=visible[places[-2].end :],
+            follow=written.follow,
             add_special_tokens=False,
-        )._written_from({"messages": chat})
+            notes=written.notes + split.notes + ((_LATE,) if late else ()),
+        )._written_from({"messages": chat} | {name: value for name, value in options.items() if value})

@@ -15,6 +15,11 @@ from iclens.errors import UserError
 from iclens.lens.prompt.prompt import Prompt, Span
 
 NOT_A_DEMONSTRATION = -1
+FIRST = "first"
+"""Role of the first token of the text, to which models attend whatever it says (an attention sink)."""
+
+_MOST_NAMED = 8
+"""Unknown words that a note names."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,10 @@ class TokenizedPrompt:
     A token belongs to the part with which it shares most visible characters, or, when it shows none, most
     characters; of two equal parts to the later, because a causal model has read the token whole only there.
     Roles: `"demonstration"`, `"instruction"`, `"query"`; `"special"` for a token that the tokenizer added or that
-    is special to it, outside the parts; `"separator"` for everything else outside them.
+    is special to it, outside the parts; `"separator"` for everything else outside them; and `"first"` for the first
+    token of the text, whatever it says: models attend to that position as to a sink, so that cutting it away would
+    measure the sink and not the demonstration whose text it begins (Xiao et al. 2023, "Efficient streaming language
+    models with attention sinks"). Where the query comes first, its first token stays the query's.
 
     Attributes:
         prompt: the prompt.
@@ -36,7 +44,8 @@ class TokenizedPrompt:
         texts: what to show for each token. Apart from added special tokens, whose own name stands, the texts joined
             give the prompt: white space that no token covers goes to the token after it, and of several tokens that
             share one character the first has it and the others are empty.
-        notes: tokens that lie across two parts, named, and end tokens that were left out.
+        notes: what is doubtful: those of the prompt, tokens that lie across two parts, words that the tokenizer does
+            not know, and special tokens that are doubled or were left out.
     """
 
     prompt: Prompt
@@ -92,7 +101,8 @@ def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None) 
         UserError: no offsets; too long for the context; a demonstration or a query without tokens.
     """
     ids, offsets, ends = encode(prompt.text, tokenizer, prompt.add_special_tokens)
-    notes = [
+    notes = [*prompt.notes]
+    notes += [
         f"The tokenizer ends a text with {name!r}; it was left out, since the model continues the text."
         for name in map(tokenizer.convert_ids_to_tokens, ends)
     ]
@@ -121,6 +131,10 @@ def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None) 
         )
     if "query" not in roles:
         raise UserError(f"the query ({_shortened(prompt, prompt.query)!r}) has no token of its own in this tokenizer.")
+    if roles[0] != "query":
+        roles[0], groups[0] = FIRST, NOT_A_DEMONSTRATION
+        notes += _emptied(prompt, groups)
+    notes += _unknown(ids, texts, tokenizer) + _doubled(ids, tokenizer)
     return TokenizedPrompt(
         prompt=prompt,
         input_ids=torch.tensor(ids, dtype=torch.long),
@@ -131,6 +145,52 @@ def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None) 
         texts=tuple(texts),
         notes=tuple(notes),
     )
+
+
+def _emptied(prompt: Prompt, groups: Sequence[int]) -> list[str]:
+    """Say that a demonstration has nothing to cut, since its one token is the first of the text.
+
+    Raises:
+        UserError: it is the only demonstration.
+    """
+    if not prompt.demonstrations or 0 in groups:
+        return []
+    text = _shortened(prompt, prompt.demonstrations[0])
+    said = f"demonstration 0 ({text!r}) is one token, the first of the text, which is a part of its own"
+    if len(prompt.demonstrations) == 1:
+        raise UserError(f"{said}, and there is no other: write an instruction before it, or a longer demonstration.")
+    return [f"{_sentence(said)}: nothing of it is cut, and only its text can be removed. Put an instruction before it."]
+
+
+def _unknown(ids: Sequence[int], texts: Sequence[str], tokenizer: Any) -> list[str]:
+    """Name the words that the tokenizer does not know, and which the model therefore cannot tell apart."""
+    name = tokenizer.unk_token
+    places = [
+        i for i, index in enumerate(ids) if index == tokenizer.unk_token_id and texts[i].strip() not in ("", name)
+    ]
+    if not places:
+        return []
+    found = list(dict.fromkeys(texts[i].strip() for i in places))
+    shown = ", ".join(map(repr, found[:_MOST_NAMED])) + (", …" if len(found) > _MOST_NAMED else "")
+    return [
+        f"The tokenizer does not know {shown}: the model reads {len(places)} of the {len(ids)} tokens as {name!r} and "
+        "cannot tell these words apart."
+    ]
+
+
+def _doubled(ids: Sequence[int], tokenizer: Any) -> list[str]:
+    """Say that the text begins with a beginning-of-text token to which the tokenizer adds another."""
+    begin = tokenizer.bos_token_id
+    if begin is None or list(ids[:2]) != [begin, begin]:
+        return []
+    return [
+        f"The text begins with {tokenizer.bos_token!r}, and the tokenizer adds another: the model was trained with "
+        "one. Delete it from the text, or give the chat as messages."
+    ]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _special(tokenizer: Any) -> set[int]:

@@ -95,6 +95,8 @@ def ask(
     answer: str | None = None,
     options: PromptOptions | None = None,
     readout: Readout | None = None,
+    *,
+    binding: bool = False,
 ) -> Question:
     """Tokenise a prompt with its candidate answers, and check that they fit the model.
 
@@ -104,6 +106,7 @@ def ask(
         answers: candidate answers where the document names none.
         answer: the answer to explain where the document names none.
         options: how a document is written where it does not say itself.
+        binding: whether the options are meant for this prompt, as in `read_document`.
         readout: what is explained, instead of what the answers decide.
 
     Raises:
@@ -119,7 +122,9 @@ def ask(
     tokenizer, limit = lens_model.tokenizer, lens_model.context_length
     if not isinstance(prompt, Prompt):
         document = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else prompt
-        prompt = read_document(document, tokenizer, options, binding=False)
+        prompt = read_document(document, tokenizer, options, binding=binding)
+    elif binding and options != PromptOptions():
+        raise UserError("the prompt is a Prompt already: give the options to what makes it, e.g. Prompt.from_chat.")
     tokenized = tokenize(prompt, tokenizer, limit)
     built = Answers.build(tokenized, tokenizer, answers or None, answer, limit)
     question = Question(tokenized, built, readout, None if name is None else str(name))

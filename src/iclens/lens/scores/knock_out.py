@@ -64,7 +64,7 @@ def hidden_keys(
 ) -> Bool[Tensor, "batch n_sets n"]:
     """Find which tokens each of a prompt's sets takes away; prompts with fewer sets are filled up with empty ones.
 
-    `groups` holds every token's demonstration, −1 for none.
+    `groups` holds every token's demonstration, −1 for none: no set takes the first token of a text away.
 
     Raises:
         UserError: a demonstration that does not exist.
@@ -72,11 +72,11 @@ def hidden_keys(
     most = max((len(own) for own in sets), default=0)
     hidden = torch.zeros(len(groups), most, groups.shape[1], dtype=torch.bool, device=groups.device)
     for row, own, chosen in zip(hidden, groups, sets, strict=True):
-        known = {g for g in own.unique().tolist() if g >= 0}
+        n_known = int(own.max()) + 1
         for keys, members in zip(row, chosen, strict=False):
             for index in members:
-                if index not in known:
-                    raise UserError(f"cannot knock out demonstration {index}: the prompt has {len(known)}, from 0 on.")
+                if not 0 <= index < n_known:
+                    raise UserError(f"cannot knock out demonstration {index}: the prompt has {n_known}, from 0 on.")
                 keys |= own == index
     return hidden
 

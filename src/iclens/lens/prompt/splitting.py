@@ -1,0 +1,111 @@
+"""Which blocks of a text are its instruction, its demonstrations and its query, and which of them look otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iclens.display_text import one_line
+from iclens.errors import UserError
+from iclens.lens.prompt.blocks import blocks, without_pattern
+
+_MOST_NAMED = 4
+"""Blocks that a note names."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A text as blocks.
+
+    Attributes:
+        blocks: where each lies, see `blocks`; the last is the query.
+        n_instruction: how many of the first are an instruction.
+        separator: what stands between them, None for blank lines.
+        notes: what is doubtful about them.
+    """
+
+    blocks: tuple[tuple[int, int], ...]
+    n_instruction: int = 0
+    separator: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def split_text(
+    text: str, instruction_blocks: int, separator: str | None, *, chat: bool = False, least: int = 1
+) -> Split:
+    """Split a text into blocks between blank lines or separators.
+
+    A text without a blank line whose lines are alike is split line by line, since it would be no prompt otherwise:
+    `2+3=5`, `5+2=7`, `4+4=`; the lines before these are the instruction.
+
+    Args:
+        text: the text.
+        instruction_blocks: how many of the first blocks are an instruction.
+        separator: what stands between blocks; blank lines when None.
+        chat: whether the text is a message of a chat, which errors and notes then say.
+        least: how many demonstrations it needs.
+
+    Raises:
+        UserError: fewer blocks than an instruction, `least` demonstrations and a query.
+    """
+    if instruction_blocks < 0:
+        raise UserError(f"instruction_blocks is {instruction_blocks}: give 0 or more.")
+    where = "the user's message" if chat else "the prompt"
+    notes: tuple[str, ...] = ()
+    found = blocks(text, separator)
+    if len(found) < 2 and separator is None and not instruction_blocks:
+        lines = blocks(text, "\n")
+        cue, odd = _odd(text, lines)
+        if cue and odd == list(range(len(odd))):
+            found, instruction_blocks, separator = lines, len(odd), "\n"
+            told = f", after {len(odd)} of instruction" if odd else ""
+            notes = (
+                f"No blank line stands in {where}, so that each line with {cue!r} counts as a demonstration{told}, and "
+                "the last line as the query. Name the separator if that is wrong.",
+            )
+    if not found:
+        raise UserError(f"{where} is empty: give demonstrations and a query, with blank lines between them.")
+    if len(found) < instruction_blocks + 1 + least:
+        told = f", the first {instruction_blocks} of them an instruction" if instruction_blocks else ""
+        between, mark = ("blank lines", "a blank line") if separator is None else (f"separators {separator!r}", "one")
+        alone = "the chat has no demonstration, neither a reply nor a block of its message: " if chat else ""
+        lines_too = separator is None and "\n" in text.strip()
+        advice = " Where every line is one, name the line end as the separator." if lines_too else ""
+        raise UserError(
+            f"{alone}{where} has {len(found)} block(s) between {between}{told}: it needs at least one demonstration, "
+            f"then {mark}, then the query.{advice}"
+        )
+    return Split(tuple(found), instruction_blocks, separator, notes + _unlike(text, found, instruction_blocks))
+
+
+def _odd(text: str, found: list[tuple[int, int]]) -> tuple[str, list[int]]:
+    shown = [text[start:end] for start, end in found]
+    return without_pattern(shown[:-1], shown[-1]) if len(shown) > 2 else ("", [])
+
+
+def _unlike(text: str, found: list[tuple[int, int]], n_instruction: int) -> tuple[str, ...]:
+    """Say which blocks do not look like demonstrations, and whether the query looks like several."""
+    rest = found[n_instruction:]
+    cue, odd = _odd(text, rest)
+    notes = []
+    if odd:
+        names = ", ".join(f"{i} ({one_line(text[rest[i][0] : rest[i][1]], 40)!r})" for i in odd[:_MOST_NAMED])
+        names += ", …" if len(odd) > _MOST_NAMED else ""
+        one = len(odd) == 1
+        advice = (
+            f"If that is an instruction, say so: instruction_blocks={n_instruction + len(odd)}."
+            if odd == list(range(len(odd)))
+            else "If a demonstration has a blank line inside, put a mark of your own between demonstrations, and name "
+            "it: separator."
+        )
+        notes.append(
+            f"{'Demonstration' if one else 'Demonstrations'} {names} {'lacks' if one else 'lack'} {cue!r} with an "
+            f"answer after it, which the others have. {advice}"
+        )
+    start, end = rest[-1]
+    lines = blocks(text[start:end], "\n")
+    if not cue and len(lines) > 2 and _odd(text[start:end], lines)[0]:
+        notes.append(
+            f"The query has {len(lines)} lines, which look like demonstrations and a query themselves. If they are, "
+            "name the line end as the separator."
+        )
+    return tuple(notes)

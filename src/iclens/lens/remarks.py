@@ -1,0 +1,63 @@
+"""Notes on an explanation: what is doubtful about the answer that it explains, each in a sentence or two."""
+
+from __future__ import annotations
+
+from iclens.display_text import percent
+from iclens.lens.facts import Token
+from iclens.lens.prompt.tokens import FIRST
+from iclens.lens.read.answers import Answers
+from iclens.lens.read.question import Answer
+
+MUCH = 0.3
+"""Share of the attention, in the mean over layers and heads, from which the first token gets a note."""
+
+
+def about_candidates(answers: Answers, given: Answer) -> tuple[str, ...]:
+    """Say that the model would answer none of the candidates, and that its margin contradicts the whole answers."""
+    if not answers.candidates:
+        return ()
+    notes = []
+    following = given.next_tokens[0]
+    best = max(given.candidates, key=lambda one: one.log_probability)
+    if following.token_id not in {one.token_ids[0] for one in answers.candidates}:
+        several = len(given.candidates) > 1
+        compared = (
+            f"none of the candidates: the likeliest of them, {best.text!r}," if several else f"not {best.text!r}, which"
+        )
+        notes.append(
+            f"The model would say {following.text!r} ({percent(following.probability)}), {compared} has "
+            f"{percent(best.probability)}."
+        )
+        if following.text.strip() == "<think>":
+            notes.append(
+                "The model would think before it answers. Where the chat template has a switch for that, such as "
+                "enable_thinking, turn it off with the template's arguments (enable_thinking=false)."
+            )
+    if best.chosen and len(given.candidates) > 1 and given.margin < 0:
+        second = max((one for one in given.candidates if not one.chosen), key=lambda one: one.log_probability)
+        notes.append(
+            f"As a whole, {best.text!r} is the likeliest answer (log-probability {best.log_probability:.2f} against "
+            f"{second.log_probability:.2f} of {second.text!r}), but not at the first token where the candidates "
+            f"differ, where the logit difference is read ({given.margin:.2f} nats): the tokens after it decide."
+        )
+    return tuple(notes)
+
+
+def about_the_first_token(first: Token, share: float) -> tuple[str, ...]:
+    """Say that much of the attention rests on the first token of the text; `share` is its mean weight."""
+    if first.role != FIRST or share < MUCH:
+        return ()
+    return (
+        f"The first token of the text, {first.text!r}, takes {percent(share)} of the last token's attention in the "
+        "mean over layers and heads: an attention sink. It is a part of its own; no demonstration's score contains it.",
+    )
+
+
+def about_rounding(margin: float, unsure: float, dtype: str) -> tuple[str, ...]:
+    """Say that the margin is lost in the rounding of the logits; `unsure` is what the rounding leaves open, in nats."""
+    if abs(margin) > unsure:
+        return ()
+    return (
+        f"the margin, {margin:.3g} nats, is no larger than what {dtype} leaves open in these logits "
+        f"({unsure:.2g}): load the model in a wider type before you trust its parts.",
+    )
