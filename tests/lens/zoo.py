@@ -245,15 +245,13 @@ last digit depends on how many tokens there are. Those of the zoo compute in flo
 
 
 class _NoDetour(TorchFunctionMode):
-    """What converts a float64 tensor to float32 leaves it as it is."""
+    """What asks for float32 gets float64."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64:
-            if function is torch.Tensor.float:
-                return args[0]
-            args = tuple(torch.float64 if one is torch.float32 else one for one in args)
-            kwargs = {key: torch.float64 if one is torch.float32 else one for key, one in kwargs.items()}
+        if function is torch.Tensor.float:
+            function = torch.Tensor.double
+        args = tuple(torch.float64 if one is torch.float32 else one for one in args)
+        kwargs = {key: torch.float64 if one is torch.float32 else one for key, one in (kwargs or {}).items()}
         return function(*args, **kwargs)
 
 
