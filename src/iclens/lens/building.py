@@ -119,7 +119,10 @@ def explanations(
                 agreement=agreements({name: [effect.score(name) or 0.0 for effect in sources] for name in scores}),
                 scores=tuple(scores),
                 group_knock_outs=own[len(own) - len(knock_out) :],
-                notes=tokenized.notes + question.answers.notes + _doubts(model, answer.margin, largest[b]),
+                notes=model.notes
+                + tokenized.notes
+                + question.answers.notes
+                + _doubts(model, answer.margin, largest[b]),
                 cost=passes.cost,
                 command=command,
                 id=question.id,
