@@ -44,6 +44,8 @@ def with_adapter(model: Any, folder: Path) -> Any:
 
     try:
         with warnings.catch_warnings():
+            # peft asks transformers by names that are going out of use.
+            warnings.simplefilter("ignore", FutureWarning)
             # A missing tensor would leave a part of the adapter at its random start.
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             wrapped = PeftModel.from_pretrained(model, str(folder))

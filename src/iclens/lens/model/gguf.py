@@ -132,10 +132,10 @@ def complete(config: Any, header: Header) -> tuple[str, ...]:
             continue
         ours = _COMPUTED.get(key, _copied(key))(config)
         if ours is None and key not in _COPIED and key not in _COMPUTED:
-            unknown.append(f"{header.architecture}.{key} = {value}")
+            unknown.append(f"{header.architecture}.{key} = {_short(value)}")
         elif not _same(ours, value) and (key not in _SETTABLE or not _set(config, key, value)):
             raise UserError(
-                f"the GGUF file {header.name} states {key} = {value}, where transformers makes {ours} of it: the "
+                f"the GGUF file {header.name} states {key} = {_short(value)}, where transformers makes {_short(ours)} of it: the "
                 "model would be another one. Load its original weights (safetensors)."
             )
     return (*_note_on_splits(header), *(_note_on(header, one) for one in unknown))
@@ -193,7 +193,7 @@ def _rotary(config: Any, header: Header) -> None:
     for key in sorted(stated.keys() - _ROTARY_KEYS):
         if not _is_off(stated[key]):
             raise UserError(
-                f"the GGUF file {header.name} states rope.{key} = {stated[key]}, which transformers does not read from "
+                f"the GGUF file {header.name} states rope.{key} = {_short(stated[key])}, which transformers does not read from "
                 "GGUF: load the model's original weights (safetensors)."
             )
 
@@ -271,6 +271,8 @@ def _set(config: Any, key: str, value: Any) -> bool:
 
 def _same(ours: Any, value: Any) -> bool:
     """Whether a number of the configuration is the file's, which keeps single precision."""
+    if isinstance(value, bool):
+        return bool(ours) == value
     if isinstance(value, list):
         if isinstance(ours, list):
             return ours == value
@@ -284,8 +286,12 @@ def _same(ours: Any, value: Any) -> bool:
 
 
 def _is_off(value: Any) -> bool:
-    """Whether a key says that something is not done."""
-    return value in (None, False, 0, "none", "", -1)
+    """Whether a key says that something is not done; a switch that is off may be one that the model has on."""
+    return not isinstance(value, bool) and value in (0, "none", "", -1)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _note_on(header: Header, stated: str) -> str:
