@@ -21,7 +21,7 @@ class Explore:
     Ctrl-C ends it.
 
     Attributes:
-        model: "bundled", a local folder, or a hub name.
+        model: "bundled", "smollm2", a local folder, a .gguf file, or a hub name.
         prompt: the prompt to open with: plain text with blank lines between demonstrations and the query last.
         answers: candidate answers to open with.
         store: the store of runs to show.
@@ -29,7 +29,7 @@ class Explore:
         port: port to listen on; 0 for any that is free.
         host: address to listen on; other than 127.0.0.1, others can use the model through the page.
         open: open the page in the browser.
-        dtype: precision of the weights; float32 when left out.
+        dtype: precision of the weights; float32 when left out; auto keeps the checkpoint's.
         device: where to compute, e.g. cpu or cuda.
     """
 
@@ -41,7 +41,7 @@ class Explore:
     port: int = 8765
     host: str = "127.0.0.1"
     open: bool = False
-    dtype: Literal["float32", "float64", "bfloat16", "float16"] | None = None
+    dtype: Literal["float32", "float64", "bfloat16", "float16", "auto"] | None = None
     device: str = "cpu"
 
     def run(self) -> int:
@@ -50,7 +50,6 @@ class Explore:
         try:
             with stages("exploring") as stage:
                 stage("loading the model")
-                import torch
                 import uvicorn
 
                 from iclens.explorer.app import VIEWS, build_app
@@ -61,8 +60,7 @@ class Explore:
                 from iclens.lens.model.loading import load
                 from iclens.lens.prompt import read_prompt
 
-                dtype = None if self.dtype is None else getattr(torch, self.dtype)
-                lens_model = load(self.model, dtype=dtype, device=self.device)
+                lens_model = load(self.model, dtype=self.dtype, device=self.device)
                 lens_model.require_causal()
                 prompt = None if self.prompt is None else read_prompt(self.prompt, lens_model.tokenizer)
                 example = opening(self.model, prompt, self.answers)

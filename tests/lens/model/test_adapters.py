@@ -1,4 +1,4 @@
-"""Adapters are merged into their model, which gives the adapted model's own logits; what cannot be merged is refused."""
+"""Adapters are merged into their model, which gives the adapted model's own logits, or are refused by name."""
 
 from __future__ import annotations
 

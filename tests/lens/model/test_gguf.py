@@ -113,7 +113,9 @@ def test_linear_stretching_is_copied(tmp_path: Path) -> None:
         ({"attention.causal": False}, r"attention\.causal = False"),
     ],
 )
-def test_what_the_configuration_cannot_hold_is_refused(tmp_path: Path, settings: dict[str, object], message: str) -> None:
+def test_what_the_configuration_cannot_hold_is_refused(
+    tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         load(str(write(tmp_path / "tiny.gguf", llama(), settings)))
 

@@ -32,7 +32,9 @@ def llama(**changes: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     n = len(byte_level(begin=True))
-    config = AutoConfig.for_model("llama", **(CAUSAL["llama"][1] | {"vocab_size": n, "intermediate_size": 64} | changes))
+    config = AutoConfig.for_model(
+        "llama", **(CAUSAL["llama"][1] | {"vocab_size": n, "intermediate_size": 64} | changes)
+    )
     model = AutoModelForCausalLM.from_config(config).eval()
     pattern = build("llama", torch.float32).state_dict()
     generator = torch.Generator().manual_seed(0)

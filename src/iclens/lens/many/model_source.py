@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from iclens.errors import UserError
 from iclens.lens.model.files import find
 from iclens.lens.model.loading import LensModel, load, outline
@@ -28,7 +26,7 @@ _PATTERNS = (
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model by what `iclens.lens.model.loading.load` takes; the dtype by its name, e.g. `"float64"`."""
+    """A model by what `iclens.lens.model.loading.load` takes; the dtype by its name, e.g. `"float64"`, or `"auto"`."""
 
     name: str
     dtype: str | None = None
@@ -71,8 +69,7 @@ def _stamps(folder: Path, patterns: tuple[str, ...]) -> tuple[tuple[str, int, in
 
 @cache
 def _load(source: ModelSource) -> LensModel:
-    dtype = None if source.dtype is None else getattr(torch, source.dtype)
-    return load(source.name, dtype=dtype, device=source.device, device_map=source.device_map)
+    return load(source.name, dtype=source.dtype, device=source.device, device_map=source.device_map)
 
 
 @cache

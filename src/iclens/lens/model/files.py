@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def supported() -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bar for reading a local file: commands show their own progress."""
+    """No bar for reading a local file, since commands show their own progress, and no warning of what we asked for."""
     from transformers import modeling_gguf_pytorch_utils as of_gguf
     from transformers.utils import logging
 
@@ -61,7 +62,9 @@ def quiet() -> Iterator[None]:
     # This bar does not ask whether bars are wanted.
     of_gguf.tqdm = lambda tensors, **options: tensors
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You passed .quantization_config.")
+            yield
     finally:
         of_gguf.tqdm = bar
         if shown:

@@ -135,8 +135,8 @@ def complete(config: Any, header: Header) -> tuple[str, ...]:
             unknown.append(f"{header.architecture}.{key} = {_short(value)}")
         elif not _same(ours, value) and (key not in _SETTABLE or not _set(config, key, value)):
             raise UserError(
-                f"the GGUF file {header.name} states {key} = {_short(value)}, where transformers makes {_short(ours)} of it: the "
-                "model would be another one. Load its original weights (safetensors)."
+                f"the GGUF file {header.name} states {key} = {_short(value)}, where transformers makes {_short(ours)} "
+                "of it: the model would be another one. Load its original weights (safetensors)."
             )
     return (*_note_on_splits(header), *(_note_on(header, one) for one in unknown))
 
@@ -193,8 +193,8 @@ def _rotary(config: Any, header: Header) -> None:
     for key in sorted(stated.keys() - _ROTARY_KEYS):
         if not _is_off(stated[key]):
             raise UserError(
-                f"the GGUF file {header.name} states rope.{key} = {_short(stated[key])}, which transformers does not read from "
-                "GGUF: load the model's original weights (safetensors)."
+                f"the GGUF file {header.name} states rope.{key} = {_short(stated[key])}, which transformers does not "
+                "read from GGUF: load the model's original weights (safetensors)."
             )
 
 

