@@ -36,7 +36,7 @@ def layers_view(viewed: Viewed, ask: Ask) -> dict[str, Any]:
     names = ["embedding", *(f"layer {i}" for i in range(lens.model.n_layers))]
     step = lens.gradient_step
     pulls = viewed.pulls.sum(1)
-    taught, elsewhere = pulls[:, :-1].sum(-1), pulls[:, -1] + step.attention_bias.double().cpu()
+    taught, elsewhere = pulls[:, :-1].sum(-1), pulls[:, -1] + step.attention_bias.cpu().double()
     return {
         "token": lens.tokenized.texts[-1],
         "states": [
@@ -50,7 +50,7 @@ def layers_view(viewed: Viewed, ask: Ask) -> dict[str, Any]:
         "explained_variance": explained,
         "layers": [
             {"gradient_step": float(direct), "initial": float(other), "mlp": float(mlp)}
-            for direct, other, mlp in zip(taught, elsewhere, step.mlp.double(), strict=True)
+            for direct, other, mlp in zip(taught, elsewhere, step.mlp.cpu().double(), strict=True)
         ],
         "embedding": float(step.embedding),
         "bias": float(step.bias),

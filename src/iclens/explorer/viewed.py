@@ -34,7 +34,7 @@ class Viewed:
 
         (n_layers, n_heads, n_demonstrations + 1), float64, in nats.
         """
-        direct = self.lens.gradient_step.contributions.double().cpu()
+        direct = self.lens.gradient_step.contributions.cpu().double()
         return by_source(direct, self.lens.groups, self.lens.n_demonstrations)
 
     def read_answers(self, most: int) -> dict[str, int]:
@@ -62,7 +62,7 @@ class Viewed:
         if most not in self._readings:
             traced = self.lens.traced
             self._readings[most] = {
-                text: gradient_step(traced, traced.readouts.one_logit(0, index))[0].contributions.double().cpu()
+                text: gradient_step(traced, traced.readouts.one_logit(0, index))[0].contributions.cpu().double()
                 for text, index in self.read_answers(most).items()
             }
         return self._readings[most]

@@ -11,11 +11,12 @@ from torch import Tensor
 from iclens.lens.explanation import Explanation
 from iclens.lens.facts import RESIDUALS, KnockOut, ModelFacts, OtherPart, Residual, SourceEffect, Token, total
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.placed import doubled
 from iclens.lens.passes import Passes
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, by_source
 from iclens.lens.read.answers import likeliest, token_text
 from iclens.lens.read.question import Answer
-from iclens.lens.read.tolerance import tolerance_of, uncertainty
+from iclens.lens.read.tolerance import uncertainty
 from iclens.lens.scores.faithfulness import agreements
 from iclens.lens.scores.knock_out import KnockOuts
 
@@ -50,7 +51,7 @@ def explanations(
     if "gradient_step" in scores:
         step = passes.gradient_step
         residuals |= {"dual_models": step.attention_residual, "gradient_step": step.residual}
-        maps = by_source(step.contributions.double().cpu(), groups, most)
+        maps = by_source(doubled(step.contributions).cpu(), groups, most)
         direct = maps.sum((1, 2))
         direct_tokens = step.by_token.cpu().tolist()
     if "path" in scores:
@@ -73,6 +74,7 @@ def explanations(
     facts = ModelFacts(
         model.name, model.family.name, model.n_layers, model.n_heads, model.n_parameters, dtype, model.context_length
     )
+    limits = passes.tolerances(residuals.values())
     found = []
     for b, (question, answer) in enumerate(zip(questions, passes.answers, strict=True)):
         tokenized, prompt, forced = question.tokenized, question.tokenized.prompt, answer.readout.forced
@@ -112,7 +114,7 @@ def explanations(
                 sources=sources,
                 others=_others(tokens),
                 residuals=tuple(
-                    Residual(name, float(residuals[key][b]), tolerance_of(model.dtype), key)
+                    Residual(name, float(residuals[key][b]), limits[b], key)
                     for key, name in RESIDUALS.items()
                     if key in residuals
                 ),
@@ -132,7 +134,7 @@ def explanations(
 
 
 def _knock_outs(knocked: KnockOuts, sets: Sequence[tuple[int, ...]], answer: Answer) -> tuple[KnockOut, ...]:
-    margins, log_ps = knocked.margins.double().tolist(), knocked.log_probabilities.double().tolist()
+    margins, log_ps = doubled(knocked.margins).tolist(), doubled(knocked.log_probabilities).tolist()
     return tuple(
         KnockOut(chosen, margin, answer.margin - margin, answer.log_probability - log_p)
         for chosen, margin, log_p in zip(sets, margins, log_ps, strict=True)

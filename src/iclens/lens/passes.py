@@ -14,11 +14,13 @@ from torch import Tensor
 
 from iclens.lens.facts import Candidate, Cost
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.placed import doubled
 from iclens.lens.read.answers import likeliest
 from iclens.lens.read.margin import Readout, Readouts
+from iclens.lens.read.noise import rounding_noise
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answer, Question
-from iclens.lens.read.tolerance import path_residual, tolerance_of
+from iclens.lens.read.tolerance import NOISES, is_half, path_residual, tolerance_of
 from iclens.lens.read.tracing import Trace, off_by, trace
 from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.deletions import Outcome, rerun
@@ -75,7 +77,7 @@ class Passes:
     def answers(self) -> tuple[Answer, ...]:
         """The model's answers."""
         said, traced = self._first
-        margins, log_ps = (one.double().tolist() for one in (traced.margins, traced.log_probabilities))
+        margins, log_ps = (doubled(one).tolist() for one in (traced.margins, traced.log_probabilities))
         answers = []
         for (candidates, readout, own), margin, log_p in zip(said, margins, log_ps, strict=True):
             likely = likeliest(self.lens_model.tokenizer, own)
@@ -165,9 +167,24 @@ class Passes:
     def path_residuals(self, whole: PathScores) -> Float[Tensor, " batch"]:
         """How far the parts of a path are from the margin of the traced pass."""
         traced, parts = self.traced, whole.parts.cpu()
-        largest = traced.readouts.largest(traced.logits).double().cpu()
-        margins = traced.margins.double().cpu()
+        largest = doubled(traced.readouts.largest(traced.logits)).cpu()
+        margins = doubled(traced.margins).cpu()
         return path_residual(parts.sum(-1), margins, parts.abs().amax(-1), largest, self.lens_model.dtype)
+
+    def tolerances(self, residuals: Iterable[Float[Tensor, " batch"]]) -> list[float]:
+        """The largest residual accepted as exact in each prompt.
+
+        In half precision, where one exceeds the tolerance of the type, the noise of the model on these prompts is
+        measured, and a multiple of it is accepted.
+        """
+        dtype = self.lens_model.dtype
+        worst = torch.stack([doubled(one).cpu() for one in residuals]).amax(0)
+        limits = torch.full_like(worst, tolerance_of(dtype))
+        if is_half(dtype) and bool((worst > limits).any()):
+            with self._stage("noise of half precision"):
+                self.forward_passes += 2
+                limits = torch.maximum(limits, NOISES * doubled(rounding_noise(self.traced)).cpu())
+        return limits.tolist()
 
     @cached_property
     def _first(self) -> tuple[list[_Said], Trace]:

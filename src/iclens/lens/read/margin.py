@@ -98,9 +98,9 @@ class Readouts(OfPrompts):
         positions = [[origin + p for p in one.offsets] for origin, one in zip(origins, readouts, strict=True)]
         longest = max(map(len, positions))
         positions = [[*own, *[own[-1]] * (longest - len(own))] for own in positions]
-        parts = (torch.tensor(positions), *_columns(terms), *_columns(answers))
+        parts = [torch.tensor(positions), *_columns(terms), *_columns(answers)]
         if not has_double(device):
-            parts = tuple(part.float() if part.is_floating_point() else part for part in parts)
+            parts = [part.float() if part.is_floating_point() else part for part in parts]
         return cls(*(part.to(device) for part in parts))
 
     def check(self, tokens: PaddedTokens, n_vocabulary: int) -> None:

@@ -23,6 +23,7 @@ from iclens.lens.model.placed import wide
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import fast, softmax_rows
 from iclens.lens.read.capture import against_own_pass, attention_outputs, relative, run
+from iclens.lens.read.finite import check_finite
 from iclens.lens.read.frozen import Leaves, holding
 from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.heads import head_dual
@@ -186,6 +187,7 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
         stack.enter_context(unembedding_only(lens_model, positions))
         stack.enter_context(fused_activations(lens_model))
         logits = run(lens_model, tokens.ids, position_ids=tokens.places).detach()
+    check_finite(lens_model, tokens, logits)
     ordered = tuple(layers[layer.attention_name] for layer in anatomy.layers)
     return Trace(lens_model, tokens, readouts, ordered, inputs, outputs, attended, logits, leaves)
 
