@@ -36,7 +36,7 @@ def integrate(
     line = inputs - start
     nodes, weights = np.polynomial.legendre.leggauss(n_steps)
     times = torch.tensor((nodes + 1) / 2).to(inputs)
-    shares = doubled(torch.zeros(len(inputs), device=inputs.device))
+    shares = doubled(inputs.new_zeros(len(inputs)))
     for some, mass in zip(times.split(BATCH), torch.tensor(weights / 2).split(BATCH), strict=True):
         points = (start + some[:, None, None] * line).requires_grad_()
         with torch.enable_grad():

@@ -50,7 +50,7 @@ def explanations(
     maps = direct = through = knocked = None
     if "gradient_step" in scores:
         step = passes.gradient_step
-        residuals |= {"dual_models": step.attention_residual, "gradient_step": step.residual}
+        residuals |= {"dual_models": step.attention_residual, "gradient_step": passes.gradient_step_residuals}
         maps = by_source(doubled(step.contributions).cpu(), groups, most)
         direct = maps.sum((1, 2))
         direct_tokens = step.by_token.cpu().tolist()
@@ -74,7 +74,7 @@ def explanations(
     facts = ModelFacts(
         model.name, model.family.name, model.n_layers, model.n_heads, model.n_parameters, dtype, model.context_length
     )
-    limits = passes.tolerances(residuals.values())
+    limits = passes.tolerances(residuals)
     found = []
     for b, (question, answer) in enumerate(zip(questions, passes.answers, strict=True)):
         tokenized, prompt, forced = question.tokenized, question.tokenized.prompt, answer.readout.forced
@@ -114,7 +114,7 @@ def explanations(
                 sources=sources,
                 others=_others(tokens),
                 residuals=tuple(
-                    Residual(name, float(residuals[key][b]), limits[b], key)
+                    Residual(name, float(residuals[key][b]), limits[key][b], key)
                     for key, name in RESIDUALS.items()
                     if key in residuals
                 ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
@@ -20,7 +20,7 @@ from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.noise import rounding_noise
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answer, Question
-from iclens.lens.read.tolerance import NOISES, is_half, path_residual, tolerance_of
+from iclens.lens.read.tolerance import MOST, NOISES, is_half, path_residual, tolerance_of
 from iclens.lens.read.tracing import Trace, off_by, trace
 from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.deletions import Outcome, rerun
@@ -164,6 +164,18 @@ class Passes:
                 advance=lambda done: self.progress("rerun"),
             )
 
+    @property
+    def gradient_step_residuals(self) -> Float[Tensor, " batch"]:
+        """How far direct contributions and the rest are from the margins.
+
+        In half precision relative to what the rounding of the logits leaves of a margin, as for the path.
+        """
+        step = self.gradient_step
+        if not is_half(self.lens_model.dtype):
+            return step.residual
+        largest = self.traced.readouts.largest(self.traced.logits).to(step.margin.device)
+        return path_residual(step.total, step.margin, step.largest, largest, self.lens_model.dtype)
+
     def path_residuals(self, whole: PathScores) -> Float[Tensor, " batch"]:
         """How far the parts of a path are from the margin of the traced pass."""
         traced, parts = self.traced, whole.parts.cpu()
@@ -171,20 +183,28 @@ class Passes:
         margins = doubled(traced.margins).cpu()
         return path_residual(parts.sum(-1), margins, parts.abs().amax(-1), largest, self.lens_model.dtype)
 
-    def tolerances(self, residuals: Iterable[Float[Tensor, " batch"]]) -> list[float]:
-        """The largest residual accepted as exact in each prompt.
+    def tolerances(self, residuals: Mapping[str, Float[Tensor, " batch"]]) -> dict[str, list[float]]:
+        """The largest residual accepted as exact in each prompt, by the name of the check.
 
         In half precision, where one exceeds the tolerance of the type, the noise of the model on these prompts is
-        measured, and a multiple of it is accepted.
+        measured, and a multiple of it is accepted; it is relative to the logits, from which a path's parts may be far.
         """
         dtype = self.lens_model.dtype
-        worst = torch.stack([doubled(one).cpu() for one in residuals]).amax(0)
-        limits = torch.full_like(worst, tolerance_of(dtype))
-        if is_half(dtype) and bool((worst > limits).any()):
+        limits = {
+            key: torch.full((len(self.questions),), tolerance_of(dtype), dtype=torch.float64) for key in residuals
+        }
+        if is_half(dtype) and any(bool((doubled(one).cpu() > limits[key]).any()) for key, one in residuals.items()):
+            traced = self.traced
             with self._stage("noise of half precision"):
                 self.forward_passes += 2
-                limits = torch.maximum(limits, NOISES * doubled(rounding_noise(self.traced)).cpu())
-        return limits.tolist()
+                everywhere, noise = (NOISES * doubled(one).cpu() for one in rounding_noise(traced))
+            for key, limit in limits.items():
+                limits[key] = torch.maximum(limit, everywhere if key == "capture" else noise).clamp_max(MOST)
+            if "path" in limits:
+                largest = torch.maximum(doubled(traced.margins).cpu().abs(), self.path.parts.cpu().abs().amax(-1))
+                size = doubled(traced.readouts.largest(traced.logits)).cpu() / largest
+                limits["path"] = torch.maximum(limits["path"], noise * size).clamp_max(MOST)
+        return {key: limit.tolist() for key, limit in limits.items()}
 
     @cached_property
     def _first(self) -> tuple[list[_Said], Trace]:

@@ -1,4 +1,4 @@
-"""Where weights and numbers are: models split over devices, or kept in memory or on disk until needed; their precision."""
+"""Where weights and numbers are, and in which precision: models split over devices, or kept elsewhere until needed."""
 
 from __future__ import annotations
 

@@ -20,12 +20,14 @@ from iclens.lens.read.tracing import Trace
 
 
 @torch.no_grad()
-def rounding_noise(traced: Trace) -> Float[Tensor, " batch"]:
-    """The worst relative difference between two of the model's own passes, in one of which layers round otherwise.
+def rounding_noise(traced: Trace) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """How far two of the model's own passes are apart, in one of which layers round otherwise, relative as in `off_by`.
 
-    In the second pass what every layer hands on is moved by up to one unit of its last digit, at random with a fixed
-    seed. Compared is what `off_by` compares: the outputs of the attention modules and the logits that are read. The
-    lens's own attention and masks have no part in it, so that an error of theirs cannot excuse itself.
+    The first number is the worst of what `off_by` compares, the outputs of the attention modules and the logits that
+    are read; the second one is of the logits alone.
+
+    In the second pass what every layer hands on is moved by up to half a unit of its last digit, at random with a fixed
+    seed. The lens's own attention and masks have no part in it, so that an error of theirs cannot excuse itself.
     """
     lens_model, tokens = traced.lens_model, traced.tokens
     generator = torch.Generator(tokens.ids.device).manual_seed(0)
@@ -34,7 +36,7 @@ def rounding_noise(traced: Trace) -> Float[Tensor, " batch"]:
 
     def moved(module: nn.Module, args: Any, output: Any) -> Any:
         hidden = output if isinstance(output, Tensor) else output[0]
-        unit = torch.finfo(hidden.dtype).eps
+        unit = torch.finfo(hidden.dtype).eps / 2
         share = torch.rand(hidden.shape, generator=generator, device=generator.device).to(hidden.device) * 2 - 1
         hidden = (hidden.float() * (1 + unit * share)).to(hidden.dtype)
         return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
@@ -50,4 +52,4 @@ def rounding_noise(traced: Trace) -> Float[Tensor, " batch"]:
                 stack.callback(layer.module.register_forward_hook(moved).remove)
             stack.enter_context(attention_outputs(lens_model, compare))
             off["logits"] = relative(run(lens_model, tokens.ids), logits).to(tokens.ids.device)
-    return torch.stack(list(off.values())).amax(0)
+    return torch.stack(list(off.values())).amax(0), off["logits"]

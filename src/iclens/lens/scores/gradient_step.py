@@ -57,10 +57,19 @@ class GradientStep(OfPrompts):
     @property
     def residual(self) -> Float[Tensor, "*batch"]:
         """|sum of everything − margin| / max(|margin|, largest |part|)."""
-        total = (self._layers() + self.mlp).sum(-1) + self.embedding + self.bias
-        parts = [self.margin, self.embedding, self.bias, self.own.abs().amax(-1), self.mlp.abs().amax(-1)]
-        largest = torch.stack([part.abs() for part in parts]).amax(0)
-        return (total - self.margin).abs() / largest.clamp_min(torch.finfo(largest.dtype).tiny)
+        largest = torch.maximum(self.margin.abs(), self.largest)
+        return (self.total - self.margin).abs() / largest.clamp_min(torch.finfo(largest.dtype).tiny)
+
+    @property
+    def total(self) -> Float[Tensor, "*batch"]:
+        """The sum of everything."""
+        return (self._layers() + self.mlp).sum(-1) + self.embedding + self.bias
+
+    @property
+    def largest(self) -> Float[Tensor, "*batch"]:
+        """The largest |part|."""
+        parts = [self.embedding, self.bias, self.own.abs().amax(-1), self.mlp.abs().amax(-1)]
+        return torch.stack([part.abs() for part in parts]).amax(0)
 
     @property
     def attention_residual(self) -> Float[Tensor, "*batch"]:
