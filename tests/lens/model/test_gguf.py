@@ -31,7 +31,7 @@ def test_the_packed_model_comes_back(tmp_path: Path, tied: bool) -> None:
         model = load(name)
         assert model.name == name
         assert model.dtype == torch.float32
-        assert model.notes == ()
+        assert all("a text begins" in note for note in model.notes)
         torch.testing.assert_close(logits(model.model), logits(packed), rtol=0, atol=1e-5)
     assert load(str(file), dtype=torch.float64).dtype == torch.float64
     sketch = outline(str(file))
@@ -41,9 +41,12 @@ def test_the_packed_model_comes_back(tmp_path: Path, tied: bool) -> None:
 
 
 def test_its_tokenizer_comes_back(tmp_path: Path) -> None:
-    tokenizer = load(str(write(tmp_path / "tiny.gguf", llama()))).tokenizer
+    model = load(str(write(tmp_path / "tiny.gguf", llama())))
+    tokenizer = model.tokenizer
     text = "Review: a great film\nSentiment: positive"
-    assert tokenizer(text)["input_ids"] == byte_level(begin=True)(text)["input_ids"]
+    ours, theirs = tokenizer(text)["input_ids"], byte_level(begin=True)(text)["input_ids"]
+    # Earlier versions of transformers leave out the token that begins a text: then a note says so.
+    assert ours == theirs[0 if model.notes == () else 1 :]
 
 
 def test_quantised_weights_are_explained_exactly(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ _COPIED: dict[str, tuple[str, ...]] = {
     "block_count": ("num_hidden_layers",),
     "vocab_size": ("vocab_size",),
     "embedding_length": ("hidden_size",),
-    "feed_forward_length": ("intermediate_size", "n_inner", "ffn_dim"),
     "attention.head_count": ("num_attention_heads",),
     "attention.head_count_kv": ("num_key_value_heads",),
     "attention.layer_norm_epsilon": ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps"),
@@ -66,6 +65,7 @@ class Header:
         name: how messages call the file.
         architecture: e.g. `"llama"`.
         settings: its metadata without the architecture in front, e.g. `"rope.freq_base"`.
+        begins: whether it states that a text begins with a token of its own; None where it says nothing.
         splits: how it cuts texts into words before tokens, e.g. `"llama-bpe"`.
         tensors: the names of its tensors.
         stretch: by how much each frequency of the rotary positions is divided (`rope_freqs.weight`), or None.
@@ -74,6 +74,7 @@ class Header:
     name: str
     architecture: str
     settings: Mapping[str, Any]
+    begins: bool | None
     splits: str | None
     tensors: tuple[str, ...]
     stretch: torch.Tensor | None
@@ -102,7 +103,8 @@ def read_header(path: Path) -> Header:
         # The reader walks the file by the numbers that stand in it, and fails as these lead it.
         raise UserError(f"{path} is not a GGUF file that can be read: {first_line(error)}") from error
     settings = {key.removeprefix(front): value for key, value in stated.items() if key.startswith(front)}
-    return Header(path.name, front[:-1], settings, stated.get("tokenizer.ggml.pre"), tensors, stretch)
+    begins, splits = (stated.get(f"tokenizer.ggml.{key}") for key in ("add_bos_token", "pre"))
+    return Header(path.name, front[:-1], settings, begins, splits, tensors, stretch)
 
 
 def why_not(header: Header, error: Exception) -> str:
@@ -240,7 +242,14 @@ def _pattern(config: Any) -> list[bool] | None:
     return None if kinds is None else [kind == "sliding_attention" for kind in kinds]
 
 
+def _inner(config: Any) -> int:
+    """The width of the MLPs; GPT-2's is four times the model's where none is stated."""
+    named = (getattr(config, name, None) for name in ("intermediate_size", "n_inner", "ffn_dim"))
+    return next((width for width in named if width is not None), 4 * config.hidden_size)
+
+
 _COMPUTED: dict[str, Callable[[Any], Any]] = {
+    "feed_forward_length": _inner,
     "attention.key_length": _head_dim,
     "attention.value_length": _head_dim,
     "attention.key_length_swa": _head_dim,
@@ -301,14 +310,24 @@ def _note_on(header: Header, stated: str) -> str:
     )
 
 
+def note_on_begin(header: Header, tokenizer: Any) -> tuple[str, ...]:
+    """A note where the tokenizer that transformers makes of a file begins a text otherwise than the file states."""
+    if header.begins is None or (tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]) == header.begins:
+        return ()
+    stated, does = ("states", "does not") if header.begins else ("does not state", "does")
+    return (
+        f"The GGUF file {header.name} {stated} that a text begins with {tokenizer.bos_token!r}, but the tokenizer that "
+        f"transformers makes of it {does}.",
+    )
+
+
 def _note_on_splits(header: Header) -> tuple[str, ...]:
     """A note where transformers cuts words as GPT-2 does because it does not know the file's own way."""
-    try:
-        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
-    except ImportError:
-        return ()
-    as_gpt2 = {None, "default", "gpt-2", "gpt2", "smollm", *GGUF_PRE_TOKENIZER_SPLITS}
-    if header.splits in as_gpt2:
+    from transformers.integrations.gguf import gguf_tokenizer_mapping as of_tokenizers
+
+    # Earlier versions know none.
+    known = getattr(of_tokenizers, "GGUF_PRE_TOKENIZER_SPLITS", {})
+    if header.splits in (None, "default", "gpt-2", "gpt2", "smollm", *known):
         return ()
     return (
         f"The GGUF file {header.name} cuts texts into words by {header.splits!r}, which transformers does not know: "

@@ -18,7 +18,7 @@ from iclens.lens.model.adapters import check_adapter, with_adapter, without_adap
 from iclens.lens.model.anatomy import Anatomy, bind
 from iclens.lens.model.families import FAMILIES, Family
 from iclens.lens.model.files import ModelFiles, check_weights, find, first_line, quiet, unsupported, why_no_config
-from iclens.lens.model.gguf import check_tensors, complete, read_header, why_not
+from iclens.lens.model.gguf import check_tensors, complete, note_on_begin, read_header, why_not
 from iclens.lens.model.placed import home_of
 from iclens.lens.model.quantised import method_of, plain, reading
 from iclens.lens.prompt.tokens import check_tokenizer
@@ -227,10 +227,8 @@ def load(
         options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
         if offload_folder is not None:
             options["offload_folder"] = str(offload_folder)
-    model = found.weights(**options)
-    return LensModel.wrap(
-        (model.to(device) if device_map is None else model).eval(), found.tokenizer, found.name, found.notes, own=True
-    )
+    model = found.weights(device if device_map is None else None, **options)
+    return LensModel.wrap(model.eval(), found.tokenizer, found.name, found.notes, own=True)
 
 
 def _taken(model: Any, tokenizer: Any, options: Sequence[Any]) -> LensModel:
@@ -275,14 +273,15 @@ class _Described:
         with torch.device("meta"):
             return self.built_by.from_config(self.config)
 
-    def weights(self, **options: Any) -> Any:
-        """Read the weights, and merge the adapter into them."""
+    def weights(self, device: str | None, **options: Any) -> Any:
+        """Read the weights onto a device, or where a device map puts them, and merge the adapter into them."""
         packed = self.files.gguf is not None
         options |= {"config": self.config, "trust_remote_code": False, "output_loading_info": True}
         options |= {**self.files.read_by, **self.options, **({} if packed else {"use_safetensors": True})}
         try:
             with quiet():
                 model, info = self.built_by.from_pretrained(self.files.source, **options)
+            model = model if device is None else model.to(device)
         except Exception as error:
             # safetensors, size mismatches and devices each raise their own kind.
             kind = "GGUF" if packed else "safetensors"
@@ -320,6 +319,8 @@ def _described(name: str) -> _Described:
         # Tokenizer classes raise whatever their missing or broken files lead to.
         raise UserError(f"the tokenizer of {name} could not be loaded: {first_line(error)}") from error
     check_tokenizer(tokenizer)
+    if header is not None:
+        notes += note_on_begin(header, tokenizer)
     found = _Described(name, files, config, built_by, tokenizer, options, notes)
     if header is not None:
         check_tensors(header, found.sketch())
