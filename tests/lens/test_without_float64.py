@@ -14,7 +14,7 @@ from iclens.lens.model.loading import LensModel
 SCORES = ["gradient_step", "path", "knock_out", "rerun", "integrated_gradients"]
 
 
-@pytest.mark.parametrize("name", ["llama-biased-tied", "gemma2"])
+@pytest.mark.parametrize("name", ["gpt2", "llama-biased-tied", "gemma2"])
 def test_every_number_is_that_of_the_processor(name: str) -> None:
     torch.set_default_dtype(torch.float32)
     options = {"answers": ["w1", "w2 w3"], "scores": SCORES}

@@ -46,6 +46,8 @@ class _Device(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
+        if func == Tensor.T.__get__ and isinstance(args[0], OnMps):
+            return to_mps(itself(func, args, kwargs))
         if name in ("__get__", "__set__", "requires_grad_", "register_hook"):
             return itself(func, args, kwargs)
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
