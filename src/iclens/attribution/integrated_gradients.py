@@ -9,6 +9,7 @@ from torch import Tensor
 
 from iclens.attribution.gradient_x_input import embeddings, margins_at
 from iclens.lens.lens import Lens
+from iclens.lens.model.placed import doubled
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 
 N_STEPS = 50
@@ -35,13 +36,13 @@ def integrate(
     line = inputs - start
     nodes, weights = np.polynomial.legendre.leggauss(n_steps)
     times = torch.tensor((nodes + 1) / 2).to(inputs)
-    shares = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
+    shares = doubled(inputs.new_zeros(len(inputs)))
     for some, mass in zip(times.split(BATCH), torch.tensor(weights / 2).split(BATCH), strict=True):
         points = (start + some[:, None, None] * line).requires_grad_()
         with torch.enable_grad():
             (gradients,) = torch.autograd.grad(margins_at(lens, points).sum(), points)
         lens.passes.backward_passes += len(points)
-        shares += torch.einsum("t,tnd,nd->n", mass.to(inputs.device), gradients.double(), line.double())
+        shares += torch.einsum("t,tnd,nd->n", mass.to(shares.device), doubled(gradients), doubled(line))
     return shares
 
 

@@ -16,4 +16,4 @@ def score(lens: Lens, generator: torch.Generator) -> Scores:
     """
     n = len(lens.input_ids)
     passes = 1.0 + (lens.n_demonstrations + 1) * (n - lens.query_start) / n
-    return Scores(lens.knock_out().margin_changes.double().cpu(), passes)
+    return Scores(lens.knock_out().margin_changes.cpu().double(), passes)

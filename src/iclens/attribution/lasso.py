@@ -28,8 +28,8 @@ def fit(
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler()
-    masks = scaler.fit_transform(keep.double().cpu().numpy())
-    model = Lasso(alpha=ALPHA, random_state=0).fit(masks, outputs.double().cpu().numpy() / n_tokens)
+    masks = scaler.fit_transform(keep.cpu().double().numpy())
+    model = Lasso(alpha=ALPHA, random_state=0).fit(masks, outputs.cpu().double().numpy() / n_tokens)
     return torch.tensor(np.asarray(model.coef_) / scaler.scale_ * n_tokens, dtype=torch.float64)
 
 

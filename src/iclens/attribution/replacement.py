@@ -10,6 +10,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.lens.lens import Lens
+from iclens.lens.model.placed import doubled
 from iclens.lens.read.capture import run
 from iclens.lens.scores.method import Scores
 
@@ -36,7 +37,7 @@ class Replacement:
         logits = run(lens.model, ids.to(device), logits_to_keep=lens.readouts.positions[0].to(device))
         self.n_prompts += len(tokens)
         lens.passes.forward_passes += len(tokens)
-        return lens.readouts.margin(logits[None])[0].double()
+        return doubled(lens.readouts.margin(logits[None])[0])
 
 
 def neutral_id(lens: Lens) -> int:
@@ -66,5 +67,5 @@ def attribute(lens: Lens, name: str, method: Callable[[Any], Any], **options: An
     )
     # Captum writes a group's score on each of its tokens.
     scores = torch.zeros(lens.n_demonstrations, dtype=torch.float64)
-    scores[groups[0]] = values[0].double().cpu()
+    scores[groups[0]] = values[0].cpu().double()
     return Scores(scores, float(forward.n_prompts))

@@ -48,7 +48,7 @@ class Explain:
     if a residual exceeds its tolerance.
 
     Attributes:
-        model: "bundled", a local folder, or a hub name.
+        model: "bundled", "smollm2", a local folder, a .gguf file, or a hub name.
         prompt: the prompt file; the bundled example when the model is "bundled" and nothing else is given.
         demonstrations: a .jsonl file of {"input", "output"} lines, to be used with --query.
         query: the new input to complete.
@@ -68,7 +68,8 @@ class Explain:
         json: write everything to this file.
         html: write a self-contained page to this file.
         precise: take the path in a float64 copy of the model; without it only where the float32 check fails.
-        dtype: precision of the weights; float32 when left out, so that residuals are tight.
+        dtype: precision of the weights; float32 when left out, so that residuals are tight; auto keeps the
+            checkpoint's.
         device: where to compute, e.g. cpu or cuda.
         device_map: auto spreads a model that is larger than one device over all of them, memory and disk.
         next_tokens: how many likely next tokens to report.
@@ -97,7 +98,7 @@ class Explain:
     json: Path | None = None
     html: Path | None = None
     precise: bool = False
-    dtype: Literal["float32", "float64", "bfloat16", "float16"] | None = None
+    dtype: Literal["float32", "float64", "bfloat16", "float16", "auto"] | None = None
     device: str = "cpu"
     device_map: Literal["auto"] | None = None
     next_tokens: int = 10
@@ -118,14 +119,11 @@ class Explain:
         if self.next_tokens < 1:
             raise UserError(f"--next-tokens {self.next_tokens}: report at least 1.")
 
-        import torch
-
         from iclens.lens import WRITERS, explain, load, print_table
 
         with stages("explaining") as stage:
             stage("loading the model")
-            dtype = None if self.dtype is None else getattr(torch, self.dtype)
-            lens_model = load(self.model, dtype=dtype, device=self.device, device_map=self.device_map)
+            lens_model = load(self.model, dtype=self.dtype, device=self.device, device_map=self.device_map)
             prompt = self._prompt(lens_model)
             explanation = explain(
                 lens_model,

@@ -27,7 +27,7 @@ class Explore:
     Ctrl-C ends it.
 
     Attributes:
-        model: "bundled", a local folder, or a hub name.
+        model: "bundled", "smollm2", a local folder, a .gguf file, or a hub name.
         prompt: the prompt to open with: plain text with blank lines between demonstrations and the query last.
         instruction: text to put before its demonstrations.
         instruction_blocks: how many of its first blocks are an instruction.
@@ -42,7 +42,7 @@ class Explore:
         port: port to listen on; 0 for any that is free.
         host: address to listen on; other than 127.0.0.1, others can use the model through the page.
         open: open the page in the browser.
-        dtype: precision of the weights; float32 when left out.
+        dtype: precision of the weights; float32 when left out; auto keeps the checkpoint's.
         device: where to compute, e.g. cpu or cuda.
     """
 
@@ -61,7 +61,7 @@ class Explore:
     port: int = 8765
     host: str = "127.0.0.1"
     open: bool = False
-    dtype: Literal["float32", "float64", "bfloat16", "float16"] | None = None
+    dtype: Literal["float32", "float64", "bfloat16", "float16", "auto"] | None = None
     device: str = "cpu"
 
     def run(self) -> int:
@@ -74,7 +74,6 @@ class Explore:
         try:
             with stages("exploring") as stage:
                 stage("loading the model")
-                import torch
                 import uvicorn
 
                 from iclens.explorer.app import VIEWS, build_app
@@ -85,8 +84,7 @@ class Explore:
                 from iclens.lens.model.loading import load
                 from iclens.lens.prompt import read_prompt
 
-                dtype = None if self.dtype is None else getattr(torch, self.dtype)
-                lens_model = load(self.model, dtype=dtype, device=self.device)
+                lens_model = load(self.model, dtype=self.dtype, device=self.device)
                 lens_model.require_causal()
                 prompt = None
                 if self.prompt is not None:

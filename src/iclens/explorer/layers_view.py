@@ -38,7 +38,7 @@ def layers_view(viewed: Viewed, ask: Ask) -> dict[str, Any]:
     step = lens.gradient_step
     pulls = viewed.pulls.sum(1)
     taught, sink = pulls[:, :-2].sum(-1), pulls[:, -2]
-    elsewhere = pulls[:, -1] + step.attention_bias.double().cpu()
+    elsewhere = pulls[:, -1] + step.attention_bias.cpu().double()
     return {
         "token": lens.tokenized.texts[-1],
         "states": [
@@ -52,7 +52,7 @@ def layers_view(viewed: Viewed, ask: Ask) -> dict[str, Any]:
         "explained_variance": explained,
         "layers": [
             {"gradient_step": float(direct), "first": float(first), "initial": float(other), "mlp": float(mlp)}
-            for direct, first, other, mlp in zip(taught, sink, elsewhere, step.mlp.double(), strict=True)
+            for direct, first, other, mlp in zip(taught, sink, elsewhere, step.mlp.cpu().double(), strict=True)
         ],
         "embedding": float(step.embedding),
         "bias": float(step.bias),

@@ -35,7 +35,7 @@ class Viewed:
         (n_layers, n_heads, n_demonstrations + 2): the demonstrations', then that of the first token of the text, then
         that of the rest of the prompt.
         """
-        direct = self.lens.gradient_step.contributions.double().cpu()
+        direct = self.lens.gradient_step.contributions.cpu().double()
         n, groups = self.lens.n_demonstrations, self.lens.groups.clone()
         if self.lens.tokenized.roles[0] == FIRST:
             groups[0] = n
@@ -66,7 +66,7 @@ class Viewed:
         if most not in self._readings:
             traced = self.lens.traced
             self._readings[most] = {
-                text: gradient_step(traced, traced.readouts.one_logit(0, index))[0].contributions.double().cpu()
+                text: gradient_step(traced, traced.readouts.one_logit(0, index))[0].contributions.cpu().double()
                 for text, index in self.read_answers(most).items()
             }
         return self._readings[most]

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from iclens.lens.explanation import Explanation
 from iclens.lens.facts import RESIDUALS, KnockOut, ModelFacts, OtherPart, Residual, SourceEffect, Token, total
+from iclens.lens.model.placed import doubled
 from iclens.lens.passes import Passes
 from iclens.lens.prompt.tokens import FIRST, NOT_A_DEMONSTRATION, by_source
 from iclens.lens.read.answers import likeliest, token_text
 from iclens.lens.read.question import Answer
 from iclens.lens.read.sight import sight_notes, sink_note, sink_weights
-from iclens.lens.read.tolerance import tolerance_of, uncertainty
+from iclens.lens.read.tolerance import uncertainty
 from iclens.lens.remarks import about_candidates, about_rounding, about_the_first_token
 from iclens.lens.scores.faithfulness import agreements
 from iclens.lens.scores.knock_out import KnockOuts
@@ -51,8 +52,8 @@ def explanations(
     maps = direct = through = knocked = None
     if "gradient_step" in scores:
         step = passes.gradient_step
-        residuals |= {"dual_models": step.attention_residual, "gradient_step": step.residual}
-        maps = by_source(step.contributions.double().cpu(), groups, most)
+        residuals |= {"dual_models": step.attention_residual, "gradient_step": passes.gradient_step_residuals}
+        maps = by_source(doubled(step.contributions).cpu(), groups, most)
         direct = maps.sum((1, 2))
         direct_tokens = step.by_token.cpu().tolist()
     if "path" in scores:
@@ -72,13 +73,13 @@ def explanations(
         removed = [passes.rerun(b, [(i,) for i in range(n)]).margins.tolist() for b, n in enumerate(counts)]
     largest = traced.readouts.largest(traced.logits)
     sinks = sink_weights(traced)
-    tolerance = max(map(tolerance_of, {model.dtype, torch.float32 if model.family.single else model.dtype}))
     # Position 0 of the sequence, from the last token of each prompt.
     sunk = torch.stack([layer.weights[:, :, 0, 0].double().mean(-1).cpu() for layer in traced.layers]).mean(0).tolist()
     dtype = str(model.dtype).removeprefix("torch.")
     facts = ModelFacts(
         model.name, model.family.name, model.n_layers, model.n_heads, model.n_parameters, dtype, model.context_length
     )
+    limits = passes.tolerances(residuals)
     found = []
     for b, (question, answer) in enumerate(zip(questions, passes.answers, strict=True)):
         tokenized, prompt, forced = question.tokenized, question.tokenized.prompt, answer.readout.forced
@@ -118,7 +119,7 @@ def explanations(
                 sources=sources,
                 others=_others(tokens) + (() if sinks is None else (_learned_sinks(scores),)),
                 residuals=tuple(
-                    Residual(name, float(residuals[key][b]), tolerance, key)
+                    Residual(name, float(residuals[key][b]), limits[key][b], key)
                     for key, name in RESIDUALS.items()
                     if key in residuals
                 ),
@@ -126,6 +127,7 @@ def explanations(
                 scores=tuple(scores),
                 group_knock_outs=own[len(own) - len(knock_out) :],
                 notes=(
+                    *model.notes,
                     *tokenized.notes,
                     *question.answers.notes,
                     *sight_notes(traced, b, groups[b], counts[b]),
@@ -143,7 +145,7 @@ def explanations(
 
 
 def _knock_outs(knocked: KnockOuts, sets: Sequence[tuple[int, ...]], answer: Answer) -> tuple[KnockOut, ...]:
-    margins, log_ps = knocked.margins.double().tolist(), knocked.log_probabilities.double().tolist()
+    margins, log_ps = doubled(knocked.margins).tolist(), doubled(knocked.log_probabilities).tolist()
     return tuple(
         KnockOut(chosen, margin, answer.margin - margin, answer.log_probability - log_p)
         for chosen, margin, log_p in zip(sets, margins, log_ps, strict=True)

@@ -16,6 +16,7 @@ from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations
 from iclens.lens.explanation import Explanation
 from iclens.lens.model.loading import LensModel, load
+from iclens.lens.model.placed import doubled
 from iclens.lens.passes import MOST_TOKENS, Passes
 from iclens.lens.prompt.documents import PromptOptions, Written
 from iclens.lens.prompt.prompt import Prompt
@@ -178,7 +179,7 @@ class Lens:
 
     def by_demonstration(self, values: Float[Tensor, " n"]) -> Float[Tensor, " n_demonstrations"]:
         """Sum values of tokens within each demonstration, in float64."""
-        return by_source(values.detach().double().cpu(), self.groups, self.n_demonstrations)[:-1]
+        return by_source(doubled(values.detach()).cpu(), self.groups, self.n_demonstrations)[:-1]
 
     def explanation(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
@@ -14,11 +14,13 @@ from torch import Tensor
 
 from iclens.lens.facts import Candidate, Cost
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.placed import doubled
 from iclens.lens.read.answers import likeliest
 from iclens.lens.read.margin import Readout, Readouts
+from iclens.lens.read.noise import rounding_noise
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answer, Question
-from iclens.lens.read.tolerance import path_residual, tolerance_of
+from iclens.lens.read.tolerance import MOST, NOISES, is_half, path_residual, tolerance_of
 from iclens.lens.read.tracing import Trace, off_by, trace
 from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.deletions import Outcome, rerun
@@ -75,7 +77,7 @@ class Passes:
     def answers(self) -> tuple[Answer, ...]:
         """The model's answers."""
         said, traced = self._first
-        margins, log_ps = (one.double().tolist() for one in (traced.margins, traced.log_probabilities))
+        margins, log_ps = (doubled(one).tolist() for one in (traced.margins, traced.log_probabilities))
         answers = []
         for (candidates, readout, own), margin, log_p in zip(said, margins, log_ps, strict=True):
             likely = likeliest(self.lens_model.tokenizer, own)
@@ -162,12 +164,47 @@ class Passes:
                 advance=lambda done: self.progress("rerun"),
             )
 
+    @property
+    def gradient_step_residuals(self) -> Float[Tensor, " batch"]:
+        """How far direct contributions and the rest are from the margins.
+
+        In half precision relative to what the rounding of the logits leaves of a margin, as for the path.
+        """
+        step = self.gradient_step
+        if not is_half(self.lens_model.dtype):
+            return step.residual
+        largest = self.traced.readouts.largest(self.traced.logits).to(step.margin.device)
+        return path_residual(step.total, step.margin, step.largest, largest, self.lens_model.dtype)
+
     def path_residuals(self, whole: PathScores) -> Float[Tensor, " batch"]:
         """How far the parts of a path are from the margin of the traced pass."""
         traced, parts = self.traced, whole.parts.cpu()
-        largest = traced.readouts.largest(traced.logits).double().cpu()
-        margins = traced.margins.double().cpu()
+        largest = doubled(traced.readouts.largest(traced.logits)).cpu()
+        margins = doubled(traced.margins).cpu()
         return path_residual(parts.sum(-1), margins, parts.abs().amax(-1), largest, self.lens_model.dtype)
+
+    def tolerances(self, residuals: Mapping[str, Float[Tensor, " batch"]]) -> dict[str, list[float]]:
+        """The largest residual accepted as exact in each prompt, by the name of the check.
+
+        In half precision, where one exceeds the tolerance of the type, the noise of the model on these prompts is
+        measured, and a multiple of it is accepted; it is relative to the logits, from which a path's parts may be far.
+        """
+        dtype = self.lens_model.dtype
+        # Parts that are computed in float32 whatever the weights' type keep the digits of float32.
+        least = max(tolerance_of(dtype), tolerance_of(torch.float32) if self.lens_model.family.single else 0.0)
+        limits = {key: torch.full((len(self.questions),), least, dtype=torch.float64) for key in residuals}
+        if is_half(dtype) and any(bool((doubled(one).cpu() > limits[key]).any()) for key, one in residuals.items()):
+            traced = self.traced
+            with self._stage("noise of half precision"):
+                self.forward_passes += 2
+                everywhere, noise = (NOISES * doubled(one).cpu() for one in rounding_noise(traced))
+            for key, limit in limits.items():
+                limits[key] = torch.maximum(limit, everywhere if key == "capture" else noise).clamp_max(MOST)
+            if "path" in limits:
+                largest = torch.maximum(doubled(traced.margins).cpu().abs(), self.path.parts.cpu().abs().amax(-1))
+                size = doubled(traced.readouts.largest(traced.logits)).cpu() / largest
+                limits["path"] = torch.maximum(limits["path"], noise * size).clamp_max(MOST)
+        return {key: limit.tolist() for key, limit in limits.items()}
 
     @cached_property
     def _first(self) -> tuple[list[_Said], Trace]:

@@ -107,7 +107,6 @@ def test_a_refused_model_never_runs() -> None:
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma3", {"text_config": {"use_bidirectional_attention": True}}, "use_bidirectional_attention"),
         ("llama", {"is_causal": False}, "attends to later tokens"),
-        ("llama", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised"),
         ("llama", {"output_attentions": True, "attn_implementation": "eager"}, "output_attentions"),
     ],
 )

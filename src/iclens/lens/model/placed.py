@@ -1,4 +1,4 @@
-"""Weights that are not where they are used: models split over devices, or kept in memory or on disk until needed."""
+"""Where weights and numbers are, and in which precision: models split over devices, or kept elsewhere until needed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ from typing import Any
 
 import torch
 from torch import nn
+
+
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """The numbers in no less than single precision: ours add no rounding to a model's in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    """The numbers in float64, on their device or, where that has no float64, in memory."""
+    return (x if has_double(x.device) else x.cpu()).double()
+
+
+def has_double(device: torch.device) -> bool:
+    """Whether a device computes in float64; Apple's does not."""
+    return device.type != "mps"
 
 
 def at_hand(module: nn.Module | None) -> AbstractContextManager[Any]:

@@ -89,6 +89,13 @@ def encode(
     encoded = tokenizer(text, add_special_tokens=add_special_tokens, **options)
     ids, offsets = list(encoded["input_ids"]), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
     special, n = _special(tokenizer), len(ids)
+    for token_id, (start, stop) in zip(ids, offsets, strict=True):
+        if start == stop and token_id not in special and tokenizer.decode([token_id]).strip():
+            raise UserError(
+                f"the tokenizer {type(tokenizer).__name__} gives no offsets for the token "
+                f"{tokenizer.convert_ids_to_tokens(token_id)!r}, so that tokens cannot be assigned to demonstrations: "
+                "a newer version of the package tokenizers may give them."
+            )
     while n and ids[n - 1] in special and offsets[n - 1][0] == offsets[n - 1][1]:
         n -= 1
     return ids[:n], offsets[:n], tuple(ids[n:])

@@ -25,7 +25,7 @@ from iclens.lens.model.anatomy import is_linear
 from iclens.lens.model.families import Affine
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.norms import bias_of, pull_back, ratio
-from iclens.lens.model.placed import at_hand
+from iclens.lens.model.placed import at_hand, has_double, wide
 from iclens.lens.model.session import AttentionCall, Handler, attending
 from iclens.lens.read.attend import MOST_SCORES, blocks, fast, softmax_rows
 
@@ -80,7 +80,9 @@ class Leaves:
 
         def add(gradient: Tensor) -> None:
             # OPT runs its MLP on (batch · n, width), so tokens are addressed after flattening.
-            share = (gradient * constant).sum(-1) if constant.ndim > 1 else gradient @ constant
+            wide_gradient, wide_constant = wide(gradient), wide(constant)
+            several = wide_constant.ndim > 1
+            share = (wide_gradient * wide_constant).sum(-1) if several else wide_gradient @ wide_constant
             self.bias += share.reshape(len(self.bias), -1).sum(-1).to(self.bias)
 
         output.register_hook(add)
@@ -95,7 +97,8 @@ def holding(lens_model: LensModel, n: int, attend: Handler = fast) -> Iterator[L
     """
     anatomy = lens_model.anatomy
     assert anatomy.head is not None
-    leaves = Leaves(torch.zeros(n, dtype=torch.float64, device=lens_model.device))
+    home = lens_model.device
+    leaves = Leaves(torch.zeros(n, dtype=torch.float64, device=home if has_double(home) else "cpu"))
     norms = {anatomy.final_norm, *(norm for layer in anatomy.layers for norm in layer.norms)}
     hooks: list[tuple[nn.Module | None, Callable[..., Any]]] = []
     for module in anatomy.base.modules():
@@ -195,7 +198,8 @@ class _Elementwise(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         with at_hand(ctx.module):
-            return ctx.back(*ctx.saved_tensors, gradients[0]), None, None, None
+            back = ctx.back(*map(wide, (*ctx.saved_tensors, gradients[0])))
+        return back.to(gradients[0].dtype), None, None, None
 
 
 def pull_to_values(
@@ -207,12 +211,12 @@ def pull_to_values(
     are formed for some queries at once, `rows` and `most_scores` at most.
     """
     batch, key_heads, n_key = call.k.shape[:3]
-    pulled = gradient.new_zeros(batch, key_heads, n_key, gradient.shape[-1])
+    pulled = wide(gradient.new_zeros(batch, key_heads, n_key, gradient.shape[-1]))
     for some, keys, mask in blocks(call, most_scores, rows):
-        weights = softmax_rows(replace(call, k=call.k[:, :, keys]), call.q[:, :, some], mask[..., keys])
+        weights = softmax_rows(replace(call, k=wide(call.k[:, :, keys])), wide(call.q[:, :, some]), mask[..., keys])
         # Query heads of a group stand side by side, so that their gradients add up in one product.
         folded = weights.reshape(batch, key_heads, -1, weights.shape[-1])
-        pulled[:, :, keys] += folded.transpose(-1, -2) @ gradient[:, :, some].reshape(
+        pulled[:, :, keys] += folded.transpose(-1, -2) @ wide(gradient[:, :, some]).reshape(
             batch, key_heads, folded.shape[2], -1
         )
-    return pulled
+    return pulled.to(gradient.dtype)

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclens.errors import UserError
+from iclens.lens.model.placed import has_double, wide
 from iclens.lens.read.padded import OfPrompts, PaddedTokens
 
 
@@ -73,7 +74,7 @@ class Readouts(OfPrompts):
     Attributes:
         positions: the token positions that are read in each prompt, the rows of its logits; filled up with its last.
         term_rows: for each term, which of these positions; beside it its vocabulary index.
-        term_weights: its weight, zero where filled up; float64.
+        term_weights: its weight, zero where filled up; float64 where the device has it.
         answer_rows: for each of the answer's tokens, which of the positions; beside it its vocabulary index.
         answer_weights: one, or zero where filled up.
     """
@@ -97,7 +98,10 @@ class Readouts(OfPrompts):
         positions = [[origin + p for p in one.offsets] for origin, one in zip(origins, readouts, strict=True)]
         longest = max(map(len, positions))
         positions = [[*own, *[own[-1]] * (longest - len(own))] for own in positions]
-        return cls(*(part.to(device) for part in (torch.tensor(positions), *_columns(terms), *_columns(answers))))
+        parts = [torch.tensor(positions), *_columns(terms), *_columns(answers)]
+        if not has_double(device):
+            parts = [part.float() if part.is_floating_point() else part for part in parts]
+        return cls(*(part.to(device) for part in parts))
 
     def check(self, tokens: PaddedTokens, n_vocabulary: int) -> None:
         """Refuse read-outs that reach outside their prompts, their queries or the vocabulary.
@@ -142,10 +146,10 @@ class Readouts(OfPrompts):
     ) -> Float[Tensor, "batch ..."]:
         """log p(answer) of every prompt, summed over its tokens; zero without an answer."""
         here = self.to(logits.device)
-        picked = _pick(logits, here.answer_rows, here.answer_indices)
-        sums = torch.logsumexp(logits, -1, keepdim=True)
+        picked = wide(_pick(logits, here.answer_rows, here.answer_indices))
+        sums = torch.logsumexp(wide(logits), -1, keepdim=True)
         normaliser = _pick(sums, here.answer_rows, torch.zeros_like(here.answer_rows))
-        weights = here.answer_weights.to(logits.dtype)
+        weights = here.answer_weights.to(picked)
         return ((picked - normaliser) * (weights if logits.ndim == 3 else weights[:, None])).sum(-1)
 
     def gains(
@@ -170,9 +174,9 @@ class Readouts(OfPrompts):
     def terms_of(
         self, values: Float[Tensor, "batch *sets n_positions vocabulary"]
     ) -> Float[Tensor, "batch *sets n_terms"]:
-        """The number that each term names."""
+        """The number that each term names, in no less than single precision."""
         here = self.to(values.device)
-        return _pick(values, here.term_rows, here.term_indices)
+        return wide(_pick(values, here.term_rows, here.term_indices))
 
 
 def _pick(values: Tensor, rows: Tensor, indices: Tensor) -> Tensor:

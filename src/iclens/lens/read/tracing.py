@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from iclens.dual import DualModel
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.placed import wide
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import fast, softmax_rows
 from iclens.lens.read.capture import against_own_pass, attention_outputs, relative, run
+from iclens.lens.read.finite import check_finite
 from iclens.lens.read.frozen import Leaves, holding
 from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.heads import head_dual
@@ -36,6 +38,7 @@ class LayerTrace:
     Attributes:
         name: the attention module's name in the model.
         mask: which tokens the read-out positions may see.
+        q: queries; they, the weights and the output are kept in no less than single precision.
         k: keys, by reference, like the values.
         output: the heads' output, before W_O.
         query_mask: which tokens the query's tokens may see (causality, windows); shared between layers.
@@ -73,12 +76,12 @@ class LayerTrace:
         """Make the dual model of one query head: its `predict()` is the head's `output` at the read-out positions.
 
         Of one prompt, and of some `rows` of its positions; `groups` are the demonstrations, as in
-        `DualModel.from_attention`; computed in `dtype`, say float64, or in the model's own. A learned sink is one more
+        `DualModel.from_attention`; computed in `dtype`, say float64, or as the queries are kept. A learned sink is one more
         training pair after all tokens, of no demonstration.
         """
         shared = head // (self.q.shape[1] // self.k.shape[1])
         q, k, v = self.q[prompt, head, rows], self.k[prompt, shared], self.v[prompt, shared]
-        q, k, v = (tensor.to(dtype or tensor.dtype) for tensor in (q, k, v))
+        q, k, v = (tensor.to(dtype or self.q.dtype) for tensor in (q, k, v))
         sink = None if self.sinks is None else self.sinks[head]
         how: dict[str, Any] = {"scale": self.scale, "softcap": self.softcap, "sink": sink}
         return head_dual(q, k, v, groups, **how, mask=self.mask[prompt, rows])
@@ -148,9 +151,9 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
         if call.key not in masks:
             masks[call.key] = call.rows_at(tokens.query_places), call.rows_at(positions)
         seen, read = masks[call.key]
-        q, out = (take(x.detach().transpose(1, 2), positions).transpose(1, 2) for x in (call.q, output))
+        q, out = (wide(take(x.detach().transpose(1, 2), positions).transpose(1, 2)) for x in (call.q, output))
         with torch.no_grad():
-            weights = softmax_rows(call, q, read[:, None])
+            weights = softmax_rows(replace(call, k=wide(call.k)), q, read[:, None])
         layers[call.name] = LayerTrace(
             call.name, q, weights, read, call.k, call.v.detach(), out, seen, call.scale, call.softcap, call.sinks
         )
@@ -196,6 +199,7 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
         stack.enter_context(unembedding_only(lens_model, positions))
         stack.enter_context(fused_activations(lens_model))
         logits = run(lens_model, tokens.ids, position_ids=tokens.places).detach()
+    check_finite(lens_model, tokens, logits)
     ordered = tuple(layers[layer.attention_name] for layer in anatomy.layers)
     return Trace(lens_model, tokens, readouts, ordered, inputs, outputs, attended, logits, leaves)
 

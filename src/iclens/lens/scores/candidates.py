@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.placed import doubled
 from iclens.lens.model.rotary import longest_alike
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.capture import run
@@ -29,7 +30,7 @@ def score_candidates(
     """
     lens_model = traced.lens_model
     lengths = (traced.readouts.positions[:, 0] + 1).tolist()
-    first = torch.log_softmax(traced.logits[:, 0].double(), -1).cpu()
+    first = torch.log_softmax(doubled(traced.logits[:, 0]), -1).cpu()
     scores = [[float(row[one[0]]) for one in some] for row, some in zip(first, answers, strict=True)]
     behind = [b for b, some in enumerate(answers) if any(len(one) > 1 for one in some)]
     if not behind:
@@ -87,6 +88,6 @@ def _continued(
     places = (ends[:, None] + torch.arange(m, device=device)).repeat_interleave(n_sets, 0)
     with attending(traced.lens_model, attend, places=places):
         logits = run(traced.lens_model, ids[..., :-1].flatten(0, 1).to(device), position_ids=places).cpu()
-    log_p = torch.log_softmax(logits.double(), -1).unflatten(0, (len(some), n_sets))
+    log_p = torch.log_softmax(doubled(logits), -1).unflatten(0, (len(some), n_sets))
     picked = log_p.gather(-1, ids[..., 1:, None])[..., 0]
     return torch.where(real[..., 1:], picked, 0.0).sum(-1)

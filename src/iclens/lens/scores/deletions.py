@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.placed import doubled
 from iclens.lens.model.rotary import longest_alike
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.read.capture import run
@@ -107,7 +108,7 @@ def _run(lens_model: LensModel, texts: Sequence[tuple[Sequence[int], Readout]]) 
     origins = [len(ids) - 1 for ids, _ in texts]
     readouts = Readouts.of([readout for _, readout in texts], origins, lens_model.device)
     with unembedding_only(lens_model, readouts.positions):
-        logits = run(lens_model, tokens.ids, position_ids=tokens.places).double()
+        logits = doubled(run(lens_model, tokens.ids, position_ids=tokens.places))
     here = readouts.to(logits.device)
     likeliest = logits.argmax(-1).gather(1, here.answer_rows)
     answered = ((likeliest == here.answer_indices) | (here.answer_weights == 0)).all(-1)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from iclens.lens.model.anatomy import Layer, matrix
 from iclens.lens.model.norms import pull_back, shift
-from iclens.lens.model.placed import at_hand
+from iclens.lens.model.placed import at_hand, doubled, wide
 from iclens.lens.read.margin import Readouts
 from iclens.lens.read.padded import OfPrompts
 from iclens.lens.read.tracing import LayerTrace, Trace
@@ -52,15 +52,24 @@ class GradientStep(OfPrompts):
     @property
     def by_token(self) -> Float[Tensor, "*batch n"]:
         """Contributions summed over layers and heads, in float64."""
-        return self.contributions.double().sum((-3, -2))
+        return doubled(self.contributions).sum((-3, -2))
 
     @property
     def residual(self) -> Float[Tensor, "*batch"]:
         """|sum of everything − margin| / max(|margin|, largest |part|)."""
-        total = (self._layers() + self.mlp).sum(-1) + self.embedding + self.bias
-        parts = [self.margin, self.embedding, self.bias, self.own.abs().amax(-1), self.mlp.abs().amax(-1)]
-        largest = torch.stack([part.abs() for part in parts]).amax(0)
-        return (total - self.margin).abs() / largest.clamp_min(torch.finfo(largest.dtype).tiny)
+        largest = torch.maximum(self.margin.abs(), self.largest)
+        return (self.total - self.margin).abs() / largest.clamp_min(torch.finfo(largest.dtype).tiny)
+
+    @property
+    def total(self) -> Float[Tensor, "*batch"]:
+        """The sum of everything."""
+        return (self._layers() + self.mlp).sum(-1) + self.embedding + self.bias
+
+    @property
+    def largest(self) -> Float[Tensor, "*batch"]:
+        """The largest |part|."""
+        parts = [self.embedding, self.bias, self.own.abs().amax(-1), self.mlp.abs().amax(-1)]
+        return torch.stack([part.abs() for part in parts]).amax(0)
 
     @property
     def attention_residual(self) -> Float[Tensor, "*batch"]:
@@ -90,7 +99,7 @@ def gradient_step(traced: Trace, readouts: Readouts | None = None) -> GradientSt
     if anatomy.projection is not None:
         with at_hand(anatomy.projection):
             bias = bias + shift(anatomy.projection, direction).sum(-1).to(home)
-            direction = direction @ matrix(anatomy.projection)
+            direction = direction @ wide(matrix(anatomy.projection))
     if anatomy.final_norm is not None:
         direction, bias = _through(traced, anatomy.final_norm, direction, bias)
 
@@ -127,9 +136,9 @@ def _unembed(traced: Trace, readouts: Readouts) -> tuple[Tensor, Tensor]:
     gains = readouts.gains(before, traced.logits.to(before.device))
     batch, n_positions = readouts.positions.shape
     with at_hand(head):
-        weight = matrix(head)[readouts.term_indices]
+        weight = wide(matrix(head)[readouts.term_indices])
         offset: Tensor | None = head.bias  # type: ignore[assignment]
-        bias = gains.new_zeros(batch) if offset is None else (gains * offset[readouts.term_indices]).sum(-1)
+        bias = gains.new_zeros(batch) if offset is None else (gains * wide(offset[readouts.term_indices])).sum(-1)
     # (batch, n_terms, n_positions): which position each term is read at.
     at = nn.functional.one_hot(readouts.term_rows, n_positions).to(gains.dtype)
     return (at * gains[..., None]).transpose(1, 2) @ weight, bias
@@ -137,7 +146,7 @@ def _unembed(traced: Trace, readouts: Readouts) -> tuple[Tensor, Tensor]:
 
 def _through(traced: Trace, norm: nn.Module, direction: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Pull the direction back through a norm on the stream; its bias is collected."""
-    x, y = traced.inputs[norm], traced.outputs[norm]
+    x, y = wide(traced.inputs[norm]), wide(traced.outputs[norm])
     direction = direction.to(x.device)
     with at_hand(norm):
         return pull_back(norm, x, y, direction), bias + shift(norm, direction).sum(-1).to(bias.device)
@@ -163,9 +172,9 @@ def _attention(traced: Trace, layer: Layer, record: LayerTrace, direction: Tenso
     key_heads, width = record.v.shape[-3], record.v.shape[-1]
     with at_hand(output):
         rest = rest + shift(output, direction).sum(-1)
-        folded = direction @ matrix(output)
+        folded = direction @ wide(matrix(output))
     # (positions, heads, d_v) -> rows of one product with each key head's values, so that v is not repeated.
     per_head = folded.reshape(*batch, n_positions, key_heads, heads // key_heads, width).transpose(-4, -3)
     per_head = per_head.transpose(-3, -2).reshape(*batch, key_heads, -1, width)
-    shares = (per_head @ record.v.transpose(-1, -2)).reshape(*batch, heads, n_positions, n)
+    shares = (per_head @ wide(record.v).transpose(-1, -2)).reshape(*batch, heads, n_positions, n)
     return (record.weights * shares).sum(-2), rest

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iclens.errors import UserError
+from iclens.lens.model.placed import wide
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import MOST_SCORES, weigh
 from iclens.lens.read.capture import relative, run
@@ -201,13 +202,14 @@ def shared_attention(
 
     for first in range(0, key_heads, step):
         some = slice(first, first + step)
-        q = call.q.reshape(n_rows, key_heads, groups * n_query, width)[:, some]
+        q = wide(call.q.reshape(n_rows, key_heads, groups * n_query, width)[:, some])
         count = q.shape[1]
-        shared = apart(beside(q) @ k[:, some].transpose(-1, -2))
-        scores = torch.cat([shared, q @ call.k[:, some].transpose(-1, -2)], dim=-1)
+        shared = apart(beside(q) @ wide(k[:, some]).transpose(-1, -2))
+        scores = torch.cat([shared, q @ wide(call.k[:, some]).transpose(-1, -2)], dim=-1)
         scores = scores.reshape(n_rows, count * groups, n_query, -1) * call.scale
         sinks = None if call.sinks is None else call.sinks[first * groups : (first + count) * groups]
         weights = weigh(scores, mask, call.softcap, sinks).reshape(n_rows, count, groups * n_query, -1)
-        out = apart(beside(weights[..., :start]) @ v[:, some]) + weights[..., start:] @ call.v[:, some]
-        outputs.append(out.reshape(n_rows, count * groups, n_query, -1))
+        values = wide(v[:, some]), wide(call.v[:, some])
+        out = apart(beside(weights[..., :start]) @ values[0]) + weights[..., start:] @ values[1]
+        outputs.append(out.reshape(n_rows, count * groups, n_query, -1).to(call.v.dtype))
     return torch.cat(outputs, dim=1)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclens.lens.model.placed import at_hand
+from iclens.lens.model.placed import at_hand, doubled, wide
 from iclens.lens.read.padded import OfPrompts
 from iclens.lens.read.tracing import Trace
 
@@ -61,25 +61,26 @@ def path(traced: Trace) -> PathScores:
         raise ValueError("the path needs a trace with held=True, and uses it up.")
     before, leaves.unembedded = leaves.unembedded, None
     batch, n = traced.tokens.ids.shape
-    home = traced.tokens.ids.device
     readouts = traced.readouts
     gains = readouts.gains(before.detach(), logits.to(before.device))
     # Also where the caller takes no gradients.
     with torch.enable_grad():
         gradients = torch.autograd.grad((gains * readouts.terms_of(before)).sum(), leaves.embeddings)
-    embedding = torch.zeros(batch, n, dtype=torch.float64, device=home)
-    for leaf, gradient in zip(leaves.embeddings, gradients, strict=True):
-        embedding += (leaf.detach().double() * gradient.double()).sum(-1).reshape(-1, batch, n).sum(0).to(home)
-    leaves.embeddings.clear()
     bias = leaves.bias.reshape(batch, n)
+    embedding = torch.zeros_like(bias)
+    for leaf, gradient in zip(leaves.embeddings, gradients, strict=True):
+        parts = (doubled(leaf.detach()) * doubled(gradient)).sum(-1)
+        embedding += parts.reshape(-1, batch, n).sum(0).to(bias.device)
+    leaves.embeddings.clear()
     head = lens_model.anatomy.head
     assert head is not None
     if head.bias is not None:
         with at_hand(head):
             offset: Tensor = head.bias  # type: ignore[assignment]
-            shares = gains * offset.detach()[readouts.to(offset.device).term_indices]
-        bias = bias.scatter_add(1, readouts.positions.gather(1, readouts.term_rows), shares.double().to(home))
-    margin = traced.margins.double().to(home)
+            shares = gains * wide(offset.detach()[readouts.to(offset.device).term_indices])
+        places = readouts.positions.gather(1, readouts.term_rows).to(bias.device)
+        bias = bias.scatter_add(1, places, doubled(shares).to(bias.device))
+    margin = doubled(traced.margins).to(bias.device)
     largest = torch.stack([margin.abs(), embedding.abs().amax(1), bias.abs().amax(1)]).amax(0)
     difference = ((embedding + bias).sum(1) - margin).abs()
     return PathScores(embedding, bias, margin, difference / largest.clamp_min(torch.finfo(torch.float64).tiny))

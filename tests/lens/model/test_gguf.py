@@ -1,0 +1,158 @@
+"""A GGUF file is the model that was packed into it, or is refused: nothing that it states is left out in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+from tests.lens.model.tiny_gguf import llama, write
+from tests.lens.tiny_tokenizers import byte_level
+
+from iclens.errors import UserError
+from iclens.lens import explain
+from iclens.lens.many.model_source import ModelSource
+from iclens.lens.model.loading import LensModel, load, outline
+
+PROMPT = "a: red\n\nb: blue\n\na:"
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.arange(3, 43)[None]).logits
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_packed_model_comes_back(tmp_path: Path, tied: bool) -> None:
+    packed = llama(tie_word_embeddings=tied)
+    file = write(tmp_path / "tiny.gguf", packed)
+    for name in (str(file), str(tmp_path)):
+        model = load(name)
+        assert model.name == name
+        assert model.dtype == torch.float32
+        assert all("a text begins" in note for note in model.notes)
+        torch.testing.assert_close(logits(model.model), logits(packed), rtol=0, atol=1e-5)
+    assert load(str(file), dtype=torch.float64).dtype == torch.float64
+    sketch = outline(str(file))
+    assert sketch.is_offloaded
+    assert sketch.n_parameters == model.n_parameters
+    assert len(ModelSource(str(file)).identity()) == 64
+
+
+def test_its_tokenizer_comes_back(tmp_path: Path) -> None:
+    model = load(str(write(tmp_path / "tiny.gguf", llama())))
+    tokenizer = model.tokenizer
+    text = "Review: a great film\nSentiment: positive"
+    ours, theirs = tokenizer(text)["input_ids"], byte_level(begin=True)(text)["input_ids"]
+    # Earlier versions of transformers leave out the token that begins a text: then a note says so.
+    assert ours == theirs[0 if model.notes == () else 1 :]
+
+
+def test_quantised_weights_are_explained_exactly(tmp_path: Path) -> None:
+    file = write(tmp_path / "tiny.gguf", llama(), kind=GGMLQuantizationType.Q8_0)
+    explanation = explain(str(file), PROMPT, answers=[" red", " blue"], precise=True)
+    assert explanation.exact
+
+
+def test_the_marks_of_quantisation_are_taken_off_a_model_that_the_user_has_read(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    file = write(tmp_path / "tiny.gguf", llama(), kind=GGMLQuantizationType.Q8_0)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32)
+    model = LensModel.wrap(theirs, byte_level(begin=True))
+    assert not hasattr(theirs.config, "quantization_config")
+    assert not getattr(theirs, "is_quantized", False)
+    assert model.model is theirs
+    assert model.in_double().dtype == torch.float64
+    torch.testing.assert_close(logits(theirs), logits(load(str(file)).model), rtol=0, atol=0)
+
+
+def test_llama_3_keeps_its_stretched_positions(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    packed = llama(rope_parameters=rope)
+    plain = 500000.0 ** (-torch.arange(0, 8, 2) / 8)
+    stretch = {"rope_freqs.weight": plain / packed.model.rotary_emb.inv_freq}
+    assert float(stretch["rope_freqs.weight"].max()) > 30
+    file = write(tmp_path / "tiny.gguf", packed, {"rope.freq_base": 500000.0}, stretch)
+    model = load(str(file))
+    torch.testing.assert_close(logits(model.model), logits(packed), rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.model.model.rotary_emb.inv_freq, packed.model.rotary_emb.inv_freq)
+
+
+def test_positions_that_are_stretched_otherwise_are_refused(tmp_path: Path) -> None:
+    stretch = {"rope_freqs.weight": torch.tensor([1.0, 2.0, 5.0, 8.0])}
+    with pytest.raises(UserError, match=r"rope_freqs\.weight, which stretches rotary positions"):
+        load(str(write(tmp_path / "tiny.gguf", llama(), tensors=stretch)))
+
+
+def test_factors_of_one_stretch_nothing(tmp_path: Path) -> None:
+    file = write(tmp_path / "tiny.gguf", llama(), tensors={"rope_freqs.weight": torch.ones(4)})
+    torch.testing.assert_close(logits(load(str(file)).model), logits(llama()), rtol=0, atol=1e-5)
+
+
+def test_linear_stretching_is_copied(tmp_path: Path) -> None:
+    packed = llama(rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0})
+    file = write(tmp_path / "tiny.gguf", packed, {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0})
+    torch.testing.assert_close(logits(load(str(file)).model), logits(packed), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "stretches rotary positions by 'yarn'"),
+        ({"rope.scaling.attn_factor": 1.5}, r"rope\.scaling\.attn_factor = 1\.5"),
+        ({"attention.key_length": 16}, r"attention\.key_length = 16, where transformers makes 8 of it"),
+        ({"attn_logit_softcapping": 30.0}, r"attn_logit_softcapping = 30, where transformers makes None"),
+        ({"attention.sliding_window": 7}, r"attention\.sliding_window = 7"),
+        ({"attention.scale": 0.7}, r"attention\.scale = 0\.7"),
+        ({"attention.causal": False}, r"attention\.causal = False"),
+    ],
+)
+def test_what_the_configuration_cannot_hold_is_refused(
+    tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load(str(write(tmp_path / "tiny.gguf", llama(), settings)))
+
+
+def test_what_nobody_knows_is_noted(tmp_path: Path) -> None:
+    file = write(tmp_path / "tiny.gguf", llama(), {"attention.turns": 3, "expert_count": 0}, splits="of-tomorrow")
+    explanation = explain(str(file), PROMPT, answers=[" red", " blue"])
+    assert any("llama.attention.turns = 3" in note for note in explanation.notes)
+    assert any("'of-tomorrow'" in note for note in explanation.notes)
+    assert not any("expert" in note for note in explanation.notes)
+
+
+def test_a_tensor_without_a_place_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds the tensor 'blk\.0\.attn_q\.bias'"):
+        load(str(write(tmp_path / "tiny.gguf", llama(), tensors={"blk.0.attn_q.bias": torch.ones(32)})))
+
+
+def test_an_architecture_that_is_not_read_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "tiny.gguf", llama())
+    file.write_bytes(file.read_bytes().replace(b"llama", b"bloop"))
+    with pytest.raises(UserError, match="architecture 'bloop', which transformers does not read"):
+        load(str(file))
+
+
+def test_files_that_are_no_whole_model_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF and no more")
+    with pytest.raises(UserError, match=r"a\.gguf is not a GGUF file that can be read"):
+        load(str(tmp_path / "a.gguf"))
+    (tmp_path / "b.gguf").write_bytes(b"")
+    with pytest.raises(UserError, match="holds 2 GGUF files: name one"):
+        load(str(tmp_path))
+    part = tmp_path / "c-00001-of-00002.gguf"
+    part.write_bytes(b"")
+    with pytest.raises(UserError, match="one part of a model"):
+        load(str(part))
+    with pytest.raises(UserError, match="there is no file"):
+        load(str(tmp_path / "nowhere.gguf"))

@@ -1,0 +1,33 @@
+"""A device without float64 gives the numbers of one that has it: sums in float64 are taken in memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.lens.many_prompts import PROMPTS, tokenizer
+from tests.lens.without_float64 import MPS, device_without_float64
+from tests.lens.zoo import build
+
+from iclens.lens import explain
+from iclens.lens.model.loading import LensModel
+
+SCORES = ["gradient_step", "path", "knock_out", "rerun", "integrated_gradients"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-biased-tied", "gemma2"])
+def test_every_number_is_that_of_the_processor(name: str) -> None:
+    torch.set_default_dtype(torch.float32)
+    options = {"answers": ["w1", "w2 w3"], "scores": SCORES}
+    theirs = explain(LensModel.wrap(build(name), tokenizer()), PROMPTS[1], **options)
+    model = build(name)
+    with device_without_float64(model):
+        with pytest.raises(TypeError, match="float64"):
+            torch.zeros(2, device=MPS, dtype=torch.float64)
+        wrapped = LensModel.wrap(model, tokenizer())
+        assert wrapped.device == MPS
+        ours = explain(wrapped, PROMPTS[1], **options)
+    assert ours.exact
+    assert ours.margin == pytest.approx(theirs.margin, rel=1e-5)
+    for one, other in zip(ours.sources, theirs.sources, strict=True):
+        for score in SCORES:
+            assert one.score(score) == pytest.approx(other.score(score), rel=1e-4, abs=1e-4)
