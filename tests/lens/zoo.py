@@ -283,8 +283,13 @@ def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
                 parameter.add_(0.3 * noise)
     model.tie_weights()
     # `to` would cast the complex buffers of a vision tower too.
-    casts = {torch.float32: model.float, torch.float64: model.double}
-    model = casts.get(dtype, partial(model.to, dtype))().eval()
+    casts = {
+        torch.float32: model.float,
+        torch.float64: model.double,
+        torch.bfloat16: model.bfloat16,
+        torch.float16: model.half,
+    }
+    model = casts[dtype]().eval()
     if dtype == torch.float64 and model_type in _SINGLE:
         model.forward = partial(_in_double, model.forward)
     return model

@@ -18,7 +18,7 @@ from iclens.lens.read.answers import likeliest, token_text
 from iclens.lens.read.question import Answer
 from iclens.lens.read.sight import sight_notes, sink_note, sink_weights
 from iclens.lens.read.tolerance import uncertainty
-from iclens.lens.remarks import about_candidates, about_rounding, about_the_first_token
+from iclens.lens.remarks import about_candidates, about_experts, about_rounding, about_the_first_token
 from iclens.lens.scores.faithfulness import agreements
 from iclens.lens.scores.knock_out import KnockOuts
 
@@ -74,7 +74,7 @@ def explanations(
     largest = traced.readouts.largest(traced.logits)
     sinks = sink_weights(traced)
     # Position 0 of the sequence, from the last token of each prompt.
-    sunk = torch.stack([layer.weights[:, :, 0, 0].double().mean(-1).cpu() for layer in traced.layers]).mean(0).tolist()
+    sunk = torch.stack([layer.weights[:, :, 0, 0].cpu().double().mean(-1) for layer in traced.layers]).mean(0).tolist()
     dtype = str(model.dtype).removeprefix("torch.")
     facts = ModelFacts(
         model.name, model.family.name, model.n_layers, model.n_heads, model.n_parameters, dtype, model.context_length
@@ -105,6 +105,11 @@ def explanations(
         parts_of = [None if part == NOT_A_DEMONSTRATION else part for part in groups[b].tolist()]
         # Prompts of a batch are filled up behind their tokens.
         tokens = tuple(map(Token, texts, parts_of, roles, direct_tokens[b], path_tokens[b]))
+        checks = tuple(
+            Residual(name, float(residuals[key][b]), limits[key][b], key)
+            for key, name in RESIDUALS.items()
+            if key in residuals
+        )
         found.append(
             Explanation(
                 model=facts,
@@ -118,11 +123,7 @@ def explanations(
                 margin_definition=answer.definition,
                 sources=sources,
                 others=_others(tokens) + (() if sinks is None else (_learned_sinks(scores),)),
-                residuals=tuple(
-                    Residual(name, float(residuals[key][b]), limits[key][b], key)
-                    for key, name in RESIDUALS.items()
-                    if key in residuals
-                ),
+                residuals=checks,
                 agreement=agreements({name: [effect.score(name) or 0.0 for effect in sources] for name in scores}),
                 scores=tuple(scores),
                 group_knock_outs=own[len(own) - len(knock_out) :],
@@ -134,6 +135,7 @@ def explanations(
                     *(() if sinks is None else (sink_note(sinks[b]),)),
                     *about_candidates(question.answers, answer),
                     *about_the_first_token(tokens[0], sunk[b]),
+                    *about_experts(model, checks),
                     *about_rounding(answer.margin, float(uncertainty(largest[b], model.dtype)), dtype),
                 ),
                 cost=passes.cost,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from iclens.display_text import percent
-from iclens.lens.facts import Token
+from iclens.lens.facts import Residual, Token
+from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt.tokens import FIRST
 from iclens.lens.read.answers import Answers
 from iclens.lens.read.question import Answer
+from iclens.lens.read.tolerance import is_half
 
 MUCH = 0.3
 """Share of the attention, in the mean over layers and heads, from which the first token gets a note."""
@@ -60,4 +64,16 @@ def about_rounding(margin: float, unsure: float, dtype: str) -> tuple[str, ...]:
     return (
         f"the margin, {margin:.3g} nats, is no larger than what {dtype} leaves open in these logits "
         f"({unsure:.2g}): load the model in a wider type before you trust its parts.",
+    )
+
+
+def about_experts(model: LensModel, checks: Sequence[Residual]) -> tuple[str, ...]:
+    """A remark where a check failed in half precision in a model that chooses experts."""
+    routed = any(layer.held for layer in model.anatomy.layers)
+    if not routed or not is_half(model.dtype) or all(check.holds for check in checks):
+        return ()
+    name = str(model.dtype).removeprefix("torch.")
+    return (
+        f"in {name} rounding may decide which experts a token goes to, so that two passes over one prompt differ: load "
+        "the model in float32 before you trust these numbers.",
     )

@@ -25,7 +25,10 @@ def model(name: str, dtype: torch.dtype) -> LensModel:
 @pytest.mark.parametrize("name", CAUSAL)
 def test_every_family_passes_its_own_check(name: str, dtype: torch.dtype) -> None:
     for explanation in explain_many(model(name, dtype), PROMPTS[:2]):
-        assert explanation.exact, [(one.key, one.value, one.tolerance) for one in explanation.residuals]
+        failed = {one.key for one in explanation.residuals if one.value > one.tolerance}
+        # What compares two passes may fail where rounding decides which experts a token goes to, and says so then.
+        flipped = any("which experts a token goes to" in note for note in explanation.notes)
+        assert not failed or (flipped and failed <= {"capture", "knock_out"}), explanation.residuals
         # Ours adds no rounding: the decomposition is as exact as single precision lets it be but for the model's own.
         of = {one.key: one.value for one in explanation.residuals}
         assert of["dual_models"] < 4 * torch.finfo(dtype).eps

@@ -76,8 +76,8 @@ class LayerTrace:
         """Make the dual model of one query head: its `predict()` is the head's `output` at the read-out positions.
 
         Of one prompt, and of some `rows` of its positions; `groups` are the demonstrations, as in
-        `DualModel.from_attention`; computed in `dtype`, say float64, or as the queries are kept. A learned sink is one more
-        training pair after all tokens, of no demonstration.
+        `DualModel.from_attention`; computed in `dtype`, say float64, or as the queries are kept. A learned sink is one
+        more training pair after all tokens, of no demonstration.
         """
         shared = head // (self.q.shape[1] // self.k.shape[1])
         q, k, v = self.q[prompt, head, rows], self.k[prompt, shared], self.v[prompt, shared]
