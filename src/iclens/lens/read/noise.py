@@ -35,8 +35,8 @@ def rounding_noise(traced: Trace) -> tuple[Float[Tensor, " batch"], Float[Tensor
     The first number is the worst of what `off_by` compares, the outputs of the attention modules and the logits that
     are read; the second one is of the logits alone.
 
-    In all but the first what every layer hands on is moved by up to half a unit of its last digit, at random with a fixed
-    seed. The lens's own attention and masks have no part in it, so that an error of theirs cannot excuse itself.
+    In all but the first what every layer hands on is moved by up to half a unit of its last digit, at random with a
+    fixed seed. The lens's own attention and masks have no part in it, so that an error of theirs cannot excuse itself.
     """
     lens_model, tokens = traced.lens_model, traced.tokens
     generator = torch.Generator(tokens.ids.device).manual_seed(0)
