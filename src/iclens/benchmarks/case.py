@@ -1,4 +1,4 @@
-"""What a benchmark is: a file of this folder whose function yields comparisons, curves, tables and absent peers.
+"""What a benchmark is: a file of `cases` whose function yields comparisons, curves, tables and absent peers.
 
 ```python
 @CASES.register("my-case")
@@ -267,4 +267,4 @@ def minutes(case: Case, *, long: bool = False) -> float | int | None:
     return None if said is None else said[long]
 
 
-CASES: Registry[Case] = Registry("benchmark", "iclens.benchmarks", package="iclens.benchmarks")
+CASES: Registry[Case] = Registry("benchmark", "iclens.benchmarks", package="iclens.benchmarks.cases")

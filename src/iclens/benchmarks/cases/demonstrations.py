@@ -22,6 +22,7 @@ from iclens.benchmarks.case import (
     Target,
     takes,
 )
+from iclens.benchmarks.cases.quality import one_batch, quality
 from iclens.benchmarks.gpt2_shaped import SMALL, TINY, Shape, ShapedPrompt, lens_model
 from iclens.benchmarks.known_scores import (
     Known,
@@ -33,7 +34,6 @@ from iclens.benchmarks.known_scores import (
     shapley_values,
 )
 from iclens.benchmarks.peers import missing
-from iclens.benchmarks.quality import one_batch, quality
 from iclens.benchmarks.shaped_margin import Shaped
 
 N_TOKENS = 512
@@ -102,7 +102,7 @@ def agreements(problem: Shaped, name: str) -> Sequence[Agreement]:
 
 def _probe(name: str, size: dict[str, Any]) -> Probe:
     small = {"n": 2, "n_tokens": 24, "quick": True}
-    return Probe("iclens.benchmarks.demonstrations:method_call", {"name": name, **size}, small)
+    return Probe("iclens.benchmarks.cases.demonstrations:method_call", {"name": name, **size}, small)
 
 
 def method_call(name: str, n: int, n_tokens: int, quick: bool) -> Callable[[], object]:

@@ -152,7 +152,7 @@ def _without_logits(context: Context, shape: Shape, size: dict[str, Any], n: int
 
 
 def _probe(name: str, size: dict[str, Any]) -> Probe:
-    return Probe("iclens.benchmarks.lens:capture_call", {"name": name, **size}, {"tokens": 16})
+    return Probe("iclens.benchmarks.cases.lens:capture_call", {"name": name, **size}, {"tokens": 16})
 
 
 def same_heads(ours: Callable[[], Captured], theirs: Callable[[], Captured]) -> list[Agreement]:
@@ -274,7 +274,7 @@ _TOOLS: dict[str, Callable[[Any, Tensor], Callable[[], Any]]] = {
 def _one_head(n_keys: int) -> Comparison:
     """Contributions of single demonstrations of one query over a long context, from one head."""
     ours, theirs = (one_head_call(name, n_keys) for name in ("dual", "dense"))
-    probe = "iclens.benchmarks.lens:one_head_call"
+    probe = "iclens.benchmarks.cases.lens:one_head_call"
     small = {"n_keys": 64}
     return Comparison(
         f"one head, one query, {n_keys:,} keys in {n_keys // 8:,} demonstrations",

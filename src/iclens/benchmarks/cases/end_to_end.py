@@ -247,7 +247,7 @@ class Text:
 
 def _memory(context: Context) -> Listing:
     shape = context.pick(SMALL, LARGE)
-    probe = Probe("iclens.benchmarks.end_to_end:explain_call", {"quick": context.quick}, {"quick": True})
+    probe = Probe("iclens.benchmarks.cases.end_to_end:explain_call", {"quick": context.quick}, {"quick": True})
     peak = peak_bytes(probe, threads=context.threads)
     weights = shape.weight_bytes() / MEBIBYTE
     above = None if peak is None else peak / MEBIBYTE

@@ -183,7 +183,7 @@ def _garg(context: Context) -> Iterator[Entry]:
 
 
 def _probe(size: dict[str, Any]) -> Probe:
-    return Probe("iclens.benchmarks.training:step_call", size, {"quick": True}, with_building=True)
+    return Probe("iclens.benchmarks.cases.training:step_call", size, {"quick": True}, with_building=True)
 
 
 def step_call(name: str, quick: bool, device: str) -> Callable[[], object]:
