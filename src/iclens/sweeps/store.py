@@ -279,7 +279,7 @@ class Store:
             if keys and all(map(self.has, keys)):
                 found.append(path)
         for path in sorted(folder.glob(".*.tmp")):
-            number = path.stem.rpartition("-")[2]
+            number = path.stem.rpartition("-")[2].partition("_")[0]
             if not (number.isdecimal() and is_alive(int(number))):
                 found.append(path)
         return found
