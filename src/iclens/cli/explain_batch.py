@@ -125,7 +125,7 @@ class Many:
 
     def _compute(self, work: Work, parts: Parts, cluster: Cluster | None) -> bool:
         """Fill in the parts that are missing; False when some failed."""
-        from iclens.cli.progress import resumable
+        from iclens.cli.resumable import resumable
         from iclens.work.cluster import TASK_SECONDS, connected
         from iclens.work.progress import bar, duration
 

@@ -50,7 +50,7 @@ class RunsList:
 
     def run(self) -> int:
         """Print the table and return the exit status."""
-        from iclens.sweeps.rows import nothing_collected
+        from iclens.sweeps.index_rows import nothing_collected
 
         with nothing_collected():
             return self._listed()

@@ -76,7 +76,7 @@ class Sweep:
     def _train(self, configs: list[RunConfig], cluster: Cluster | None) -> int:
         from collections import Counter
 
-        from iclens.cli.progress import resumable
+        from iclens.cli.resumable import resumable
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import GIB, prepare, run
         from iclens.work.cluster import slots

@@ -62,7 +62,7 @@ class Train:
             raise UserError(f"name a configuration file or a preset: {', '.join(presets())}.")
         if self.threads < 1:
             raise UserError(f"--threads {self.threads}: it must be at least 1.")
-        from iclens.cli.progress import resumable
+        from iclens.cli.resumable import resumable
         from iclens.sweeps.chunks import plan
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import SweepPlan, run
@@ -106,7 +106,7 @@ class Train:
         return self._shown(store.load(key))
 
     def _together(self, config: RunConfig, one: Launched) -> int:
-        from iclens.cli.progress import resumable
+        from iclens.cli.resumable import resumable
         from iclens.sweeps.together import train_together
         from iclens.training.distributed import joined
         from iclens.work.progress import bar

@@ -12,7 +12,7 @@ import torch
 from iclens.errors import UserError
 from iclens.explorer.kept_runs import KeptRuns, Record, cell, is_number
 from iclens.explorer.reading import known, text, texts, whole
-from iclens.recipes.selection import over_seeds
+from iclens.recipes.best_of_many import over_seeds
 from iclens.sweeps.selection import differing, is_setting, known_column, ordered
 from iclens.sweeps.store import Store
 

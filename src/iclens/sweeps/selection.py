@@ -11,7 +11,7 @@ from itertools import compress
 from typing import Any
 
 from iclens.errors import UserError
-from iclens.sweeps.rows import Row, nothing_collected
+from iclens.sweeps.index_rows import Row, nothing_collected
 from iclens.training.config_file import parse_value
 from iclens.training.dotted_paths import flatten
 

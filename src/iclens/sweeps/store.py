@@ -25,8 +25,8 @@ from iclens.errors import UserError
 from iclens.sweeps import run_folder, verification
 from iclens.sweeps.catalogue import DAMAGED, INDEX, Catalogue
 from iclens.sweeps.folders import is_key, is_temporary, writing
+from iclens.sweeps.index_rows import Row
 from iclens.sweeps.result import Result
-from iclens.sweeps.rows import Row
 from iclens.sweeps.run_folder import Configuration, Run
 from iclens.sweeps.verification import Problem
 from iclens.work.workers import is_alive

@@ -35,7 +35,7 @@ from iclens.benchmarks.largest import largest_tensor
 from iclens.benchmarks.llama_shaped import LARGE, LONG, SMALL, LlamaShape, gpt2_model, llama_model, smollm2
 from iclens.benchmarks.measuring import MEBIBYTE
 from iclens.benchmarks.memory import peak_bytes
-from iclens.benchmarks.passes import counts
+from iclens.benchmarks.pass_counts import counts
 from iclens.benchmarks.peers import missing
 from iclens.lens import Explanation, LensModel, explain, explain_many
 from iclens.lens.prompt.prompt import BLANK_LINE
