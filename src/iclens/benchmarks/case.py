@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -217,6 +217,11 @@ class Listing:
     rows: Sequence[Mapping[str, Cell]]
     verdicts: tuple[Verdict, ...] = ()
 
+    @property
+    def good(self) -> bool:
+        """Every verdict holds."""
+        return all(verdict.holds for verdict in self.verdicts)
+
 
 @dataclass(frozen=True)
 class Absent:
@@ -229,6 +234,7 @@ class Absent:
 
     peer: str
     reason: str
+    good: ClassVar[bool] = True
 
 
 Entry = Comparison | Curve | Listing | Absent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from iclens.cli.output import note, say
+from iclens.cli.output import check_at_least_one, note, say
 from iclens.cli.subcommand import command
 
 
@@ -31,14 +31,11 @@ class TrainRegressors:
 
     def run(self) -> int:
         """Train, measure, write, and return the exit status."""
-        from iclens.errors import UserError
         from iclens.training.regressors import STEPS, train_regressors
         from iclens.work.whole_files import check_new_folder, whole_folder
 
         steps = STEPS if self.steps is None else self.steps
-        for name, value in (("steps", steps), ("prompts", self.prompts)):
-            if value < 1:
-                raise UserError(f"--{name} {value}: it must be at least 1.")
+        check_at_least_one(steps=steps, prompts=self.prompts)
         check_new_folder(self.out)
 
         def advance(variant: str, done: int, total: int, loss: float) -> None:

@@ -59,9 +59,8 @@ def _beside_forward(context: Context, n: int) -> Iterator[Entry]:
         shape.weight_bytes(),
         "2 · weights · tokens + causal attention + one row of logits + the shares of every token in every head",
     )
-    rerun = 2.0 * shape.block_parameters * 8 + 4.0 * n * 8 * shape.width * shape.layers
     floor_with_knock_out = Floor(
-        floor.operations + (N_DEMONSTRATIONS + 1) * (rerun + 2.0 * shape.vocabulary * shape.width),
+        floor.operations + (N_DEMONSTRATIONS + 1) * shape.rerun_operations(n, 8),
         shape.weight_bytes(),
         f"the same + {N_DEMONSTRATIONS + 1} passes over 8 query tokens",
     )

@@ -9,18 +9,16 @@ from pathlib import Path
 from iclens.language.tokenizer import word_tokenizer
 from iclens.lens.model.loading import LensModel, load
 from iclens.training.language.chain_learner import ChainRecipe, train_chains
-from iclens.training.language.learner import BundledRecipe, TrainedLearner, train, write
+from iclens.training.language.learner import Advance, BundledRecipe, TrainedLearner, train, write
 from iclens.work.whole_files import check_new_folder, make_folder, whole_folder
-
-Progress = Callable[[int, int | None], None]
 
 
 def deep_learner(
     n_layers: int,
     folder: Path,
-    progress: Progress,
+    progress: Advance,
     recipe: BundledRecipe | None = None,
-    trained: Callable[[BundledRecipe, Progress], TrainedLearner] = train,
+    trained: Callable[[BundledRecipe, Advance], TrainedLearner] = train,
 ) -> LensModel:
     """A learner of the bundled one's task and recipe with more layers.
 
@@ -38,7 +36,7 @@ def deep_learner(
     return _kept(folder, f"learner-{n_layers}-layers", lambda target: write(trained(chosen, progress), target))
 
 
-def chain_learner(folder: Path, progress: Progress, recipe: ChainRecipe | None = None) -> LensModel:
+def chain_learner(folder: Path, progress: Advance, recipe: ChainRecipe | None = None) -> LensModel:
     """A learner of words, trained further on two hops.
 
     Args:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,10 @@ CURRICULUM: tuple[Stage, ...] = (
 
 REDRAW_AFTER = 6
 """After so many stages, when the words have grown and the categories begin to, all word embeddings are drawn again."""
+
+
+Advance = Callable[[int, int | None], None]
+"""Called after every step with the steps done and their total, None while that is not known."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ def build_model(recipe: BundledRecipe) -> Any:
 
 def train(
     recipe: BundledRecipe | None = None,
-    advance: Callable[[int, int | None], None] | None = None,
+    advance: Advance | None = None,
     *,
     threads: int = 1,
     max_steps: int | None = None,
@@ -299,9 +303,3 @@ def record(learner: TrainedLearner, folder: Path, measured: dict[str, Any] | Non
         "weights_sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
         "measured": measured or {},
     }
-
-
-def recipe_of(folder: Path) -> BundledRecipe:
-    """The recipe recorded in a folder written by `write`."""
-    recorded = json.loads((folder / "recipe.json").read_text())["recipe"]
-    return replace(BundledRecipe(), **recorded)
