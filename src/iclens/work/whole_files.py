@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,10 +97,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
         UserError: the folder exists, or cannot be written.
     """
     check_new_folder(path)
-    temporary = Path(tempfile.mkdtemp(prefix=".iclens-", suffix=".tmp", dir=path.absolute().parent))
+    parent = path.absolute().parent
+    temporary = parent / f"{_temporary_name()}{os.getpid()}_{secrets.token_hex(8)}.tmp"
     try:
+        _clear_leftovers(parent)
+        temporary.mkdir()
         yield temporary
-        # Temporary folders and safetensors files are private; the result is an ordinary folder.
+        # Files of safetensors are private; the result is an ordinary folder.
         temporary.chmod(0o755)
         for file in temporary.iterdir():
             file.chmod(0o644)
@@ -137,6 +140,10 @@ def _temporary_name() -> str:
 def _clear_leftovers(folder: Path) -> None:
     """Remove what processes of this machine left that were killed while they wrote."""
     for path in folder.glob(f"{_temporary_name()}*.tmp"):
-        number, _, thread = path.name.removeprefix(_temporary_name()).removesuffix(".tmp").partition("_")
-        if f"{number}{thread}".isdecimal() and not is_alive(int(number)):
+        number = path.name.removeprefix(_temporary_name()).removesuffix(".tmp").partition("_")[0]
+        if not number.isdecimal() or is_alive(int(number)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
