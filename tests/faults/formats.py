@@ -131,7 +131,7 @@ def _read_part(folder: Path) -> dict[str, Any]:
 
 
 def _table(folder: Path) -> None:
-    from iclens.recipes.reproduce import reproduce
+    from tests.recipes.one_recipe import reproduce
 
     reproduce(Coin(), "quick", folder)
 

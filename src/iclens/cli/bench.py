@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from iclens.cli.output import note, say, show
+from iclens.cli.output import note, say, show, table
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.work.progress import stages
@@ -249,13 +249,8 @@ def _say(name: str, result: Any) -> None:
 
 
 def _table(one: dict[str, Any]) -> Any:
-    from rich.table import Table
-
     from iclens.benchmarks import wording
 
-    table = Table(title=one["what"], title_justify="left")
-    for place, column in enumerate(one["rows"][0]):
-        table.add_column(column, justify="right" if place else "left")
-    for row in one["rows"]:
-        table.add_row(*(wording.cell(value) for value in row.values()))
-    return table
+    first, *others = one["rows"][0]
+    rows = ((wording.cell(value) for value in row.values()) for row in one["rows"])
+    return table(one["what"], {first: "left", **dict.fromkeys(others, "right")}, rows, title_justify="left")

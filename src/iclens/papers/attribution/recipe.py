@@ -15,7 +15,6 @@ from iclens.lens.model.loading import LensModel, load
 from iclens.lens.scores.method import ATTRIBUTIONS
 from iclens.papers.attribution.measures import METHODS, TRUTH, Case, Measured, run
 from iclens.papers.attribution.studies import STUDIES, Setting
-from iclens.papers.attribution.studies import Progress as Training
 from iclens.papers.attribution.verdicts import (
     ALONE,
     CLAIMS,
@@ -34,6 +33,7 @@ from iclens.recipes.settings import chosen, option
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Verdict
 from iclens.training.default_dtype import default_dtype
+from iclens.training.language.learner import Advance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -219,7 +219,7 @@ class WhichDemonstrations(Recipe[WhichSettings]):
         return figure
 
 
-def _drawn(study: str, setting: Setting, training: Training) -> tuple[LensModel, list[Case]]:
+def _drawn(study: str, setting: Setting, training: Advance) -> tuple[LensModel, list[Case]]:
     if study == ALONE:
         learner = load(setting.model)
         return learner, word_cases(

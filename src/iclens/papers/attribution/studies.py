@@ -16,9 +16,7 @@ from iclens.papers.attribution.measures import Case
 from iclens.papers.attribution.two_hop_network import two_hop_network
 from iclens.papers.attribution.word_cases import conflicting_cases, word_cases
 from iclens.registry import Registry
-
-Progress = Callable[[int, int | None], None]
-"""Called while a learner trains, with the steps done and their total, None while it is not known."""
+from iclens.training.language.learner import Advance
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Study:
     """
 
     description: str
-    make: Callable[[Setting, Progress], tuple[LensModel, list[Case]]]
+    make: Callable[[Setting, Advance], tuple[LensModel, list[Case]]]
 
 
 STUDIES: Registry[Study] = Registry("attribution study", "iclens.attribution_studies")
@@ -62,15 +60,15 @@ STUDIES: Registry[Study] = Registry("attribution study", "iclens.attribution_stu
 
 def _study(
     name: str, description: str
-) -> Callable[[Callable[[Setting, Progress], tuple[LensModel, list[Case]]]], Study]:
-    def add(make: Callable[[Setting, Progress], tuple[LensModel, list[Case]]]) -> Study:
+) -> Callable[[Callable[[Setting, Advance], tuple[LensModel, list[Case]]]], Study]:
+    def add(make: Callable[[Setting, Advance], tuple[LensModel, list[Case]]]) -> Study:
         return STUDIES.register(name)(Study(description, make))
 
     return add
 
 
 @_study("bundled", "the bundled learner; 2 to 4 demonstrations of the query's category are the truth.")
-def bundled(setting: Setting, progress: Progress) -> tuple[LensModel, list[Case]]:
+def bundled(setting: Setting, progress: Advance) -> tuple[LensModel, list[Case]]:
     """The main table."""
     lens_model = load(setting.model)
     return lens_model, word_cases(
@@ -79,7 +77,7 @@ def bundled(setting: Setting, progress: Progress) -> tuple[LensModel, list[Case]
 
 
 @_study("redundant", "the bundled learner; 12 of 24 demonstrations are of the query's category, the truth.")
-def redundant(setting: Setting, progress: Progress) -> tuple[LensModel, list[Case]]:
+def redundant(setting: Setting, progress: Advance) -> tuple[LensModel, list[Case]]:
     """Many demonstrations that say the same."""
     lens_model = load(setting.model)
     return lens_model, word_cases(lens_model.tokenizer, setting.generator(), setting.n_prompts, 24, (12, 12))
@@ -90,20 +88,20 @@ def redundant(setting: Setting, progress: Progress) -> tuple[LensModel, list[Cas
     "the bundled learner; of 6 demonstrations of the query's category (of 12) 4 carry the explained label, the truth, "
     "and 2 another one.",
 )
-def conflicting(setting: Setting, progress: Progress) -> tuple[LensModel, list[Case]]:
+def conflicting(setting: Setting, progress: Advance) -> tuple[LensModel, list[Case]]:
     """Demonstrations that contradict each other."""
     lens_model = load(setting.model)
     return lens_model, conflicting_cases(lens_model.tokenizer, setting.generator(), setting.n_prompts)
 
 
 @_study("deep-8", 'a learner of 8 layers trained on the same task; the truth as in the study "bundled".')
-def deep_8(setting: Setting, progress: Progress) -> tuple[LensModel, list[Case]]:
+def deep_8(setting: Setting, progress: Advance) -> tuple[LensModel, list[Case]]:
     """Twice the layers."""
     return _deep(8, setting, progress)
 
 
 @_study("deep-12", 'a learner of 12 layers trained on the same task; the truth as in the study "bundled".')
-def deep_12(setting: Setting, progress: Progress) -> tuple[LensModel, list[Case]]:
+def deep_12(setting: Setting, progress: Advance) -> tuple[LensModel, list[Case]]:
     """Three times the layers."""
     return _deep(12, setting, progress)
 
@@ -113,7 +111,7 @@ def deep_12(setting: Setting, progress: Progress) -> tuple[LensModel, list[Case]
     "a network with weights written by hand; 6 chains of `b is c` and `a is b`, query `a is`, answer c; the 2 "
     "demonstrations of the query's chain are the truth.",
 )
-def two_hops(setting: Setting, progress: Progress) -> tuple[LensModel, list[Case]]:
+def two_hops(setting: Setting, progress: Advance) -> tuple[LensModel, list[Case]]:
     """The answer is in no demonstration that names the query."""
     tokenizer = word_tokenizer()
     lens_model = LensModel.wrap(two_hop_network(tokenizer, setting.seed), tokenizer, "two-hop network")
@@ -124,13 +122,13 @@ def two_hops(setting: Setting, progress: Progress) -> tuple[LensModel, list[Case
     "two-hops-trained",
     "a learner trained on the chains of the study two-hops; look first at how often it is right.",
 )
-def two_hops_trained(setting: Setting, progress: Progress) -> tuple[LensModel, list[Case]]:
+def two_hops_trained(setting: Setting, progress: Advance) -> tuple[LensModel, list[Case]]:
     """The same, if training finds a solution."""
     lens_model = chain_learner(setting.folder, progress)
     return lens_model, chain_cases(lens_model.tokenizer, setting.generator(), setting.n_prompts)
 
 
-def _deep(n_layers: int, setting: Setting, progress: Progress) -> tuple[LensModel, list[Case]]:
+def _deep(n_layers: int, setting: Setting, progress: Advance) -> tuple[LensModel, list[Case]]:
     lens_model = deep_learner(n_layers, setting.folder, progress)
     return lens_model, word_cases(
         lens_model.tokenizer, setting.generator(), setting.n_prompts, setting.n_demonstrations

@@ -10,12 +10,12 @@ import torch
 
 from iclens.estimators.estimator import build_estimator
 from iclens.papers.related.linear_layer import step_matrix
+from iclens.recipes.best_of_many import over_seeds
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts, one_step, squared_error
 from iclens.recipes.lab_runs import train_all
 from iclens.recipes.seed_curves import seed_mean
-from iclens.recipes.selection import over_seeds
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from iclens.estimators.estimator import build_estimator
+from iclens.recipes.best_of_many import over_seeds
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import band, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts, squared_error
 from iclens.recipes.lab_runs import train_all
 from iclens.recipes.seed_curves import seed_curve, seed_mean
-from iclens.recipes.selection import over_seeds
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict

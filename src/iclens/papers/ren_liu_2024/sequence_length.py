@@ -18,12 +18,12 @@ from iclens.papers.ren_liu_2024.attention_cost import (
     time_rows,
     time_verdict,
 )
+from iclens.recipes.best_of_many import over_seeds
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import band, log_ticks, new_figure
 from iclens.recipes.lab_answers import double_model, excess_error
 from iclens.recipes.lab_runs import train_all
 from iclens.recipes.seed_curves import seed_curve
-from iclens.recipes.selection import over_seeds
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict

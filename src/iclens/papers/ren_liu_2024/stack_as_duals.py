@@ -15,11 +15,11 @@ from iclens.dual import LayerDual, StackDual
 from iclens.features import Mercer
 from iclens.language.words import LABELS, sample_words
 from iclens.matching.stacks import Pass, lab_pass
+from iclens.recipes.best_of_many import over_seeds
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import new_figure
 from iclens.recipes.lab_runs import train_all
 from iclens.recipes.seed_curves import seed_curve
-from iclens.recipes.selection import over_seeds
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict

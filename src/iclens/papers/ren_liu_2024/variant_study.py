@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from iclens.intervals import Estimate
+from iclens.recipes.best_of_many import max_statistic, over_seeds
 from iclens.recipes.contract import Part, Progress, Recipe
 from iclens.recipes.figures import band, new_figure
 from iclens.recipes.lab_runs import train_all
 from iclens.recipes.seed_curves import seed_curve, seed_mean
-from iclens.recipes.selection import max_statistic, over_seeds
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
