@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,15 +28,11 @@ from iclens.papers.attribution.verdicts import (
 )
 from iclens.papers.attribution.word_cases import word_cases
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import new_figure
+from iclens.recipes.figures import Figure, new_figure
 from iclens.recipes.settings import chosen, option
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Verdict
 from iclens.training.default_dtype import default_dtype
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 FREE_METHODS = tuple(name for name in METHODS if not name.startswith("captum"))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from iclens.estimators.estimator import build_estimator
 from iclens.intervals import Estimate
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import band, log_ticks, new_figure
+from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts
 from iclens.recipes.seed_curves import seed_curve, seed_mean
 from iclens.recipes.settings import chosen, setting_rows, stated
@@ -20,9 +20,6 @@ from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.prompt_batch import PromptBatch
 from iclens.training.config import RunConfig
 from iclens.training.loop import train
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _SOURCE = "Garg et al. 2022"
 

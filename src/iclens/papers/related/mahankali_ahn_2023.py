@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ import torch
 from iclens.estimators.estimator import build_estimator
 from iclens.papers.related.linear_layer import step_matrix
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import log_ticks, new_figure
+from iclens.recipes.figures import Figure, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts, one_step, squared_error
 from iclens.recipes.lab_runs import train_all
 from iclens.recipes.seed_curves import seed_mean
@@ -21,9 +20,6 @@ from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.anisotropic import Anisotropic
 from iclens.training.config import RunConfig
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 RISK = Claim(
     "For x ~ N(0, I) and w ~ N(0, I) the best single step has the rate 1/(n + d + 1 + σ²) and the excess risk "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,7 +13,7 @@ from iclens.models.model import PromptModel
 from iclens.papers.related.linear_attention_step import best_step
 from iclens.papers.related.linear_layer import step_tensor, symmetric_tensor
 from iclens.recipes.contract import Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import band, new_figure
+from iclens.recipes.figures import Figure, band, new_figure
 from iclens.recipes.lab_answers import (
     answers_of,
     double_model,
@@ -31,9 +30,6 @@ from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.prompt_batch import PromptBatch
 from iclens.training.config import RunConfig
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _SOURCE = "von Oswald et al. 2023 give the construction; whether training finds it is asked here"
 

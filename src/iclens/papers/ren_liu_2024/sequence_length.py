@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from iclens.papers.ren_liu_2024.attention_cost import (
     time_verdict,
 )
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import band, log_ticks, new_figure
+from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.lab_answers import double_model, excess_error
 from iclens.recipes.lab_runs import train_all
 from iclens.recipes.seed_curves import seed_curve
@@ -28,9 +27,6 @@ from iclens.recipes.settings import chosen
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.training.config import RunConfig
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PAPER = "Ren & Liu 2024"
 _QUESTION = f"{_PAPER}, what the paper leaves open: how softmax attention scales with the sequence"

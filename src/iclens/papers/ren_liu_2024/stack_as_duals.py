@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from iclens.features import Mercer
 from iclens.language.words import LABELS, sample_words
 from iclens.matching.stacks import Pass, lab_pass
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import new_figure
+from iclens.recipes.figures import Figure, new_figure
 from iclens.recipes.lab_runs import train_all
 from iclens.recipes.seed_curves import seed_curve
 from iclens.recipes.selection import over_seeds
@@ -26,9 +26,6 @@ from iclens.recipes.verdict import Claim, Verdict
 from iclens.training.config import RunConfig
 from iclens.training.default_dtype import default_dtype
 from iclens.training.ensemble import run_model
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PAPER = "Ren & Liu 2024"
 

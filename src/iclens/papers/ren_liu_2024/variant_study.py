@@ -5,14 +5,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
 from iclens.intervals import Estimate
 from iclens.recipes.contract import Part, Progress, Recipe
-from iclens.recipes.figures import band, new_figure
+from iclens.recipes.figures import Figure, band, new_figure
 from iclens.recipes.lab_runs import train_all
 from iclens.recipes.seed_curves import seed_curve, seed_mean
 from iclens.recipes.selection import max_statistic, over_seeds
@@ -20,9 +20,6 @@ from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.training.config import RunConfig
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TASKS: Mapping[str, Mapping[str, Any]] = {
     "linear": {"name": "linear", "inputs": "uniform"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,14 +10,11 @@ from iclens.intervals import Estimate
 from iclens.papers.yang_2024.deep_runs import DeepSettings, deep_rows
 from iclens.papers.yang_2024.runs import SOURCE, TOKENS, judged_by_tokens, log_band
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import log_ticks, new_figure
+from iclens.recipes.figures import Figure, log_ticks, new_figure
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BEST = Claim("After a fixed time by the clock, 4 heads have the lowest training loss.", f"{SOURCE}, Fig. 5a", "stated")
 SLOWER = Claim("32 and 64 heads are slower: their loss after that time is higher.", f"{SOURCE}, Fig. 5", "stated")

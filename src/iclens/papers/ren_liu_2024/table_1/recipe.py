@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +19,11 @@ from iclens.papers.ren_liu_2024.table_1.rows import ORIGINAL, PRESETS, ROWS, TYP
 from iclens.papers.ren_liu_2024.table_1.training import Settings, seconds_per_run, train
 from iclens.recipes.contract import Part, Progress, Recipe, recipe
 from iclens.recipes.contract import Preset as RecipePreset
-from iclens.recipes.figures import new_figure
+from iclens.recipes.figures import Figure, new_figure
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.settings import chosen, option, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PAPER = "Ren & Liu 2024"
 _TABLE = f"{_PAPER}, Table 1; its numbers could not be read"
