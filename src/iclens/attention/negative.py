@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from iclens.attention.attending import Attending, repeat_heads
@@ -21,16 +21,17 @@ from iclens.attention.constructions import (
 )
 from iclens.attention.extreme_keys import Chosen
 from iclens.attention.scaled_dot_product import scaled_dot_product, scaled_dot_product_naive, weights_naive
+from iclens.attention.shapes import Keys, Mask, Outputs, Queries, Values
 from iclens.attention.strength import Strength, StrengthOption, finite, is_zero, times
 from iclens.attention.variant import ATTENTIONS, AttentionVariant, HeadShape
 from iclens.errors import UserError
 
 
 def negative_attention(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
+    q: Queries,
+    k: Keys,
+    v: Values,
+    mask: Mask = None,
     *,
     n_negatives: int = 1,
     beta: Strength = 0.1,
@@ -40,7 +41,7 @@ def negative_attention(
     vectors: Float[Tensor, "heads n_negatives d_v"] | None = None,
     scale: float | None = None,
     is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
+) -> Outputs:
     """h_t = Σ_i a_ti ṽ_i with ṽ_i = v_i − (β/|N|) Σ_{j in N} v_j; keys unchanged.
 
     With negatives of queries, N = N(t), the weights' sum of 1 makes h_t = Σ_i a_ti v_i − (β/|N(t)|) Σ_{j in N(t)} v_j.
@@ -80,10 +81,10 @@ def negative_attention(
 
 
 def negative_attention_naive(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
+    q: Queries,
+    k: Keys,
+    v: Values,
+    mask: Mask = None,
     *,
     n_negatives: int = 1,
     beta: Strength = 0.1,
@@ -93,7 +94,7 @@ def negative_attention_naive(
     vectors: Float[Tensor, "heads n_negatives d_v"] | None = None,
     scale: float | None = None,
     is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
+) -> Outputs:
     """`negative_attention` from whole matrices: the weights, and who is whose negative."""
     attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=construction == "dissimilar")
     return _Negatives(n_negatives, beta, construction, selection, seed, vectors).naive(q, k, v, attending)

@@ -13,6 +13,7 @@ from iclens.estimators.points import check_single_range, checked_points
 from iclens.estimators.prefix_loop import by_prompt_and_prefix
 from iclens.tasks.options import require_counts
 from iclens.tasks.prompt_batch import PromptBatch
+from iclens.tasks.shapes import Inputs, Labels
 
 
 @ESTIMATORS.register("decision-tree")
@@ -42,9 +43,7 @@ class DecisionTree(Estimator):
             require_counts(max_depth=self.max_depth)
         require_counts(min_samples_leaf=self.min_samples_leaf)
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:  # noqa: D102
         return self._answers(inputs, labels, None)
 
     def predict(self, prompt: PromptBatch) -> Float[Tensor, "*batch d_y"]:  # noqa: D102

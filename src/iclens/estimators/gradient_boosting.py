@@ -14,6 +14,7 @@ from iclens.estimators.points import check_single_range, checked_points
 from iclens.estimators.prefix_loop import by_prompt_and_prefix
 from iclens.tasks.options import require_counts, require_positive
 from iclens.tasks.prompt_batch import PromptBatch
+from iclens.tasks.shapes import Inputs, Labels
 
 
 @ESTIMATORS.register("gradient-boosting")
@@ -48,9 +49,7 @@ class GradientBoosting(Estimator):
         if not 0 < self.subsample <= 1:
             raise UserError(f"subsample={self.subsample} must be above 0 and at most 1.")
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:  # noqa: D102
         return self._answers(inputs, labels, None)
 
     def predict(self, prompt: PromptBatch) -> Float[Tensor, "*batch d_y"]:  # noqa: D102

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from iclens.recipes.contract import Progress
 from iclens.sweeps.chunks import groups
@@ -14,6 +15,34 @@ MOST_RUNS = 64
 
 _MOST_NUMBERS = 2**19
 """Numbers in one residual stream of all runs at once: a step on more of them costs more a run than on fewer."""
+
+
+def query_run(
+    settings: Any, seed: int, task: Mapping[str, Any], model: Mapping[str, Any], **training: Any
+) -> RunConfig:
+    """A run that answers the query only: Adam, 50 steps of warm-up, a cosine schedule, gradients clipped at 1.
+
+    Args:
+        settings: of a recipe, with `steps`, `batch` and `learning_rate`, and `n_context` unless `training` has it.
+        seed: of the weights and the prompts.
+        task: its name and options.
+        model: its name and options.
+        **training: fields of `Training` that differ.
+    """
+    usual = {
+        "steps": settings.steps,
+        "batch": settings.batch,
+        "loss": "query",
+        "learning_rate": settings.learning_rate,
+        "schedule": "cosine",
+        "warmup": min(50, settings.steps),
+        "clip": 1.0,
+        "evaluate_every": 0,
+        "evaluation_prompts": 16,
+    }
+    if "n_context" not in training:
+        usual["n_context"] = settings.n_context
+    return RunConfig.from_dict({"seed": seed, "task": task, "model": model, "training": usual | training})
 
 
 def train_all(configs: Sequence[RunConfig], progress: Progress, most_runs: int = MOST_RUNS) -> list[TrainedRun]:

@@ -13,7 +13,7 @@ from iclens.matching.ridge_parameter import best_ridge
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import Figure, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts, squared_error
-from iclens.recipes.lab_runs import train_all
+from iclens.recipes.lab_runs import query_run, train_all
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Cell, Table
@@ -290,29 +290,7 @@ def _spreads(levels: Sequence[tuple[float, float]]) -> list[float]:
 
 
 def _config(settings: RidgeSettings, noise: float, spread: float, seed: int) -> RunConfig:
-    return RunConfig.from_dict(
-        {
-            "seed": seed,
-            "task": {
-                "name": "linear",
-                "d": settings.d,
-                "noise_std": noise,
-                "weight_std": spread,
-                "inputs": settings.inputs,
-                "input_scale": 3**0.5 if settings.inputs == "uniform" else 1.0,
-            },
-            "model": {"name": settings.model, "n_layers": settings.n_layers, "n_heads": settings.n_heads},
-            "training": {
-                "steps": settings.steps,
-                "batch": settings.batch,
-                "n_context": settings.n_context,
-                "loss": "query",
-                "learning_rate": settings.learning_rate,
-                "schedule": "cosine",
-                "warmup": min(50, settings.steps),
-                "clip": 1.0,
-                "evaluate_every": 0,
-                "evaluation_prompts": 16,
-            },
-        }
-    )
+    scale = 3**0.5 if settings.inputs == "uniform" else 1.0
+    task = {"noise_std": noise, "weight_std": spread, "inputs": settings.inputs, "input_scale": scale}
+    model = {"name": settings.model, "n_layers": settings.n_layers, "n_heads": settings.n_heads}
+    return query_run(settings, seed, {"name": "linear", "d": settings.d, **task}, model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,13 @@ from iclens.intervals import Estimate
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts
+from iclens.recipes.lab_runs import query_run
 from iclens.recipes.seed_curves import seed_curve, seed_mean
 from iclens.recipes.settings import chosen, setting_rows, stated
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.prompt_batch import PromptBatch
-from iclens.training.config import RunConfig
+from iclens.training.config import Curriculum, RunConfig
 from iclens.training.loop import train
 
 _SOURCE = "Garg et al. 2022"
@@ -301,32 +302,18 @@ def _config(settings: CurveSettings, task: str, seed: int) -> RunConfig:
         "relu-network": {"hidden": settings.hidden},
     }
     n_context = settings.n_context if task in ("linear", "sparse-linear") else settings.n_context_nonlinear
-    return RunConfig.from_dict(
-        {
-            "seed": seed,
-            "task": {"name": task, "d": settings.d, **options.get(task, {})},
-            "model": {
-                "name": "transformer",
-                "n_layers": settings.n_layers,
-                "n_heads": settings.n_heads,
-                "width": settings.width,
-                "ffn_width": 4 * settings.width,
-                "activation": "gelu-tanh",
-                "positions": "learned",
-                "init_std": settings.init_std,
-                "max_points": n_context + 1,
-            },
-            "training": {
-                "steps": settings.steps,
-                "batch": settings.batch,
-                "n_context": n_context,
-                "learning_rate": settings.learning_rate,
-                "schedule": settings.schedule,
-                "warmup": min(settings.warmup, settings.steps),
-                "clip": settings.clip,
-                "evaluate_every": 0,
-                "evaluation_prompts": 16,
-            },
-            "curriculum": {"every": settings.every, "d_start": settings.d_start, "n_start": settings.n_start},
-        }
+    sizes = {"n_layers": settings.n_layers, "n_heads": settings.n_heads, "width": settings.width}
+    model = {"name": "transformer", **sizes, "ffn_width": 4 * settings.width, "activation": "gelu-tanh"}
+    positions = {"positions": "learned", "max_points": n_context + 1}
+    run = query_run(
+        settings,
+        seed,
+        {"name": task, "d": settings.d, **options.get(task, {})},
+        {**model, **positions, "init_std": settings.init_std},
+        n_context=n_context,
+        loss="every-prefix",
+        schedule=settings.schedule,
+        warmup=min(settings.warmup, settings.steps),
+        clip=settings.clip,
     )
+    return replace(run, curriculum=Curriculum(settings.every, d_start=settings.d_start, n_start=settings.n_start))

@@ -12,7 +12,7 @@ from iclens.papers.related.linear_layer import step_matrix
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import Figure, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts, one_step, squared_error
-from iclens.recipes.lab_runs import train_all
+from iclens.recipes.lab_runs import query_run, train_all
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.selection import over_seeds
 from iclens.recipes.settings import chosen
@@ -267,22 +267,5 @@ def _task(case: tuple[int, int, float, float]) -> Anisotropic:
 
 def _config(settings: RiskSettings, case: tuple[int, int, float, float], seed: int) -> RunConfig:
     d, n, noise, decay = case
-    return RunConfig.from_dict(
-        {
-            "seed": seed,
-            "task": {"name": "anisotropic", "d": d, "decay": decay, "rotated": False, "noise_std": noise**0.5},
-            "model": {"name": "linear-attention", "init_std": settings.init_std},
-            "training": {
-                "steps": settings.steps,
-                "batch": settings.batch,
-                "n_context": n,
-                "loss": "query",
-                "learning_rate": settings.learning_rate,
-                "schedule": "cosine",
-                "warmup": min(50, settings.steps),
-                "clip": 1.0,
-                "evaluate_every": 0,
-                "evaluation_prompts": 16,
-            },
-        }
-    )
+    task = {"name": "anisotropic", "d": d, "decay": decay, "rotated": False, "noise_std": noise**0.5}
+    return query_run(settings, seed, task, {"name": "linear-attention", "init_std": settings.init_std}, n_context=n)

@@ -11,7 +11,7 @@ from iclens.estimators.estimator import build_estimator
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts, squared_error
-from iclens.recipes.lab_runs import train_all
+from iclens.recipes.lab_runs import query_run, train_all
 from iclens.recipes.seed_curves import seed_curve, seed_mean
 from iclens.recipes.selection import over_seeds
 from iclens.recipes.settings import chosen
@@ -210,37 +210,7 @@ def _away(rows: Table, settings: PoolSettings) -> np.ndarray:
 
 
 def _config(settings: PoolSettings, n_tasks: int, seed: int) -> RunConfig:
-    return RunConfig.from_dict(
-        {
-            "seed": seed,
-            "task": {
-                "name": "pool",
-                "d": settings.d,
-                "n_tasks": n_tasks,
-                "noise_std": settings.noise_std,
-                "seed": seed,
-            },
-            "model": {
-                "name": "transformer",
-                "n_layers": settings.n_layers,
-                "n_heads": 2,
-                "width": settings.width,
-                "ffn_width": settings.ffn_width,
-                "norm": "pre",
-                "tokens": "joint",
-                "query_in_keys": False,
-            },
-            "training": {
-                "steps": settings.steps,
-                "batch": settings.batch,
-                "n_context": settings.n_context,
-                "loss": "query",
-                "learning_rate": settings.learning_rate,
-                "schedule": "cosine",
-                "warmup": min(100, settings.steps),
-                "clip": 1.0,
-                "evaluate_every": 0,
-                "evaluation_prompts": 16,
-            },
-        }
-    )
+    pool = {"d": settings.d, "n_tasks": n_tasks, "noise_std": settings.noise_std, "seed": seed}
+    sizes = {"n_layers": settings.n_layers, "n_heads": 2, "width": settings.width, "ffn_width": settings.ffn_width}
+    model = {"name": "transformer", **sizes, "norm": "pre", "tokens": "joint", "query_in_keys": False}
+    return query_run(settings, seed, {"name": "pool", **pool}, model, warmup=min(100, settings.steps))

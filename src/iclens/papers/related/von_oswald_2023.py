@@ -23,7 +23,7 @@ from iclens.recipes.lab_answers import (
     one_step,
     squared_error,
 )
-from iclens.recipes.lab_runs import train_all
+from iclens.recipes.lab_runs import query_run, train_all
 from iclens.recipes.seed_curves import seed_curve, seed_estimate
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Cell, Table
@@ -191,26 +191,6 @@ def _alignment(model: PromptModel, prompt: PromptBatch, n: int) -> float:
 
 
 def _config(settings: TrainedStepSettings, seed: int) -> RunConfig:
-    return RunConfig.from_dict(
-        {
-            "seed": seed,
-            "task": {"name": "linear", "d": settings.d, "inputs": "uniform", "input_scale": _A},
-            "model": {
-                "name": "linear-attention",
-                "query_in_keys": settings.query_in_keys,
-                "init_std": settings.init_std,
-            },
-            "training": {
-                "steps": settings.steps,
-                "batch": settings.batch,
-                "n_context": settings.n_context,
-                "loss": "query",
-                "learning_rate": settings.learning_rate,
-                "schedule": "cosine",
-                "warmup": min(50, settings.steps),
-                "clip": 1.0,
-                "evaluate_every": 0,
-                "evaluation_prompts": 16,
-            },
-        }
-    )
+    task = {"name": "linear", "d": settings.d, "inputs": "uniform", "input_scale": _A}
+    heads = {"query_in_keys": settings.query_in_keys, "init_std": settings.init_std}
+    return query_run(settings, seed, task, {"name": "linear-attention", **heads})
