@@ -10,7 +10,7 @@ from iclens.errors import UserError
 from iclens.tasks.draws import fixed_normal, normal
 from iclens.tasks.linear_in_features import LinearInFeatures
 from iclens.tasks.options import require_at_least_zero, require_counts, require_one_of
-from iclens.tasks.shapes import Features, Inputs
+from iclens.tasks.shapes import Inputs, Phi
 from iclens.tasks.task import TASKS
 
 SPECTRA = ("power", "exponential")
@@ -79,7 +79,7 @@ class Anisotropic(LinearInFeatures):
     def plain(self) -> bool:  # noqa: D102
         return self.weights == "isotropic"
 
-    def features(self, inputs: Inputs) -> Features:
+    def features(self, inputs: Inputs) -> Phi:
         """φ(x): x, or Σ^(−1/2) x."""
         return inputs if self.plain else inputs @ self._inverse_root.to(inputs)
 

@@ -6,7 +6,7 @@ import math
 
 from iclens.errors import UserError
 from iclens.tasks.linear_in_features import LinearInFeatures
-from iclens.tasks.shapes import Features, Inputs
+from iclens.tasks.shapes import Inputs, Phi
 from iclens.tasks.task import TASKS
 
 
@@ -52,6 +52,6 @@ class Exponential(LinearInFeatures):
             raise UserError(f"rate={rate} must be finite and not 0.")
         self.rate = rate
 
-    def features(self, inputs: Inputs) -> Features:
+    def features(self, inputs: Inputs) -> Phi:
         """φ(x) = e^(ρ x)."""
         return (self.rate * inputs).exp()

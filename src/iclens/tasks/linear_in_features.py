@@ -11,7 +11,7 @@ from torch import Tensor
 from iclens.tasks.draws import normal
 from iclens.tasks.options import require_counts, require_positive
 from iclens.tasks.regression import Regression
-from iclens.tasks.shapes import Features, Inputs, Labels
+from iclens.tasks.shapes import Inputs, Labels, Phi
 from iclens.tasks.task import Optimal
 
 
@@ -59,7 +59,7 @@ class LinearInFeatures(Regression, abc.ABC):
         """Whether φ is the identity, so that estimators need not be told."""
         return type(self).features is LinearInFeatures.features
 
-    def features(self, inputs: Inputs) -> Features:
+    def features(self, inputs: Inputs) -> Phi:
         """φ(x); here x itself."""
         return inputs
 

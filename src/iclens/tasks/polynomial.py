@@ -10,7 +10,7 @@ import torch
 from iclens.errors import UserError
 from iclens.tasks.linear_in_features import LinearInFeatures
 from iclens.tasks.options import require_counts
-from iclens.tasks.shapes import Features, Inputs
+from iclens.tasks.shapes import Inputs, Phi
 from iclens.tasks.task import TASKS
 
 MOST_FEATURES = 20_000
@@ -68,7 +68,7 @@ class Polynomial(LinearInFeatures):
             torch.tensor(list(itertools.combinations_with_replacement(range(d + 1), degree))) if cross_terms else None
         )
 
-    def features(self, inputs: Inputs) -> Features:
+    def features(self, inputs: Inputs) -> Phi:
         """φ(x), the number 1 first."""
         one = torch.ones_like(inputs[..., :1])
         if self._factors is not None:

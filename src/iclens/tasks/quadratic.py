@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from iclens.tasks.linear_in_features import LinearInFeatures
-from iclens.tasks.shapes import Features, Inputs
+from iclens.tasks.shapes import Inputs, Phi
 from iclens.tasks.task import TASKS
 
 
@@ -28,6 +28,6 @@ class Quadratic(LinearInFeatures):
     def __init__(self, *, d: int = 20, d_y: int = 1, weight_std: float = 1.0, noise_std: float = 0.0) -> None:
         super().__init__(d=d, n_features=d, d_y=d_y, weight_std=weight_std, noise_std=noise_std)
 
-    def features(self, inputs: Inputs) -> Features:
+    def features(self, inputs: Inputs) -> Phi:
         """φ(x) = x² / √3."""
         return inputs.square() / math.sqrt(3)

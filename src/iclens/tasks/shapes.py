@@ -11,8 +11,8 @@ Inputs = Float[Tensor, "*batch n_points d"]
 Labels = Float[Tensor, "*batch n_points d_y"]
 """Labels or values at points, (*batch, n_points, d_y)."""
 
-Features = Float[Tensor, "*batch n_points n_features"]
-"""Features of points, (*batch, n_points, n_features)."""
+Phi = Float[Tensor, "*batch n_points n_features"]
+"""φ(x) at points, (*batch, n_points, n_features)."""
 
 RunsInputs = Float[Tensor, "runs batch n_points d"]
 """Inputs of an ensemble's runs, (runs, batch, n_points, d)."""

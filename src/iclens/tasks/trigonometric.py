@@ -6,7 +6,7 @@ import torch
 
 from iclens.tasks.linear_in_features import LinearInFeatures
 from iclens.tasks.options import require_counts, require_positive
-from iclens.tasks.shapes import Features, Inputs
+from iclens.tasks.shapes import Inputs, Phi
 from iclens.tasks.task import TASKS
 
 
@@ -55,7 +55,7 @@ class Trigonometric(LinearInFeatures):
         )
         self.n_frequencies, self.frequency, self.cosines = n_frequencies, frequency, cosines
 
-    def features(self, inputs: Inputs) -> Features:
+    def features(self, inputs: Inputs) -> Phi:
         """φ(x): sin(ω x_1), …, sin(ω x_d), sin(2 ω x_1), …, and then the cosines in the same order."""
         angles = torch.cat([j * self.frequency * inputs for j in range(1, self.n_frequencies + 1)], -1)
         return torch.cat([angles.sin(), angles.cos()], -1) if self.cosines else angles.sin()
