@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -86,33 +87,34 @@ def negative_attention_naive(
     v: Values,
     mask: Mask = None,
     *,
-    n_negatives: int = 1,
-    beta: Strength = 0.1,
-    construction: str = "lowest",
-    selection: str = "query",
-    seed: int = 0,
-    vectors: Float[Tensor, "heads n_negatives d_v"] | None = None,
     scale: float | None = None,
     is_causal: bool = False,
+    **settings: Any,
 ) -> Outputs:
-    """`negative_attention` from whole matrices: the weights, and who is whose negative."""
-    attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=construction == "dissimilar")
-    return _Negatives(n_negatives, beta, construction, selection, seed, vectors).naive(q, k, v, attending)
+    """The reference of `negative_attention`: same arguments, built from whole matrices."""
+    negatives = _Negatives(**settings)
+    self_aligned = negatives.construction == "dissimilar"
+    attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=self_aligned)
+    return negatives.naive(q, k, v, attending)
 
 
+@dataclass(frozen=True, eq=False)
 class _Negatives:
-    """One way to make negatives, applied."""
+    """One way to make negatives, applied; the fields are arguments of `negative_attention`."""
 
-    def __init__(
-        self, n_negatives: int, beta: Strength, construction: str, selection: str, seed: int, vectors: Tensor | None
-    ) -> None:
-        check_names(construction, selection)
-        if n_negatives < 1:
-            raise UserError(f"n_negatives={n_negatives} must be at least 1.")
-        if (construction == "learned") != (vectors is not None):
+    n_negatives: int = 1
+    beta: Strength = 0.1
+    construction: str = "lowest"
+    selection: str = "query"
+    seed: int = 0
+    vectors: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_names(self.construction, self.selection)
+        if self.n_negatives < 1:
+            raise UserError(f"n_negatives={self.n_negatives} must be at least 1.")
+        if (self.construction == "learned") != (self.vectors is not None):
             raise UserError("vectors must be given for the construction 'learned' and for no other.")
-        self.n_negatives, self.beta, self.vectors = n_negatives, beta, vectors
-        self.construction, self.selection, self.seed = construction, selection, seed
 
     def offset(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor | None:
         """β · mean of every query's negatives; None when negatives are those of keys, or for β = 0."""

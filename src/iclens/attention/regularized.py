@@ -61,14 +61,6 @@ def _less_own_values(out: Tensor, v: Tensor, attending: Attending, alpha: Streng
     return out if offset is None else out - offset
 
 
-def _naive(q: Tensor, k: Tensor, v: Tensor, attending: Attending, alpha: Strength) -> Tensor:
-    identity = torch.eye(attending.n_key, dtype=v.dtype, device=v.device)[-attending.n_query :]
-    values = repeat_heads(v, attending.n_heads)
-    return (
-        scaled_dot_product_naive(q, k, v, attending) - times(alpha, identity.expand(attending.n_heads, -1, -1)) @ values
-    )
-
-
 @ATTENTIONS.register("regularized")
 class RegularizedAttention(PenalizedAttention):
     """`regularized_attention` as a module.
@@ -89,7 +81,9 @@ class RegularizedAttention(PenalizedAttention):
         return own_value_offset(v, attending, self.alpha)
 
     def naive(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor:  # noqa: D102
-        return _naive(q, k, v, attending, self.alpha)
+        identity = torch.eye(attending.n_key, dtype=v.dtype, device=v.device)[-attending.n_query :]
+        own = times(self.alpha, identity.expand(attending.n_heads, -1, -1)) @ repeat_heads(v, attending.n_heads)
+        return scaled_dot_product_naive(q, k, v, attending) - own
 
     def residual(  # noqa: D102
         self, q: Tensor, k: Tensor, v: Tensor, attending: Attending, initial: Tensor, weights: Tensor

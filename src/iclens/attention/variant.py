@@ -211,33 +211,13 @@ class AttentionVariant(nn.Module, abc.ABC):
             after=self.after,
         )
 
-    def dual_loss(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        demonstrations: int | Tensor | None = None,
-        mask: Tensor | None = None,
-        scale: float | None = None,
-        *,
-        is_causal: bool = False,
-    ) -> StepLoss:
+    def dual_loss(self, *given: Any, **how: Any) -> StepLoss:
         """The loss before and after the step (η = 1), each (..., n_heads, n_query); arguments as in `dual`."""
-        return self.dual(q, k, v, demonstrations, mask, scale, is_causal=is_causal).loss()
+        return self.dual(*given, **how).loss()
 
-    def dual_step(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        demonstrations: int | Tensor | None = None,
-        mask: Tensor | None = None,
-        scale: float | None = None,
-        *,
-        is_causal: bool = False,
-    ) -> Outputs:
+    def dual_step(self, *given: Any, **how: Any) -> Outputs:
         """The prediction after the step; equal to `forward` but for the declared residual. Arguments as in `dual`."""
-        return self.dual(q, k, v, demonstrations, mask, scale, is_causal=is_causal).predict()
+        return self.dual(*given, **how).predict()
 
     def extra_repr(self) -> str:  # noqa: D102
         return ", ".join(f"{name}={value!r}" for name, value in self.options().items())

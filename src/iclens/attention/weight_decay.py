@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -62,12 +64,11 @@ def weight_decay_attention_naive(
     mask: Mask = None,
     *,
     alpha: Strength,
-    demonstrations: Bool[Tensor, " n_key"] | None = None,
-    scale: float | None = None,
-    is_causal: bool = False,
+    demonstrations: Tensor | None = None,
+    **how: Any,
 ) -> Outputs:
-    """`weight_decay_attention` with the whole matrix of weights, entries that are no demonstration's scaled."""
-    attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=demonstrations is None)
+    """The reference of `weight_decay_attention`: same arguments, built from the whole matrix of weights."""
+    attending = Attending.of(q, k, v, mask, self_aligned=demonstrations is None, **how)
     return _naive(q, k, v, attending, alpha, demonstrations)
 
 

@@ -40,6 +40,4 @@ class DecisionTree(TreeEstimator):
     def regressor(self) -> Any:  # noqa: D102
         from sklearn.tree import DecisionTreeRegressor
 
-        return DecisionTreeRegressor(
-            max_depth=self.max_depth, min_samples_leaf=self.min_samples_leaf, random_state=self.random_state
-        )
+        return DecisionTreeRegressor(**self.get_params())

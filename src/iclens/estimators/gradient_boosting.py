@@ -46,10 +46,4 @@ class GradientBoosting(TreeEstimator):
     def regressor(self) -> Any:  # noqa: D102
         from sklearn.ensemble import GradientBoostingRegressor
 
-        return GradientBoostingRegressor(
-            n_estimators=self.n_estimators,
-            learning_rate=self.learning_rate,
-            max_depth=self.max_depth,
-            subsample=self.subsample,
-            random_state=self.random_state,
-        )
+        return GradientBoostingRegressor(**self.get_params())

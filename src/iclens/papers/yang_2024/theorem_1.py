@@ -94,14 +94,7 @@ class YangTheorem1(Recipe[DescentSettings]):
             largest = _made(settings, settings.n_tokens[0], max(settings.n_heads))
             learning_rate = rate(*largest, gamma).learning_rate
         share = learning_rate / rate(dictionary, model, gamma, share=1.0).learning_rate
-        training = DictionaryTraining(
-            batch=0,
-            optimizer="gd",
-            learning_rate=tuple(learning_rate.tolist()),
-            gamma=gamma,
-            n_test=0,
-            every=settings.every,
-        )
+        training = DictionaryTraining.descent(learning_rate, gamma, settings.every)
         bounds = rate(dictionary, model, gamma)
         per_step = learning_rate * gamma**2 * bounds.zeta / n_tokens
         least = smallest_loss(dictionary)

@@ -61,6 +61,12 @@ class DictionaryTraining:
             if not all(0 < rate < math.inf for rate in rates):
                 raise UserError(f"{name}={value} must be positive and finite.")
 
+    @staticmethod
+    def descent(learning_rate: Float[Tensor, " runs"], gamma: float, every: int) -> DictionaryTraining:
+        """Gradient descent on the population loss with η_Q for each run, measured every so many steps."""
+        rates = tuple(learning_rate.tolist())
+        return DictionaryTraining(batch=0, optimizer="gd", learning_rate=rates, gamma=gamma, n_test=0, every=every)
+
     def rates(self, name: Literal["learning_rate", "gamma"], n_runs: int) -> list[float]:
         """`learning_rate` or `gamma` of each run.
 
