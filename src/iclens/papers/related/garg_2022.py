@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,29 +24,22 @@ from iclens.training.config import Curriculum, RunConfig
 from iclens.training.loop import train
 
 _SOURCE = "Garg et al. 2022"
+_stated = partial(Claim, source=_SOURCE, trust="stated")
 
-LINEAR = Claim(
+LINEAR = _stated(
     "On linear functions the trained model's error falls as that of least squares does: with d = 20, error/d is 0.02 "
-    "after 20 demonstrations and 0.0006 after 40.",
-    _SOURCE,
-    "stated",
+    "after 20 demonstrations and 0.0006 after 40."
 )
-SPARSE = Claim(
+SPARSE = _stated(
     "On sparse linear functions it is close to the Lasso: with d = 20 and 3 weights that are not 0 the normalised "
-    "error is 0.58 after 5 and 0.09 after 10 demonstrations, the Lasso's 0.62 and 0.08.",
-    _SOURCE,
-    "stated",
+    "error is 0.58 after 5 and 0.09 after 10 demonstrations, the Lasso's 0.62 and 0.08."
 )
-TREE = Claim(
+TREE = _stated(
     "On decision trees it beats greedy tree learning and boosting: 0.12 after 100 demonstrations, against 0.80 and "
-    "0.62.",
-    _SOURCE,
-    "stated",
+    "0.62."
 )
-NETWORK = Claim(
-    "On two-layer networks it reaches the error of a network trained by Adam on the demonstrations: 0.17 after 100.",
-    _SOURCE,
-    "stated",
+NETWORK = _stated(
+    "On two-layer networks it reaches the error of a network trained by Adam on the demonstrations: 0.17 after 100."
 )
 
 _LASSO: Mapping[str, tuple[str, Mapping[str, Any]]] = {

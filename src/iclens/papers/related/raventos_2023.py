@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,27 +22,22 @@ from iclens.tasks.linear import Linear
 from iclens.training.config import RunConfig
 
 _SOURCE = "the question of Raventós et al. 2023"
+_asked = partial(Claim, source=_SOURCE, trust="asked")
 
-FEW = Claim(
+FEW = _asked(
     "Trained on few tasks, a model answers fresh tasks as the posterior mean over its pool (dMMSE) does, not as ridge "
-    "regression does.",
-    _SOURCE,
-    "asked",
+    "regression does."
 )
 NEAR = 0.25
 """Largest squared distance to ridge regression, relative to the mean square of its answers, of a pool beyond the
 threshold: that of half of its answers. Nearer to it than to dMMSE is also a model that has hardly learned."""
 
-THRESHOLD = Claim(
+THRESHOLD = _asked(
     "There is a threshold in the number of pretraining tasks, above which it answers fresh tasks more like ridge "
-    "regression.",
-    _SOURCE,
-    "asked",
+    "regression."
 )
-BEYOND = Claim(
-    "Above the threshold it has a lower error on fresh tasks than dMMSE, the best answer under its own pretraining.",
-    _SOURCE,
-    "asked",
+BEYOND = _asked(
+    "Above the threshold it has a lower error on fresh tasks than dMMSE, the best answer under its own pretraining."
 )
 
 

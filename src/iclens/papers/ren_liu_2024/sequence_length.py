@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -30,23 +31,14 @@ from iclens.training.config import RunConfig
 
 _PAPER = "Ren & Liu 2024"
 _QUESTION = f"{_PAPER}, what the paper leaves open: how softmax attention scales with the sequence"
+_asked = partial(Claim, source=_QUESTION, trust="asked")
 
-BETTER = Claim(
-    "On long sequences trained softmax attention learns in context with a smaller error than trained linear attention.",
-    _QUESTION,
-    "asked",
+BETTER = _asked(
+    "On long sequences trained softmax attention learns in context with a smaller error than trained linear attention."
 )
-WIDENS = Claim("The longer the sequence, the larger softmax attention's advantage in error.", _QUESTION, "asked")
-TIME = Claim(
-    "Softmax attention takes more time than linear attention, by a factor that grows with the sequence.",
-    _QUESTION,
-    "asked",
-)
-MEMORY = Claim(
-    "Softmax attention takes more memory than linear attention, by a factor that grows with the sequence.",
-    _QUESTION,
-    "asked",
-)
+WIDENS = _asked("The longer the sequence, the larger softmax attention's advantage in error.")
+TIME = _asked("Softmax attention takes more time than linear attention, by a factor that grows with the sequence.")
+MEMORY = _asked("Softmax attention takes more memory than linear attention, by a factor that grows with the sequence.")
 
 SOFTMAX, ELU = "softmax", "linear, elu + 1"
 _OTHERS = (LINEAR, ELU)
