@@ -11,7 +11,7 @@ import torch
 from iclens.identities.checks import Setting, identity, relative
 from iclens.identities.own_attention import check_capture
 from iclens.lens.model.loading import LensModel, load
-from iclens.lens.read.capture import Capture, capture
+from iclens.lens.read.capture import capture
 from iclens.lens.read.heads import head_dual
 
 _SENTENCES = (
@@ -36,10 +36,6 @@ def _batch(setting: Setting) -> tuple[LensModel, torch.Tensor, torch.Tensor]:
     return lens_model, encoded["input_ids"], encoded["attention_mask"]
 
 
-def _captured(setting: Setting) -> Capture:
-    return capture(*_batch(setting))
-
-
 @identity(
     "minilm-capture",
     statement="MiniLM: the captured attention and the final states = the model's own",
@@ -61,7 +57,7 @@ def minilm_capture(setting: Setting) -> float:
 )
 def minilm_heads(setting: Setting) -> Iterator[float]:
     """The first half of each sentence is the demonstrations."""
-    for record in _captured(setting).records:
+    for record in capture(*_batch(setting)).records:
         n = record.k.shape[-2] // 2
         heads = record.q, record.k, record.v
         dual = head_dual(*heads, n, scale=record.scale, softcap=record.softcap, mask=record.mask)

@@ -80,8 +80,3 @@ def runs_at_once(config: RunConfig) -> int:
     width = int(config.model.options.get("width", task.d + task.d_y))
     numbers = training.batch * (training.n_context + 1) * width
     return max(1, min(MOST_RUNS, _MOST_NUMBERS // numbers))
-
-
-def final_error(run: TrainedRun, prefix: int | None = None) -> float:
-    """The last evaluation error of a run: after `prefix` demonstrations, or the mean over all answers."""
-    return [value for _, name, at, value in run.metrics if name == "error" and at == prefix][-1]

@@ -69,20 +69,6 @@ LDS_MARGIN = 0.03
 FOUND, BARELY, SEES_AGAINST = 0.95, 0.75, 0.25
 """An AUC from which on a method finds, up to which it hardly does, and up to which it sees what speaks against."""
 
-CLAIMS = (
-    FINDS,
-    DELETES,
-    ONE_PASS,
-    FORETELLS,
-    BLIND,
-    MANY,
-    MANY_DELETED,
-    CONTRADICTED,
-    AGAINST,
-    HOPS,
-    DEPTH,
-)
-
 
 def judged(table: Table) -> list[Verdict]:
     """A verdict on each of `CLAIMS`, from rows of one prompt and method each, with `study`."""
@@ -251,3 +237,5 @@ _JUDGES: tuple[tuple[Claim, Callable[..., Verdict], tuple[str, ...], tuple[str, 
     (HOPS, _hops, (TWO_HOPS,), (STEP,)),
     (DEPTH, partial(_no_worse_than_lasso, DEPTH), (DEEP,), (STEP, *LASSOS)),
 )
+
+CLAIMS = tuple(claim for claim, *_ in _JUDGES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -235,7 +234,7 @@ class RidgeParameter(Recipe[RidgeSettings]):
         ends = [bayes[0] / 2, bayes[-1] * 2]
         left.plot(ends, ends, "--", color="0.5", label="α = σ²/τ²")
         left.fill_between(ends, [e / FACTOR for e in ends], [e * FACTOR for e in ends], color="0.5", alpha=0.15, lw=0)
-        for place, spread in enumerate(_spreads(settings.levels)):
+        for place, spread in enumerate(sorted({spread for _, spread in settings.levels})):
             rows = table.where(tau=spread)
             at = (rows.column("sigma") / spread) ** 2
             # Side by side, so that equal ratios of different spreads do not cover each other.
@@ -283,10 +282,6 @@ def _limits(table: Table, settings: RidgeSettings) -> np.ndarray:
     # Both laws of the inputs have variance 1.
     zero = settings.d * table.column("tau") ** 2 + table.column("sigma") ** 2
     return np.minimum(LEARNED * bayes, bayes + LEFT * (zero - bayes))
-
-
-def _spreads(levels: Sequence[tuple[float, float]]) -> list[float]:
-    return sorted({spread for _, spread in levels})
 
 
 def _config(settings: RidgeSettings, noise: float, spread: float, seed: int) -> RunConfig:

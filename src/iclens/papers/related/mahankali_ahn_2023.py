@@ -98,8 +98,8 @@ class OneStepRisk(Recipe[RiskSettings]):
         """Excess risks, and the preconditioner of every layer."""
         case = int(part["d"] or 0), int(part["n"] or 0), float(part["noise_variance"] or 0), float(part["decay"] or 0)
         runs = train_all([_config(settings, case, seed) for seed in range(settings.n_seeds)], progress)
-        d, n, noise, _ = case
-        task = _task(case)
+        d, n, noise, decay = case
+        task = Anisotropic(d=d, decay=decay, rotated=False, noise_std=noise**0.5)
         best = task.preconditioner(n)
         rows: list[dict[str, Cell]] = []
         for run in runs:
@@ -139,7 +139,7 @@ class OneStepRisk(Recipe[RiskSettings]):
         missed: dict[str, list[str]] = {"trained": [], "matrix": []}
         for case in settings.cases:
             d, n, noise, decay = case
-            rows = table.where(d=d, n=n, noise_variance=noise, decay=decay).sorted_by("seed")
+            rows = _rows(table, case).sorted_by("seed")
             step, name = rows.column("step"), _name(case)
             trained = rows.column("trained") / step
             reached = trained <= 1 + TOLERANCE
@@ -258,11 +258,6 @@ def _condition(missed: list[str]) -> str:
 def _name(case: tuple[int, int, float, float]) -> str:
     d, n, noise, decay = case
     return f"n = {n}, d = {d}, σ² = {noise:g}" + (f", Σ ∝ i^−{decay:g}" if decay else "")
-
-
-def _task(case: tuple[int, int, float, float]) -> Anisotropic:
-    d, _, noise, decay = case
-    return Anisotropic(d=d, decay=decay, rotated=False, noise_std=noise**0.5)
 
 
 def _config(settings: RiskSettings, case: tuple[int, int, float, float], seed: int) -> RunConfig:

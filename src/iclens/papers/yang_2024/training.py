@@ -168,8 +168,9 @@ class DictionaryTrainer:
         """One step of every run that has not diverged."""
         self._gradient(self._moments())
         if self._adam:
-            for run in self._gone():
-                self._gradient.w[run], self._gradient.Q[run] = 0, 0
+            for run, step in enumerate(self.diverged):
+                if step is not None:
+                    self._gradient.w[run], self._gradient.Q[run] = 0, 0
             for adam in self._adam:
                 adam.step()
         else:
@@ -264,9 +265,6 @@ class DictionaryTrainer:
                 parameter.grad = its_gradient
             made.append(torch.optim.Adam([parameter for parameter, _ in pairs], lr=rate, fused=True))
         return made
-
-    def _gone(self) -> list[int]:
-        return [run for run, step in enumerate(self.diverged) if step is not None]
 
     def _forget(self, run: int) -> None:
         """Adam's memory of a run, which would move it even without a gradient."""
