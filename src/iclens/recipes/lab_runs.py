@@ -17,32 +17,28 @@ _MOST_NUMBERS = 2**19
 """Numbers in one residual stream of all runs at once: a step on more of them costs more a run than on fewer."""
 
 
-def query_run(
-    settings: Any, seed: int, task: Mapping[str, Any], model: Mapping[str, Any], **training: Any
-) -> RunConfig:
-    """A run that answers the query only: Adam, 50 steps of warm-up, a cosine schedule, gradients clipped at 1.
+def lab_run(settings: Any, seed: int, task: Mapping[str, Any], model: Mapping[str, Any], **training: Any) -> RunConfig:
+    """A run that is evaluated at its end alone, on few prompts.
 
     Args:
-        settings: of a recipe, with `steps`, `batch` and `learning_rate`, and `n_context` unless `training` has it.
+        settings: of a recipe; of `steps`, `batch`, `n_context` and `learning_rate` it has what `training` has not.
         seed: of the weights and the prompts.
         task: its name and options.
         model: its name and options.
-        **training: fields of `Training` that differ.
+        **training: fields of `Training`.
     """
-    usual = {
-        "steps": settings.steps,
-        "batch": settings.batch,
-        "loss": "query",
-        "learning_rate": settings.learning_rate,
-        "schedule": "cosine",
-        "warmup": min(50, settings.steps),
-        "clip": 1.0,
-        "evaluate_every": 0,
-        "evaluation_prompts": 16,
-    }
-    if "n_context" not in training:
-        usual["n_context"] = settings.n_context
+    names = ("steps", "batch", "n_context", "learning_rate")
+    usual = {name: getattr(settings, name) for name in names if name not in training}
+    usual |= {"evaluate_every": 0, "evaluation_prompts": 16}
     return RunConfig.from_dict({"seed": seed, "task": task, "model": model, "training": usual | training})
+
+
+def query_run(
+    settings: Any, seed: int, task: Mapping[str, Any], model: Mapping[str, Any], **training: Any
+) -> RunConfig:
+    """A `lab_run` that answers the query only: 50 steps of warm-up, a cosine schedule, gradients clipped at 1."""
+    usual = {"loss": "query", "schedule": "cosine", "warmup": min(50, settings.steps), "clip": 1.0}
+    return lab_run(settings, seed, task, model, **(usual | training))
 
 
 def train_all(configs: Sequence[RunConfig], progress: Progress, most_runs: int = MOST_RUNS) -> list[TrainedRun]:

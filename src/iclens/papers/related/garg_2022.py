@@ -14,7 +14,7 @@ from iclens.intervals import Estimate
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts
-from iclens.recipes.lab_runs import query_run
+from iclens.recipes.lab_runs import lab_run
 from iclens.recipes.seed_curves import seed_curve, seed_mean
 from iclens.recipes.settings import chosen, setting_rows, stated
 from iclens.recipes.table import Cell, Table
@@ -299,13 +299,12 @@ def _config(settings: CurveSettings, task: str, seed: int) -> RunConfig:
     sizes = {"n_layers": settings.n_layers, "n_heads": settings.n_heads, "width": settings.width}
     model = {"name": "transformer", **sizes, "ffn_width": 4 * settings.width, "activation": "gelu-tanh"}
     positions = {"positions": "learned", "max_points": n_context + 1}
-    run = query_run(
+    run = lab_run(
         settings,
         seed,
         {"name": task, "d": settings.d, **options.get(task, {})},
         {**model, **positions, "init_std": settings.init_std},
         n_context=n_context,
-        loss="every-prefix",
         schedule=settings.schedule,
         warmup=min(settings.warmup, settings.steps),
         clip=settings.clip,
