@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from iclens.errors import UserError
+from iclens.lens.model.loading import load
 from iclens.lens.scores.method import ATTRIBUTIONS
 from iclens.papers.attribution.measures import METHODS, TRUTH, Measured, run
-from iclens.papers.attribution.studies import STUDIES, Setting
+from iclens.papers.attribution.studies import STUDIES, Drawn, Setting, on_words
+from iclens.papers.attribution.studies import Progress as Training
 from iclens.papers.attribution.verdicts import (
     ALONE,
     CLAIMS,
@@ -140,7 +142,7 @@ class WhichDemonstrations(Recipe[WhichSettings]):
 
         with default_dtype(torch.float32), TemporaryDirectory() as folder:
             setting = Setting(settings.model, Path(folder), count, settings.n_demonstrations, seed)
-            learner, cases = STUDIES[study].make(setting, training)
+            learner, cases = _drawn(study, setting, training)
             # Another seed than the prompts': their truths and the random scores would come from the same numbers.
             found = run(
                 learner,
@@ -166,7 +168,8 @@ class WhichDemonstrations(Recipe[WhichSettings]):
     def summaries(self, table: Table, settings: WhichSettings) -> dict[str, Table]:
         """Every study's methods with their costs and measures, with half the width of 95 % intervals."""
         return {
-            f"{study}: {STUDIES[study].description} {size} prompts.": Table(_summary_rows(measured_of(table, study)))
+            f"{study}: {STUDIES[study].description if study in STUDIES else '1 demonstration is the truth.'} "
+            f"{size} prompts.": Table(_summary_rows(measured_of(table, study)))
             for study, size in settings.sizes().items()
             if size
         }
@@ -208,6 +211,12 @@ class WhichDemonstrations(Recipe[WhichSettings]):
         panels[0].set_ylim(-0.6, places[-1] + 0.6)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(shown))
         return figure
+
+
+def _drawn(study: str, setting: Setting, training: Training) -> Drawn:
+    if study == ALONE:
+        return on_words(load(setting.model), setting, setting.n_demonstrations, (1, 1))
+    return STUDIES[study].make(setting, training)
 
 
 def _label(name: str, measured: Measured) -> str:

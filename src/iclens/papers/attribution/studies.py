@@ -71,26 +71,21 @@ def _study(name: str, description: str) -> Callable[[Callable[[Setting, Progress
     return add
 
 
-def _on_words(learner: LensModel, setting: Setting, *given: Any) -> Drawn:
+def on_words(learner: LensModel, setting: Setting, *given: Any) -> Drawn:
+    """A learner and word prompts of it; `given` are the further arguments of `word_cases`."""
     return learner, word_cases(learner.tokenizer, setting.generator(), setting.n_prompts, *given)
 
 
 @_study("bundled", "the bundled learner; 2 to 4 demonstrations of the query's category are the truth.")
 def bundled(setting: Setting, progress: Progress) -> Drawn:
     """The main table."""
-    return _on_words(load(setting.model), setting, setting.n_demonstrations)
-
-
-@_study("alone", "1 demonstration is the truth.")
-def alone(setting: Setting, progress: Progress) -> Drawn:
-    """A demonstration that stands alone."""
-    return _on_words(load(setting.model), setting, setting.n_demonstrations, (1, 1))
+    return on_words(load(setting.model), setting, setting.n_demonstrations)
 
 
 @_study("redundant", "the bundled learner; 12 of 24 demonstrations are of the query's category, the truth.")
 def redundant(setting: Setting, progress: Progress) -> Drawn:
     """Many demonstrations that say the same."""
-    return _on_words(load(setting.model), setting, 24, (12, 12))
+    return on_words(load(setting.model), setting, 24, (12, 12))
 
 
 @_study(
@@ -139,4 +134,4 @@ def two_hops_trained(setting: Setting, progress: Progress) -> Drawn:
 
 
 def _deep(n_layers: int, setting: Setting, progress: Progress) -> Drawn:
-    return _on_words(deep_learner(n_layers, setting.folder, progress), setting, setting.n_demonstrations)
+    return on_words(deep_learner(n_layers, setting.folder, progress), setting, setting.n_demonstrations)
