@@ -131,7 +131,7 @@ class Bench:
         from iclens.benchmarks.document import environment
 
         file = self.out / f"{name}.json"
-        found = _read(file) if file.exists() else None
+        found = read_case(file) if file.exists() else None
         if found is None or found["command"] != self._command(name):
             return None
         now = environment(self.threads)
@@ -163,7 +163,7 @@ class Bench:
         from iclens.benchmarks.page import page
         from iclens.benchmarks.plots import plots
 
-        found = [_read(file) for file in sorted(self.out.glob("*.json"))]
+        found = [read_case(file) for file in sorted(self.out.glob("*.json"))]
         documents = [one for one in found if one is not None]
         if not documents:
             raise UserError(f"{self.out} holds no measured case: run `iclens bench` first.")
@@ -199,7 +199,7 @@ def _description(case: Case) -> str:
     return (inspect.getdoc(case) or "").splitlines()[0]
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def read_case(file: Path) -> dict[str, Any] | None:
     """The JSON of a case, None when the file is something else."""
     from iclens.benchmarks.document import is_sound
 

@@ -111,7 +111,7 @@ class TaskDiversity(Recipe[PoolSettings]):
         """On fresh tasks: which of the two is nearer, from which number of tasks on."""
         fresh = table.where(prompts="fresh")
         nearer = {n: seed_mean(_share(fresh.where(tasks=n))) for n in settings.pools}
-        away = {n: seed_mean(_away(fresh.where(tasks=n), settings)) for n in settings.pools}
+        away = {n: seed_mean(distance_from_ridge(fresh.where(tasks=n), settings)) for n in settings.pools}
         # No interval may cross one half: such a pool is on neither side.
         above = [n for n in settings.pools if nearer[n].low > 0.5]
         of_ridge = [n for n in above if away[n].high <= NEAR]
@@ -195,7 +195,7 @@ def _share(rows: Table) -> np.ndarray:
     return np.asarray(pool / (pool + ridge))
 
 
-def _away(rows: Table, settings: PoolSettings) -> np.ndarray:
+def distance_from_ridge(rows: Table, settings: PoolSettings) -> np.ndarray:
     """Squared distance to ridge regression on fresh tasks over the mean square of its answers, in expectation.
 
     Ridge regression is Bayes' answer there, so that the mean square of its answers is that of the labels less its
