@@ -21,12 +21,18 @@ from jaxtyping import jaxtyped as __with_shapes__
 """
 
 
+def _names_shapes(module):
+    """Whether what is imported from a module is a shape: jaxtyping's own, or one with a name, from `shapes`."""
+    return module == "jaxtyping" or (module or "").endswith(".shapes")
+
+
 class Wrapped(ast.NodeTransformer):
     """A module whose functions and dataclasses with shapes are wrapped."""
 
     def visit_Module(self, node):
         imported = [one for one in node.body if isinstance(one, ast.ImportFrom)]
-        self._shapes = {name.asname or name.name for one in imported if one.module == "jaxtyping" for name in one.names}
+        shaped = [one for one in imported if _names_shapes(one.module)]
+        self._shapes = {name.asname or name.name for one in shaped for name in one.names}
         self.generic_visit(node)
         first = max((node.body.index(one) for one in imported if one.module == "__future__"), default=-1) + 1
         node.body[first:first] = ast.parse(IMPORTS).body
@@ -59,7 +65,7 @@ class Loader(SourceFileLoader):
     def get_code(self, fullname):
         path = self.get_filename(fullname)
         source = self.get_data(path)
-        if b"from jaxtyping import" not in source:
+        if b"from jaxtyping import" not in source and b".shapes import" not in source:
             return super().get_code(fullname)
         return compile(Wrapped().visit(ast.parse(source, path)), path, "exec", dont_inherit=True)
 

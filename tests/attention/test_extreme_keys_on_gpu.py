@@ -90,14 +90,14 @@ def test_compiles_for_a_gpu_to_tensor_core_products(architecture, n_query, tmp_p
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from iclens.attention.gpu.extreme_keys import _lowest_kernel
+    from iclens.attention.gpu.extreme_keys import lowest_kernel
 
     constants = dict(WANTED=1, SIGN=1.0, CAUSAL=True, HAS_MASK=False, WIDEN=False, WIDTH=64, BLOCK_Q=128, BLOCK_K=64)
     constants |= dict(q_feature=1, k_feature=1) | (dict(n_query=1) if n_query == 1 else {})
     types = dict(q_ptr="*bf16", k_ptr="*bf16", mask_ptr="*bf16", index_ptr="*i64")
-    names = _lowest_kernel.arg_names
+    names = lowest_kernel.arg_names
     source = ASTSource(
-        fn=_lowest_kernel,
+        fn=lowest_kernel,
         signature={name: "constexpr" if name in constants else types.get(name, "i32") for name in names},
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in [*types, "q_row", "k_row", "d"]},

@@ -9,9 +9,9 @@ from itertools import islice
 import pytest
 import torch
 
-from iclens.benchmarks import attention, demonstrations, lens, quality, training
 from iclens.benchmarks import measuring as measuring
 from iclens.benchmarks.case import CASES, Comparison, Context, minutes
+from iclens.benchmarks.cases import attention, demonstrations, lens, quality, training
 from iclens.benchmarks.ceilings import Ceilings
 from iclens.benchmarks.gpt2_shaped import TINY, ShapedPrompt, lens_model
 from iclens.benchmarks.measuring import run_case

@@ -9,8 +9,8 @@ import torch
 
 from iclens.benchmarks.captum_ablation import feature_ablation
 from iclens.benchmarks.case import Absent, Comparison, Context
+from iclens.benchmarks.cases.end_to_end import EIGHT, SIXTEEN, SIXTY_FOUR, Text, comparisons, explained
 from iclens.benchmarks.ceilings import Ceilings
-from iclens.benchmarks.end_to_end import EIGHT, SIXTEEN, SIXTY_FOUR, Text, comparisons, explained
 from iclens.benchmarks.few_shot import ANSWERS, answer_ids, few_shot, groups_of, word_tokenizer
 from iclens.benchmarks.llama_shaped import LARGE, SMALL, llama_model, smollm2
 from iclens.lens import Prompt, tokenize

@@ -237,12 +237,9 @@ def test_cases_that_know_no_gpu_say_so(tmp_path, monkeypatch, capsys):
     assert "runs on the CPU only" in capsys.readouterr().err
 
 
-def test_attribution_is_still_a_command_of_its_own(capsys):
-    with pytest.raises(SystemExit):
-        main(["bench", "attribution", "--help"])
-    assert "ground truth" in capsys.readouterr().out
+def test_help_says_how_and_where_attribution_is(capsys):
     with pytest.raises(SystemExit):
         main(["bench", "--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert "interleaved pairs" in out
-    assert "iclens bench attribution" in out
+    assert "iclens reproduce attribution" in out

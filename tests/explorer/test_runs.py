@@ -12,7 +12,7 @@ from iclens.errors import UserError
 from iclens.explorer.app import build_app
 from iclens.explorer.gallery_view import gallery_view, picture
 from iclens.explorer.runs_view import MOST_CURVES, MOST_POINTS, Runs
-from iclens.recipes.selection import over_seeds
+from iclens.recipes.best_of_many import over_seeds
 from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
 

@@ -131,7 +131,7 @@ def _read_part(folder: Path) -> dict[str, Any]:
 
 
 def _table(folder: Path) -> None:
-    from iclens.recipes.reproduce import reproduce
+    from tests.recipes.one_recipe import reproduce
 
     reproduce(Coin(), "quick", folder)
 
@@ -151,14 +151,14 @@ MEASURED = {
 
 
 def _read_bench(folder: Path) -> dict[str, Any]:
-    found = bench._read(folder / "sums.json")
+    found = bench.read_case(folder / "sums.json")
     return {} if found is None else {"case": found}
 
 
 def _read_glue(part: str, folder: Path) -> dict[str, Any]:
     task = glue.TASKS["rte"] if isinstance(glue.TASKS, dict) else next(one for one in glue.TASKS if one.name == "rte")
-    found = glue._from_folder(task, folder)
-    return {"rows": list(glue._examples(task, found[part], "here"))}
+    found = glue.from_folder(task, folder)
+    return {"rows": list(glue.examples_of(task, found[part], "here"))}
 
 
 ROWS = [{"sentence1": "A b.", "sentence2": "C d.", "label": 1}, {"sentence1": "E.", "sentence2": "F.", "label": 0}]

@@ -23,7 +23,7 @@ from iclens.cli.main import main
 from iclens.explorer import page
 from iclens.explorer.ask import Ask
 from iclens.lens.prompt import Prompt, read_prompt
-from iclens.report.gallery import Entry, SettingLine, render_entry, render_index
+from iclens.report.gallery import Entry, render_entry, render_index
 from iclens.sweeps.grid import expand
 from iclens.training.config import RunConfig
 from iclens.training.config_file import parse_value, read_config, toml_text
@@ -283,7 +283,7 @@ def page_of_gallery(text):
                 "source": text, "trust": "stated",
             }
         ],
-        settings=[SettingLine(text, text, "stated", text)],
+        settings=[{"name": text, "value": text, "origin": "stated", "note": text}],
         command=text,
         seconds=1.0,
         finished="2026-01-01T00:00:00+00:00",

@@ -6,13 +6,14 @@ import dataclasses
 
 import pytest
 from tests.recipes.coin import Coin, planted
+from tests.recipes.one_recipe import reproduce
 
 from iclens.errors import UserError
 from iclens.papers.ren_liu_2024.dual_descent import DualDescent
 from iclens.papers.ren_liu_2024.random_features import FeatureSettings, RandomFeatures
 from iclens.recipes.contract import Preset
 from iclens.recipes.parts import PartStore, work_key
-from iclens.recipes.reproduce import Order, reproduce, reproduce_all
+from iclens.recipes.reproduce import Order, reproduce_all
 from iclens.recipes.reproduction import TABLE, stored
 from iclens.recipes.table import Table
 

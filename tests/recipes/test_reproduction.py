@@ -8,11 +8,11 @@ import json
 import pytest
 import torch
 from tests.recipes.coin import MEAN, SIGN, Coin
+from tests.recipes.one_recipe import reproduce
 
 from iclens.errors import UserError
 from iclens.recipes.contract import RECIPES
 from iclens.recipes.figures import COLOURS, style
-from iclens.recipes.reproduce import reproduce
 from iclens.recipes.reproduction import TABLE, stored
 from iclens.work.sealed import sealed
 

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from iclens.report.gallery import Entry, SettingLine, render_entry, render_index
+from iclens.report.gallery import Entry, render_entry, render_index
 
 VOID = {"meta", "img", "source", "br", "link", "input"}
 
@@ -29,6 +29,10 @@ def verdict(outcome, **changes):
     return base | changes
 
 
+def setting(name, value, origin, note):
+    return {"name": name, "value": value, "origin": origin, "note": note}
+
+
 ENTRY = Entry(
     id="a-recipe",
     title="A title",
@@ -42,9 +46,9 @@ ENTRY = Entry(
         verdict("cannot be tested here", numbers="", test="", untested="there is no GPU", trust="asked"),
     ),
     settings=(
-        SettingLine("n_steps", 10000, "stated", "section 5"),
-        SettingLine("rates", (0.5, 1e-05), "chosen", "a grid"),
-        SettingLine("normalised", True, "chosen", ""),
+        setting("n_steps", 10000, "stated", "section 5"),
+        setting("rates", (0.5, 1e-05), "chosen", "a grid"),
+        setting("normalised", True, "chosen", ""),
     ),
     command="iclens reproduce a-recipe --preset quick --out out",
     seconds=12.3,
@@ -149,7 +153,7 @@ def test_text_is_escaped_and_its_invisible_characters_shown():
         command=odd,
         machine={odd: odd},
         verdicts=[verdict("holds under", claim=odd, source=odd, numbers=odd, test=odd, condition=odd)],
-        settings=[SettingLine(odd, odd, "chosen", odd)],
+        settings=[setting(odd, odd, "chosen", odd)],
     )
     for page in (render_entry(entry), render_index([entry], odd)):
         assert "<script" not in page

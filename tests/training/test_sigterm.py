@@ -15,7 +15,7 @@ from tests.training.test_train import assert_identical
 from tests.training.tiny_runs import tiny
 
 from iclens.cli.main import main
-from iclens.cli.progress import resumable
+from iclens.cli.resumable import resumable
 from iclens.sweeps.chunks import ChunkPlan
 from iclens.sweeps.store import Store
 from iclens.sweeps.sweep import checkpoint_keys
@@ -127,7 +127,7 @@ def test_where_it_is_ignored_it_stays_so():
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from iclens.cli.progress import resumable
+from iclens.cli.resumable import resumable
 from iclens.sweeps import sweep
 from iclens.sweeps.store import Store
 from iclens.training.config import RunConfig

@@ -7,6 +7,7 @@ import platform
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iclens.errors import UserError
-from iclens.work import check_writable, make_folder, write_atomically
+from iclens.work import check_new_folder, check_writable, make_folder, whole_folder, write_atomically
 
 LEFT = f".iclens-{platform.node()}-"
 """How the temporary files of this machine begin; the number of their process and .tmp follow."""
@@ -47,12 +48,13 @@ def test_a_failure_on_the_way_leaves_the_old_file_and_nothing_else(tmp_path, mon
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    (tmp_path / f"{LEFT}{ended.pid}.tmp").write_text("half")
-    for kept in (f"{LEFT}{os.getppid()}.tmp", f".iclens-another-machine-{ended.pid}.tmp", f"{LEFT}x.tmp"):
+    for left in (f"{LEFT}{ended.pid}.tmp", f"{LEFT}{ended.pid}_12.tmp"):
+        (tmp_path / left).write_text("half")
+    for kept in (f"{LEFT}{os.getppid()}_3.tmp", f".iclens-another-machine-{ended.pid}.tmp", f"{LEFT}x.tmp"):
         (tmp_path / kept).write_text("")
     write_atomically(tmp_path / "file", "all")
     assert len(list(tmp_path.iterdir())) == 4
-    assert not (tmp_path / f"{LEFT}{ended.pid}.tmp").exists()
+    assert not list(tmp_path.glob(f"{LEFT}{ended.pid}*"))
 
 
 def test_a_leftover_of_no_possible_process_is_in_nobodys_way(tmp_path):
@@ -138,3 +140,58 @@ def test_a_folder_is_made_with_its_parents_once(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot create the folder .*file: a file has that name"):
         make_folder(tmp_path / "file")
+
+
+def test_threads_of_one_process_write_in_one_folder(tmp_path):
+    def write(number):
+        for _ in range(20):
+            write_atomically(tmp_path / f"{number}", f"{number}" * 1000)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {f"{n}": f"{n}" * 1000 for n in range(4)}
+
+
+def test_a_folder_appears_when_all_of_it_is_written(tmp_path):
+    with whole_folder(tmp_path / "new") as made:
+        (made / "file").write_text("all")
+        assert not (tmp_path / "new").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert (tmp_path / "new" / "file").read_text() == "all"
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new", tmp_path / "new" / "file")]
+    assert modes == [0o755, 0o644]
+
+
+def fill_half(path, error):
+    with whole_folder(path) as made:
+        (made / "file").write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device"), UserError),
+        (ValueError(), ValueError),
+        (KeyboardInterrupt(), BaseException),
+    ],
+)
+def test_a_folder_that_is_not_finished_leaves_nothing(error, told, tmp_path):
+    with pytest.raises(told):
+        fill_half(tmp_path / "new", error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_new_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    cases = {
+        tmp_path: "exists already: give the name of a new folder",
+        tmp_path / "link": "exists already",
+        tmp_path / "missing" / "x": "missing is not a folder; create it first",
+    }
+    for path, message in cases.items():
+        with pytest.raises(UserError, match=message):
+            check_new_folder(path)
+        with pytest.raises(UserError, match=message), whole_folder(path):
+            pytest.fail("the work was begun")

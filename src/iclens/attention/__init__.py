@@ -3,7 +3,6 @@
 from iclens.attention.attending import Attending
 from iclens.attention.augmentations import AUGMENTATIONS
 from iclens.attention.augmented import AugmentedAttention, augmented_attention
-from iclens.attention.checkpoint import from_pretrained
 from iclens.attention.composed import ComposedAttention
 from iclens.attention.huggingface import Applied, apply, remove
 from iclens.attention.linear import LinearAttention, linear_attention
@@ -15,6 +14,7 @@ from iclens.attention.regularized import (
     published_residual,
     regularized_attention,
 )
+from iclens.attention.saved_models import from_pretrained
 from iclens.attention.scaled_dot_product import scaled_dot_product_naive
 from iclens.attention.softmax import SoftmaxAttention, softmax_attention
 from iclens.attention.variant import ATTENTIONS, AttentionVariant, HeadShape, build, name_of

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from iclens.attention.attending import Attending
 from iclens.attention.augmentations import Augmentation, augmentation, augmented, described
 from iclens.attention.scaled_dot_product import scaled_dot_product, scaled_dot_product_naive
+from iclens.attention.shapes import Keys, Mask, Outputs, Queries, Values
 from iclens.attention.variant import ATTENTIONS, AttentionVariant, HeadShape
 from iclens.errors import UserError
 
 
 def augmented_attention(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
+    q: Queries,
+    k: Keys,
+    v: Values,
+    mask: Mask = None,
     *,
     g1: nn.Module | None = None,
     g2: nn.Module | None = None,
     scale: float | None = None,
     is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
+) -> Outputs:
     """h_t = Σ_i softmax(s q_tᵀg_2(k_i)) g_1(v_i); the query is not augmented.
 
     Source: Ren & Liu 2024, the model with data augmentation. Derived in docs/theory/augmented.md.

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from iclens.attention.attending import Attending, repeat_heads
+from iclens.attention.shapes import Keys, Mask, Outputs, Queries, Values
 from iclens.attention.variant import ATTENTIONS, AttentionVariant, HeadShape
 from iclens.errors import UserError
 from iclens.kernels import Kernel, LinearKernel, SignedLog
@@ -18,15 +19,15 @@ _CHUNK = 128
 
 
 def linear_attention(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
+    q: Queries,
+    k: Keys,
+    v: Values,
+    mask: Mask = None,
     *,
     features: str = "identity",
     scale: float | None = None,
     is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
+) -> Outputs:
     """h_t = (1/D_t) Σ_i φ(q_t)ᵀφ(k_i) v_i.
 
     `identity`: φ(x) = √s x and D = 1 (the dual model with φ = identity). `elu`: φ(x) = elu(√s x) + 1 and D_t =

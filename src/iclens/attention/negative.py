@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from iclens.attention.attending import Attending, repeat_heads
@@ -21,16 +22,17 @@ from iclens.attention.constructions import (
 )
 from iclens.attention.extreme_keys import Chosen
 from iclens.attention.scaled_dot_product import scaled_dot_product, scaled_dot_product_naive, weights_naive
+from iclens.attention.shapes import Keys, Mask, Outputs, Queries, Values
 from iclens.attention.strength import Strength, StrengthOption, finite, is_zero, times
 from iclens.attention.variant import ATTENTIONS, AttentionVariant, HeadShape
 from iclens.errors import UserError
 
 
 def negative_attention(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
+    q: Queries,
+    k: Keys,
+    v: Values,
+    mask: Mask = None,
     *,
     n_negatives: int = 1,
     beta: Strength = 0.1,
@@ -40,7 +42,7 @@ def negative_attention(
     vectors: Float[Tensor, "heads n_negatives d_v"] | None = None,
     scale: float | None = None,
     is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
+) -> Outputs:
     """h_t = Σ_i a_ti ṽ_i with ṽ_i = v_i − (β/|N|) Σ_{j in N} v_j; keys unchanged.
 
     With negatives of queries, N = N(t), the weights' sum of 1 makes h_t = Σ_i a_ti v_i − (β/|N(t)|) Σ_{j in N(t)} v_j.
@@ -80,38 +82,39 @@ def negative_attention(
 
 
 def negative_attention_naive(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
+    q: Queries,
+    k: Keys,
+    v: Values,
+    mask: Mask = None,
     *,
-    n_negatives: int = 1,
-    beta: Strength = 0.1,
-    construction: str = "lowest",
-    selection: str = "query",
-    seed: int = 0,
-    vectors: Float[Tensor, "heads n_negatives d_v"] | None = None,
     scale: float | None = None,
     is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
-    """`negative_attention` from whole matrices: the weights, and who is whose negative."""
-    attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=construction == "dissimilar")
-    return _Negatives(n_negatives, beta, construction, selection, seed, vectors).naive(q, k, v, attending)
+    **settings: Any,
+) -> Outputs:
+    """The reference of `negative_attention`: same arguments, built from whole matrices."""
+    negatives = _Negatives(**settings)
+    self_aligned = negatives.construction == "dissimilar"
+    attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=self_aligned)
+    return negatives.naive(q, k, v, attending)
 
 
+@dataclass(frozen=True, eq=False)
 class _Negatives:
-    """One way to make negatives, applied."""
+    """One way to make negatives, applied; the fields are arguments of `negative_attention`."""
 
-    def __init__(
-        self, n_negatives: int, beta: Strength, construction: str, selection: str, seed: int, vectors: Tensor | None
-    ) -> None:
-        check_names(construction, selection)
-        if n_negatives < 1:
-            raise UserError(f"n_negatives={n_negatives} must be at least 1.")
-        if (construction == "learned") != (vectors is not None):
+    n_negatives: int = 1
+    beta: Strength = 0.1
+    construction: str = "lowest"
+    selection: str = "query"
+    seed: int = 0
+    vectors: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_names(self.construction, self.selection)
+        if self.n_negatives < 1:
+            raise UserError(f"n_negatives={self.n_negatives} must be at least 1.")
+        if (self.construction == "learned") != (self.vectors is not None):
             raise UserError("vectors must be given for the construction 'learned' and for no other.")
-        self.n_negatives, self.beta, self.vectors = n_negatives, beta, vectors
-        self.construction, self.selection, self.seed = construction, selection, seed
 
     def offset(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor | None:
         """β · mean of every query's negatives; None when negatives are those of keys, or for β = 0."""

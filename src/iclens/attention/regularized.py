@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from iclens.attention.attending import Attending, repeat_heads
 from iclens.attention.penalized import PenalizedAttention
 from iclens.attention.scaled_dot_product import scaled_dot_product, scaled_dot_product_naive
+from iclens.attention.shapes import Keys, Mask, Outputs, Queries, Values
 from iclens.attention.strength import Strength, finite, is_zero, times
 from iclens.attention.variant import ATTENTIONS
 
 
 def regularized_attention(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
+    q: Queries,
+    k: Keys,
+    v: Values,
+    mask: Mask = None,
     *,
     alpha: Strength,
     scale: float | None = None,
     is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
+) -> Outputs:
     """h_j = Σ_i a_ji v_i − α v_j: the matrix A − αI.
 
     v_j is the value of the query's own token; the last n_query keys are those of the queries. A negative α adds a skip
@@ -61,14 +61,6 @@ def _less_own_values(out: Tensor, v: Tensor, attending: Attending, alpha: Streng
     return out if offset is None else out - offset
 
 
-def _naive(q: Tensor, k: Tensor, v: Tensor, attending: Attending, alpha: Strength) -> Tensor:
-    identity = torch.eye(attending.n_key, dtype=v.dtype, device=v.device)[-attending.n_query :]
-    values = repeat_heads(v, attending.n_heads)
-    return (
-        scaled_dot_product_naive(q, k, v, attending) - times(alpha, identity.expand(attending.n_heads, -1, -1)) @ values
-    )
-
-
 @ATTENTIONS.register("regularized")
 class RegularizedAttention(PenalizedAttention):
     """`regularized_attention` as a module.
@@ -89,7 +81,9 @@ class RegularizedAttention(PenalizedAttention):
         return own_value_offset(v, attending, self.alpha)
 
     def naive(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor:  # noqa: D102
-        return _naive(q, k, v, attending, self.alpha)
+        identity = torch.eye(attending.n_key, dtype=v.dtype, device=v.device)[-attending.n_query :]
+        own = times(self.alpha, identity.expand(attending.n_heads, -1, -1)) @ repeat_heads(v, attending.n_heads)
+        return scaled_dot_product_naive(q, k, v, attending) - own
 
     def residual(  # noqa: D102
         self, q: Tensor, k: Tensor, v: Tensor, attending: Attending, initial: Tensor, weights: Tensor

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from iclens.attention.attending import Attending
 from iclens.attention.scaled_dot_product import scaled_dot_product, scaled_dot_product_naive
+from iclens.attention.shapes import Keys, Mask, Outputs, Queries, Values
 from iclens.attention.variant import ATTENTIONS, AttentionVariant
 
 
 def softmax_attention(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
-    *,
-    scale: float | None = None,
-    is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
+    q: Queries, k: Keys, v: Values, mask: Mask = None, *, scale: float | None = None, is_causal: bool = False
+) -> Outputs:
     """h_t = Σ_i a_ti v_i with a_t = softmax(s q_tᵀk_i).
 
     Args:
@@ -38,14 +32,8 @@ def softmax_attention(
 
 
 def softmax_attention_naive(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
-    *,
-    scale: float | None = None,
-    is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
+    q: Queries, k: Keys, v: Values, mask: Mask = None, *, scale: float | None = None, is_causal: bool = False
+) -> Outputs:
     """`softmax_attention` from the whole matrix of weights."""
     return scaled_dot_product_naive(q, k, v, Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal))
 

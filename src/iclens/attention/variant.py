@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from iclens.attention.attending import Attending
 from iclens.attention.scaled_dot_product import scaled_dot_product
+from iclens.attention.shapes import Keys, Mask, Outputs, Queries, Values
 from iclens.attention.variant_dual import VariantDual
 from iclens.dual import StepLoss
 from iclens.errors import UserError
@@ -85,15 +85,8 @@ class AttentionVariant(nn.Module, abc.ABC):
         return None
 
     def forward(
-        self,
-        q: Float[Tensor, "*batch n_heads n_query d"],
-        k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-        v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-        mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
-        *,
-        scale: float | None = None,
-        is_causal: bool = False,
-    ) -> Float[Tensor, "*out n_heads n_query d_v"]:
+        self, q: Queries, k: Keys, v: Values, mask: Mask = None, *, scale: float | None = None, is_causal: bool = False
+    ) -> Outputs:
         """Attention of `q` on (`k`, `v`) with this modification.
 
         Args:
@@ -218,33 +211,13 @@ class AttentionVariant(nn.Module, abc.ABC):
             after=self.after,
         )
 
-    def dual_loss(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        demonstrations: int | Tensor | None = None,
-        mask: Tensor | None = None,
-        scale: float | None = None,
-        *,
-        is_causal: bool = False,
-    ) -> StepLoss:
+    def dual_loss(self, *given: Any, **how: Any) -> StepLoss:
         """The loss before and after the step (η = 1), each (..., n_heads, n_query); arguments as in `dual`."""
-        return self.dual(q, k, v, demonstrations, mask, scale, is_causal=is_causal).loss()
+        return self.dual(*given, **how).loss()
 
-    def dual_step(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        demonstrations: int | Tensor | None = None,
-        mask: Tensor | None = None,
-        scale: float | None = None,
-        *,
-        is_causal: bool = False,
-    ) -> Float[Tensor, "*out n_heads n_query d_v"]:
+    def dual_step(self, *given: Any, **how: Any) -> Outputs:
         """The prediction after the step; equal to `forward` but for the declared residual. Arguments as in `dual`."""
-        return self.dual(q, k, v, demonstrations, mask, scale, is_causal=is_causal).predict()
+        return self.dual(*given, **how).predict()
 
     def extra_repr(self) -> str:  # noqa: D102
         return ", ".join(f"{name}={value!r}" for name, value in self.options().items())

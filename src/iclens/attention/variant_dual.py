@@ -87,7 +87,7 @@ class VariantDual:
     @property
     def stepped(self) -> DualModel:
         """The dual model whose W_0 has decayed: its Ŵ is that of the step."""
-        factor = 1 - self._decay_on(self.start.v)
+        factor = 1 - torch.as_tensor(self.decay, dtype=self.start.v.dtype, device=self.start.v.device)[..., None, None]
         kept = torch.where((self.start.groups.ids >= 0).unsqueeze(-1), torch.ones_like(factor), factor)
         return replace(self.start, v=self.start.v * kept)
 
@@ -110,6 +110,3 @@ class VariantDual:
         before = self.start.loss().before.squeeze(-1) + penalty * initial_only.weight_norm().squeeze(-1).square()
         after = stepped.loss().after.squeeze(-1) + penalty * stepped.weight_norm().squeeze(-1).square()
         return StepLoss(before, after)
-
-    def _decay_on(self, v: Tensor) -> Tensor:
-        return torch.as_tensor(self.decay, dtype=v.dtype, device=v.device)[..., None, None]

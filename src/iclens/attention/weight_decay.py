@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from iclens.attention import weight_decay_fused
@@ -11,21 +13,22 @@ from iclens.attention.attending import Attending, repeat_heads
 from iclens.attention.penalized import PenalizedAttention
 from iclens.attention.scaled_dot_product import scaled_dot_product, weights_naive
 from iclens.attention.self_weights import self_weights
+from iclens.attention.shapes import Keys, Mask, Outputs, Queries, Values
 from iclens.attention.strength import Strength, finite, is_zero, times
 from iclens.attention.variant import ATTENTIONS
 
 
 def weight_decay_attention(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
+    q: Queries,
+    k: Keys,
+    v: Values,
+    mask: Mask = None,
     *,
     alpha: Strength,
     demonstrations: Bool[Tensor, " n_key"] | None = None,
     scale: float | None = None,
     is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
+) -> Outputs:
     """h_t = Σ_{i a demonstration} a_ti v_i + (1 − α) Σ_{i not} a_ti v_i.
 
     It is exactly one step of rate η on Theorem 3.1's loss plus (λ/2)‖W‖²_F, with α = ηλ: the decay shrinks W_0, and
@@ -55,18 +58,17 @@ def weight_decay_attention(
 
 
 def weight_decay_attention_naive(
-    q: Float[Tensor, "*batch n_heads n_query d"],
-    k: Float[Tensor, "*batch_k n_kv_heads n_key d"],
-    v: Float[Tensor, "*batch_v n_kv_heads n_key d_v"],
-    mask: Bool[Tensor, "*batch_m #n_query n_key"] | None = None,
+    q: Queries,
+    k: Keys,
+    v: Values,
+    mask: Mask = None,
     *,
     alpha: Strength,
-    demonstrations: Bool[Tensor, " n_key"] | None = None,
-    scale: float | None = None,
-    is_causal: bool = False,
-) -> Float[Tensor, "*out n_heads n_query d_v"]:
-    """`weight_decay_attention` with the whole matrix of weights, entries that are no demonstration's scaled."""
-    attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=demonstrations is None)
+    demonstrations: Tensor | None = None,
+    **how: Any,
+) -> Outputs:
+    """The reference of `weight_decay_attention`: same arguments, built from the whole matrix of weights."""
+    attending = Attending.of(q, k, v, mask, self_aligned=demonstrations is None, **how)
     return _naive(q, k, v, attending, alpha, demonstrations)
 
 

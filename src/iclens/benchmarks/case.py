@@ -1,4 +1,4 @@
-"""What a benchmark is: a file of this folder whose function yields comparisons, curves, tables and absent peers.
+"""What a benchmark is: a file of `cases` whose function yields comparisons, curves, tables and absent peers.
 
 ```python
 @CASES.register("my-case")
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -217,6 +217,11 @@ class Listing:
     rows: Sequence[Mapping[str, Cell]]
     verdicts: tuple[Verdict, ...] = ()
 
+    @property
+    def good(self) -> bool:
+        """Every verdict holds."""
+        return all(verdict.holds for verdict in self.verdicts)
+
 
 @dataclass(frozen=True)
 class Absent:
@@ -229,6 +234,7 @@ class Absent:
 
     peer: str
     reason: str
+    good: ClassVar[bool] = True
 
 
 Entry = Comparison | Curve | Listing | Absent
@@ -267,4 +273,4 @@ def minutes(case: Case, *, long: bool = False) -> float | int | None:
     return None if said is None else said[long]
 
 
-CASES: Registry[Case] = Registry("benchmark", "iclens.benchmarks", package="iclens.benchmarks")
+CASES: Registry[Case] = Registry("benchmark", "iclens.benchmarks", package="iclens.benchmarks.cases")

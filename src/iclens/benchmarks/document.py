@@ -7,8 +7,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from iclens.benchmarks.case import Context
-from iclens.benchmarks.measuring import CaseResult, Compared, Grown, Listed, Result, Skipped
+from iclens.benchmarks.case import Absent, Context, Listing
+from iclens.benchmarks.measuring import CaseResult, Compared, Grown, Result
 from iclens.benchmarks.peers import versions
 from iclens.recipes.machine import machine
 from iclens.work.sealed import is_whole, sealed
@@ -63,12 +63,10 @@ def is_sound(made: dict[str, Any]) -> bool:
 
 def plain(result: Result) -> dict[str, Any]:
     """A result as JSON."""
-    if isinstance(result, Skipped):
-        return {"kind": "absent", "peer": result.entry.peer, "reason": result.entry.reason}
-    if isinstance(result, Listed):
-        verdicts = [asdict(verdict) for verdict in result.entry.verdicts]
-        rows = [dict(row) for row in result.entry.rows]
-        return {"kind": "table", "what": result.entry.what, "rows": rows, "verdicts": verdicts}
+    if isinstance(result, Absent):
+        return {"kind": "absent", **asdict(result)}
+    if isinstance(result, Listing):
+        return {"kind": "table", **asdict(result), "verdicts": [asdict(verdict) for verdict in result.verdicts]}
     if isinstance(result, Grown):
         entry = result.entry
         return {

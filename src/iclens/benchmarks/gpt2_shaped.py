@@ -39,6 +39,11 @@ class Shape:
         attention = 2.0 * n_tokens**2 * self.width * self.layers
         return weights + attention + 2.0 * self.vocabulary * self.width * n_logits
 
+    def rerun_operations(self, n_tokens: int, n_query: int) -> float:
+        """Operations of a pass over the query alone, whose tokens attend to nearly all of the prompt's."""
+        attention = 4.0 * n_tokens * n_query * self.width * self.layers
+        return 2.0 * self.block_parameters * n_query + attention + 2.0 * self.vocabulary * self.width
+
     def weight_bytes(self) -> float:
         """Bytes of the blocks and the unembedding in float32, each read once."""
         return 4.0 * (self.block_parameters + self.vocabulary * self.width)

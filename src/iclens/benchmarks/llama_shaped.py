@@ -21,32 +21,22 @@ from iclens.lens import LensModel
 
 
 @dataclass(frozen=True)
-class LlamaShape:
+class LlamaShape(Shape):
     """Of a Llama whose unembedding is its embedding; the defaults have 135 M parameters, as SmolLM2-135M."""
 
     layers: int = 30
     heads: int = 9
-    key_heads: int = 3
     width: int = 576
-    inner: int = 1536
     vocabulary: int = 49152
     positions: int = 8192
+    key_heads: int = 3
+    inner: int = 1536
 
     @property
     def block_parameters(self) -> int:
         """Weights of all blocks that multiply every token."""
         attention = 2 * self.width**2 * (self.heads + self.key_heads) // self.heads
         return self.layers * (attention + 3 * self.width * self.inner)
-
-    def forward_operations(self, n_tokens: int, n_logits: int) -> float:
-        """Operations of a forward pass: weights, causal attention, and the unembedding of some positions."""
-        attention = 2.0 * n_tokens**2 * self.width * self.layers
-        unembedding = 2.0 * self.vocabulary * self.width * n_logits
-        return 2.0 * self.block_parameters * n_tokens + attention + unembedding
-
-    def weight_bytes(self) -> float:
-        """Bytes of the blocks and the embedding in float32."""
-        return 4.0 * (self.block_parameters + self.vocabulary * self.width)
 
 
 LARGE = LlamaShape()

@@ -105,27 +105,8 @@ class Grown:
     good: bool = True
 
 
-@dataclass(frozen=True)
-class Listed:
-    """The measured numbers of a `Listing`, a table without a comparison."""
-
-    entry: Listing
-
-    @property
-    def good(self) -> bool:
-        """Every verdict holds."""
-        return all(verdict.holds for verdict in self.entry.verdicts)
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A comparison that was left out because its peer is not installed."""
-
-    entry: Absent
-    good: bool = True
-
-
-Result = Compared | Grown | Listed | Skipped
+Result = Compared | Grown | Listing | Absent
+"""What needs no measuring is its own result."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +133,8 @@ class CaseResult:
 
 def measure(entry: Entry, context: Context, progress: Progress = lambda text: None) -> Result:
     """The numbers of one entry."""
-    if isinstance(entry, Absent):
-        return Skipped(entry)
-    if isinstance(entry, Listing):
-        return Listed(entry)
+    if isinstance(entry, Absent | Listing):
+        return entry
     if isinstance(entry, Curve):
         progress(entry.what)
         return _grown(entry, context)

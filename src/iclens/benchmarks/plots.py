@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 Results = Sequence[Mapping[str, Any]]
 
 
-def plots(document: Mapping[str, Any], mode: Mode = "light", kind: str = "svg") -> dict[str, bytes]:
+def plots(document: Mapping[str, Any], mode: Mode = "light") -> dict[str, bytes]:
     """The files of a case's plots: a name without folder → its bytes.
 
     Args:
         document: the JSON of the case.
         mode: on light or on dark paper.
-        kind: `"svg"` or `"png"`.
     """
     import matplotlib
 
@@ -35,8 +34,8 @@ def plots(document: Mapping[str, Any], mode: Mode = "light", kind: str = "svg") 
             if results:
                 file = io.BytesIO()
                 # No date: the same numbers give the same file.
-                draw(results).savefig(file, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
-                files[f"{document['case']}-{name}.{kind}"] = file.getvalue()
+                draw(results).savefig(file, format="svg", dpi=120, metadata={"Date": None})
+                files[f"{document['case']}-{name}.svg"] = file.getvalue()
     return files
 
 

@@ -96,10 +96,8 @@ class Shaped:
     def floor(self, shape: Shape) -> Floor:
         """One pass over the prompt, and n + 1 over the query's tokens."""
         n, query = len(self.prompt.ids), len(self.prompt.ids) - self.prompt.query_start
-        rerun = 2.0 * shape.block_parameters * query + 4.0 * n * query * shape.width * shape.layers
-        rerun += 2.0 * shape.vocabulary * shape.width
         return Floor(
-            shape.forward_operations(n, 1) + (self.prompt.n_demonstrations + 1) * rerun,
+            shape.forward_operations(n, 1) + (self.prompt.n_demonstrations + 1) * shape.rerun_operations(n, query),
             shape.weight_bytes(),
             "one forward pass of the prompt + n + 1 passes over the query's tokens",
         )

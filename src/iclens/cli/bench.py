@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from iclens.cli.output import note, say, show
+from iclens.cli.output import note, say, show, table
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.work.progress import stages
@@ -131,7 +131,7 @@ class Bench:
         from iclens.benchmarks.document import environment
 
         file = self.out / f"{name}.json"
-        found = _read(file) if file.exists() else None
+        found = read_case(file) if file.exists() else None
         if found is None or found["command"] != self._command(name):
             return None
         now = environment(self.threads)
@@ -163,7 +163,7 @@ class Bench:
         from iclens.benchmarks.page import page
         from iclens.benchmarks.plots import plots
 
-        found = [_read(file) for file in sorted(self.out.glob("*.json"))]
+        found = [read_case(file) for file in sorted(self.out.glob("*.json"))]
         documents = [one for one in found if one is not None]
         if not documents:
             raise UserError(f"{self.out} holds no measured case: run `iclens bench` first.")
@@ -199,7 +199,7 @@ def _description(case: Case) -> str:
     return (inspect.getdoc(case) or "").splitlines()[0]
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def read_case(file: Path) -> dict[str, Any] | None:
     """The JSON of a case, None when the file is something else."""
     from iclens.benchmarks.document import is_sound
 
@@ -249,13 +249,8 @@ def _say(name: str, result: Any) -> None:
 
 
 def _table(one: dict[str, Any]) -> Any:
-    from rich.table import Table
-
     from iclens.benchmarks import wording
 
-    table = Table(title=one["what"], title_justify="left")
-    for place, column in enumerate(one["rows"][0]):
-        table.add_column(column, justify="right" if place else "left")
-    for row in one["rows"]:
-        table.add_row(*(wording.cell(value) for value in row.values()))
-    return table
+    first, *others = one["rows"][0]
+    rows = ((wording.cell(value) for value in row.values()) for row in one["rows"])
+    return table(one["what"], {first: "left", **dict.fromkeys(others, "right")}, rows, title_justify="left")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from iclens.cli.output import note, say
+from iclens.cli.output import check_at_least_one, note, say
 from iclens.cli.where import Where, refuse_torchrun
 from iclens.errors import UserError, said
 from iclens.work.whole_files import check_writable, write_atomically
@@ -68,8 +68,7 @@ class Many:
             raise UserError(
                 f"cannot write {self.out}: --out must be a file, so that finished work can be kept beside it."
             )
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise UserError(f"--batch-tokens {self.batch_tokens}: it must be at least 1.")
+        check_at_least_one(batch_tokens=self.batch_tokens)
         self.where.check()
 
     def run(self, source: ModelSource, defaults: Defaults, *, scores: tuple[str, ...]) -> int:
@@ -125,7 +124,7 @@ class Many:
 
     def _compute(self, work: Work, parts: Parts, cluster: Cluster | None) -> bool:
         """Fill in the parts that are missing; False when some failed."""
-        from iclens.cli.progress import resumable
+        from iclens.cli.resumable import resumable
         from iclens.work.cluster import TASK_SECONDS, connected
         from iclens.work.progress import bar, duration
 

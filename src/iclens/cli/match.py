@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from iclens.cli.output import note, say, show
+from iclens.cli.output import check_at_least_one, note, say, show, table
 from iclens.cli.subcommand import command
-from iclens.errors import UserError
+from iclens.plain_data import finite
 from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from iclens.matching.comparisons import Match
+    from iclens.matching.layers import LayerMatch
 
 
 @command("match")
@@ -61,8 +62,7 @@ class MatchRun:
 
         if self.json is not None:
             check_writable(self.json)
-        if self.threads < 1:
-            raise UserError(f"--threads {self.threads}: it must be at least 1.")
+        check_at_least_one(threads=self.threads)
         store = Store(self.store, create=False)
         stored = store.load(store.find(self.key))
         note(f"run {stored.key} of {self.store}")
@@ -87,57 +87,40 @@ class MatchRun:
             show(_layers(result))
             show(_heads(result))
         if self.json is not None:
-            write_atomically(self.json, json.dumps(_finite(result.to_dict()), indent=2, allow_nan=False))
+            write_atomically(self.json, json.dumps(finite(result.to_dict()), indent=2, allow_nan=False))
         return 1 if any(not head.residual < 1e-9 for head in result.heads) else 0
 
 
 def _algorithms(result: Match) -> Table:
-    from rich.table import Table
-
-    table = Table(title="the model beside known algorithms, the nearest first")
-    table.add_column("algorithm")
-    for name in ("its own error", "SPD to the model", "ILWD", "alignment"):
-        table.add_column(name, justify="right")
-    for one in result.comparisons:
-        table.add_row(one.estimator, f"{one.error:.4g}", f"{one.spd:.3g}", f"{one.ilwd:.3g}", f"{one.alignment:.3f}")
-    return table
+    numbers = ("its own error", "SPD to the model", "ILWD", "alignment")
+    return table(
+        "the model beside known algorithms, the nearest first",
+        {"algorithm": "left", **dict.fromkeys(numbers, "right")},
+        (
+            (one.estimator, f"{one.error:.4g}", f"{one.spd:.3g}", f"{one.ilwd:.3g}", f"{one.alignment:.3f}")
+            for one in result.comparisons
+        ),
+    )
 
 
 def _layers(result: Match) -> Table:
-    from rich.table import Table
+    def cells(one: LayerMatch) -> list[str]:
+        pairs = ((str(one.steps[name]), f"{one.spd[name]:.3g}") for name in one.steps)
+        return [str(one.layer), f"{one.error:.4g}", *chain.from_iterable(pairs)]
 
-    table = Table(title="after each layer: a linear read-out, and the steps whose answers are nearest to it")
-    for name in ("layers", "error", "GD steps", "SPD", "Newton steps", "SPD"):
-        table.add_column(name, justify="right")
-    for one in result.layers:
-        cells = [
-            f(one)
-            for name in one.steps
-            for f in (lambda o, n=name: str(o.steps[n]), lambda o, n=name: f"{o.spd[n]:.3g}")
-        ]
-        table.add_row(str(one.layer), f"{one.error:.4g}", *cells)
-    return table
+    return table(
+        "after each layer: a linear read-out, and the steps whose answers are nearest to it",
+        ("layers", "error", "GD steps", "SPD", "Newton steps", "SPD"),
+        map(cells, result.layers),
+    )
 
 
 def _heads(result: Match) -> Table:
-    from rich.table import Table
-
-    table = Table(title="each head as one gradient step on the demonstrations")
-    for name in ("layer", "head", "share of the step", "residual"):
-        table.add_column(name, justify="right")
-    for one in result.heads:
-        table.add_row(
-            str(one.layer + 1),
-            str(one.head + 1),
-            f"{one.step_share:.3f}",
-            f"{one.residual:.1e}",
-        )
-    return table
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return table(
+        "each head as one gradient step on the demonstrations",
+        ("layer", "head", "share of the step", "residual"),
+        (
+            (str(one.layer + 1), str(one.head + 1), f"{one.step_share:.3f}", f"{one.residual:.1e}")
+            for one in result.heads
+        ),
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from iclens.cli.output import note, say, show
+from iclens.cli.output import note, say, show, table
 from iclens.cli.subcommand import command
 from iclens.cli.where import refuse_torchrun
 from iclens.errors import UserError
@@ -209,8 +209,8 @@ class Reproduce:
         for verdict in verdicts:
             outcome = verdict.outcome + (f" {verdict.condition}" if verdict.condition else "")
             say(f"  {outcome}: {verdict.claim} ({verdict.untested or verdict.numbers})")
-        for title, table in ({} if made.not_run else made.recipe.summaries(made.table, made.settings)).items():
-            show(_summary(title, table))
+        for title, summary in ({} if made.not_run else made.recipe.summaries(made.table, made.settings)).items():
+            show(_summary(title, summary))
 
     def _index(self, publish: Path | None) -> None:
         """The gallery of all that lies in the folder, and a copy without tables if it is wanted."""
@@ -253,7 +253,7 @@ class Reproduce:
 def _entry(made: Reproduction) -> Entry:
     from iclens.recipes.reproduction import verdict_documents
     from iclens.recipes.settings import setting_rows
-    from iclens.report.gallery import Entry, SettingLine
+    from iclens.report.gallery import Entry
 
     return Entry(
         id=made.recipe.id,
@@ -262,7 +262,7 @@ def _entry(made: Reproduction) -> Entry:
         description=made.recipe.description,
         preset=made.preset,
         verdicts=verdict_documents(made.verdicts()),
-        settings=[SettingLine(**asdict(row)) for row in setting_rows(made.settings)],
+        settings=[asdict(row) for row in setting_rows(made.settings)],
         command=made.command,
         seconds=made.seconds,
         finished=made.finished,
@@ -273,16 +273,13 @@ def _entry(made: Reproduction) -> Entry:
 
 
 def _summary(title: str, summary: Table) -> Any:
-    from rich.table import Table as Shown
-
-    shown = Shown(title=title, title_justify="left")
     columns = summary.to_columns()
-    for name, cells in columns.items():
-        shown.add_column(name, justify="left" if any(isinstance(cell, str) for cell in cells) else "right")
-    for row in zip(*columns.values(), strict=True):
-        cells = [f"{cell:.4g}" if isinstance(cell, float) else cell for cell in row]
-        shown.add_row(*("" if cell is None else str(cell) for cell in cells))
-    return shown
+    texts = {name: any(isinstance(cell, str) for cell in cells) for name, cells in columns.items()}
+    rows = (
+        ["" if cell is None else f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row]
+        for row in zip(*columns.values(), strict=True)
+    )
+    return table(title, {name: "left" if texts[name] else "right" for name in texts}, rows, title_justify="left")
 
 
 def _recipes() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 STORE = Path("iclens-runs")
 """Where runs are kept unless another folder is named."""
-
-_SHOWN_POINTS = 12
 
 
 @command("runs list")
@@ -50,7 +47,7 @@ class RunsList:
 
     def run(self) -> int:
         """Print the table and return the exit status."""
-        from iclens.sweeps.rows import nothing_collected
+        from iclens.sweeps.index_rows import nothing_collected
 
         with nothing_collected():
             return self._listed()
@@ -262,29 +259,17 @@ def _has(records: Sequence[Mapping[str, Any]], name: str) -> bool:
 
 
 def _say_curves(metrics: Sequence[Metric]) -> None:
-    whole: dict[str, dict[int, float]] = {}
-    by_prefix: dict[str, dict[int, dict[int, float]]] = {}
-    for row in metrics:
-        if row.prefix is None:
-            whole.setdefault(row.name, {})[row.step] = row.value
-        else:
-            by_prefix.setdefault(row.name, {}).setdefault(row.step, {})[row.prefix] = row.value
+    from iclens.training.metric import curves, spread
+
+    whole, last = curves(metrics)
     if whole:
-        steps = _spread(sorted({step for curve in whole.values() for step in curve}))
+        steps = spread(sorted({step for curve in whole.values() for step in curve}))
         say("")
         _say_table(["step", *whole], [[step, *(curve.get(step) for curve in whole.values())] for step in steps])
-    if by_prefix:
-        last = {name: curves[max(curves)] for name, curves in by_prefix.items()}
-        prefixes = _spread(sorted({prefix for curve in last.values() for prefix in curve}))
+    if last:
+        prefixes = spread(sorted({prefix for curve in last.values() for prefix in curve}))
         say("\nat the last step, by number of demonstrations")
         _say_table(["prefix", *last], [[one, *(curve.get(one) for curve in last.values())] for one in prefixes])
-
-
-def _spread(values: Sequence[int]) -> list[int]:
-    """The first, the last, and some between at equal distances."""
-    if len(values) <= _SHOWN_POINTS:
-        return list(values)
-    return [values[round(place * (len(values) - 1) / (_SHOWN_POINTS - 1))] for place in range(_SHOWN_POINTS)]
 
 
 def _say_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -309,16 +294,10 @@ def _texts(column: Sequence[Any]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | Mapping):
-        return json.dumps(value, ensure_ascii=False)
+    from iclens.sweeps.selection import cell
+
     # A name with line breaks or control characters must not break the table.
-    text = str(value)
+    text = "–" if value is None else cell(value)
     return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from iclens.cli.output import note, say
+from iclens.cli.output import check_at_least_one, note, say
 from iclens.cli.subcommand import command
 from iclens.cli.where import Where, refuse_torchrun
 from iclens.errors import UserError
@@ -59,8 +59,7 @@ class Sweep:
         if not self.config:
             raise UserError("name a configuration file with a [sweep] table.")
         self.where.check()
-        if self.chunk is not None and self.chunk < 1:
-            raise UserError(f"--chunk {self.chunk}: it must be at least 1.")
+        check_at_least_one(chunk=self.chunk)
         if not 0 < self.memory < float("inf"):
             raise UserError(f"--memory {self.memory}: it must be a positive number of GiB.")
         cluster = self.where.cluster(gpu=self.device != "cpu")
@@ -76,7 +75,7 @@ class Sweep:
     def _train(self, configs: list[RunConfig], cluster: Cluster | None) -> int:
         from collections import Counter
 
-        from iclens.cli.progress import resumable
+        from iclens.cli.resumable import resumable
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import GIB, prepare, run
         from iclens.work.cluster import slots
@@ -88,8 +87,8 @@ class Sweep:
         if store is not None:
             for text in store.notes:
                 note(text)
-            if store.read_only and not self.dry_run:
-                raise UserError(f"the store {self.store} is read-only: no permission to write there.")
+            if not self.dry_run:
+                store.check_writable()
         here = usable_cores() if self.device == "cpu" else 1
         workers = self.where.workers or (here if cluster is None else max(1, slots(cluster)))
         note(f"{len(configs)} runs; measuring how many to train at once")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from iclens.cli.output import note, say, show
+from iclens.cli.output import check_at_least_one, note, say, show
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
 
@@ -60,9 +60,8 @@ class Train:
             return 0
         if not self.config:
             raise UserError(f"name a configuration file or a preset: {', '.join(presets())}.")
-        if self.threads < 1:
-            raise UserError(f"--threads {self.threads}: it must be at least 1.")
-        from iclens.cli.progress import resumable
+        check_at_least_one(threads=self.threads)
+        from iclens.cli.resumable import resumable
         from iclens.sweeps.chunks import plan
         from iclens.sweeps.store import Store
         from iclens.sweeps.sweep import SweepPlan, run
@@ -87,8 +86,8 @@ class Train:
             if store.has(key):
                 self._note_present(key)
                 return self._shown(store.load(key))
-            if store.read_only and not self.dry_run:
-                raise UserError(f"the store {self.store} is read-only: no permission to write there.")
+            if not self.dry_run:
+                store.check_writable()
         with torch_threads(self.threads):
             measured = plan([config], 2**62, device=self.device)
         seconds = measured.seconds * config.training.steps
@@ -106,7 +105,7 @@ class Train:
         return self._shown(store.load(key))
 
     def _together(self, config: RunConfig, one: Launched) -> int:
-        from iclens.cli.progress import resumable
+        from iclens.cli.resumable import resumable
         from iclens.sweeps.together import train_together
         from iclens.training.distributed import joined
         from iclens.work.progress import bar
@@ -155,6 +154,7 @@ def error_table(run: Run) -> Table:
 
     from iclens.training.baseline import optimal_errors
     from iclens.training.config import RunConfig
+    from iclens.training.metric import spread
 
     config = RunConfig.from_dict(run.config)
     last = max(row.step for row in run.metrics() if row.name == "error")
@@ -173,16 +173,9 @@ def error_table(run: Run) -> Table:
         table.add_column(name + some, justify="right")
         mean = sum(best[prefix] for prefix in prefixes) / len(prefixes)
         columns.append({None: mean, **{prefix: best[prefix] for prefix in prefixes}})
-    for prefix in _spread(prefixes):
+    for prefix in spread(prefixes):
         table.add_row(str(prefix), *(f"{column[prefix]:.4g}" for column in columns))
     if len(prefixes) > 1:
         table.add_section()
         table.add_row("all", *(f"{column[None]:.4g}" for column in columns))
     return table
-
-
-def _spread(values: list[int], most: int = 12) -> list[int]:
-    if len(values) <= most:
-        return values
-    places = {round(place * (len(values) - 1) / (most - 1)) for place in range(most)}
-    return [values[place] for place in sorted(places)]

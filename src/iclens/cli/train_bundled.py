@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from iclens.cli.output import say
+from iclens.cli.output import check_at_least_one, say
 from iclens.cli.subcommand import command
 
 
@@ -37,15 +37,13 @@ class TrainBundled:
 
     def run(self) -> int:
         """Train, measure, write, and return the exit status."""
-        from iclens.errors import UserError
         from iclens.training.language.accuracy import accuracy_on_words
-        from iclens.training.language.learner import BundledRecipe, check_target, train, write
+        from iclens.training.language.learner import BundledRecipe, train, write
         from iclens.work.progress import stages
+        from iclens.work.whole_files import check_new_folder
 
-        for name, value in (("threads", self.threads), ("prompts", self.prompts)):
-            if value < 1:
-                raise UserError(f"--{name} {value}: it must be at least 1.")
-        check_target(self.out)
+        check_at_least_one(threads=self.threads, prompts=self.prompts)
+        check_new_folder(self.out)
         recipe = BundledRecipe(seed=self.seed, n_layers=self.layers, n_heads=self.heads, width=self.width)
         with stages("training") as stage:
 

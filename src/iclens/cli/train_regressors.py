@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from iclens.cli.output import note, say
+from iclens.cli.output import check_at_least_one, note, say
 from iclens.cli.subcommand import command
 
 
@@ -31,34 +31,19 @@ class TrainRegressors:
 
     def run(self) -> int:
         """Train, measure, write, and return the exit status."""
-        import shutil
-        import tempfile
-
-        from iclens.errors import UserError
-        from iclens.training.language.learner import check_target
         from iclens.training.regressors import STEPS, train_regressors
+        from iclens.work.whole_files import check_new_folder, whole_folder
 
         steps = STEPS if self.steps is None else self.steps
-        for name, value in (("steps", steps), ("prompts", self.prompts)):
-            if value < 1:
-                raise UserError(f"--{name} {value}: it must be at least 1.")
-        check_target(self.out)
+        check_at_least_one(steps=steps, prompts=self.prompts)
+        check_new_folder(self.out)
 
         def advance(variant: str, done: int, total: int, loss: float) -> None:
             if done % max(1, total // 5) == 0:
                 note(f"{variant}: {done:,} of {total:,} steps, loss {loss:.3f}")
 
-        temporary = Path(tempfile.mkdtemp(prefix=".iclens-", suffix=".tmp", dir=self.out.absolute().parent))
-        try:
-            document = train_regressors(
-                temporary, seed=self.seed, steps=steps, n_measured=self.prompts, advance=advance
-            )
-            temporary.chmod(0o755)
-            temporary.rename(self.out)
-        except OSError as error:
-            raise UserError(f"cannot write {self.out}: {error.strerror or error}.") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with whole_folder(self.out) as made:
+            document = train_regressors(made, seed=self.seed, steps=steps, n_measured=self.prompts, advance=advance)
         last = max(document["ridge"], key=int)
         errors = {name: one["error"][last] for name, one in document["regressors"].items()}
         errors["ridge, the best possible,"] = document["ridge"][last]

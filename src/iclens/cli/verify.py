@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from iclens.cli.output import note, say, show
+from iclens.cli.output import note, say, show, table
 from iclens.cli.subcommand import command
 from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.identities import Check
+
+COLUMNS = {"statement": "left", "source": "left", "residual": "right", "tolerance": "right", "verdict": "left"}
 
 
 @command("verify")
@@ -49,7 +51,7 @@ class Verify:
         for check in check_all(setting, self.only):
             note(f"{_verdict(check):<8} {check.identity.name}")
             checks.append(check)
-        show(_table(checks))
+        show(table("Identities", COLUMNS, map(_row, checks), title_justify="left"))
         run = [check for check in checks if check.skipped is None]
         failed = [check for check in run if not check.holds]
         if self.json is not None:
@@ -90,17 +92,9 @@ def _verdict(check: Check) -> str:
     return "holds" if check.holds else "FAILS"
 
 
-def _table(checks: list[Check]) -> Any:
-    from rich.table import Table
-
-    table = Table(title="Identities", title_justify="left", show_lines=False)
-    for heading, justify in (("statement", "left"), ("source", "left"), ("residual", "right"), ("tolerance", "right")):
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    table.add_column("verdict")
-    for check in checks:
-        residual = "–" if check.skipped is not None else f"{check.residual:.1e}"
-        style = "dim" if check.skipped is not None else ("green" if check.holds else "bold red")
-        verdict = f"skipped: {check.skipped}" if check.skipped is not None else _verdict(check)
-        entry = check.identity
-        table.add_row(entry.statement, entry.source, residual, f"{check.tolerance:.0e}", f"[{style}]{verdict}[/]")
-    return table
+def _row(check: Check) -> tuple[str, ...]:
+    entry, skipped = check.identity, check.skipped is not None
+    residual = "–" if skipped else f"{check.residual:.1e}"
+    style = "dim" if skipped else "green" if check.holds else "bold red"
+    verdict = f"skipped: {check.skipped}" if skipped else _verdict(check)
+    return entry.statement, entry.source, residual, f"{check.tolerance:.0e}", f"[{style}]{verdict}[/]"

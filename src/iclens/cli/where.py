@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from iclens.cli.output import check_at_least_one
 from iclens.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,9 +49,7 @@ class Where:
         Raises:
             UserError: the first of them.
         """
-        for name, value in (("threads", self.threads), ("workers", self.workers)):
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value}: it must be at least 1.")
+        check_at_least_one(threads=self.threads, workers=self.workers)
         if self.on == "ray" and self.workers is not None:
             raise UserError(
                 "--workers is for processes of this machine: on Ray as many tasks run at once as there is room for,"

@@ -2,91 +2,51 @@
 
 from __future__ import annotations
 
-import abc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import gelu, relu, silu
 
 from iclens.dual.held import HeldMap
 from iclens.errors import UserError
 from iclens.registry import Registry
 
 
-class Activation(abc.ABC):
+@dataclass(frozen=True)
+class Activation:
     """An activation σ, and its gate g with σ(u) = u · g(u).
 
     The gate is a formula of its own, never the quotient σ(u)/u, which has no digits near u = 0.
+
+    Attributes:
+        value: σ(u).
+        gate: g(u) = σ(u)/u, with its limit at u = 0.
     """
 
-    @staticmethod
-    @abc.abstractmethod
-    def value(u: Tensor) -> Tensor:
-        """σ(u)."""
-
-    @staticmethod
-    @abc.abstractmethod
-    def gate(u: Tensor) -> Tensor:
-        """g(u) = σ(u)/u, with its limit at u = 0."""
+    value: Callable[[Tensor], Tensor]
+    gate: Callable[[Tensor], Tensor]
 
 
-ACTIVATIONS: Registry[type[Activation]] = Registry("activation", "iclens.activations")
+ACTIVATIONS: Registry[Activation] = Registry("activation", "iclens.activations")
 
 
-@ACTIVATIONS.register("relu")
-class Relu(Activation):
-    """max(u, 0); the gate is the activation pattern Σ, 0 or 1."""
-
-    @staticmethod
-    def value(u: Tensor) -> Tensor:  # noqa: D102
-        return torch.nn.functional.relu(u)
-
-    @staticmethod
-    def gate(u: Tensor) -> Tensor:  # noqa: D102
-        return (u > 0).to(u.dtype)
+def _gate_of_tanh(u: Tensor) -> Tensor:
+    # (1 + tanh a)/2 = sigmoid(2a), which keeps the digits of the left tail.
+    return (2 * math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)).sigmoid()
 
 
-@ACTIVATIONS.register("gelu")
-class Gelu(Activation):
-    """u Φ(u), with Φ the normal distribution function."""
-
-    @staticmethod
-    def value(u: Tensor) -> Tensor:  # noqa: D102
-        return torch.nn.functional.gelu(u)
-
-    @staticmethod
-    def gate(u: Tensor) -> Tensor:  # noqa: D102
-        # erfc keeps the digits of the left tail, where 1 + erf would lose them.
-        return torch.special.erfc(-u / math.sqrt(2)) / 2
-
-
-@ACTIVATIONS.register("gelu-tanh")
-class GeluTanh(Activation):
-    """The tanh form of GELU, as in GPT-2."""
-
-    @staticmethod
-    def value(u: Tensor) -> Tensor:  # noqa: D102
-        return torch.nn.functional.gelu(u, approximate="tanh")
-
-    @staticmethod
-    def gate(u: Tensor) -> Tensor:  # noqa: D102
-        # (1 + tanh a)/2 = sigmoid(2a), which keeps the digits of the left tail.
-        return (2 * math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)).sigmoid()
-
-
-@ACTIVATIONS.register("silu")
-class Silu(Activation):
-    """u · sigmoid(u)."""
-
-    @staticmethod
-    def value(u: Tensor) -> Tensor:  # noqa: D102
-        return torch.nn.functional.silu(u)
-
-    @staticmethod
-    def gate(u: Tensor) -> Tensor:  # noqa: D102
-        return u.sigmoid()
+# The gate of ReLU is the activation pattern Σ, 0 or 1.
+ACTIVATIONS.register("relu")(Activation(relu, lambda u: (u > 0).to(u.dtype)))
+# u Φ(u): erfc keeps the digits of the left tail, where 1 + erf would lose them.
+ACTIVATIONS.register("gelu")(Activation(gelu, lambda u: torch.special.erfc(-u / math.sqrt(2)) / 2))
+# The tanh form of GELU, as in GPT-2.
+ACTIVATIONS.register("gelu-tanh")(Activation(partial(gelu, approximate="tanh"), _gate_of_tanh))
+ACTIVATIONS.register("silu")(Activation(silu, torch.sigmoid))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-from torch import Tensor
-
-from iclens.estimators.estimator import ESTIMATORS, Estimator
-from iclens.estimators.points import check_single_range, checked_points
-from iclens.estimators.prefix_loop import by_prompt_and_prefix
+from iclens.estimators.estimator import ESTIMATORS
+from iclens.estimators.trees import TreeEstimator
 from iclens.tasks.options import require_counts
-from iclens.tasks.prompt_batch import PromptBatch
 
 
 @ESTIMATORS.register("decision-tree")
 @dataclass(frozen=True)
-class DecisionTree(Estimator):
+class DecisionTree(TreeEstimator):
     """ŷ = the mean label of the query's leaf, in scikit-learn's `DecisionTreeRegressor` (CART).
 
     One tree for every prompt, prefix and output; without gradient.
@@ -42,24 +37,7 @@ class DecisionTree(Estimator):
             require_counts(max_depth=self.max_depth)
         require_counts(min_samples_leaf=self.min_samples_leaf)
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
-        return self._answers(inputs, labels, None)
-
-    def predict(self, prompt: PromptBatch) -> Float[Tensor, "*batch d_y"]:  # noqa: D102
-        return self._answers(prompt.inputs, prompt.labels, [prompt.n_context]).squeeze(-2)
-
-    def _answers(self, inputs: Tensor, labels: Tensor, queries: list[int] | None) -> Tensor:
+    def regressor(self) -> Any:  # noqa: D102
         from sklearn.tree import DecisionTreeRegressor
 
-        tree = DecisionTreeRegressor(
-            max_depth=self.max_depth, min_samples_leaf=self.min_samples_leaf, random_state=self.random_state
-        )
-
-        def answer(xs: np.ndarray, ys: np.ndarray, query: np.ndarray) -> float:
-            return tree.fit(xs, ys).predict(query)[0]
-
-        inputs, labels = checked_points(inputs, labels)
-        check_single_range(inputs)
-        return by_prompt_and_prefix(answer, inputs, labels, queries)
+        return DecisionTreeRegressor(**self.get_params())

@@ -13,6 +13,7 @@ from torch import Tensor
 from iclens.errors import UserError
 from iclens.registry import Registry
 from iclens.tasks.prompt_batch import PromptBatch
+from iclens.tasks.shapes import Inputs, Labels
 
 
 class Estimator(abc.ABC):
@@ -23,9 +24,7 @@ class Estimator(abc.ABC):
     """
 
     @abc.abstractmethod
-    def prefixes(
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:
         """Prediction at point i from the points before it, for every i; without any point before it, zeros.
 
         The label of point i has no influence on prediction i.

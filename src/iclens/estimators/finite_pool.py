@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.estimators.estimator import ESTIMATORS, Estimator
 from iclens.estimators.points import check_finite, checked_points
 from iclens.tasks.options import require_positive
+from iclens.tasks.shapes import Inputs, Labels
 
 _ELEMENTS = 2**22
 """Most predictions held at once (32 MiB in float64)."""
@@ -45,9 +45,7 @@ class FinitePool(Estimator):
             raise UserError(f"pool has shape {tuple(self.pool.shape)}: it must be (n_tasks, d) or (n_tasks, d, d_y).")
         check_finite("pool", self.pool)
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:  # noqa: D102
         inputs, labels = checked_points(inputs, labels)
         pool = self.pool.to(inputs)
         if pool.shape[1] != inputs.shape[-1] or pool.shape[2:] not in ((), labels.shape[-1:]):

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
-from jaxtyping import Float
-from torch import Tensor
+from typing import Any
 
 from iclens.errors import UserError
-from iclens.estimators.estimator import ESTIMATORS, Estimator
-from iclens.estimators.points import check_single_range, checked_points
-from iclens.estimators.prefix_loop import by_prompt_and_prefix
+from iclens.estimators.estimator import ESTIMATORS
+from iclens.estimators.trees import TreeEstimator
 from iclens.tasks.options import require_counts, require_positive
-from iclens.tasks.prompt_batch import PromptBatch
 
 
 @ESTIMATORS.register("gradient-boosting")
 @dataclass(frozen=True)
-class GradientBoosting(Estimator):
+class GradientBoosting(TreeEstimator):
     """ŷ of scikit-learn's `GradientBoostingRegressor` with squared error.
 
     One ensemble for every prompt, prefix and output, so slow: some 50 ms for each; without gradient.
@@ -48,29 +43,7 @@ class GradientBoosting(Estimator):
         if not 0 < self.subsample <= 1:
             raise UserError(f"subsample={self.subsample} must be above 0 and at most 1.")
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
-        return self._answers(inputs, labels, None)
-
-    def predict(self, prompt: PromptBatch) -> Float[Tensor, "*batch d_y"]:  # noqa: D102
-        return self._answers(prompt.inputs, prompt.labels, [prompt.n_context]).squeeze(-2)
-
-    def _answers(self, inputs: Tensor, labels: Tensor, queries: list[int] | None) -> Tensor:
+    def regressor(self) -> Any:  # noqa: D102
         from sklearn.ensemble import GradientBoostingRegressor
 
-        ensemble = GradientBoostingRegressor(
-            n_estimators=self.n_estimators,
-            learning_rate=self.learning_rate,
-            max_depth=self.max_depth,
-            subsample=self.subsample,
-            random_state=self.random_state,
-        )
-
-        def answer(xs: np.ndarray, ys: np.ndarray, query: np.ndarray) -> float:
-            # It refuses a single point, whose answer is its label.
-            return ensemble.fit(xs, ys).predict(query)[0] if len(ys) > 1 else ys[0]
-
-        inputs, labels = checked_points(inputs, labels)
-        check_single_range(inputs)
-        return by_prompt_and_prefix(answer, inputs, labels, queries)
+        return GradientBoostingRegressor(**self.get_params())

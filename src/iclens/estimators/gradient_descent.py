@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
@@ -14,6 +13,7 @@ from iclens.estimators.estimator import ESTIMATORS, Estimator
 from iclens.estimators.points import Features, check_finite, checked_points, mapped
 from iclens.estimators.prefix_loop import by_prefix
 from iclens.tasks.options import require_at_least_zero, require_one_of
+from iclens.tasks.shapes import Inputs, Labels
 
 REDUCTIONS = ("mean", "sum")
 
@@ -66,9 +66,7 @@ class GradientDescent(Estimator):
         if self.preconditioner is not None:
             check_finite("preconditioner", self.preconditioner)
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:  # noqa: D102
         if self.plus_plus:
             return self.prefixes_naive(inputs, labels)
         x, labels, rates, preconditioner = self._prepared(inputs, labels)
@@ -89,9 +87,7 @@ class GradientDescent(Estimator):
             weights = weights + rate * (gradients / counts if self.reduction == "mean" else gradients)
         return (weights * x).sum(-1).mT
 
-    def prefixes_naive(
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes_naive(self, inputs: Inputs, labels: Labels) -> Labels:
         """The same as layers do it: labels and data changed step by step, one prefix after another."""
         x, labels, rates, preconditioner = self._prepared(inputs, labels)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
@@ -15,6 +14,7 @@ from iclens.estimators.points import check_finite, checked_points
 from iclens.estimators.prefix_loop import by_prefix
 from iclens.kernels import GaussianKernel, SoftmaxKernel
 from iclens.tasks.options import require_at_least_zero, require_counts, require_one_of, require_positive
+from iclens.tasks.shapes import Inputs, Labels
 
 KERNEL_NAMES = ("linear", "polynomial", "rbf", "softmax")
 
@@ -56,9 +56,7 @@ class KernelRidge(Estimator):
         require_counts(degree=self.degree)
         require_at_least_zero(coef0=self.coef0)
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:  # noqa: D102
         inputs, labels = checked_points(inputs, labels)
         factor, info = torch.linalg.cholesky_ex(self._penalised(self._gram(inputs)))
         if info.any():
@@ -68,9 +66,7 @@ class KernelRidge(Estimator):
             )
         return means_in_order(factor, labels)
 
-    def prefixes_naive(
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes_naive(self, inputs: Inputs, labels: Labels) -> Labels:
         """The same, solving for the dual coefficients of one prefix after another."""
         inputs, labels = checked_points(inputs, labels)
 

@@ -12,6 +12,7 @@ from iclens.estimators.estimator import ESTIMATORS, Estimator
 from iclens.estimators.feature_sign import on_active_set, solve
 from iclens.estimators.points import Features, checked_points, mapped
 from iclens.tasks.options import require_counts, require_positive
+from iclens.tasks.shapes import Inputs, Labels
 
 _ELEMENTS = 2**20
 """Most entries of Gram matrices held at once (8 MiB in float64): more would leave the cache."""
@@ -54,9 +55,7 @@ class Lasso(Estimator):
         """Solve the problems side by side; see `feature_sign.solve`."""
         return solve(gram, moment, strength)
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:  # noqa: D102
         inputs, labels = checked_points(inputs, labels)
         x = mapped(self.features, inputs)
         flat_x, flat_y = (tensor.reshape(-1, *tensor.shape[-2:]) for tensor in (x, labels))

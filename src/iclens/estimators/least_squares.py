@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from iclens.estimators.conditional_means import lower_factor, recursive_least_squares
 from iclens.estimators.estimator import ESTIMATORS, Estimator
 from iclens.estimators.points import Features, checked_points, mapped
 from iclens.estimators.prefix_loop import by_prefix
+from iclens.tasks.shapes import Inputs, Labels
 
 _INDEPENDENT = {torch.float32: 1e-4, torch.float64: 1e-6}
 """Least distance of a point from the span of the points before it, in units of its length, for the fast way."""
@@ -35,15 +35,11 @@ class LeastSquares(Estimator):
 
     features: Features | None = None
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:  # noqa: D102
         inputs, labels = checked_points(inputs, labels)
         return _all_prefixes(mapped(self.features, inputs), labels)
 
-    def prefixes_naive(
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes_naive(self, inputs: Inputs, labels: Labels) -> Labels:
         """The same by the pseudo-inverse, one prefix after another."""
         inputs, labels = checked_points(inputs, labels)
         return by_prefix(_pseudo_inverse, mapped(self.features, inputs), labels)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from iclens.estimators.estimator import ESTIMATORS, Estimator
 from iclens.estimators.points import checked_points
+from iclens.tasks.shapes import Inputs, Labels
 
 
 @ESTIMATORS.register("mean")
@@ -20,9 +19,7 @@ class Mean(Estimator):
     All prefixes: one cumulative sum, O(n) for a prompt of n points.
     """
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:  # noqa: D102
         inputs, labels = checked_points(inputs, labels)
         before = labels.cumsum(-2).roll(1, -2)
         counts = torch.arange(labels.shape[-2], dtype=labels.dtype, device=labels.device).unsqueeze(-1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -13,6 +12,7 @@ from iclens.estimators.estimator import ESTIMATORS, Estimator
 from iclens.estimators.points import checked_points
 from iclens.estimators.prefix_loop import by_prefix
 from iclens.tasks.options import require_counts, require_one_of
+from iclens.tasks.shapes import Inputs, Labels
 
 WEIGHTS = ("uniform", "distance")
 
@@ -49,9 +49,7 @@ class NearestNeighbours(Estimator):
         require_counts(n_neighbors=self.n_neighbors)
         require_one_of("weights", self.weights, WEIGHTS)
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:  # noqa: D102
         inputs, labels = checked_points(inputs, labels)
         n = inputs.shape[-2]
         place, k = torch.arange(n, device=inputs.device), min(self.n_neighbors, n)
@@ -68,9 +66,7 @@ class NearestNeighbours(Estimator):
         known = place[:k] < place.unsqueeze(-1)
         return self._average(labels, torch.cat(orders, -2), torch.cat(near, -2) if near else None, known)
 
-    def prefixes_naive(
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes_naive(self, inputs: Inputs, labels: Labels) -> Labels:
         """The same, sorting the distances of one prefix after another."""
         inputs, labels = checked_points(inputs, labels)
 

@@ -13,6 +13,7 @@ from iclens.estimators.estimator import ESTIMATORS, Estimator
 from iclens.estimators.points import Features, checked_points, mapped
 from iclens.estimators.prefix_loop import by_prefix
 from iclens.tasks.options import require_at_least_zero
+from iclens.tasks.shapes import Inputs, Labels
 
 
 @ESTIMATORS.register("newton")
@@ -44,9 +45,7 @@ class Newton(Estimator):
         if not 0 < self.scale < 2:
             raise UserError(f"scale={self.scale} must lie between 0 and 2, both excluded.")
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:  # noqa: D102
         inputs, labels = checked_points(inputs, labels)
 
         def answer(xs: Tensor, ys: Tensor, query: Tensor) -> Tensor:

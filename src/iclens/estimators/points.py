@@ -10,14 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
+from iclens.tasks.shapes import Inputs, Labels
 
 Features: TypeAlias = Callable[[Tensor], Tensor]
 """A map x -> φ(x) of (..., n_points, d) to (..., n_points, n_features)."""
 
 
-def checked_points(
-    inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-) -> tuple[Float[Tensor, "*batch n_points d"], Float[Tensor, "*batch n_points d_y"]]:
+def checked_points(inputs: Inputs, labels: Labels) -> tuple[Inputs, Labels]:
     """The same points, with zero for the last label: no prefix has it, so it may be unknown (NaN).
 
     Raises:

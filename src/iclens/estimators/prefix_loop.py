@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclens.tasks.shapes import Inputs, Labels
+
 
 def by_prefix(
     answer: Callable[[Tensor, Tensor, Tensor], Tensor],
-    inputs: Float[Tensor, "*batch n_points d"],
-    labels: Float[Tensor, "*batch n_points d_y"],
-) -> Float[Tensor, "*batch n_points d_y"]:
+    inputs: Inputs,
+    labels: Labels,
+) -> Labels:
     """Ask `answer(xs, ys, query)` prefix by prefix, all prompts at once.
 
     Args:
@@ -31,8 +33,8 @@ def by_prefix(
 
 def by_prompt_and_prefix(
     answer: Callable[[np.ndarray, np.ndarray, np.ndarray], float],
-    inputs: Float[Tensor, "*batch n_points d"],
-    labels: Float[Tensor, "*batch n_points d_y"],
+    inputs: Inputs,
+    labels: Labels,
     queries: Iterable[int] | None = None,
 ) -> Float[Tensor, "*batch n_queries d_y"]:
     """Ask `answer(xs, ys, query)` for one prompt, one prefix and one output at a time, in float64 arrays.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
@@ -13,6 +12,7 @@ from iclens.estimators.conditional_means import recursive_least_squares
 from iclens.estimators.estimator import ESTIMATORS, Estimator
 from iclens.estimators.points import Features, check_finite, checked_points, mapped
 from iclens.estimators.prefix_loop import by_prefix
+from iclens.tasks.shapes import Inputs, Labels
 
 
 @ESTIMATORS.register("ridge")
@@ -55,16 +55,12 @@ class Ridge(Estimator):
                     "eigenvalues, or its diagonal."
                 )
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:  # noqa: D102
         rows, labels, alpha = self._prepared(inputs, labels)
         # In units in which the penalty is ‖w‖².
         return recursive_least_squares(rows / alpha.sqrt(), labels)
 
-    def prefixes_naive(
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes_naive(self, inputs: Inputs, labels: Labels) -> Labels:
         """The same, as least squares on points and penalty together, one prefix after another."""
         rows, labels, alpha = self._prepared(inputs, labels)
         d, leading = rows.shape[-1], rows.shape[:-2]

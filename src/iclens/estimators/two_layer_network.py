@@ -12,6 +12,7 @@ from iclens.estimators.estimator import ESTIMATORS, Estimator
 from iclens.estimators.points import checked_points
 from iclens.tasks.options import require_at_least_zero, require_counts, require_positive
 from iclens.tasks.prompt_batch import PromptBatch
+from iclens.tasks.shapes import Inputs, Labels
 
 _ELEMENTS = 2**23
 """Most hidden activations held at once (64 MiB in float64)."""
@@ -47,9 +48,7 @@ class TwoLayerNetwork(Estimator):
         require_at_least_zero(n_steps=self.n_steps)
         require_positive(learning_rate=self.learning_rate)
 
-    def prefixes(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:  # noqa: D102
         return self._answers(inputs, labels, first=0)
 
     def predict(self, prompt: PromptBatch) -> Float[Tensor, "*batch d_y"]:  # noqa: D102

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from iclens.sweeps.selection import columns_of, informative, is_setting, record, where
+from iclens.sweeps.selection import cell, columns_of, informative, is_setting, record, where
 from iclens.sweeps.store import Store
 from iclens.training.metric import Metric
 
@@ -136,17 +135,6 @@ def axis_of(records: Sequence[Record], name: str) -> dict[str, Any]:
     values = {cell(one.get(name)) for one in records}
     numeric = all(is_number(one[name]) for one in records if one.get(name) is not None)
     return {"name": name, "n_values": len(values), "numeric": numeric}
-
-
-def cell(value: Any) -> str:
-    """A value as the page shows it."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | Mapping) else str(value)
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from iclens.errors import UserError
-from iclens.explorer.kept_runs import KeptRuns, Record, cell, is_number
+from iclens.explorer.kept_runs import KeptRuns, Record, is_number
 from iclens.explorer.reading import known, text, texts, whole
-from iclens.recipes.selection import over_seeds
-from iclens.sweeps.selection import differing, is_setting, known_column, ordered
+from iclens.plain_data import finite
+from iclens.recipes.best_of_many import over_seeds
+from iclens.sweeps.selection import cell, differing, is_setting, known_column, ordered
 from iclens.sweeps.store import Store
+from iclens.training.metric import curves, spread
 
 MOST_ROWS = 200
 """Rows of the list in one answer."""
@@ -169,24 +171,24 @@ class Runs:
             except UserError:
                 counts.append((0, 0))
                 continue
-            finite = [
+            points = [
                 (float(place), value)
                 for place, value in pairs
                 if is_number(place) and value is not None and math.isfinite(value)
             ]
-            counts.append((len(finite), len(pairs)))
-            for place, value in finite:
+            counts.append((len(points), len(pairs)))
+            for place, value in points:
                 at.setdefault(place, []).append(value)
         every = sorted(at)
-        places = every if x else _spread(every, _PANEL_POINTS)
+        places = every if x else spread(every, _PANEL_POINTS)
         found = [over_seeds(torch.tensor(at[place], dtype=torch.float64)) for place in places]
         # Over the values of a setting, runs are spread and not missing.
         n_places = 1 if x else len(every)
         return {
             "x": places,
             "mean": [one.mean for one in found],
-            "low": [_finite(one.low) for one in found],
-            "high": [_finite(one.high) for one in found],
+            "low": [finite(one.low) for one in found],
+            "high": [finite(one.high) for one in found],
             "n": None if x else [len(at[place]) for place in places],
             "n_runs": len(group),
             "n_left_out": sum(n_finite == 0 for n_finite, _ in counts),
@@ -194,14 +196,8 @@ class Runs:
         }
 
     def _curve(self, store: Store, key: str, metric: str) -> Curve:
-        whole: dict[int, float] = {}
-        by_prefix: dict[int, dict[int, float]] = {}
-        for row in self._kept.metrics(store, key):
-            if row.name == metric and row.prefix is None:
-                whole[row.step] = row.value
-            elif row.name == metric and row.prefix is not None:
-                by_prefix.setdefault(row.step, {})[row.prefix] = row.value
-        points = whole or (by_prefix[max(by_prefix)] if by_prefix else {})
+        whole, last = curves(row for row in self._kept.metrics(store, key) if row.name == metric)
+        points = whole.get(metric) or last.get(metric, {})
         places = sorted(points)
         return places, [points[place] for place in places]
 
@@ -228,16 +224,5 @@ def _values(records: Sequence[Record], name: str) -> list[str]:
 
 
 def _thinned(x: list[int], y: list[float]) -> dict[str, Any]:
-    places = _spread(range(len(x)), MOST_POINTS)
-    return {"x": [x[i] for i in places], "y": [_finite(y[i]) for i in places], "n_points": len(x)}
-
-
-def _spread(values: Sequence[Any], most: int) -> list[Any]:
-    """The first, the last, and some between at equal distances."""
-    if len(values) <= most:
-        return list(values)
-    return [values[round(place * (len(values) - 1) / (most - 1))] for place in range(most)]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    places = spread(range(len(x)), MOST_POINTS)
+    return {"x": [x[i] for i in places], "y": [finite(y[i]) for i in places], "n_points": len(x)}

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -88,6 +89,9 @@ class Check:
 IDENTITIES: Registry[Identity] = Registry("identity", "iclens.identities", package="iclens.identities", papers=True)
 
 
+R = TypeVar("R", bound=Callable[[Setting], float | Iterator[float]])
+
+
 def identity(
     name: str,
     *,
@@ -96,11 +100,18 @@ def identity(
     tolerance: float = 1e-12,
     tolerance_single: float | None = None,
     requires: str | None = None,
-) -> Callable[[Callable[[Setting], float]], Callable[[Setting], float]]:
-    """Register a function `(setting) -> residual` as an identity; the arguments are the fields of `Identity`."""
+) -> Callable[[R], R]:
+    """Register a function `(setting) -> residual` as an identity; the arguments are the fields of `Identity`.
 
-    def add(residual: Callable[[Setting], float]) -> Callable[[Setting], float]:
-        entry = Identity(name, statement, source, tolerance, tolerance_single, residual, requires)
+    The function may also yield residuals one by one: the largest counts.
+    """
+
+    def add(residual: R) -> R:
+        def largest(setting: Setting) -> float:
+            found = residual(setting)
+            return worst(found) if isinstance(found, Iterator) else found
+
+        entry = Identity(name, statement, source, tolerance, tolerance_single, largest, requires)
         IDENTITIES.register(name)(entry)
         return residual
 

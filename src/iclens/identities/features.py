@@ -85,7 +85,6 @@ def same_features_taylor(setting: Setting) -> float:
     "taylor-remainder",
     statement="|exp(s) − T_p(s)| ≤ e^{max(0,s)}|s|^{p+1}/(p+1)!, and the bound on the output (excess, 0 if none)",
     source="Lagrange; derived, docs/theory/features.md",
-    tolerance=1e-12,
     tolerance_single=1e-5,
 )
 def taylor_remainder(setting: Setting) -> float:

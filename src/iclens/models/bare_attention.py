@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar
 
 from iclens.models.model import MODELS
 from iclens.models.transformer import PromptTransformer
@@ -14,16 +14,11 @@ class BareAttention(PromptTransformer):
 
     e_j ← e_j + Σ_h P_h Σ_i a_h(e_j, e_i) W_{V,h} e_i; the answer is the label's part of the query's token (x, 0).
 
-    Args:
-        d: width of the inputs.
-        d_y: width of the labels.
-        seeds: one for each run.
-        attention: registered name of the attention variant.
-        n_layers: number of layers.
-        n_heads: number of heads, each as wide as a token.
-        query_in_keys: whether tokens may attend to the query's.
-        init_std: standard deviation of the initial weights.
+    Attributes:
+        variant: registered name of the attention variant.
     """
+
+    variant: ClassVar[str]
 
     def __init__(
         self,
@@ -31,12 +26,10 @@ class BareAttention(PromptTransformer):
         d_y: int,
         seeds: Sequence[int],
         *,
-        attention: str,
-        n_layers: int,
-        n_heads: int,
-        query_in_keys: bool,
-        init_std: float,
-        **options: Any,
+        n_layers: int = 1,
+        n_heads: int = 1,
+        query_in_keys: bool = False,
+        init_std: float = 0.1,
     ) -> None:
         super().__init__(
             d,
@@ -48,12 +41,11 @@ class BareAttention(PromptTransformer):
             head_width=d + d_y,
             norm="none",
             tokens="joint",
-            attention=attention,
+            attention=self.variant,
             embed=False,
             query_in_keys=query_in_keys,
             bias=False,
             init_std=init_std,
-            **options,
         )
 
 
@@ -76,27 +68,7 @@ class LinearSelfAttention(BareAttention):
         init_std: standard deviation of the initial weights.
     """
 
-    def __init__(
-        self,
-        d: int,
-        d_y: int,
-        seeds: Sequence[int],
-        *,
-        n_layers: int = 1,
-        n_heads: int = 1,
-        query_in_keys: bool = False,
-        init_std: float = 0.1,
-    ) -> None:
-        super().__init__(
-            d,
-            d_y,
-            seeds,
-            attention="linear",
-            n_layers=n_layers,
-            n_heads=n_heads,
-            query_in_keys=query_in_keys,
-            init_std=init_std,
-        )
+    variant = "linear"
 
 
 @MODELS.register("softmax-heads")
@@ -117,6 +89,8 @@ class SoftmaxHeads(BareAttention):
         init_std: standard deviation of the initial weights.
     """
 
+    variant = "softmax"
+
     def __init__(
         self,
         d: int,
@@ -127,13 +101,4 @@ class SoftmaxHeads(BareAttention):
         query_in_keys: bool = False,
         init_std: float = 0.1,
     ) -> None:
-        super().__init__(
-            d,
-            d_y,
-            seeds,
-            attention="softmax",
-            n_layers=1,
-            n_heads=n_heads,
-            query_in_keys=query_in_keys,
-            init_std=init_std,
-        )
+        super().__init__(d, d_y, seeds, n_heads=n_heads, query_in_keys=query_in_keys, init_std=init_std)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from iclens.errors import UserError
 from iclens.registry import Registry
+from iclens.tasks.shapes import RunsInputs, RunsLabels
 
 
 class PromptModel(nn.Module, abc.ABC):
@@ -44,9 +45,7 @@ class PromptModel(nn.Module, abc.ABC):
         return len(self.seeds)
 
     @abc.abstractmethod
-    def forward(
-        self, inputs: Float[Tensor, "runs batch n_points d"], labels: Float[Tensor, "runs batch n_points d_y"]
-    ) -> Float[Tensor, "runs batch n_answers d_y"]:
+    def forward(self, inputs: RunsInputs, labels: RunsLabels) -> Float[Tensor, "runs batch n_answers d_y"]:
         """Predictions, n_answers = n_points, or 1 (the last point) where `every_prefix` is False.
 
         Prediction i depends on the points before i and on x_i; the label of point i has no influence on it.

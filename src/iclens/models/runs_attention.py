@@ -106,7 +106,8 @@ class RunsAttention(nn.Module):
         if not self._key_of:
             out = self.variant(q, k, v, mask, **settings)
         elif self.in_one_call:
-            values = {key: _leading(value) for key, value in self._values().items()}
+            # Strengths (runs) or (runs, heads) broadcast over (runs, batch, heads).
+            values = {key: value.reshape(value.shape[0], 1, -1) for key, value in self._values().items()}
             out = functional_call(self.variant, values, (q, k, v, mask), settings)
         else:
             values = self._values()
@@ -141,11 +142,6 @@ class RunsAttention(nn.Module):
             if name.startswith("fixed_")
         }
         return learned | fixed
-
-
-def _leading(value: Tensor) -> Tensor:
-    """Strengths (runs) or (runs, heads) that broadcast over (runs, batch, heads)."""
-    return value.reshape(value.shape[0], 1, -1)
 
 
 def _drawn(seed: int, name: str, options: dict[str, Any], n_heads: int, width: int) -> AttentionVariant:

@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from iclens.tasks.shapes import Inputs, Labels
 
-def interleaved(
-    inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-) -> Float[Tensor, "*batch n_tokens width"]:
+
+def interleaved(inputs: Inputs, labels: Labels) -> Float[Tensor, "*batch n_tokens width"]:
     """x_1, y_1, x_2, …, y_n, x_{n+1}, each padded with zeros to max(d, d_y); n_tokens = 2 n_points − 1.
 
     The last label is left out: nothing may depend on it. Points are answered at the tokens 0, 2, 4, …
@@ -22,9 +22,7 @@ def interleaved(
     return pairs.flatten(-3, -2)[..., :-1, :]
 
 
-def joint(
-    inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-) -> Float[Tensor, "*batch n_points width"]:
+def joint(inputs: Inputs, labels: Labels) -> Float[Tensor, "*batch n_points width"]:
     """(x_1, y_1) … (x_n, y_n), (x_{n+1}, 0), of width d + d_y; the last point is the query.
 
     Source: von Oswald et al. 2023; Ahn et al. 2023.

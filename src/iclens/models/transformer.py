@@ -16,6 +16,7 @@ from iclens.models.per_run import PerRun, for_runs
 from iclens.models.runs import Draws, RunsLayerNorm, RunsLinear
 from iclens.models.runs_attention import RunsAttention
 from iclens.models.tokens import interleaved, joint
+from iclens.tasks.shapes import RunsInputs, RunsLabels
 
 
 @MODELS.register("transformer")
@@ -155,9 +156,7 @@ class PromptTransformer(PromptModel):
                 "counted: raise model.max_points or shorten the prompt."
             )
 
-    def forward(  # noqa: D102
-        self, inputs: Float[Tensor, "runs batch n_points d"], labels: Float[Tensor, "runs batch n_points d_y"]
-    ) -> Float[Tensor, "runs batch n_answers d_y"]:
+    def forward(self, inputs: RunsInputs, labels: RunsLabels) -> Float[Tensor, "runs batch n_answers d_y"]:  # noqa: D102
         self.check_points(inputs.shape[-2])
         h = self.states(inputs, labels)[-1]
         if self.final_norm is not None:
@@ -165,11 +164,7 @@ class PromptTransformer(PromptModel):
         return h[..., -self.d_y :] if self.read_out is None else self.read_out(h)
 
     def states(
-        self,
-        inputs: Float[Tensor, "runs batch n_points d"],
-        labels: Float[Tensor, "runs batch n_points d_y"],
-        *,
-        every_token: bool = False,
+        self, inputs: RunsInputs, labels: RunsLabels, *, every_token: bool = False
     ) -> list[Float[Tensor, "runs batch _ width"]]:
         """The residual stream before the first layer and after every layer.
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure
+else:  # so that recipes name it without an import of their own, and matplotlib is read when one draws
+    Figure = Any
 
 Mode = Literal["light", "dark"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from iclens.recipes.contract import Progress
 from iclens.sweeps.chunks import groups
@@ -14,6 +15,30 @@ MOST_RUNS = 64
 
 _MOST_NUMBERS = 2**19
 """Numbers in one residual stream of all runs at once: a step on more of them costs more a run than on fewer."""
+
+
+def lab_run(settings: Any, seed: int, task: Mapping[str, Any], model: Mapping[str, Any], **training: Any) -> RunConfig:
+    """A run that is evaluated at its end alone, on few prompts.
+
+    Args:
+        settings: of a recipe; of `steps`, `batch`, `n_context` and `learning_rate` it has what `training` has not.
+        seed: of the weights and the prompts.
+        task: its name and options.
+        model: its name and options.
+        **training: fields of `Training`.
+    """
+    names = ("steps", "batch", "n_context", "learning_rate")
+    usual = {name: getattr(settings, name) for name in names if name not in training}
+    usual |= {"evaluate_every": 0, "evaluation_prompts": 16}
+    return RunConfig.from_dict({"seed": seed, "task": task, "model": model, "training": usual | training})
+
+
+def query_run(
+    settings: Any, seed: int, task: Mapping[str, Any], model: Mapping[str, Any], **training: Any
+) -> RunConfig:
+    """A `lab_run` that answers the query only: 50 steps of warm-up, a cosine schedule, gradients clipped at 1."""
+    usual = {"loss": "query", "schedule": "cosine", "warmup": min(50, settings.steps), "clip": 1.0}
+    return lab_run(settings, seed, task, model, **(usual | training))
 
 
 def train_all(configs: Sequence[RunConfig], progress: Progress, most_runs: int = MOST_RUNS) -> list[TrainedRun]:
@@ -51,8 +76,3 @@ def runs_at_once(config: RunConfig) -> int:
     width = int(config.model.options.get("width", task.d + task.d_y))
     numbers = training.batch * (training.n_context + 1) * width
     return max(1, min(MOST_RUNS, _MOST_NUMBERS // numbers))
-
-
-def final_error(run: TrainedRun, prefix: int | None = None) -> float:
-    """The last evaluation error of a run: after `prefix` demonstrations, or the mean over all answers."""
-    return [value for _, name, at, value in run.metrics if name == "error" and at == prefix][-1]

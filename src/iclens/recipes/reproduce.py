@@ -123,31 +123,6 @@ def cost(order: Order) -> Cost:
     return Cost(len(parts), n_finished, seconds * (len(parts) - n_finished) / max(1, len(parts)))
 
 
-def reproduce(
-    recipe: Recipe[Any],
-    preset: str,
-    folder: Path,
-    *,
-    resume: bool = False,
-    jobs: int = 1,
-    watch: Watch = unwatched,
-    command: str = "",
-    settings: Any = None,
-) -> Reproduction:
-    """Run one recipe; see `reproduce_all`.
-
-    Raises:
-        UserError: the folder cannot be written to, or the recipe cannot do its work.
-    """
-    order = Order(recipe, preset, folder, command, settings)
-    with closing(reproduce_all([order], resume=resume, jobs=jobs, watch=watch)) as outcomes:
-        (outcome,) = outcomes
-    if outcome.made is None:
-        assert outcome.error is not None
-        raise outcome.error
-    return outcome.made
-
-
 def reproduce_all(
     orders: Sequence[Order], *, resume: bool = False, jobs: int = 1, watch: Watch = unwatched
 ) -> Generator[Outcome, None, None]:

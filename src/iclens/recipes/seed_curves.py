@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from iclens.intervals import Estimate
-from iclens.recipes.selection import over_seeds
+from iclens.recipes.best_of_many import over_seeds
 from iclens.recipes.table import Table
 
 

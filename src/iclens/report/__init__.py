@@ -1,10 +1,9 @@
 """Tables and pages that show what was computed elsewhere."""
 
-from iclens.report.gallery import Entry, SettingLine, render_entry, render_index
+from iclens.report.gallery import Entry, render_entry, render_index
 
 __all__ = [
     "Entry",
-    "SettingLine",
     "render_entry",
     "render_index",
 ]

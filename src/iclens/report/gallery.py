@@ -44,23 +44,6 @@ COUNTED = {
 
 
 @dataclass(frozen=True)
-class SettingLine:
-    """One line of the table of settings.
-
-    Attributes:
-        name: the setting.
-        value: its value, as Python has it.
-        origin: `"stated"` by the paper or `"chosen"` by us.
-        note: where or why.
-    """
-
-    name: str
-    value: Any
-    origin: str
-    note: str
-
-
-@dataclass(frozen=True)
 class Entry:
     """What the page of one recipe shows.
 
@@ -71,7 +54,7 @@ class Entry:
         description: what was done; empty lines part paragraphs.
         preset: which preset.
         verdicts: mappings with `claim`, `source`, `trust`, `outcome`, `condition`, `numbers`, `test`, `untested`.
-        settings: all of them.
+        settings: mappings with `name`, `value`, `origin` (`"stated"` by the paper or `"chosen"` by us) and `note`.
         command: the command line.
         seconds: how long the measurements took.
         finished: when.
@@ -87,7 +70,7 @@ class Entry:
     description: str
     preset: str
     verdicts: Sequence[Mapping[str, Any]]
-    settings: Sequence[SettingLine]
+    settings: Sequence[Mapping[str, Any]]
     command: str
     seconds: float
     finished: str

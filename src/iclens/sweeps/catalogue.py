@@ -11,9 +11,9 @@ from iclens.errors import UserError
 from iclens.sweeps import run_folder
 from iclens.sweeps.folders import RunFolders, writing
 from iclens.sweeps.index import Index
+from iclens.sweeps.index_rows import IndexDamaged, Row
 from iclens.sweeps.lock import locked
 from iclens.sweeps.result import Result
-from iclens.sweeps.rows import IndexDamaged, Row
 from iclens.sweeps.run_folder import Damaged, NewerSchema
 
 T = TypeVar("T")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from iclens.errors import UserError
+from iclens.plain_data import finite
+from iclens.sweeps.run_folder import parquet_bytes
 from iclens.sweeps.selection import columns_of, record
 from iclens.sweeps.store import Store
 from iclens.training.metric import Metric
@@ -71,17 +72,7 @@ def plain_json(value: Any) -> str:
     Args:
         value: plain nested values.
     """
-    return json.dumps(_finite(value), ensure_ascii=False, indent=1, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+    return json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def _cell(value: Any) -> Any:
@@ -99,7 +90,6 @@ def _csv(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> bytes:
 
 def _parquet(records: Sequence[Mapping[str, Any]], names: Sequence[str], what: str) -> bytes:
     import pyarrow
-    from pyarrow import parquet
 
     columns = {name: _column([one.get(name) for one in records]) for name in names}
     if what == "metrics":
@@ -108,9 +98,7 @@ def _parquet(records: Sequence[Mapping[str, Any]], names: Sequence[str], what: s
             name: pyarrow.array([one[name] for one in records], type=kind)
             for name, kind in zip(names, types, strict=True)
         }
-    sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.table(columns), sink)
-    return sink.getvalue().to_pybytes()
+    return parquet_bytes(pyarrow.table(columns))
 
 
 def _column(values: list[Any]) -> Any:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from iclens.errors import UserError
+from iclens.sweeps.index_rows import COLUMNS, TABLE, IndexDamaged, Row, rows_of, sealed_digest, unsealed
 from iclens.sweeps.migrations import MIGRATIONS, Migration
-from iclens.sweeps.rows import COLUMNS, TABLE, IndexDamaged, Row, rows_of, sealed_digest, unsealed
 from iclens.sweeps.run_folder import SCHEMA, NewerSchema
 
 BUSY_SECONDS = 60.0

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from iclens.sweeps.rows import COLUMNS, TABLE, sealed_digest
+from iclens.sweeps.index_rows import COLUMNS, TABLE, sealed_digest
 
 
 def _number_rows(db: sqlite3.Connection, _folder: Path) -> None:

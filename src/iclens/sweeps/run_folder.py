@@ -253,15 +253,22 @@ def _safetensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 def _parquet(rows: list[Metric]) -> bytes:
     import pyarrow
-    from pyarrow import parquet
 
     types = (pyarrow.int64(), pyarrow.string(), pyarrow.int64(), pyarrow.float64())
     columns = {
         name: pyarrow.array([row[index] for row in rows], type=kind)
         for index, (name, kind) in enumerate(zip(Metric._fields, types, strict=True))
     }
+    return parquet_bytes(pyarrow.table(columns))
+
+
+def parquet_bytes(table: Any) -> bytes:
+    """Give the content of a Parquet file of an Arrow table."""
+    import pyarrow
+    from pyarrow import parquet
+
     sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.table(columns), sink)
+    parquet.write_table(table, sink)
     return sink.getvalue().to_pybytes()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import operator
 import re
@@ -11,7 +12,7 @@ from itertools import compress
 from typing import Any
 
 from iclens.errors import UserError
-from iclens.sweeps.rows import Row, nothing_collected
+from iclens.sweeps.index_rows import Row, nothing_collected
 from iclens.training.config_file import parse_value
 from iclens.training.dotted_paths import flatten
 
@@ -83,11 +84,11 @@ def is_setting(name: str) -> bool:
     return name not in ("key", "status", "seconds", "last_finite_step") and not name.startswith("final.")
 
 
-def informative(records: Sequence[Mapping[str, Any]], most_metrics: int = 6) -> list[str]:
-    """The columns of a short list: how each run ended, the settings in which they differ, and the first metrics."""
+def informative(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of a short list: how each run ended, the settings in which they differ, and the first six metrics."""
     settings = [name for name in differing(records) if is_setting(name)]
     metrics = [name for name in columns_of(records) if name.startswith("final.")]
-    return ["key", "status", "seconds", *settings, *metrics[:most_metrics]]
+    return ["key", "status", "seconds", *settings, *metrics[:6]]
 
 
 def where(records: Sequence[dict[str, Any]], conditions: Iterable[str]) -> list[dict[str, Any]]:
@@ -148,6 +149,17 @@ def ordered(records: Sequence[dict[str, Any]], column: str, *, reverse: bool = F
 
     present = sorted((one for one in records if not absent(one)), key=rank, reverse=reverse)
     return present + [one for one in records if absent(one)]
+
+
+def cell(value: Any) -> str:
+    """A value as tables show it; nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | Mapping) else str(value)
 
 
 def _meets(one: Mapping[str, Any], name: str, sign: str, value: Any) -> bool:

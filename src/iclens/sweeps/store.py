@@ -25,8 +25,8 @@ from iclens.errors import UserError
 from iclens.sweeps import run_folder, verification
 from iclens.sweeps.catalogue import DAMAGED, INDEX, Catalogue
 from iclens.sweeps.folders import is_key, is_temporary, writing
+from iclens.sweeps.index_rows import Row
 from iclens.sweeps.result import Result
-from iclens.sweeps.rows import Row
 from iclens.sweeps.run_folder import Configuration, Run
 from iclens.sweeps.verification import Problem
 from iclens.work.workers import is_alive
@@ -211,7 +211,7 @@ class Store:
         Raises:
             UserError: there is no such run, or it cannot be deleted.
         """
-        self._check_writable()
+        self.check_writable()
         if not self.has(key):
             raise UserError(f"no run {key!r} in {self.path}.")
         # First out of the way in one step, so that a killed process leaves a leftover and not half a run.
@@ -236,7 +236,7 @@ class Store:
         """
         problems = verification.problems_of(self._catalogue, self._frozen)
         if repair:
-            self._check_writable()
+            self.check_writable()
             self._catalogue.healed(lambda: verification.repair(self._catalogue, problems))
         return problems
 
@@ -252,8 +252,8 @@ class Store:
         Raises:
             UserError: something cannot be deleted.
         """
-        self._check_writable()
-        unneeded = self._unneeded_checkpoints()
+        self.check_writable()
+        unneeded = self.unneeded_checkpoints() + self._abandoned_checkpoints()
         # Writers hold the lock together while their folder is temporary: whoever holds it alone sees only dead ones.
         with self._catalogue.locked(exclusive=True), writing(f"collect leftovers in {self.path}"):
             found = [self._runs / name for name in sorted(self._runs.names()) if is_temporary(name)]
@@ -268,18 +268,22 @@ class Store:
                     path.unlink(missing_ok=True)
         return found
 
-    def _unneeded_checkpoints(self) -> list[Path]:
-        """Checkpoints all of whose runs are here, and those that were being written by processes that are dead."""
+    def checkpoints(self) -> list[Path]:
+        """The states of unfinished runs."""
+        return sorted((self.path / UNFINISHED).glob("*.safetensors"))
+
+    def unneeded_checkpoints(self) -> list[Path]:
+        """Checkpoints all of whose runs are here."""
         from iclens.training.checkpoint import checkpoint_keys
 
-        folder = self.path / UNFINISHED
+        kept = ((path, checkpoint_keys(path)) for path in self.checkpoints())
+        return [path for path, keys in kept if keys and all(map(self.has, keys))]
+
+    def _abandoned_checkpoints(self) -> list[Path]:
+        """What was being written by processes that are dead."""
         found = []
-        for path in sorted(folder.glob("*.safetensors")):
-            keys = checkpoint_keys(path)
-            if keys and all(map(self.has, keys)):
-                found.append(path)
-        for path in sorted(folder.glob(".*.tmp")):
-            number = path.stem.rpartition("-")[2]
+        for path in sorted((self.path / UNFINISHED).glob(".*.tmp")):
+            number = path.stem.rpartition("-")[2].partition("_")[0]
             if not (number.isdecimal() and is_alive(int(number))):
                 found.append(path)
         return found
@@ -294,9 +298,14 @@ class Store:
     def _check_addable(self, key: str) -> None:
         if not is_key(key):
             raise UserError(f"{key!r} is not a run's key: 8 to 64 hexadecimal digits.")
-        self._check_writable()
+        self.check_writable()
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
+        """Refuse a store that cannot be written to.
+
+        Raises:
+            UserError: there is no permission to write there.
+        """
         if self.read_only:
             raise UserError(f"the store {self.path} is read-only: no permission to write there.")
 

@@ -137,7 +137,7 @@ def _interrupted(
     parts: list[list[RunConfig]] = []
     if store is None:
         return [], list(rest.values())
-    for path in _checkpoints(store):
+    for path in store.checkpoints():
         keys = checkpoint_keys(path)
         whole = all(key in rest or (key in known and store.has(key)) for key in keys)
         if whole and len(keys) <= most and any(key in rest for key in keys):
@@ -180,8 +180,7 @@ def run(
     Raises:
         UserError: the store cannot be written, or no such cluster.
     """
-    if store.read_only:
-        raise UserError(f"the store {store.path} is read-only: no permission to write there.")
+    store.check_writable()
     counts = {"finished": 0, "diverged": 0}
     failed: list[str] = []
     ends: Generator[Ended[list[str]], None, None]
@@ -209,7 +208,9 @@ def run(
                 if len(prepared.chunks) == 1 and not isinstance(error, UserError):
                     raise
                 failed.append(said(error))
-    _forget_finished(store)
+    # Of chunks whose runs were trained in other chunks.
+    for path in store.unneeded_checkpoints():
+        path.unlink(missing_ok=True)
     return SweepResult(counts["finished"], counts["diverged"], failed)
 
 
@@ -253,18 +254,6 @@ def checkpoint_path(store: Store, configs: Sequence[RunConfig]) -> Path:
     """Where the unfinished state of a chunk lies."""
     digest = sha256(" ".join(one.key() for one in configs).encode()).hexdigest()[:16]
     return store.path / UNFINISHED / f"{digest}.safetensors"
-
-
-def _checkpoints(store: Store) -> list[Path]:
-    return sorted((store.path / UNFINISHED).glob("*.safetensors"))
-
-
-def _forget_finished(store: Store) -> None:
-    """Remove checkpoints of chunks whose runs were trained in other chunks."""
-    for path in _checkpoints(store):
-        keys = checkpoint_keys(path)
-        if keys and all(store.has(key) for key in keys):
-            path.unlink(missing_ok=True)
 
 
 def _chunk(path: str, configs: list[dict[str, Any]], device: str, tell: Tell) -> list[str]:

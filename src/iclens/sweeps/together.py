@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from iclens.errors import UserError
 from iclens.sweeps.store import Store
 from iclens.sweeps.sweep import train_into
 from iclens.training.config import RunConfig
@@ -44,8 +43,8 @@ def train_together(
         if processes.first:
             store = Store(path)
             present = store.has(config.key())
-            if not present and store.read_only:
-                raise UserError(f"the store {path} is read-only: no permission to write there.")
+            if not present:
+                store.check_writable()
             if begin is not None:
                 begin(present)
     if processes.told(present):

@@ -9,7 +9,7 @@ from typing import Literal
 from iclens.sweeps import run_folder
 from iclens.sweeps.catalogue import INDEX, RUNS, Catalogue
 from iclens.sweeps.folders import is_key, is_temporary
-from iclens.sweeps.rows import IndexDamaged, Row
+from iclens.sweeps.index_rows import IndexDamaged, Row
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from iclens.errors import UserError
 from iclens.tasks.draws import fixed_normal, normal
 from iclens.tasks.linear_in_features import LinearInFeatures
 from iclens.tasks.options import require_at_least_zero, require_counts, require_one_of
+from iclens.tasks.shapes import Inputs, Phi
 from iclens.tasks.task import TASKS
 
 SPECTRA = ("power", "exponential")
@@ -78,13 +79,11 @@ class Anisotropic(LinearInFeatures):
     def plain(self) -> bool:  # noqa: D102
         return self.weights == "isotropic"
 
-    def features(self, inputs: Float[Tensor, "*batch n_points d"]) -> Float[Tensor, "*batch n_points n_features"]:
+    def features(self, inputs: Inputs) -> Phi:
         """φ(x): x, or Σ^(−1/2) x."""
         return inputs if self.plain else inputs @ self._inverse_root.to(inputs)
 
-    def sample_inputs(  # noqa: D102
-        self, generator: torch.Generator, batch: tuple[int, ...], n_points: int
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def sample_inputs(self, generator: torch.Generator, batch: tuple[int, ...], n_points: int) -> Inputs:  # noqa: D102
         drawn = normal(generator, *batch, n_points, self.d)
         return drawn @ self._root.to(drawn)
 

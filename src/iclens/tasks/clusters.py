@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -13,6 +12,7 @@ from iclens.errors import UserError
 from iclens.tasks.draws import fixed_normal, integers, normal, subsets
 from iclens.tasks.function_first import BEST_MEASURED, FunctionFirst
 from iclens.tasks.options import require_at_least_zero, require_counts, require_positive
+from iclens.tasks.shapes import Inputs, Labels
 from iclens.tasks.task import TASKS, Optimal
 
 
@@ -68,13 +68,11 @@ class Clusters(FunctionFirst):
 
     def sample_inputs_of(  # noqa: D102
         self, generator: torch.Generator, function: Mapping[str, Tensor], batch: tuple[int, ...], n_points: int
-    ) -> Float[Tensor, "*batch n_points d"]:
+    ) -> Inputs:
         around = integers(self.n_classes, generator, *batch, n_points, 1).expand(*batch, n_points, self.d)
         return function["centres"].gather(-2, around) + self.cluster_std * normal(generator, *around.shape)
 
-    def values(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], function: Mapping[str, Tensor]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def values(self, inputs: Inputs, function: Mapping[str, Tensor]) -> Labels:  # noqa: D102
         centres = function["centres"]
         closeness = inputs @ centres.mT - centres.square().sum(-1).unsqueeze(-2) / 2
         return one_hot(closeness.argmax(-1), self.n_classes).to(inputs)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.tasks.draws import integers, normal
 from iclens.tasks.options import require_counts
 from iclens.tasks.regression import Regression
+from iclens.tasks.shapes import Inputs, Labels
 from iclens.tasks.task import TASKS, Optimal
 
 DEEPEST = 20
@@ -54,9 +54,7 @@ class DecisionTree(Regression):
             "leaves": normal(generator, *batch, n_leaves, self.d_y),
         }
 
-    def values(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], function: Mapping[str, Tensor]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def values(self, inputs: Inputs, function: Mapping[str, Tensor]) -> Labels:  # noqa: D102
         coordinates, leaves = function["coordinates"], function["leaves"]
         nodes = torch.zeros(inputs.shape[:-1], dtype=torch.long, device=inputs.device)
         for _ in range(self.depth):

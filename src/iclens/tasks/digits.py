@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -15,6 +14,7 @@ from iclens.errors import UserError
 from iclens.tasks.draws import fixed_normal, integers, subsets, uniform
 from iclens.tasks.function_first import BEST_MEASURED, FunctionFirst
 from iclens.tasks.options import require_one_of
+from iclens.tasks.shapes import Inputs, Labels
 from iclens.tasks.task import TASKS, Optimal
 
 SPLITS = ("train", "held-out", "all")
@@ -70,7 +70,7 @@ class Digits(FunctionFirst):
 
     def sample_inputs_of(  # noqa: D102
         self, generator: torch.Generator, function: Mapping[str, Tensor], batch: tuple[int, ...], n_points: int
-    ) -> Float[Tensor, "*batch n_points d"]:
+    ) -> Inputs:
         slots = integers(self.n_classes, generator, *batch, n_points)
         digits = function["digits"]
         # How many earlier points of the prompt are of the same digit: the next image of a random order of its images.
@@ -85,9 +85,7 @@ class Digits(FunctionFirst):
         chosen = self._members.to(digits.device)[digits.gather(-1, slots), place]
         return self.images.to(digits.device, torch.get_default_dtype())[chosen]
 
-    def values(
-        self, inputs: Float[Tensor, "*batch n_points d"], function: Mapping[str, Tensor]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def values(self, inputs: Inputs, function: Mapping[str, Tensor]) -> Labels:
         """The label of the image's digit; zeros for a digit that the prompt has no label for.
 
         Raises:
@@ -96,7 +94,7 @@ class Digits(FunctionFirst):
         digits = self.digits.to(inputs.device)[self.indices(inputs)]
         return (digits.unsqueeze(-1) == function["digits"].unsqueeze(-2)).to(inputs)
 
-    def indices(self, inputs: Float[Tensor, "*batch n_points d"]) -> Tensor:
+    def indices(self, inputs: Inputs) -> Tensor:
         """Which of scikit-learn's images each input is, (*batch, n_points).
 
         Raises:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 
-from jaxtyping import Float
-from torch import Tensor
-
 from iclens.errors import UserError
 from iclens.tasks.linear_in_features import LinearInFeatures
+from iclens.tasks.shapes import Inputs, Phi
 from iclens.tasks.task import TASKS
 
 
@@ -54,6 +52,6 @@ class Exponential(LinearInFeatures):
             raise UserError(f"rate={rate} must be finite and not 0.")
         self.rate = rate
 
-    def features(self, inputs: Float[Tensor, "*batch n_points d"]) -> Float[Tensor, "*batch n_points n_features"]:
+    def features(self, inputs: Inputs) -> Phi:
         """φ(x) = e^(ρ x)."""
         return (self.rate * inputs).exp()

@@ -6,11 +6,11 @@ import abc
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from iclens.tasks.options import require_at_least_zero, require_counts
 from iclens.tasks.prompt_batch import PromptBatch
+from iclens.tasks.shapes import Inputs
 from iclens.tasks.task import Task
 
 BEST_MEASURED = "measured: the least squared error among neighbours, averaging, ridge and kernel ridge at the defaults"
@@ -26,12 +26,10 @@ class FunctionFirst(Task, abc.ABC):
     @abc.abstractmethod
     def sample_inputs_of(
         self, generator: torch.Generator, function: Mapping[str, Tensor], batch: tuple[int, ...], n_points: int
-    ) -> Float[Tensor, "*batch n_points d"]:
+    ) -> Inputs:
         """Draw inputs for given functions."""
 
-    def sample_inputs(  # noqa: D102
-        self, generator: torch.Generator, batch: tuple[int, ...], n_points: int
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def sample_inputs(self, generator: torch.Generator, batch: tuple[int, ...], n_points: int) -> Inputs:  # noqa: D102
         return self.sample_inputs_of(generator, self.sample_function(generator, batch), batch, n_points)
 
     def sample(self, generator: torch.Generator, batch: int | tuple[int, ...], n_context: int) -> PromptBatch:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.tasks.draws import normal
 from iclens.tasks.options import require_at_least_zero, require_positive
+from iclens.tasks.shapes import Labels
 from iclens.tasks.shifts import SHIFTS, Shift
 from iclens.tasks.task import Optimal, Task
 
@@ -98,9 +98,7 @@ class LabelNoise(Shift):
         require_at_least_zero(noise_std=noise_std)
         self.noise_std = noise_std
 
-    def observed(  # noqa: D102
-        self, generator: torch.Generator, values: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def observed(self, generator: torch.Generator, values: Labels) -> Labels:  # noqa: D102
         return self.task.observed(generator, values) + self.noise_std * normal(generator, *values.shape)
 
     def optimal(self) -> Optimal:

@@ -6,12 +6,11 @@ import abc
 import math
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.tasks.draws import integers, normal
 from iclens.tasks.options import require_one_of, require_positive
+from iclens.tasks.shapes import Inputs
 from iclens.tasks.shifts import SHIFTS, Shift
 from iclens.tasks.task import Task
 
@@ -21,15 +20,11 @@ class InputShift(Shift, abc.ABC):
 
     changes_inputs_only = True
 
-    def sample_inputs(  # noqa: D102
-        self, generator: torch.Generator, batch: tuple[int, ...], n_points: int
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def sample_inputs(self, generator: torch.Generator, batch: tuple[int, ...], n_points: int) -> Inputs:  # noqa: D102
         return self.moved(generator, self.task.sample_inputs(generator, batch, n_points))
 
     @abc.abstractmethod
-    def moved(
-        self, generator: torch.Generator, inputs: Float[Tensor, "*batch n_points d"]
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def moved(self, generator: torch.Generator, inputs: Inputs) -> Inputs:
         """T(x)."""
 
 
@@ -50,9 +45,7 @@ class ScaleInputs(InputShift):
         require_positive(factor=factor)
         self.factor = factor
 
-    def moved(  # noqa: D102
-        self, generator: torch.Generator, inputs: Float[Tensor, "*batch n_points d"]
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def moved(self, generator: torch.Generator, inputs: Inputs) -> Inputs:  # noqa: D102
         return self.factor * inputs
 
 
@@ -76,9 +69,7 @@ class Subspace(InputShift):
             raise UserError(f"n_dimensions={n_dimensions} must lie between 0 (half of them) and d={self.d}.")
         self.n_dimensions = n_dimensions
 
-    def moved(  # noqa: D102
-        self, generator: torch.Generator, inputs: Float[Tensor, "*batch n_points d"]
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def moved(self, generator: torch.Generator, inputs: Inputs) -> Inputs:  # noqa: D102
         k = self.n_dimensions or math.ceil(self.d / 2)
         basis = torch.linalg.qr(normal(generator, *inputs.shape[:-2], self.d, k)).Q
         return math.sqrt(self.d / k) * (inputs @ basis) @ basis.mT
@@ -103,9 +94,7 @@ class Orthants(InputShift):
         require_one_of("query", query, ("other", "opposite"))
         self.query = query
 
-    def moved(  # noqa: D102
-        self, generator: torch.Generator, inputs: Float[Tensor, "*batch n_points d"]
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def moved(self, generator: torch.Generator, inputs: Inputs) -> Inputs:  # noqa: D102
         shape = inputs.shape[:-2]
         signs = 1 - 2 * integers(2, generator, *shape, 1, self.d)
         flips = torch.ones_like(signs)
@@ -127,9 +116,7 @@ class OrthogonalQuery(InputShift):
     Source: Garg et al. 2022.
     """
 
-    def moved(
-        self, generator: torch.Generator, inputs: Float[Tensor, "*batch n_points d"]
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def moved(self, generator: torch.Generator, inputs: Inputs) -> Inputs:
         """Raises `UserError` if there are d demonstrations or more: nothing is orthogonal to all of them."""
         xs, query = inputs[..., :-1, :], inputs[..., -1:, :]
         if xs.shape[-2] >= self.d:
@@ -152,9 +139,7 @@ class RepeatedQuery(InputShift):
     Source: Garg et al. 2022.
     """
 
-    def moved(
-        self, generator: torch.Generator, inputs: Float[Tensor, "*batch n_points d"]
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def moved(self, generator: torch.Generator, inputs: Inputs) -> Inputs:
         """Raises `UserError` if there is no demonstration to repeat."""
         shape, n_context = inputs.shape[:-2], inputs.shape[-2] - 1
         if n_context == 0:

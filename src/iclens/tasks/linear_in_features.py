@@ -6,12 +6,12 @@ import abc
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from iclens.tasks.draws import normal
 from iclens.tasks.options import require_counts, require_positive
 from iclens.tasks.regression import Regression
+from iclens.tasks.shapes import Inputs, Labels, Phi
 from iclens.tasks.task import Optimal
 
 
@@ -59,7 +59,7 @@ class LinearInFeatures(Regression, abc.ABC):
         """Whether φ is the identity, so that estimators need not be told."""
         return type(self).features is LinearInFeatures.features
 
-    def features(self, inputs: Float[Tensor, "*batch n_points d"]) -> Float[Tensor, "*batch n_points n_features"]:
+    def features(self, inputs: Inputs) -> Phi:
         """φ(x); here x itself."""
         return inputs
 
@@ -68,9 +68,7 @@ class LinearInFeatures(Regression, abc.ABC):
         weight = normal(generator, *batch, self.n_features, self.d_y)
         return {"weight": weight if self.weight_std == 1 else weight.mul_(self.weight_std)}
 
-    def values(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], function: Mapping[str, Tensor]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def values(self, inputs: Inputs, function: Mapping[str, Tensor]) -> Labels:  # noqa: D102
         return self.features(inputs) @ function["weight"]
 
     def optimal(self) -> Optimal:

@@ -6,12 +6,11 @@ import itertools
 import math
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.tasks.linear_in_features import LinearInFeatures
 from iclens.tasks.options import require_counts
+from iclens.tasks.shapes import Inputs, Phi
 from iclens.tasks.task import TASKS
 
 MOST_FEATURES = 20_000
@@ -69,7 +68,7 @@ class Polynomial(LinearInFeatures):
             torch.tensor(list(itertools.combinations_with_replacement(range(d + 1), degree))) if cross_terms else None
         )
 
-    def features(self, inputs: Float[Tensor, "*batch n_points d"]) -> Float[Tensor, "*batch n_points n_features"]:
+    def features(self, inputs: Inputs) -> Phi:
         """φ(x), the number 1 first."""
         one = torch.ones_like(inputs[..., :1])
         if self._factors is not None:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
+from iclens.tasks.shapes import Inputs, Labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +27,8 @@ class PromptBatch:
             each entry has the leading axes of `inputs`.
     """
 
-    inputs: Float[Tensor, "*batch n_points d"]
-    labels: Float[Tensor, "*batch n_points d_y"]
+    inputs: Inputs
+    labels: Labels
     function: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-from jaxtyping import Float
-from torch import Tensor
-
 from iclens.tasks.linear_in_features import LinearInFeatures
+from iclens.tasks.shapes import Inputs, Phi
 from iclens.tasks.task import TASKS
 
 
@@ -30,6 +28,6 @@ class Quadratic(LinearInFeatures):
     def __init__(self, *, d: int = 20, d_y: int = 1, weight_std: float = 1.0, noise_std: float = 0.0) -> None:
         super().__init__(d=d, n_features=d, d_y=d_y, weight_std=weight_std, noise_std=noise_std)
 
-    def features(self, inputs: Float[Tensor, "*batch n_points d"]) -> Float[Tensor, "*batch n_points n_features"]:
+    def features(self, inputs: Inputs) -> Phi:
         """φ(x) = x² / √3."""
         return inputs.square() / math.sqrt(3)

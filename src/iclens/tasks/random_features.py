@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from iclens.tasks.draws import fixed_normal
 from iclens.tasks.linear_in_features import LinearInFeatures
 from iclens.tasks.options import require_one_of, require_positive
+from iclens.tasks.shapes import Inputs, Phi
 from iclens.tasks.task import TASKS
 
 ACTIVATIONS = ("cos", "relu")
@@ -69,7 +68,7 @@ class RandomFeatures(LinearInFeatures):
         # Φ of a normal number is uniform: one draw gives both the directions and the phases.
         self._directions, self._phases = drawn[:d] / length_scale, 2 * math.pi * torch.special.ndtr(drawn[d])
 
-    def features(self, inputs: Float[Tensor, "*batch n_points d"]) -> Float[Tensor, "*batch n_points n_features"]:
+    def features(self, inputs: Inputs) -> Phi:
         """φ(x)."""
         projected = inputs @ self._directions.to(inputs)
         active = (projected + self._phases.to(inputs)).cos() if self.activation == "cos" else projected.relu()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import abc
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from iclens.tasks.draws import INPUTS, normal, uniform
 from iclens.tasks.options import require_at_least_zero, require_counts, require_one_of, require_positive
+from iclens.tasks.shapes import Inputs, Labels
 from iclens.tasks.task import Task
 
 
@@ -40,15 +39,11 @@ class Regression(Task, abc.ABC):
         self.d, self.d_y, self.noise_std = d, d_y, noise_std
         self.inputs, self.input_scale = inputs, input_scale
 
-    def sample_inputs(  # noqa: D102
-        self, generator: torch.Generator, batch: tuple[int, ...], n_points: int
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def sample_inputs(self, generator: torch.Generator, batch: tuple[int, ...], n_points: int) -> Inputs:  # noqa: D102
         if self.inputs == "uniform":
             return uniform(generator, *batch, n_points, self.d).mul_(2 * self.input_scale).sub_(self.input_scale)
         drawn = normal(generator, *batch, n_points, self.d)
         return drawn if self.input_scale == 1 else drawn.mul_(self.input_scale)
 
-    def observed(  # noqa: D102
-        self, generator: torch.Generator, values: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def observed(self, generator: torch.Generator, values: Labels) -> Labels:  # noqa: D102
         return values + self.noise_std * normal(generator, *values.shape) if self.noise_std else values

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from iclens.tasks.draws import normal
 from iclens.tasks.options import require_counts
 from iclens.tasks.regression import Regression
+from iclens.tasks.shapes import Inputs, Labels
 from iclens.tasks.task import TASKS, Optimal
 
 
@@ -47,9 +47,7 @@ class ReluNetwork(Regression):
             "output_weight": normal(generator, *batch, self.hidden, self.d_y),
         }
 
-    def values(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], function: Mapping[str, Tensor]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def values(self, inputs: Inputs, function: Mapping[str, Tensor]) -> Labels:  # noqa: D102
         active = (inputs @ function["hidden_weight"].mT).relu()
         return active @ function["output_weight"] * math.sqrt(2 / self.hidden)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn.functional import leaky_relu, normalize
 
 from iclens.tasks.draws import fixed_normal
 from iclens.tasks.linear_in_features import LinearInFeatures
 from iclens.tasks.options import require_at_least_zero, require_counts
+from iclens.tasks.shapes import Inputs, Phi
 from iclens.tasks.task import TASKS
 
 
@@ -59,7 +58,7 @@ class Representation(LinearInFeatures):
         drawn = fixed_normal(seed, sum(widths[:-1]), n_features).split(widths[:-1])
         self._layers = [layer / math.sqrt(len(layer)) for layer in drawn]
 
-    def features(self, inputs: Float[Tensor, "*batch n_points d"]) -> Float[Tensor, "*batch n_points n_features"]:
+    def features(self, inputs: Inputs) -> Phi:
         """Φ*(x), of norm 1."""
         hidden = inputs
         for layer in self._layers:

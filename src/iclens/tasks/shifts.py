@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.registry import Registry
+from iclens.tasks.shapes import Inputs, Labels
 from iclens.tasks.task import Optimal, Task
 
 
@@ -42,22 +42,16 @@ class Shift(Task):
         self.task, self.d, self.d_y = task, task.d, task.d_y
         self.linear_in: str = getattr(task, "linear_in", "weight")
 
-    def sample_inputs(  # noqa: D102
-        self, generator: torch.Generator, batch: tuple[int, ...], n_points: int
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def sample_inputs(self, generator: torch.Generator, batch: tuple[int, ...], n_points: int) -> Inputs:  # noqa: D102
         return self.task.sample_inputs(generator, batch, n_points)
 
     def sample_function(self, generator: torch.Generator, batch: tuple[int, ...]) -> dict[str, Tensor]:  # noqa: D102
         return self.task.sample_function(generator, batch)
 
-    def values(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], function: Mapping[str, Tensor]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def values(self, inputs: Inputs, function: Mapping[str, Tensor]) -> Labels:  # noqa: D102
         return self.task.values(inputs, function)
 
-    def observed(  # noqa: D102
-        self, generator: torch.Generator, values: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def observed(self, generator: torch.Generator, values: Labels) -> Labels:  # noqa: D102
         return self.task.observed(generator, values)
 
     def optimal(self) -> Optimal:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.registry import Registry
 from iclens.tasks.prompt_batch import PromptBatch
+from iclens.tasks.shapes import Inputs, Labels
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class Task(abc.ABC):
     d_y: int = 1
 
     @abc.abstractmethod
-    def sample_inputs(
-        self, generator: torch.Generator, batch: tuple[int, ...], n_points: int
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def sample_inputs(self, generator: torch.Generator, batch: tuple[int, ...], n_points: int) -> Inputs:
         """Draw inputs."""
 
     @abc.abstractmethod
@@ -62,14 +60,10 @@ class Task(abc.ABC):
         """Draw functions: named tensors, each with the leading axes `batch`."""
 
     @abc.abstractmethod
-    def values(
-        self, inputs: Float[Tensor, "*batch n_points d"], function: Mapping[str, Tensor]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def values(self, inputs: Inputs, function: Mapping[str, Tensor]) -> Labels:
         """f(x), without noise."""
 
-    def observed(
-        self, generator: torch.Generator, values: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def observed(self, generator: torch.Generator, values: Labels) -> Labels:
         """Labels as the prompt shows them: the values with noise, if the task has any."""
         return values
 

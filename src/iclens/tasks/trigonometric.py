@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from iclens.tasks.linear_in_features import LinearInFeatures
 from iclens.tasks.options import require_counts, require_positive
+from iclens.tasks.shapes import Inputs, Phi
 from iclens.tasks.task import TASKS
 
 
@@ -56,7 +55,7 @@ class Trigonometric(LinearInFeatures):
         )
         self.n_frequencies, self.frequency, self.cosines = n_frequencies, frequency, cosines
 
-    def features(self, inputs: Float[Tensor, "*batch n_points d"]) -> Float[Tensor, "*batch n_points n_features"]:
+    def features(self, inputs: Inputs) -> Phi:
         """φ(x): sin(ω x_1), …, sin(ω x_d), sin(2 ω x_1), …, and then the cosines in the same order."""
         angles = torch.cat([j * self.frequency * inputs for j in range(1, self.n_frequencies + 1)], -1)
         return torch.cat([angles.sin(), angles.cos()], -1) if self.cosines else angles.sin()

@@ -17,6 +17,7 @@ from iclens.tasks.draws import integers
 from iclens.tasks.function_first import checked_shape
 from iclens.tasks.options import require_one_of
 from iclens.tasks.prompt_batch import PromptBatch
+from iclens.tasks.shapes import Inputs, Labels
 from iclens.tasks.task import TASKS, Optimal, Task
 
 N_CATEGORIES = len(CATEGORIES)
@@ -64,9 +65,7 @@ class Words(Task):
         self.split, self.n_labels = split, n_labels
         self.fewest_categories, self.most_categories = fewest_categories, most_categories
 
-    def sample_inputs(
-        self, generator: torch.Generator, batch: tuple[int, ...], n_points: int
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def sample_inputs(self, generator: torch.Generator, batch: tuple[int, ...], n_points: int) -> Inputs:
         """Words of prompts whose labels are not told: which words may occur depends on them."""
         return self.sample(generator, batch, n_points - 1).inputs
 
@@ -74,9 +73,7 @@ class Words(Task):
         """`labels`: (*batch, 20)."""
         return {"labels": integers(self.n_labels, generator, *batch, N_CATEGORIES)}
 
-    def values(  # noqa: D102
-        self, inputs: Float[Tensor, "*batch n_points d"], function: Mapping[str, Tensor]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def values(self, inputs: Inputs, function: Mapping[str, Tensor]) -> Labels:  # noqa: D102
         categories = inputs.argmax(-1) // WORDS_PER_CATEGORY
         return one_hot(function["labels"].gather(-1, categories), self.d_y).to(inputs)
 
@@ -107,7 +104,7 @@ class Words(Task):
         )
 
     @staticmethod
-    def categories(inputs: Float[Tensor, "*batch n_points d"]) -> Float[Tensor, "*batch n_points n_categories"]:
+    def categories(inputs: Inputs) -> Float[Tensor, "*batch n_points n_categories"]:
         """φ(x): the category of the word, one-hot."""
         return inputs.unflatten(-1, (N_CATEGORIES, WORDS_PER_CATEGORY)).sum(-1)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.work.sealed import is_whole, sealed
+from iclens.work.whole_files import make_folder, write_atomically
 
 _UNREADABLE = (SafetensorError, KeyError, TypeError, AttributeError, OSError, ValueError, RuntimeError, RecursionError)
 """What reading a file that is no checkpoint, or a part of one, may raise."""
@@ -53,25 +52,13 @@ def write_checkpoint(path: Path, keys: list[str], checkpoint: Checkpoint) -> Non
     Raises:
         UserError: the file cannot be written; the old checkpoint is still there.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
     tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.state.items()}
     content = {"keys": keys, "metrics": checkpoint.metrics, "seconds": checkpoint.seconds}
     meta = sealed({**content, "tensors": _digest(tensors)})
-    try:
-        # A folder, because safetensors has a temporary file of its own beside the one it is asked for.
-        temporary.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary / path.name, {"iclens": json.dumps(meta)})
-        # Else after a power failure the name might be there without the content, and the old one gone.
-        with (temporary / path.name).open("rb+") as file:
-            os.fsync(file.fileno())
-        (temporary / path.name).replace(path)
-    except Exception as error:
-        # safetensors reports a full disk by an exception of its own.
-        raise UserError(f"cannot write the checkpoint {path}: {error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    make_folder(path.parent)
+    write_atomically(path, save(tensors, {"iclens": json.dumps(meta)}))
 
 
 def read_checkpoint(path: Path, keys: list[str]) -> Checkpoint | None:

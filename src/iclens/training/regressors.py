@@ -177,7 +177,6 @@ def train_regressors(
         rounded = {name: tensor.half().contiguous() for name, tensor in run.tensors.items()}
         file = target / f"{variant}.safetensors"
         save_file(rounded, file)
-        file.chmod(0o644)
         records[variant] = {
             "config": chosen.to_dict(),
             "n_parameters": sum(tensor.numel() for tensor in rounded.values()),

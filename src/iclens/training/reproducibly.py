@@ -7,17 +7,13 @@ from contextlib import contextmanager
 
 import torch
 
+from iclens.training.default_dtype import default_dtype
 from iclens.work.workers import torch_threads
 
 
 @contextmanager
 def reproducibly(seed: int, threads: int) -> Iterator[None]:
     """One seed, float32 and so many threads inside; the caller's state outside."""
-    dtype = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]), torch_threads(threads):
+    with torch.random.fork_rng(devices=[]), torch_threads(threads), default_dtype(torch.float32):
         torch.manual_seed(seed)
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
+        yield

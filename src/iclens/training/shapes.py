@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from iclens.attention import build
-from iclens.models.heads import with_heads
 from iclens.models.model import PromptModel
 from iclens.models.per_run import PerRun
 from iclens.models.runs_attention import fixed_options, has_strengths_only
+from iclens.models.zero_padding import with_heads
 from iclens.tasks.task import Task
 from iclens.training.config import RunConfig
 

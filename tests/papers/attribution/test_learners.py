@@ -57,7 +57,7 @@ def test_training_that_fails_leaves_nothing(tmp_path):
 def test_a_folder_that_cannot_be_is_refused_before_training(tmp_path):
     fresh = Fresh()
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot create the folder"):
         learners.deep_learner(3, tmp_path / "file", quiet, trained=fresh)
     assert fresh.asked == []
 

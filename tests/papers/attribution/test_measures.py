@@ -36,7 +36,7 @@ def test_measures_of_planted_scores():
     subsets = torch.rand(16, len(truth), generator=seeded()) < 0.5
     ranked = {"right": truth, "wrong": -truth, "flat": torch.zeros(len(truth))}
     scores = {name: Scores(values, 0.0) for name, values in ranked.items()}
-    found, answered = attribution._measure(deletions, truth.bool(), scores, subsets)
+    found, answered = attribution.measures_of(deletions, truth.bool(), scores, subsets)
     assert answered == 1.0
     # AUC, right after removal of the top ones, right with only these, LDS.
     assert found["right"] == pytest.approx((1.0, 0.0, 1.0, 1.0))

@@ -10,7 +10,7 @@ import pytest
 from tests.recipes.planting import Planted, turning
 
 from iclens.estimators.estimator import build_estimator
-from iclens.papers.related.raventos_2023 import _away
+from iclens.papers.related.raventos_2023 import distance_from_ridge
 from iclens.recipes.contract import RECIPES
 from iclens.recipes.lab_answers import fresh_prompts, squared_error
 from iclens.recipes.seed_curves import seed_mean
@@ -92,7 +92,8 @@ def test_the_mean_square_of_ridge_answers_is_known_from_its_error():
     task = build_task("linear", d=SETTINGS.d, noise_std=SETTINGS.noise_std)
     prompt = fresh_prompts(task, 0, 4000, SETTINGS.n_context)
     ridge = build_estimator("ridge", {"alpha": SETTINGS.noise_std**2}).predict(prompt)
-    away = _away(Table([{"from_ridge": 1.0, "ridge_error": squared_error(ridge, prompt.target)}]), SETTINGS)
+    rows = Table([{"from_ridge": 1.0, "ridge_error": squared_error(ridge, prompt.target)}])
+    away = distance_from_ridge(rows, SETTINGS)
     assert 1 / float(away[0]) == pytest.approx(float(ridge.square().mean()), rel=0.1)
 
 

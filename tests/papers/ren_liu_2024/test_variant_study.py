@@ -15,8 +15,8 @@ from iclens.papers.ren_liu_2024.negatives import BEYOND as NEGATIVES_BEYOND
 from iclens.papers.ren_liu_2024.negatives import LOWEST, MATTERS
 from iclens.papers.ren_liu_2024.variants import BEYOND as CURVES_BEYOND
 from iclens.papers.ren_liu_2024.variants import HELPS
+from iclens.recipes.best_of_many import over_seeds
 from iclens.recipes.contract import RECIPES, silent
-from iclens.recipes.selection import over_seeds
 from iclens.recipes.table import Table
 
 STUDIES = ("ren-liu-fig-3-right", "ren-liu-negatives")

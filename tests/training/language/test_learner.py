@@ -10,13 +10,13 @@ import iclens.bundled
 from iclens.cli.train_bundled import TrainBundled
 from iclens.errors import UserError
 from iclens.language.words import CATEGORY_OF, LABELS, VOCABULARY, held_out_label
+from iclens.plain_data import record_of
 from iclens.training.language.accuracy import draw, right
 from iclens.training.language.learner import (
     CURRICULUM,
     BundledRecipe,
     TrainedLearner,
     build_model,
-    recipe_of,
     train,
     write,
 )
@@ -84,7 +84,7 @@ def test_the_example_prompt_is_answered_rightly(shipped):
 def test_the_record_belongs_to_the_weights(shipped):
     recorded = json.loads((FOLDER / "recipe.json").read_text())
     assert recorded["weights_sha256"] == hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest()
-    assert recipe_of(FOLDER) == BundledRecipe()
+    assert record_of(BundledRecipe, recorded["recipe"]) == BundledRecipe()
     assert recorded["n_parameters"] == sum(parameter.numel() for parameter in shipped.parameters())
     assert recorded["measured"]["present"] >= 0.95
     assert recorded["steps"] == recorded["stage_ends"][-1] + 1 + BundledRecipe().final_steps
@@ -145,7 +145,8 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
     write(learner, tmp_path / "done")
     names = {file.name for file in (tmp_path / "done").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "recipe.json"} <= names
-    assert recipe_of(tmp_path / "done") == SMALL
+    recorded = json.loads((tmp_path / "done" / "recipe.json").read_text())
+    assert record_of(BundledRecipe, recorded["recipe"]) == SMALL
     with pytest.raises(UserError, match="exists already"):
         write(learner, tmp_path / "done")
 

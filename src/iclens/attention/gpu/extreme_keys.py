@@ -68,7 +68,7 @@ def lowest_of_products(
     index = torch.empty(rows.shape[0], n_heads, n_query, wanted, dtype=torch.int64, device=q.device)
     half = q.dtype != torch.float32
     block_q, block_k = (128, 64) if half and d <= 128 else (64, 32)
-    _lowest_kernel[(triton.cdiv(n_query, block_q), rows.shape[0] * n_heads)](
+    lowest_kernel[(triton.cdiv(n_query, block_q), rows.shape[0] * n_heads)](
         rows,
         keys,
         allowed,
@@ -116,7 +116,7 @@ def _all_shares(attending: Attending, chosen: Tensor, count: int, unavailable: i
 
 @triton.jit
 @no_type_check
-def _lowest_kernel(
+def lowest_kernel(
     q_ptr,
     k_ptr,
     mask_ptr,

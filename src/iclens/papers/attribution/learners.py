@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from iclens.errors import UserError
 from iclens.language.tokenizer import word_tokenizer
 from iclens.lens.model.loading import LensModel, load
 from iclens.training.language.chain_learner import ChainRecipe, train_chains
-from iclens.training.language.learner import BundledRecipe, TrainedLearner, train, write
-
-Progress = Callable[[int, int | None], None]
+from iclens.training.language.learner import Advance, BundledRecipe, TrainedLearner, train, write
+from iclens.work.whole_files import check_new_folder, make_folder, whole_folder
 
 
 def deep_learner(
     n_layers: int,
     folder: Path,
-    progress: Progress,
+    progress: Advance,
     recipe: BundledRecipe | None = None,
-    trained: Callable[[BundledRecipe, Progress], TrainedLearner] = train,
+    trained: Callable[[BundledRecipe, Advance], TrainedLearner] = train,
 ) -> LensModel:
     """A learner of the bundled one's task and recipe with more layers.
 
@@ -39,7 +36,7 @@ def deep_learner(
     return _kept(folder, f"learner-{n_layers}-layers", lambda target: write(trained(chosen, progress), target))
 
 
-def chain_learner(folder: Path, progress: Progress, recipe: ChainRecipe | None = None) -> LensModel:
+def chain_learner(folder: Path, progress: Advance, recipe: ChainRecipe | None = None) -> LensModel:
     """A learner of words, trained further on two hops.
 
     Args:
@@ -53,9 +50,10 @@ def chain_learner(folder: Path, progress: Progress, recipe: ChainRecipe | None =
 
     def make(target: Path) -> None:
         learner = train_chains(load("bundled").model, recipe, progress)
-        learner.model.save_pretrained(target)
-        word_tokenizer().save_pretrained(target)
-        (target / "recipe.json").write_text(json.dumps(learner.record(), indent=1) + "\n")
+        with whole_folder(target) as made:
+            learner.model.save_pretrained(made)
+            word_tokenizer().save_pretrained(made)
+            (made / "recipe.json").write_text(json.dumps(learner.record(), indent=1) + "\n")
 
     return _kept(folder, "learner-two-hops", make)
 
@@ -64,13 +62,8 @@ def _kept(folder: Path, name: str, make: Callable[[Path], None]) -> LensModel:
     """The learner in `folder / name`; made there first, whole or not at all, when it is missing."""
     target = folder / name
     if not target.is_dir():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Found out before minutes of training.
-            with tempfile.TemporaryDirectory(prefix=".iclens-", dir=folder) as temporary:
-                made = Path(temporary) / name
-                make(made)
-                made.rename(target)
-        except OSError as error:
-            raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
+        make_folder(folder)
+        # Found out before minutes of training.
+        check_new_folder(target)
+        make(target)
     return load(str(target))

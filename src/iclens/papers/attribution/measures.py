@@ -163,7 +163,7 @@ def run(
         truth = torch.zeros(lens.n_demonstrations, dtype=torch.float64)
         truth[list(case.relevant)] = 1.0
         scores[TRUTH] = Scores(truth, 0.0)
-        measured, answered = _measure(
+        measured, answered = measures_of(
             lens.deletions, truth.bool(), scores, random_subsets(generator, n_subsets, len(truth))
         )
         for name, row in measured.items():
@@ -185,7 +185,7 @@ class _Row:
     seconds: float
 
 
-def _measure(
+def measures_of(
     deletions: Callable[[Tensor], Outcome], truth: Tensor, scores: dict[str, Scores], subsets: Tensor
 ) -> tuple[dict[str, tuple[float, ...]], float]:
     """`MEASURES` of every method on one case, and whether the model is right on the whole prompt."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from iclens.errors import UserError
-from iclens.lens.model.loading import LensModel, load
+from iclens.lens.model.loading import load
 from iclens.lens.scores.method import ATTRIBUTIONS
-from iclens.papers.attribution.measures import METHODS, TRUTH, Case, Measured, run
-from iclens.papers.attribution.studies import STUDIES, Setting
-from iclens.papers.attribution.studies import Progress as Training
+from iclens.papers.attribution.measures import METHODS, TRUTH, Measured, run
+from iclens.papers.attribution.studies import STUDIES, Drawn, Setting, on_words
 from iclens.papers.attribution.verdicts import (
     ALONE,
     CLAIMS,
@@ -27,17 +25,13 @@ from iclens.papers.attribution.verdicts import (
     judged,
     measured_of,
 )
-from iclens.papers.attribution.word_cases import word_cases
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import new_figure
+from iclens.recipes.figures import Figure, new_figure
 from iclens.recipes.settings import chosen, option
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Verdict
 from iclens.training.default_dtype import default_dtype
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+from iclens.training.language.learner import Advance
 
 FREE_METHODS = tuple(name for name in METHODS if not name.startswith("captum"))
 
@@ -219,12 +213,9 @@ class WhichDemonstrations(Recipe[WhichSettings]):
         return figure
 
 
-def _drawn(study: str, setting: Setting, training: Training) -> tuple[LensModel, list[Case]]:
+def _drawn(study: str, setting: Setting, training: Advance) -> Drawn:
     if study == ALONE:
-        learner = load(setting.model)
-        return learner, word_cases(
-            learner.tokenizer, setting.generator(), setting.n_prompts, setting.n_demonstrations, (1, 1)
-        )
+        return on_words(load(setting.model), setting, setting.n_demonstrations, (1, 1))
     return STUDIES[study].make(setting, training)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -12,6 +13,7 @@ from iclens.recipes.table import Row, Table
 from iclens.recipes.verdict import Claim, Verdict
 
 _QUESTION = "our question: which demonstrations matter"
+_asked = partial(Claim, source=_QUESTION, trust="asked")
 
 STEP = "gradient_step"
 LASSOS = ("lasso", "lasso_margin")
@@ -30,72 +32,42 @@ MAIN, ALONE, REDUNDANT, CONFLICTING, TWO_HOPS, DEEP = (
 )
 CONTRADICTING, FIRST_HOP = "AUC of contradicting", "AUC of first hop"
 
-FINDS = Claim(
+FINDS = _asked(
     "The dual models' gradient step ranks the demonstrations that matter at least as well as a Lasso of 64 ablations, "
-    "Shapley values, attention weights and leaving one out.",
-    _QUESTION,
-    "asked",
+    "Shapley values, attention weights and leaving one out."
 )
-DELETES = Claim(
-    "Deleting what the gradient step ranks first takes the learner down at least as far as with any of these methods.",
-    _QUESTION,
-    "asked",
+DELETES = _asked(
+    "Deleting what the gradient step ranks first takes the learner down at least as far as with any of these methods."
 )
-ONE_PASS = Claim("It does so in one forward pass, without a backward pass.", _QUESTION, "asked")
-FORETELLS = Claim(
-    "Its scores foretell the margin of shortened prompts as well as the Lasso, which is fitted to such prompts.",
-    _QUESTION,
-    "asked",
+ONE_PASS = _asked("It does so in one forward pass, without a backward pass.")
+FORETELLS = _asked(
+    "Its scores foretell the margin of shortened prompts as well as the Lasso, which is fitted to such prompts."
 )
-BLIND = Claim(
+BLIND = _asked(
     "Leaving one out is blind to redundancy: it finds a demonstration that stands alone, and hardly those that say "
-    "what others say too.",
-    _QUESTION,
-    "asked",
+    "what others say too."
 )
-MANY = Claim(
+MANY = _asked(
     "Of twelve demonstrations that say the same the gradient step finds all, where methods that delete or leave out "
-    "find few.",
-    _QUESTION,
-    "asked",
+    "find few."
 )
-MANY_DELETED = Claim(
+MANY_DELETED = _asked(
     "Also with twelve that say the same, deleting what it ranks first takes the learner as far down as deleting the "
-    "truth itself.",
-    _QUESTION,
-    "asked",
+    "truth itself."
 )
-CONTRADICTED = Claim(
+CONTRADICTED = _asked(
     "Also where demonstrations contradict each other, it finds those that speak for the answer at least as well as a "
-    "Lasso of 64 ablations.",
-    _QUESTION,
-    "asked",
+    "Lasso of 64 ablations."
 )
-AGAINST = Claim("It sees which demonstrations speak against the answer.", _QUESTION, "asked")
-HOPS = Claim("It sees every hop of an answer that takes two.", _QUESTION, "asked")
-DEPTH = Claim(
-    "In a learner of 8 layers it finds what matters at least as well as a Lasso of 64 ablations.", _QUESTION, "asked"
-)
+AGAINST = _asked("It sees which demonstrations speak against the answer.")
+HOPS = _asked("It sees every hop of an answer that takes two.")
+DEPTH = _asked("In a learner of 8 layers it finds what matters at least as well as a Lasso of 64 ablations.")
 
 AUC_MARGIN = 0.01
 REMOVED_MARGIN = 0.02
 LDS_MARGIN = 0.03
 FOUND, BARELY, SEES_AGAINST = 0.95, 0.75, 0.25
 """An AUC from which on a method finds, up to which it hardly does, and up to which it sees what speaks against."""
-
-CLAIMS = (
-    FINDS,
-    DELETES,
-    ONE_PASS,
-    FORETELLS,
-    BLIND,
-    MANY,
-    MANY_DELETED,
-    CONTRADICTED,
-    AGAINST,
-    HOPS,
-    DEPTH,
-)
 
 
 def judged(table: Table) -> list[Verdict]:
@@ -219,11 +191,11 @@ def _many_deleted(many: dict[str, Measured]) -> Verdict:
     )
 
 
-def _contradicted(conflict: dict[str, Measured]) -> Verdict:
-    rival, difference = _worst(conflict, LASSOS, "auc", +1)
-    return CONTRADICTED.judged(
-        difference.low >= -AUC_MARGIN and conflict[STEP].of("auc").low >= FOUND,
-        f"AUC: {_means(conflict, (STEP, *LASSOS, *LEFT_OUT), 'auc')}; gradient step minus {rival}: {difference}",
+def _no_worse_than_lasso(claim: Claim, found: dict[str, Measured]) -> Verdict:
+    rival, difference = _worst(found, LASSOS, "auc", +1)
+    return claim.judged(
+        difference.low >= -AUC_MARGIN and found[STEP].of("auc").low >= FOUND,
+        f"AUC: {_means(found, (STEP, *LASSOS, *LEFT_OUT), 'auc')}; gradient step minus {rival}: {difference}",
         f"at least {FOUND} and, compared with the better Lasso, the interval excludes being worse by more than "
         f"{AUC_MARGIN}",
     )
@@ -249,16 +221,6 @@ def _hops(hops: dict[str, Measured]) -> Verdict:
     )
 
 
-def _depth(deep: dict[str, Measured]) -> Verdict:
-    rival, difference = _worst(deep, LASSOS, "auc", +1)
-    return DEPTH.judged(
-        difference.low >= -AUC_MARGIN and deep[STEP].of("auc").low >= FOUND,
-        f"AUC: {_means(deep, (STEP, *LASSOS, *LEFT_OUT), 'auc')}; gradient step minus {rival}: {difference}",
-        f"at least {FOUND} and, compared with the better Lasso, the interval excludes being worse by more than "
-        f"{AUC_MARGIN}",
-    )
-
-
 _ABSENT = {DEEP: "this preset trains no learner of 8 layers, which takes 7 minutes."}
 
 # Claim, how it is judged, the studies that this takes, and the methods in each of them.
@@ -270,8 +232,10 @@ _JUDGES: tuple[tuple[Claim, Callable[..., Verdict], tuple[str, ...], tuple[str, 
     (BLIND, _blind, (MAIN, ALONE), LEFT_OUT),
     (MANY, _many, (REDUNDANT,), (STEP, *LASSOS, SHAPLEY, *LEFT_OUT)),
     (MANY_DELETED, _many_deleted, (REDUNDANT,), (STEP, "random")),
-    (CONTRADICTED, _contradicted, (CONFLICTING,), (STEP, *LASSOS)),
+    (CONTRADICTED, partial(_no_worse_than_lasso, CONTRADICTED), (CONFLICTING,), (STEP, *LASSOS)),
     (AGAINST, _against, (CONFLICTING,), (STEP,)),
     (HOPS, _hops, (TWO_HOPS,), (STEP,)),
-    (DEPTH, _depth, (DEEP,), (STEP, *LASSOS)),
+    (DEPTH, partial(_no_worse_than_lasso, DEPTH), (DEEP,), (STEP, *LASSOS)),
 )
+
+CLAIMS = tuple(claim for claim, *_ in _JUDGES)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from iclens.errors import UserError
-from iclens.language.words import LABELS, WordPrompt, sample_words
+from iclens.language.words import LABELS, sample_words
 from iclens.lens import Readout
 from iclens.lens.prompt.prompt import Prompt
 from iclens.papers.attribution.measures import Case
@@ -47,7 +47,13 @@ def word_cases(
     for _ in range(n_prompts):
         count = low + int(torch.randint(high - low + 1, (1,), generator=generator))
         drawn = sample_words(generator, n_demonstrations, count, n_categories=n_categories)
-        cases.append(Case(_prompt(drawn), margin(tokenizer, drawn.answer, LABELS), drawn.relevant))
+        cases.append(
+            Case(
+                Prompt.from_examples(drawn.demonstrations, drawn.query, TEMPLATE),
+                margin(tokenizer, drawn.answer, LABELS),
+                drawn.relevant,
+            )
+        )
     return cases
 
 
@@ -106,7 +112,3 @@ def margin(tokenizer: Any, answer: str, candidates: Sequence[str]) -> Readout:
         terms=tuple(terms),
         definition=f"The logit of {answer!r} minus the mean logit of the {len(others)} other candidates.",
     )
-
-
-def _prompt(drawn: WordPrompt) -> Prompt:
-    return Prompt.from_examples(drawn.demonstrations, drawn.query, TEMPLATE)

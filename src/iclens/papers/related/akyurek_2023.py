@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from iclens.estimators.estimator import build_estimator
 from iclens.matching.ridge_parameter import best_ridge
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import log_ticks, new_figure
+from iclens.recipes.figures import Figure, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts, squared_error
-from iclens.recipes.lab_runs import train_all
+from iclens.recipes.lab_runs import query_run, train_all
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.training.config import RunConfig
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _SOURCE = "Akyürek et al. 2022"
 
@@ -239,7 +234,7 @@ class RidgeParameter(Recipe[RidgeSettings]):
         ends = [bayes[0] / 2, bayes[-1] * 2]
         left.plot(ends, ends, "--", color="0.5", label="α = σ²/τ²")
         left.fill_between(ends, [e / FACTOR for e in ends], [e * FACTOR for e in ends], color="0.5", alpha=0.15, lw=0)
-        for place, spread in enumerate(_spreads(settings.levels)):
+        for place, spread in enumerate(sorted({spread for _, spread in settings.levels})):
             rows = table.where(tau=spread)
             at = (rows.column("sigma") / spread) ** 2
             # Side by side, so that equal ratios of different spreads do not cover each other.
@@ -289,34 +284,8 @@ def _limits(table: Table, settings: RidgeSettings) -> np.ndarray:
     return np.minimum(LEARNED * bayes, bayes + LEFT * (zero - bayes))
 
 
-def _spreads(levels: Sequence[tuple[float, float]]) -> list[float]:
-    return sorted({spread for _, spread in levels})
-
-
 def _config(settings: RidgeSettings, noise: float, spread: float, seed: int) -> RunConfig:
-    return RunConfig.from_dict(
-        {
-            "seed": seed,
-            "task": {
-                "name": "linear",
-                "d": settings.d,
-                "noise_std": noise,
-                "weight_std": spread,
-                "inputs": settings.inputs,
-                "input_scale": 3**0.5 if settings.inputs == "uniform" else 1.0,
-            },
-            "model": {"name": settings.model, "n_layers": settings.n_layers, "n_heads": settings.n_heads},
-            "training": {
-                "steps": settings.steps,
-                "batch": settings.batch,
-                "n_context": settings.n_context,
-                "loss": "query",
-                "learning_rate": settings.learning_rate,
-                "schedule": "cosine",
-                "warmup": min(50, settings.steps),
-                "clip": 1.0,
-                "evaluate_every": 0,
-                "evaluation_prompts": 16,
-            },
-        }
-    )
+    scale = 3**0.5 if settings.inputs == "uniform" else 1.0
+    task = {"noise_std": noise, "weight_std": spread, "inputs": settings.inputs, "input_scale": scale}
+    model = {"name": settings.model, "n_layers": settings.n_layers, "n_heads": settings.n_heads}
+    return query_run(settings, seed, {"name": "linear", "d": settings.d, **task}, model)

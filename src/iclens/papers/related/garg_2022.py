@@ -3,51 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from iclens.estimators.estimator import build_estimator
 from iclens.intervals import Estimate
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import band, log_ticks, new_figure
+from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts
+from iclens.recipes.lab_runs import lab_run
 from iclens.recipes.seed_curves import seed_curve, seed_mean
 from iclens.recipes.settings import chosen, setting_rows, stated
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.prompt_batch import PromptBatch
-from iclens.training.config import RunConfig
+from iclens.training.config import Curriculum, RunConfig
 from iclens.training.loop import train
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 _SOURCE = "Garg et al. 2022"
+_stated = partial(Claim, source=_SOURCE, trust="stated")
 
-LINEAR = Claim(
+LINEAR = _stated(
     "On linear functions the trained model's error falls as that of least squares does: with d = 20, error/d is 0.02 "
-    "after 20 demonstrations and 0.0006 after 40.",
-    _SOURCE,
-    "stated",
+    "after 20 demonstrations and 0.0006 after 40."
 )
-SPARSE = Claim(
+SPARSE = _stated(
     "On sparse linear functions it is close to the Lasso: with d = 20 and 3 weights that are not 0 the normalised "
-    "error is 0.58 after 5 and 0.09 after 10 demonstrations, the Lasso's 0.62 and 0.08.",
-    _SOURCE,
-    "stated",
+    "error is 0.58 after 5 and 0.09 after 10 demonstrations, the Lasso's 0.62 and 0.08."
 )
-TREE = Claim(
+TREE = _stated(
     "On decision trees it beats greedy tree learning and boosting: 0.12 after 100 demonstrations, against 0.80 and "
-    "0.62.",
-    _SOURCE,
-    "stated",
+    "0.62."
 )
-NETWORK = Claim(
-    "On two-layer networks it reaches the error of a network trained by Adam on the demonstrations: 0.17 after 100.",
-    _SOURCE,
-    "stated",
+NETWORK = _stated(
+    "On two-layer networks it reaches the error of a network trained by Adam on the demonstrations: 0.17 after 100."
 )
 
 _LASSO: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -304,32 +296,17 @@ def _config(settings: CurveSettings, task: str, seed: int) -> RunConfig:
         "relu-network": {"hidden": settings.hidden},
     }
     n_context = settings.n_context if task in ("linear", "sparse-linear") else settings.n_context_nonlinear
-    return RunConfig.from_dict(
-        {
-            "seed": seed,
-            "task": {"name": task, "d": settings.d, **options.get(task, {})},
-            "model": {
-                "name": "transformer",
-                "n_layers": settings.n_layers,
-                "n_heads": settings.n_heads,
-                "width": settings.width,
-                "ffn_width": 4 * settings.width,
-                "activation": "gelu-tanh",
-                "positions": "learned",
-                "init_std": settings.init_std,
-                "max_points": n_context + 1,
-            },
-            "training": {
-                "steps": settings.steps,
-                "batch": settings.batch,
-                "n_context": n_context,
-                "learning_rate": settings.learning_rate,
-                "schedule": settings.schedule,
-                "warmup": min(settings.warmup, settings.steps),
-                "clip": settings.clip,
-                "evaluate_every": 0,
-                "evaluation_prompts": 16,
-            },
-            "curriculum": {"every": settings.every, "d_start": settings.d_start, "n_start": settings.n_start},
-        }
+    sizes = {"n_layers": settings.n_layers, "n_heads": settings.n_heads, "width": settings.width}
+    model = {"name": "transformer", **sizes, "ffn_width": 4 * settings.width, "activation": "gelu-tanh"}
+    positions = {"positions": "learned", "max_points": n_context + 1}
+    run = lab_run(
+        settings,
+        seed,
+        {"name": task, "d": settings.d, **options.get(task, {})},
+        {**model, **positions, "init_std": settings.init_std},
+        n_context=n_context,
+        schedule=settings.schedule,
+        warmup=min(settings.warmup, settings.steps),
+        clip=settings.clip,
     )
+    return replace(run, curriculum=Curriculum(settings.every, d_start=settings.d_start, n_start=settings.n_start))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ import torch
 from iclens.estimators.estimator import build_estimator
 from iclens.models.model import PromptModel
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import band, log_ticks, new_figure
+from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.lab_answers import (
     answers_of,
     double_model,
@@ -21,16 +20,13 @@ from iclens.recipes.lab_answers import (
     one_step,
     squared_error,
 )
-from iclens.recipes.lab_runs import train_all
+from iclens.recipes.lab_runs import query_run, train_all
 from iclens.recipes.seed_curves import seed_curve, seed_mean
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.anisotropic import Anisotropic
 from iclens.training.config import RunConfig
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _SOURCE = "He et al. 2025"
 
@@ -288,27 +284,6 @@ def _opposite(two: Table) -> Table:
 
 
 def _config(settings: HeadsSettings, heads: int, seed: int) -> RunConfig:
-    return RunConfig.from_dict(
-        {
-            "seed": seed,
-            "task": {
-                "name": "linear",
-                "d": settings.d,
-                "noise_std": settings.noise_variance**0.5,
-                "weight_std": settings.d**-0.5,
-            },
-            "model": {"name": "softmax-heads", "n_heads": heads, "init_std": settings.init_std},
-            "training": {
-                "steps": settings.steps,
-                "batch": settings.batch,
-                "n_context": settings.n_context,
-                "loss": "query",
-                "learning_rate": settings.learning_rate,
-                "schedule": "cosine",
-                "warmup": min(50, settings.steps),
-                "clip": 1.0,
-                "evaluate_every": 0,
-                "evaluation_prompts": 16,
-            },
-        }
-    )
+    spreads = {"noise_std": settings.noise_variance**0.5, "weight_std": settings.d**-0.5}
+    model = {"name": "softmax-heads", "n_heads": heads, "init_std": settings.init_std}
+    return query_run(settings, seed, {"name": "linear", "d": settings.d, **spreads}, model)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from iclens.dual.descent import gradient_descent, one_step_head
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import band, new_figure
+from iclens.recipes.figures import Figure, band, new_figure
 from iclens.recipes.seed_curves import seed_curve, seed_estimate
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _SOURCE = "von Oswald et al. 2023"
 

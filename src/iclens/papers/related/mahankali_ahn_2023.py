@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from iclens.estimators.estimator import build_estimator
 from iclens.papers.related.linear_layer import step_matrix
+from iclens.recipes.best_of_many import over_seeds
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import log_ticks, new_figure
+from iclens.recipes.figures import Figure, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts, one_step, squared_error
-from iclens.recipes.lab_runs import train_all
+from iclens.recipes.lab_runs import query_run, train_all
 from iclens.recipes.seed_curves import seed_mean
-from iclens.recipes.selection import over_seeds
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.anisotropic import Anisotropic
 from iclens.training.config import RunConfig
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 RISK = Claim(
     "For x ~ N(0, I) and w ~ N(0, I) the best single step has the rate 1/(n + d + 1 + σ²) and the excess risk "
@@ -102,8 +98,8 @@ class OneStepRisk(Recipe[RiskSettings]):
         """Excess risks, and the preconditioner of every layer."""
         case = int(part["d"] or 0), int(part["n"] or 0), float(part["noise_variance"] or 0), float(part["decay"] or 0)
         runs = train_all([_config(settings, case, seed) for seed in range(settings.n_seeds)], progress)
-        d, n, noise, _ = case
-        task = _task(case)
+        d, n, noise, decay = case
+        task = Anisotropic(d=d, decay=decay, rotated=False, noise_std=noise**0.5)
         best = task.preconditioner(n)
         rows: list[dict[str, Cell]] = []
         for run in runs:
@@ -143,7 +139,7 @@ class OneStepRisk(Recipe[RiskSettings]):
         missed: dict[str, list[str]] = {"trained": [], "matrix": []}
         for case in settings.cases:
             d, n, noise, decay = case
-            rows = table.where(d=d, n=n, noise_variance=noise, decay=decay).sorted_by("seed")
+            rows = _rows(table, case).sorted_by("seed")
             step, name = rows.column("step"), _name(case)
             trained = rows.column("trained") / step
             reached = trained <= 1 + TOLERANCE
@@ -264,29 +260,7 @@ def _name(case: tuple[int, int, float, float]) -> str:
     return f"n = {n}, d = {d}, σ² = {noise:g}" + (f", Σ ∝ i^−{decay:g}" if decay else "")
 
 
-def _task(case: tuple[int, int, float, float]) -> Anisotropic:
-    d, _, noise, decay = case
-    return Anisotropic(d=d, decay=decay, rotated=False, noise_std=noise**0.5)
-
-
 def _config(settings: RiskSettings, case: tuple[int, int, float, float], seed: int) -> RunConfig:
     d, n, noise, decay = case
-    return RunConfig.from_dict(
-        {
-            "seed": seed,
-            "task": {"name": "anisotropic", "d": d, "decay": decay, "rotated": False, "noise_std": noise**0.5},
-            "model": {"name": "linear-attention", "init_std": settings.init_std},
-            "training": {
-                "steps": settings.steps,
-                "batch": settings.batch,
-                "n_context": n,
-                "loss": "query",
-                "learning_rate": settings.learning_rate,
-                "schedule": "cosine",
-                "warmup": min(50, settings.steps),
-                "clip": 1.0,
-                "evaluate_every": 0,
-                "evaluation_prompts": 16,
-            },
-        }
-    )
+    task = {"name": "anisotropic", "d": d, "decay": decay, "rotated": False, "noise_std": noise**0.5}
+    return query_run(settings, seed, task, {"name": "linear-attention", "init_std": settings.init_std}, n_context=n)

@@ -3,49 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
 import torch
 
 from iclens.estimators.estimator import build_estimator
+from iclens.recipes.best_of_many import over_seeds
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import band, log_ticks, new_figure
+from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts, squared_error
-from iclens.recipes.lab_runs import train_all
+from iclens.recipes.lab_runs import query_run, train_all
 from iclens.recipes.seed_curves import seed_curve, seed_mean
-from iclens.recipes.selection import over_seeds
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.linear import Linear
 from iclens.training.config import RunConfig
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 _SOURCE = "the question of Raventós et al. 2023"
+_asked = partial(Claim, source=_SOURCE, trust="asked")
 
-FEW = Claim(
+FEW = _asked(
     "Trained on few tasks, a model answers fresh tasks as the posterior mean over its pool (dMMSE) does, not as ridge "
-    "regression does.",
-    _SOURCE,
-    "asked",
+    "regression does."
 )
 NEAR = 0.25
 """Largest squared distance to ridge regression, relative to the mean square of its answers, of a pool beyond the
 threshold: that of half of its answers. Nearer to it than to dMMSE is also a model that has hardly learned."""
 
-THRESHOLD = Claim(
+THRESHOLD = _asked(
     "There is a threshold in the number of pretraining tasks, above which it answers fresh tasks more like ridge "
-    "regression.",
-    _SOURCE,
-    "asked",
+    "regression."
 )
-BEYOND = Claim(
-    "Above the threshold it has a lower error on fresh tasks than dMMSE, the best answer under its own pretraining.",
-    _SOURCE,
-    "asked",
+BEYOND = _asked(
+    "Above the threshold it has a lower error on fresh tasks than dMMSE, the best answer under its own pretraining."
 )
 
 
@@ -119,7 +111,7 @@ class TaskDiversity(Recipe[PoolSettings]):
         """On fresh tasks: which of the two is nearer, from which number of tasks on."""
         fresh = table.where(prompts="fresh")
         nearer = {n: seed_mean(_share(fresh.where(tasks=n))) for n in settings.pools}
-        away = {n: seed_mean(_away(fresh.where(tasks=n), settings)) for n in settings.pools}
+        away = {n: seed_mean(distance_from_ridge(fresh.where(tasks=n), settings)) for n in settings.pools}
         # No interval may cross one half: such a pool is on neither side.
         above = [n for n in settings.pools if nearer[n].low > 0.5]
         of_ridge = [n for n in above if away[n].high <= NEAR]
@@ -203,7 +195,7 @@ def _share(rows: Table) -> np.ndarray:
     return np.asarray(pool / (pool + ridge))
 
 
-def _away(rows: Table, settings: PoolSettings) -> np.ndarray:
+def distance_from_ridge(rows: Table, settings: PoolSettings) -> np.ndarray:
     """Squared distance to ridge regression on fresh tasks over the mean square of its answers, in expectation.
 
     Ridge regression is Bayes' answer there, so that the mean square of its answers is that of the labels less its
@@ -214,37 +206,7 @@ def _away(rows: Table, settings: PoolSettings) -> np.ndarray:
 
 
 def _config(settings: PoolSettings, n_tasks: int, seed: int) -> RunConfig:
-    return RunConfig.from_dict(
-        {
-            "seed": seed,
-            "task": {
-                "name": "pool",
-                "d": settings.d,
-                "n_tasks": n_tasks,
-                "noise_std": settings.noise_std,
-                "seed": seed,
-            },
-            "model": {
-                "name": "transformer",
-                "n_layers": settings.n_layers,
-                "n_heads": 2,
-                "width": settings.width,
-                "ffn_width": settings.ffn_width,
-                "norm": "pre",
-                "tokens": "joint",
-                "query_in_keys": False,
-            },
-            "training": {
-                "steps": settings.steps,
-                "batch": settings.batch,
-                "n_context": settings.n_context,
-                "loss": "query",
-                "learning_rate": settings.learning_rate,
-                "schedule": "cosine",
-                "warmup": min(100, settings.steps),
-                "clip": 1.0,
-                "evaluate_every": 0,
-                "evaluation_prompts": 16,
-            },
-        }
-    )
+    pool = {"d": settings.d, "n_tasks": n_tasks, "noise_std": settings.noise_std, "seed": seed}
+    sizes = {"n_layers": settings.n_layers, "n_heads": 2, "width": settings.width, "ffn_width": settings.ffn_width}
+    model = {"name": "transformer", **sizes, "norm": "pre", "tokens": "joint", "query_in_keys": False}
+    return query_run(settings, seed, {"name": "pool", **pool}, model, warmup=min(100, settings.steps))

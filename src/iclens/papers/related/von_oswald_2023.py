@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,7 +13,7 @@ from iclens.models.model import PromptModel
 from iclens.papers.related.linear_attention_step import best_step
 from iclens.papers.related.linear_layer import step_tensor, symmetric_tensor
 from iclens.recipes.contract import Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import band, new_figure
+from iclens.recipes.figures import Figure, band, new_figure
 from iclens.recipes.lab_answers import (
     answers_of,
     double_model,
@@ -24,16 +23,13 @@ from iclens.recipes.lab_answers import (
     one_step,
     squared_error,
 )
-from iclens.recipes.lab_runs import train_all
+from iclens.recipes.lab_runs import query_run, train_all
 from iclens.recipes.seed_curves import seed_curve, seed_estimate
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.prompt_batch import PromptBatch
 from iclens.training.config import RunConfig
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _SOURCE = "von Oswald et al. 2023 give the construction; whether training finds it is asked here"
 
@@ -195,26 +191,6 @@ def _alignment(model: PromptModel, prompt: PromptBatch, n: int) -> float:
 
 
 def _config(settings: TrainedStepSettings, seed: int) -> RunConfig:
-    return RunConfig.from_dict(
-        {
-            "seed": seed,
-            "task": {"name": "linear", "d": settings.d, "inputs": "uniform", "input_scale": _A},
-            "model": {
-                "name": "linear-attention",
-                "query_in_keys": settings.query_in_keys,
-                "init_std": settings.init_std,
-            },
-            "training": {
-                "steps": settings.steps,
-                "batch": settings.batch,
-                "n_context": settings.n_context,
-                "loss": "query",
-                "learning_rate": settings.learning_rate,
-                "schedule": "cosine",
-                "warmup": min(50, settings.steps),
-                "clip": 1.0,
-                "evaluate_every": 0,
-                "evaluation_prompts": 16,
-            },
-        }
-    )
+    task = {"name": "linear", "d": settings.d, "inputs": "uniform", "input_scale": _A}
+    heads = {"query_in_keys": settings.query_in_keys, "init_std": settings.init_std}
+    return query_run(settings, seed, task, {"name": "linear-attention", **heads})

@@ -16,9 +16,9 @@ from torch import Tensor
 from iclens.attention.linear import linear_attention
 from iclens.attention.softmax import softmax_attention, softmax_attention_naive
 from iclens.intervals import Estimate
+from iclens.recipes.best_of_many import over_seeds
 from iclens.recipes.contract import Progress
 from iclens.recipes.seed_curves import seed_mean
-from iclens.recipes.selection import over_seeds
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 

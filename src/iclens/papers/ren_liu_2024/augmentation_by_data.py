@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,18 +15,15 @@ from iclens.models.products import affine
 from iclens.models.tokens import joint
 from iclens.papers.ren_liu_2024.augmentation_by_data_kinds import ADAPTER, KINDS, SHUFFLED, Kind
 from iclens.papers.ren_liu_2024.variant_study import LEVEL
+from iclens.recipes.best_of_many import max_statistic, over_seeds
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import new_figure
+from iclens.recipes.figures import Figure, new_figure
 from iclens.recipes.seed_curves import seed_mean
-from iclens.recipes.selection import max_statistic, over_seeds
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.training.default_dtype import default_dtype
 from iclens.training.losses import point_losses
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PAPER = "Ren & Liu 2024"
 

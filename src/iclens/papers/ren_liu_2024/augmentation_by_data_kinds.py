@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad
 
+from iclens.attention.augmentations import ParallelAdapter, TokenConvolution
 from iclens.language.words import WORDS_PER_CATEGORY
 from iclens.models.products import affine
 from iclens.tasks.draws import normal
@@ -170,20 +171,11 @@ def _text(generator: torch.Generator, batch: int, n_context: int, held_out: bool
     )
 
 
-def _convolution(width: int, n_tokens: int) -> nn.Module:
-    from iclens.attention.augmentations import TokenConvolution
-
-    return TokenConvolution(width, 1, size=3, causal=False)
-
-
-def _adapter(width: int, n_tokens: int) -> nn.Module:
-    from iclens.attention.augmentations import ParallelAdapter
-
-    return ParallelAdapter(width, 1, hidden=8)
-
-
 ADAPTER, TOKENS, SHUFFLED = "adapter", "convolution over tokens", "shuffled"
-_BOTH = {ADAPTER: _adapter, TOKENS: _convolution}
+_BOTH: Mapping[str, Callable[[int, int], nn.Module]] = {
+    ADAPTER: lambda width, n: ParallelAdapter(width, 1, hidden=8),
+    TOKENS: lambda width, n: TokenConvolution(width, 1, size=3, causal=False),
+}
 
 KINDS: Mapping[str, Kind] = {
     "regression": Kind(_registered("linear", d=4), 4, 1, False, ADAPTER, _BOTH),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
@@ -18,13 +16,10 @@ from iclens.papers.ren_liu_2024.beyond_regression_models import (
     residual,
 )
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import band, log_ticks, new_figure
+from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.seed_curves import seed_curve, seed_mean
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PAPER = "Ren & Liu 2024"
 _QUESTION = f"{_PAPER}, what the paper leaves open: beyond one layer and beyond regression"

@@ -15,7 +15,7 @@ from iclens.language.batches import sample_batch
 from iclens.language.words import VOCABULARY
 from iclens.matching.stacks import Pass, lab_pass
 from iclens.recipes.contract import Part, Progress
-from iclens.recipes.lab_runs import train_all
+from iclens.recipes.lab_runs import lab_run, train_all
 from iclens.recipes.settings import chosen
 from iclens.training.config import RunConfig
 from iclens.training.default_dtype import default_dtype
@@ -88,28 +88,11 @@ def models(part: Part, settings: BeyondSettings, progress: Progress) -> Iterator
 
 
 def _config(kind: str, depth: int, settings: BeyondSettings, seed: int) -> RunConfig:
-    return RunConfig.from_dict(
-        {
-            "seed": seed,
-            "task": _TASKS[kind],
-            "model": {
-                "name": "transformer",
-                "n_layers": depth,
-                "n_heads": 2,
-                "width": settings.width,
-                "ffn_width": 2 * settings.width,
-            },
-            "training": {
-                "steps": settings.steps,
-                "batch": 16,
-                "n_context": settings.n_context,
-                "learning_rate": 0.003,
-                "loss_kind": "squared" if kind == REGRESSION else "cross-entropy",
-                "evaluate_every": 0,
-                "evaluation_prompts": 2,
-            },
-        }
-    )
+    width = settings.width
+    model = {"name": "transformer", "n_layers": depth, "n_heads": 2, "width": width, "ffn_width": 2 * width}
+    loss = "squared" if kind == REGRESSION else "cross-entropy"
+    training = {"batch": 16, "learning_rate": 0.003, "loss_kind": loss, "evaluation_prompts": 2}
+    return lab_run(settings, seed, _TASKS[kind], model, **training)
 
 
 def _language_model(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,14 +16,11 @@ from iclens.intervals import Estimate
 from iclens.kernels import SoftmaxKernel
 from iclens.papers.ren_liu_2024.softmax_layer import Layer, random_layer
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import band, new_figure
+from iclens.recipes.figures import Figure, band, new_figure
 from iclens.recipes.seed_curves import seed_curve, seed_estimate, seed_mean
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PAPER = "Ren & Liu 2024"
 

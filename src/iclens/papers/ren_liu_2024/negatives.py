@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 
 from iclens.papers.ren_liu_2024.variant_study import NORMAL, Row, VariantSettings, VariantStudy
+from iclens.recipes.best_of_many import over_seeds
 from iclens.recipes.contract import Preset, recipe
-from iclens.recipes.selection import over_seeds
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 

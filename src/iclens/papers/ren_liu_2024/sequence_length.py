@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,39 +18,27 @@ from iclens.papers.ren_liu_2024.attention_cost import (
     time_rows,
     time_verdict,
 )
+from iclens.recipes.best_of_many import over_seeds
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import band, log_ticks, new_figure
+from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.lab_answers import double_model, excess_error
-from iclens.recipes.lab_runs import train_all
+from iclens.recipes.lab_runs import query_run, train_all
 from iclens.recipes.seed_curves import seed_curve
-from iclens.recipes.selection import over_seeds
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.training.config import RunConfig
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 _PAPER = "Ren & Liu 2024"
 _QUESTION = f"{_PAPER}, what the paper leaves open: how softmax attention scales with the sequence"
+_asked = partial(Claim, source=_QUESTION, trust="asked")
 
-BETTER = Claim(
-    "On long sequences trained softmax attention learns in context with a smaller error than trained linear attention.",
-    _QUESTION,
-    "asked",
+BETTER = _asked(
+    "On long sequences trained softmax attention learns in context with a smaller error than trained linear attention."
 )
-WIDENS = Claim("The longer the sequence, the larger softmax attention's advantage in error.", _QUESTION, "asked")
-TIME = Claim(
-    "Softmax attention takes more time than linear attention, by a factor that grows with the sequence.",
-    _QUESTION,
-    "asked",
-)
-MEMORY = Claim(
-    "Softmax attention takes more memory than linear attention, by a factor that grows with the sequence.",
-    _QUESTION,
-    "asked",
-)
+WIDENS = _asked("The longer the sequence, the larger softmax attention's advantage in error.")
+TIME = _asked("Softmax attention takes more time than linear attention, by a factor that grows with the sequence.")
+MEMORY = _asked("Softmax attention takes more memory than linear attention, by a factor that grows with the sequence.")
 
 SOFTMAX, ELU = "softmax", "linear, elu + 1"
 _OTHERS = (LINEAR, ELU)
@@ -187,38 +175,16 @@ def _config(part: Part, settings: LengthSettings, seed: int) -> RunConfig:
     # Without a normaliser the sum over demonstrations grows with their number: four factors share the difference.
     shrink = (8 / length) ** 0.25 if attention == LINEAR else 1.0
     rate = settings.learning_rate_linear if attention == LINEAR else settings.learning_rate
-    return RunConfig.from_dict(
-        {
-            "seed": seed,
-            "task": {"name": "linear", "d": settings.d, "noise_std": settings.noise},
-            "model": {
-                "name": "transformer",
-                "n_layers": int(part["n_layers"] or 1),
-                "n_heads": settings.n_model_heads,
-                "width": settings.d + 1,
-                "head_width": settings.d + 1,
-                "norm": "none",
-                "tokens": "joint",
-                "embed": False,
-                "bias": False,
-                "init_std": 0.3 * shrink,
-                "attention": "softmax" if attention == SOFTMAX else "linear",
-                "attention_options": {"features": "elu"} if attention == ELU else {},
-            },
-            "training": {
-                "steps": settings.steps,
-                "batch": settings.batch,
-                "n_context": length,
-                "loss": "query",
-                "learning_rate": rate * shrink,
-                "schedule": "cosine",
-                "warmup": settings.steps // 12,
-                "clip": 1.0,
-                "evaluate_every": 0,
-                "evaluation_prompts": 16,
-            },
-        }
-    )
+    task = {"name": "linear", "d": settings.d, "noise_std": settings.noise}
+    sizes = {"n_layers": int(part["n_layers"] or 1), "n_heads": settings.n_model_heads, "head_width": settings.d + 1}
+    bare = {"width": settings.d + 1, "norm": "none", "tokens": "joint", "embed": False, "bias": False}
+    variant = {
+        "attention": "softmax" if attention == SOFTMAX else "linear",
+        "attention_options": {"features": "elu"} if attention == ELU else {},
+    }
+    model = {"name": "transformer", **sizes, **bare, **variant, "init_std": 0.3 * shrink}
+    changed = {"n_context": length, "learning_rate": rate * shrink, "warmup": settings.steps // 12}
+    return query_run(settings, seed, task, model, **changed)
 
 
 def _accuracy(errors: Table) -> list[Verdict]:

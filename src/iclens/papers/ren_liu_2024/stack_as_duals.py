@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,20 +15,16 @@ from iclens.dual import LayerDual, StackDual
 from iclens.features import Mercer
 from iclens.language.words import LABELS, sample_words
 from iclens.matching.stacks import Pass, lab_pass
+from iclens.recipes.best_of_many import over_seeds
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import new_figure
-from iclens.recipes.lab_runs import train_all
+from iclens.recipes.figures import Figure, new_figure
+from iclens.recipes.lab_runs import lab_run, train_all
 from iclens.recipes.seed_curves import seed_curve
-from iclens.recipes.selection import over_seeds
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
-from iclens.training.config import RunConfig
 from iclens.training.default_dtype import default_dtype
 from iclens.training.ensemble import run_model
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PAPER = "Ren & Liu 2024"
 
@@ -168,34 +164,11 @@ class StackAsDuals(Recipe[StackSettings]):
 
 def _lab(settings: StackSettings, progress: Progress) -> Iterator[tuple[Pass, ReadOut]]:
     """The lab's model, once for each seed, on prompts of its task."""
-    configs = [
-        RunConfig.from_dict(
-            {
-                "seed": seed,
-                "task": {"name": "linear", "d": settings.d},
-                "model": {
-                    "name": "transformer",
-                    "n_layers": settings.n_layers,
-                    "n_heads": settings.n_heads,
-                    "width": settings.width,
-                    "ffn_width": settings.ffn_width,
-                    "activation": "relu",
-                    "tokens": "joint",
-                },
-                "training": {
-                    "steps": settings.steps,
-                    "batch": 64,
-                    "n_context": settings.n_context,
-                    "loss": "query",
-                    "learning_rate": 0.002,
-                    "schedule": "cosine",
-                    "evaluate_every": 0,
-                    "evaluation_prompts": 100,
-                },
-            }
-        )
-        for seed in range(settings.n_seeds)
-    ]
+    task = {"name": "linear", "d": settings.d}
+    sizes = {name: getattr(settings, name) for name in ("n_layers", "n_heads", "width", "ffn_width")}
+    model_options = {"name": "transformer", **sizes, "activation": "relu", "tokens": "joint"}
+    training = {"batch": 64, "learning_rate": 0.002, "loss": "query", "schedule": "cosine", "evaluation_prompts": 100}
+    configs = [lab_run(settings, seed, task, model_options, **training) for seed in range(settings.n_seeds)]
     for seed, run in enumerate(train_all(configs, progress)):
         with default_dtype(torch.float64):
             generator = torch.Generator().manual_seed(10_000 + seed)

@@ -5,24 +5,21 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
 from iclens.intervals import Estimate
+from iclens.recipes.best_of_many import max_statistic, over_seeds
 from iclens.recipes.contract import Part, Progress, Recipe
-from iclens.recipes.figures import band, new_figure
-from iclens.recipes.lab_runs import train_all
+from iclens.recipes.figures import Figure, band, new_figure
+from iclens.recipes.lab_runs import lab_run, train_all
 from iclens.recipes.seed_curves import seed_curve, seed_mean
-from iclens.recipes.selection import max_statistic, over_seeds
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.training.config import RunConfig
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TASKS: Mapping[str, Mapping[str, Any]] = {
     "linear": {"name": "linear", "inputs": "uniform"},
@@ -139,33 +136,18 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
     @staticmethod
     def _config(settings: VariantSettings, task: str, variant: str, options: Mapping[str, Any], seed: int) -> RunConfig:
         classes = task == "classes"
-        steps = settings.epochs * settings.steps_per_epoch
-        return RunConfig.from_dict(
-            {
-                "seed": seed,
-                "task": {**TASKS[task], "d": settings.d},
-                "model": {
-                    "name": "transformer",
-                    "width": settings.d + (3 if classes else 1),
-                    "tokens": "joint",
-                    "norm": "none",
-                    "embed": False,
-                    "bias": False,
-                    "residual": False,
-                    "attention": variant,
-                    "attention_options": dict(options),
-                },
-                "training": {
-                    "steps": steps,
-                    "batch": settings.batch,
-                    "n_context": settings.n_context,
-                    "loss": "query",
-                    "loss_kind": "cross-entropy" if classes else "squared",
-                    "learning_rate": settings.learning_rate,
-                    "evaluate_every": max(_EPOCHS_PER_TEST * settings.steps_per_epoch, _LEAST_STEPS_PER_TEST),
-                    "evaluation_prompts": 2000,
-                },
-            }
+        bare = {"tokens": "joint", "norm": "none", "embed": False, "bias": False, "residual": False}
+        attention = {"attention": variant, "attention_options": dict(options)}
+        return lab_run(
+            settings,
+            seed,
+            {**TASKS[task], "d": settings.d},
+            {"name": "transformer", "width": settings.d + (3 if classes else 1), **bare, **attention},
+            steps=settings.epochs * settings.steps_per_epoch,
+            loss="query",
+            loss_kind="cross-entropy" if classes else "squared",
+            evaluate_every=max(_EPOCHS_PER_TEST * settings.steps_per_epoch, _LEAST_STEPS_PER_TEST),
+            evaluation_prompts=2000,
         )
 
     def winners(self, table: Table, settings: VariantSettings, kind: str) -> list[Winner]:

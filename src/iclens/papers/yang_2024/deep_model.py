@@ -67,7 +67,12 @@ class DeepDictionaryModel(nn.Module):
         n_tokens = self.tokens.shape[1]
         shown = torch.zeros(n_tokens, dtype=labels.dtype, device=labels.device)
         shown[: self.n_prompt] = 1
-        alone = self.embed(torch.cat([self.tokens, torch.zeros_like(self.tokens[..., :1]), self._column(shown)], -1))
+        alone = self.embed(
+            torch.cat(
+                [self.tokens, torch.zeros_like(self.tokens[..., :1]), shown[None, :, None].expand(self.n_runs, -1, 1)],
+                -1,
+            )
+        )
         # The embedding is linear: a label adds its multiple of one row, and tokens are embedded once for all prompts.
         by_label = self.embed.weight[:, None, -2:-1]
         x = alone[:, None].expand(-1, labels.shape[1], -1, -1)
@@ -75,9 +80,6 @@ class DeepDictionaryModel(nn.Module):
         for layer in self.layers:
             x = layer(x, self.n_prompt)
         return self.read_out(x)[..., 0]
-
-    def _column(self, values: Tensor) -> Tensor:
-        return values[None, :, None].expand(self.n_runs, -1, 1)
 
 
 class _Layer(nn.Module):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -25,6 +26,19 @@ class DeepSettings(TaskSettings):
     inner_width: int = stated(512, "d_ff")
     embedding: str = chosen("(v_k, y_k, 1) or (v_k, 0, 0), linear, no positions", "not stated")
     keys: str = chosen("the prompt's tokens, in every layer", "not stated")
+
+
+SMALL: Mapping[str, Any] = {
+    "n_prompt": 6,
+    "n_tokens": 18,
+    "d": 12,
+    "n_features": 4,
+    "width": 32,
+    "inner_width": 64,
+    "batch": 32,
+    "learning_rate": 1e-3,
+}
+"""Settings that train in seconds."""
 
 
 def deep_rows(

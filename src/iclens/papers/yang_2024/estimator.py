@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from iclens.estimators.estimator import ESTIMATORS, Estimator
 from iclens.estimators.ridge import Ridge
 from iclens.papers.yang_2024.task import Dictionary, find_tokens
 from iclens.tasks.options import require_positive
+from iclens.tasks.shapes import Inputs, Labels
 
 
 @ESTIMATORS.register("dictionary-ridge")
@@ -46,9 +46,7 @@ class DictionaryRidge(Estimator):
         self.normalised, self.seed = normalised, seed
         self.dictionary = Dictionary.draw(d, n_features, n_tokens, 1, tau, seed, normalised=normalised)
 
-    def prefixes(
-        self, inputs: Float[Tensor, "*batch n_points d"], labels: Float[Tensor, "*batch n_points d_y"]
-    ) -> Float[Tensor, "*batch n_points d_y"]:
+    def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:
         """See `Estimator.prefixes`.
 
         Raises:

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import numpy as np
 
-from iclens.papers.yang_2024.deep_runs import DeepSettings, deep_rows
+from iclens.papers.yang_2024.deep_runs import SMALL, DeepSettings, deep_rows
 from iclens.papers.yang_2024.runs import (
     SOURCE,
     TOKENS,
     TaskSettings,
-    by_tokens,
     judged_by_tokens,
     log_band,
     one_layer_rows,
 )
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import new_figure
+from iclens.recipes.figures import Figure, new_figure
 from iclens.recipes.seed_curves import seed_estimate
 from iclens.recipes.settings import stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TOGETHER = Claim(
     "The training loss and the test losses in domain and out of domain fall together.", f"{SOURCE}, Fig. 2", "stated"
@@ -43,7 +39,33 @@ _TOGETHER_TEST = (
     "for every seed, each of the three ends at or below a quarter of its start, and the rank correlation of any two "
     "over the measurements is at least 0.9"
 )
+S = TypeVar("S")
 _ABOVE_TEST = "the ratio of the two is above 1 at every measurement of every seed"
+
+
+class LossCurves(Recipe[S]):
+    """What both parts of Fig. 2 share: a part and a panel for each kind of tokens."""
+
+    def parts(self, settings: S) -> list[Part]:
+        """One for each kind of tokens; the seeds of each train together."""
+        return [{"normalised": normalised} for normalised in TOKENS]
+
+    def plot(self, table: Table, settings: S) -> Figure:
+        """Three curves against steps for each kind of tokens, and L* where it is known."""
+        figure = new_figure(9.0, 3.8)
+        panels = figure.subplots(1, 2, sharey=True)
+        names = {"loss": "training loss", "in_domain": "test, in domain", "shifted": "test, out of domain"}
+        for axes, normalised in zip(panels, TOKENS, strict=True):
+            rows = table.where(normalised=normalised)
+            for column, label in names.items():
+                log_band(axes, rows, "step", column, label)
+            if "smallest_loss" in rows.names:
+                least = seed_estimate(rows.where(step=0), "smallest_loss").mean
+                axes.axhline(least, color="gray", linestyle="--", label="L*")
+            axes.set(title=TOKENS[normalised], xlabel="steps", yscale="log")
+        panels[0].set(ylabel="loss; (1/K) ‖ŷ − ŷ*‖²")
+        panels[1].legend()
+        return figure
 
 
 @dataclass(frozen=True)
@@ -54,7 +76,7 @@ class OneLayerSettings(TaskSettings):
 
 
 @recipe("yang-fig-2a")
-class YangFig2a(Recipe[OneLayerSettings]):
+class YangFig2a(LossCurves[OneLayerSettings]):
     """The one-layer model is trained on prompts with λ ~ N(0, I).
 
     Plotted are the loss over all training prompts and, on two sets of test prompts, (1/K) ‖ŷ − ŷ*‖²: the distance to
@@ -68,10 +90,6 @@ class YangFig2a(Recipe[OneLayerSettings]):
     quick = Preset(OneLayerSettings(n_prompt=10, n_tokens=50, d=30, n_features=6, n_heads=22), seconds=30)
     paper = Preset(OneLayerSettings(), seconds=700)
 
-    def parts(self, settings: OneLayerSettings) -> list[Part]:
-        """One for each kind of tokens; the seeds of each train together."""
-        return by_tokens()
-
     def measure(self, part: Part, settings: OneLayerSettings, progress: Progress) -> Table:
         """Curves of all seeds."""
         return one_layer_rows(settings, bool(part["normalised"]), settings.n_heads, progress)
@@ -84,10 +102,6 @@ class YangFig2a(Recipe[OneLayerSettings]):
             judged_by_tokens(LIMIT, table, _limit, "for every seed, the last training loss is between 0.9 and 1.5 L*"),
         ]
 
-    def plot(self, table: Table, settings: OneLayerSettings) -> Figure:
-        """Three curves for each kind of tokens, and L*."""
-        return drawn(table)
-
 
 @dataclass(frozen=True)
 class DeepFigureSettings(DeepSettings):
@@ -97,7 +111,7 @@ class DeepFigureSettings(DeepSettings):
 
 
 @recipe("yang-fig-2b")
-class YangFig2b(Recipe[DeepFigureSettings]):
+class YangFig2b(LossCurves[DeepFigureSettings]):
     """The same for a standard transformer encoder of 4 layers.
 
     How tokens and labels enter and how answers are read off is not stated; here token k enters as a linear map of
@@ -109,26 +123,8 @@ class YangFig2b(Recipe[DeepFigureSettings]):
     title = "A 4-layer transformer learns ridge regression over the features, in domain and out of it"
     reference = f"{SOURCE} (arXiv 2408.10147), Fig. 2b"
     claims = (TOGETHER, ABOVE)
-    quick = Preset(
-        DeepFigureSettings(
-            n_prompt=6,
-            n_tokens=18,
-            d=12,
-            n_features=4,
-            width=32,
-            inner_width=64,
-            batch=32,
-            learning_rate=1e-3,
-            steps=600,
-            every=50,
-        ),
-        seconds=70,
-    )
+    quick = Preset(DeepFigureSettings(**SMALL, steps=600, every=50), seconds=70)
     paper = Preset(DeepFigureSettings(), seconds=3600, needs_gpu="a step of one run takes about 4 s on a CPU core")
-
-    def parts(self, settings: DeepFigureSettings) -> list[Part]:
-        """One for each kind of tokens; the seeds of each train together."""
-        return by_tokens()
 
     def measure(self, part: Part, settings: DeepFigureSettings, progress: Progress) -> Table:
         """Curves of all seeds."""
@@ -142,10 +138,6 @@ class YangFig2b(Recipe[DeepFigureSettings]):
             judged_by_tokens(TOGETHER, table, together, _TOGETHER_TEST),
             judged_by_tokens(ABOVE, table, above, _ABOVE_TEST),
         ]
-
-    def plot(self, table: Table, settings: DeepFigureSettings) -> Figure:
-        """Three curves for each kind of tokens."""
-        return drawn(table)
 
 
 def together(table: Table) -> tuple[bool, str]:
@@ -186,21 +178,3 @@ def _limit(table: Table) -> tuple[bool, str]:
     least = seed_estimate(start, "smallest_loss")
     ends = f"last training loss {min(shares):.2f} to {max(shares):.2f} times L*, mean L* {least.mean:.3f}"
     return min(shares) >= 0.9 and max(shares) <= 1.5, ends
-
-
-def drawn(table: Table) -> Figure:
-    """Losses against steps, a panel for each kind of tokens."""
-    figure = new_figure(9.0, 3.8)
-    panels = figure.subplots(1, 2, sharey=True)
-    names = {"loss": "training loss", "in_domain": "test, in domain", "shifted": "test, out of domain"}
-    for axes, normalised in zip(panels, TOKENS, strict=True):
-        rows = table.where(normalised=normalised)
-        for column, label in names.items():
-            log_band(axes, rows, "step", column, label)
-        if "smallest_loss" in rows.names:
-            least = seed_estimate(rows.where(step=0), "smallest_loss").mean
-            axes.axhline(least, color="gray", linestyle="--", label="L*")
-        axes.set(title=TOKENS[normalised], xlabel="steps", yscale="log")
-    panels[0].set(ylabel="loss; (1/K) ‖ŷ − ŷ*‖²")
-    panels[1].legend()
-    return figure

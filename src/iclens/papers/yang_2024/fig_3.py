@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,14 +10,11 @@ from iclens.papers.yang_2024.closed_forms import best_possible, optimum, predict
 from iclens.papers.yang_2024.runs import SOURCE
 from iclens.papers.yang_2024.task import Dictionary
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import band, new_figure
+from iclens.recipes.figures import Figure, band, new_figure
 from iclens.recipes.seed_curves import seed_curve, seed_estimate
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NEAR = Claim("(1/K) ‖ŷ* − ŷ^best‖² is smallest near N = m.", f"{SOURCE}, Fig. 3", "stated")
 ZERO = Claim("At N = m the two are the same predictor.", f"{SOURCE}: mτ = Nτ", "derived")

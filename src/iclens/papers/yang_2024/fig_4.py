@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from iclens.papers.yang_2024.runs import SOURCE, TOKENS, TaskSettings, judged_by_tokens, log_band, one_layer_rows
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import new_figure
+from iclens.recipes.figures import Figure, new_figure
 from iclens.recipes.seed_curves import seed_curve, seed_estimate
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 STOPS = Claim(
     "With fewer heads than labelled tokens, H < N, the training loss stops far from its minimum.",
@@ -177,10 +172,6 @@ class YangFig4(Recipe[HeadSettings]):
         return figure
 
 
-def _by_seed(rows: Table, name: str, value: Callable[[Table], float]) -> np.ndarray:
-    return np.array([value(rows.where(seed=seed).only(name).sorted_by("step")) for seed in rows.unique("seed")])
-
-
 def _ends(rows: Table) -> np.ndarray:
     """Last excess of every seed; infinite where the run diverged."""
     last = rows.where(step=int(rows.column("step").max())).sorted_by("seed").column("excess")
@@ -198,11 +189,8 @@ def _fall(rows: Table, steps: int) -> float:
 
 def _largest_rise(rows: Table) -> float:
     """Largest rise of the training loss over an earlier measurement, as a share; infinite where a run diverged."""
-
-    def rise(own: Table) -> float:
-        losses = own.column("loss")
-        if np.isnan(losses).any():
-            return float("inf")
-        return float((losses / np.minimum.accumulate(losses) - 1).max())
-
-    return float(_by_seed(rows, "loss", rise).max())
+    rises = []
+    for seed in rows.unique("seed"):
+        losses = rows.where(seed=seed).only("loss").sorted_by("step").column("loss")
+        rises.append(np.inf if np.isnan(losses).any() else (losses / np.minimum.accumulate(losses) - 1).max())
+    return float(max(rises))

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from iclens.intervals import Estimate
-from iclens.papers.yang_2024.deep_runs import DeepSettings, deep_rows
+from iclens.papers.yang_2024.deep_runs import SMALL, DeepSettings, deep_rows
 from iclens.papers.yang_2024.runs import SOURCE, TOKENS, judged_by_tokens, log_band
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import log_ticks, new_figure
+from iclens.recipes.figures import Figure, log_ticks, new_figure
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BEST = Claim("After a fixed time by the clock, 4 heads have the lowest training loss.", f"{SOURCE}, Fig. 5a", "stated")
 SLOWER = Claim("32 and 64 heads are slower: their loss after that time is higher.", f"{SOURCE}, Fig. 5", "stated")
@@ -56,22 +52,7 @@ class YangFig5(Recipe[ClockSettings]):
     title = "A 4-layer transformer does not need many heads"
     reference = f"{SOURCE} (arXiv 2408.10147), Figs 5a and 5b"
     claims = (BEST, SLOWER, NO_NEED, BY_STEPS)
-    quick = Preset(
-        ClockSettings(
-            n_prompt=6,
-            n_tokens=18,
-            d=12,
-            n_features=4,
-            width=32,
-            inner_width=64,
-            batch=32,
-            learning_rate=1e-3,
-            every=10,
-            n_heads=(1, 4, 32),
-            seconds=3.0,
-        ),
-        seconds=100,
-    )
+    quick = Preset(ClockSettings(**SMALL, every=10, n_heads=(1, 4, 32), seconds=3.0), seconds=100)
     paper = Preset(ClockSettings(every=20), seconds=7300, needs_gpu="100 s are about 20 steps on a CPU core")
 
     def parts(self, settings: ClockSettings) -> list[Part]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from iclens.errors import UserError
 from iclens.models.model import MODELS, PromptModel
 from iclens.papers.yang_2024.task import Dictionary, find_tokens
+from iclens.tasks.shapes import RunsInputs
 
 
 @MODELS.register("dictionary")
@@ -132,7 +133,7 @@ class DictionaryModel(PromptModel):
         return torch.einsum("rbhk,rhk->rbk", read, self.w * self.head_mask)
 
     def forward(
-        self, inputs: Float[Tensor, "runs batch n_points d"], labels: Float[Tensor, "runs batch n_points 1"]
+        self, inputs: RunsInputs, labels: Float[Tensor, "runs batch n_points 1"]
     ) -> Float[Tensor, "runs batch 1 1"]:
         """ŷ at the last point of every prompt, from its own attention.
 

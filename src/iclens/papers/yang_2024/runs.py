@@ -15,7 +15,7 @@ from iclens.papers.yang_2024.model import DictionaryModel
 from iclens.papers.yang_2024.rates import floor, zeta
 from iclens.papers.yang_2024.task import Dictionary
 from iclens.papers.yang_2024.training import DictionaryTrainer, DictionaryTraining, Measurement
-from iclens.recipes.contract import Part, Progress
+from iclens.recipes.contract import Progress
 from iclens.recipes.figures import band
 from iclens.recipes.seed_curves import seed_curve
 from iclens.recipes.settings import chosen, stated
@@ -59,11 +59,6 @@ class TaskSettings:
             learning_rate=self.learning_rate,
             every=self.every,
         )
-
-
-def by_tokens() -> list[Part]:
-    """A part with unit-norm and one with raw tokens."""
-    return [{"normalised": normalised} for normalised in TOKENS]
 
 
 def one_layer_rows(settings: TaskSettings, normalised: bool, n_heads: int, progress: Progress) -> Table:

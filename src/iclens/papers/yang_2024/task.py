@@ -18,6 +18,7 @@ from torch import Tensor
 from iclens.errors import UserError
 from iclens.tasks.options import require_at_least_zero, require_counts
 from iclens.tasks.prompt_batch import PromptBatch
+from iclens.tasks.shapes import Inputs
 from iclens.tasks.task import TASKS, Optimal, Task
 
 SHIFTED_MEAN, SHIFTED_SPREAD = 1.0, 2.0
@@ -227,9 +228,7 @@ class DictionaryTask(Task):
         # Which tokens are shown is the business of each prompt.
         self.dictionary = Dictionary.draw(d, n_features, n_tokens, n_tokens, tau, seed, normalised=normalised)
 
-    def sample_inputs(
-        self, generator: torch.Generator, batch: tuple[int, ...], n_points: int
-    ) -> Float[Tensor, "*batch n_points d"]:
+    def sample_inputs(self, generator: torch.Generator, batch: tuple[int, ...], n_points: int) -> Inputs:
         """v_1 … v_N and one of all K tokens.
 
         Raises:
@@ -247,9 +246,7 @@ class DictionaryTask(Task):
         dtype = torch.get_default_dtype()
         return {"weight": weight.to(dtype), "noise": noise.to(dtype)}
 
-    def values(
-        self, inputs: Float[Tensor, "*batch n_points d"], function: Mapping[str, Tensor]
-    ) -> Float[Tensor, "*batch n_points 1"]:
+    def values(self, inputs: Inputs, function: Mapping[str, Tensor]) -> Float[Tensor, "*batch n_points 1"]:
         """λᵀ f(v).
 
         Raises:
@@ -266,7 +263,7 @@ class DictionaryTask(Task):
         size = math.sqrt(self.tau) * function["weight"].norm(dim=-1)[..., None, None]
         return PromptBatch(clean.inputs, clean.labels + size * noise, function)
 
-    def indices(self, inputs: Float[Tensor, "*batch n_points d"]) -> Tensor:
+    def indices(self, inputs: Inputs) -> Tensor:
         """Which token of the dictionary each input is, (*batch, n_points).
 
         Raises:
@@ -282,7 +279,7 @@ class DictionaryTask(Task):
         )
 
 
-def find_tokens(tokens: Float[Tensor, "n_tokens d"], inputs: Float[Tensor, "*batch n_points d"]) -> Tensor:
+def find_tokens(tokens: Float[Tensor, "n_tokens d"], inputs: Inputs) -> Tensor:
     """Index of the token that each input is, (*batch, n_points).
 
     Raises:

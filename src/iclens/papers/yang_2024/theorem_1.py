@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +15,10 @@ from iclens.papers.yang_2024.runs import SOURCE, log_band
 from iclens.papers.yang_2024.task import Dictionary
 from iclens.papers.yang_2024.training import DictionaryTrainer, DictionaryTraining
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import new_figure
+from iclens.recipes.figures import Figure, new_figure
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LINEAR = Claim(
     "With a small enough η_Q and a large enough γ, gradient descent with η_w = γ² η_Q converges linearly.",
@@ -97,14 +94,7 @@ class YangTheorem1(Recipe[DescentSettings]):
             largest = _made(settings, settings.n_tokens[0], max(settings.n_heads))
             learning_rate = rate(*largest, gamma).learning_rate
         share = learning_rate / rate(dictionary, model, gamma, share=1.0).learning_rate
-        training = DictionaryTraining(
-            batch=0,
-            optimizer="gd",
-            learning_rate=tuple(learning_rate.tolist()),
-            gamma=gamma,
-            n_test=0,
-            every=settings.every,
-        )
+        training = DictionaryTraining.descent(learning_rate, gamma, settings.every)
         bounds = rate(dictionary, model, gamma)
         per_step = learning_rate * gamma**2 * bounds.zeta / n_tokens
         least = smallest_loss(dictionary)

@@ -61,6 +61,12 @@ class DictionaryTraining:
             if not all(0 < rate < math.inf for rate in rates):
                 raise UserError(f"{name}={value} must be positive and finite.")
 
+    @staticmethod
+    def descent(learning_rate: Float[Tensor, " runs"], gamma: float, every: int) -> DictionaryTraining:
+        """Gradient descent on the population loss with η_Q for each run, measured every so many steps."""
+        rates = tuple(learning_rate.tolist())
+        return DictionaryTraining(batch=0, optimizer="gd", learning_rate=rates, gamma=gamma, n_test=0, every=every)
+
     def rates(self, name: Literal["learning_rate", "gamma"], n_runs: int) -> list[float]:
         """`learning_rate` or `gamma` of each run.
 
@@ -162,8 +168,9 @@ class DictionaryTrainer:
         """One step of every run that has not diverged."""
         self._gradient(self._moments())
         if self._adam:
-            for run in self._gone():
-                self._gradient.w[run], self._gradient.Q[run] = 0, 0
+            for run, step in enumerate(self.diverged):
+                if step is not None:
+                    self._gradient.w[run], self._gradient.Q[run] = 0, 0
             for adam in self._adam:
                 adam.step()
         else:
@@ -258,9 +265,6 @@ class DictionaryTrainer:
                 parameter.grad = its_gradient
             made.append(torch.optim.Adam([parameter for parameter, _ in pairs], lr=rate, fused=True))
         return made
-
-    def _gone(self) -> list[int]:
-        return [run for run, step in enumerate(self.diverged) if step is not None]
 
     def _forget(self, run: int) -> None:
         """Adam's memory of a run, which would move it even without a gradient."""

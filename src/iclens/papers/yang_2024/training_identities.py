@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iclens.identities.checks import Setting, identity, relative, worst
 from iclens.papers.yang_2024.closed_forms import excess, optimum, population_loss, shown_moment, smallest_loss
-from iclens.papers.yang_2024.identities import dictionaries, model_on
+from iclens.papers.yang_2024.identities import by_features, dictionaries, model_on
 from iclens.papers.yang_2024.rates import Rate, lazy_excess, one_head_floor, rate
 from iclens.papers.yang_2024.task import Dictionary
 from iclens.papers.yang_2024.training import DictionaryTrainer, DictionaryTraining
@@ -29,14 +29,7 @@ def _descent(
     needed = rate(dictionary, model, 1.0).threshold.max()
     gamma = above * float(needed) if bool(needed.isfinite()) else above
     constants = rate(dictionary, model, gamma)
-    settings = DictionaryTraining(
-        batch=0,
-        optimizer="gd",
-        learning_rate=tuple(constants.learning_rate.tolist()),
-        gamma=gamma,
-        n_test=0,
-        every=every,
-    )
+    settings = DictionaryTraining.descent(constants.learning_rate, gamma, every)
     return DictionaryTrainer(dictionary, model, settings), constants
 
 
@@ -45,7 +38,6 @@ def _descent(
     statement="gradient descent with γ above the threshold loses at least the share η_Qγ²ζ_0/(2K) of the excess over "
     "L* in every step (by how much a step falls short, 0 if none)",
     source=f"{_SOURCE}, Theorem 1; constants derived, docs/theory/ridge-in-context.md",
-    tolerance=1e-12,
 )
 def dictionary_theorem_1(setting: Setting) -> float:
     """400 steps at the threshold, each held against the factor."""
@@ -87,9 +79,7 @@ def dictionary_slower_with_tokens(setting: Setting) -> float:
     slopes: list[Tensor] = []
     for n_tokens in (6, 12, 24):
         dictionary = whole.first(n_tokens)
-        settings = DictionaryTraining(
-            batch=0, optimizer="gd", learning_rate=tuple(shared.tolist()), gamma=gamma, n_test=0, every=200
-        )
+        settings = DictionaryTraining.descent(shared, gamma, every=200)
         found = DictionaryTrainer(dictionary, model_on(dictionary, setting, _HEADS), settings).run(400)
         slopes.append((found[1].excess / found[2].excess).log())
     return max(0.0, *(float((more / fewer - 1).max()) for fewer, more in itertools.pairwise(slopes)))
@@ -113,10 +103,7 @@ def dictionary_theorem_2(setting: Setting) -> float:
     labels = dictionary.labels_of(weight, setting.randn(generator, 3, 5, dictionary.n_tokens))
     n = dictionary.n_prompt
     shown = labels[..., :n]
-    z = dictionary.features[:, :n].mT
-    noise = dictionary.n_features * dictionary.tau * torch.eye(dictionary.n_features, dtype=z.dtype, device=z.device)
-    fitted = torch.linalg.solve(z @ z.mT + noise, z @ shown.mT)
-    expected = torch.cat([shown, (dictionary.features[:, n:] @ fitted).mT], dim=-1)
+    expected = torch.cat([shown, by_features(dictionary, shown.mT).mT[..., n:]], dim=-1)
     answers = trainer.model.answers(shown)
     by_prompt = worst(relative(answers[:, i], expected[:, i]) for i in range(5))
     a_hat = trainer.model.weights(n).detach()
@@ -130,7 +117,6 @@ def dictionary_theorem_2(setting: Setting) -> float:
     "dictionary-any-prompt",
     statement="1/(2K) ‖ŷ − ŷ*‖² ≤ ‖Z̄⁻¹ y‖² (L − L*) for every prompt, trained or not (excess, 0 if none)",
     source="derived, docs/theory/ridge-in-context.md",
-    tolerance=1e-12,
 )
 def dictionary_any_prompt(setting: Setting) -> float:
     """Random models, λ ~ N(**1**, 4 I); the left side over the right, minus 1."""
@@ -151,7 +137,6 @@ def dictionary_any_prompt(setting: Setting) -> float:
     statement="one head cannot pass the floor of weights of one sign, whatever its w and Q (how far below it training "
     "ends, 0 if not)",
     source="derived, docs/theory/ridge-in-context.md",
-    tolerance=1e-12,
 )
 def dictionary_one_head(setting: Setting) -> float:
     """Adam with a large rate on the exact gradient; the floor is positive."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from iclens.errors import UserError
 from iclens.language.chains import ChainBatch, sample_batch
 from iclens.language.tokenizer import MAX_LENGTH
+from iclens.training.language.learner import Advance
 
 CURRICULUM: tuple[int, ...] = (2, 3, 4, 6)
 """Chains a prompt, stage by stage."""
@@ -76,7 +76,7 @@ class ChainLearner:
 def train_chains(
     model: Any,
     recipe: ChainRecipe | None = None,
-    advance: Callable[[int, int | None], None] = lambda done, total: None,
+    advance: Advance = lambda done, total: None,
 ) -> ChainLearner:
     """Train a copy of a learner of words on two hops, on one thread as many as torch has.
 

@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from iclens.language.batches import FIRST_WORD, WordBatch, sample_batch
 from iclens.language.tokenizer import MAX_LENGTH, word_tokenizer
 from iclens.language.words import CATEGORIES, LABELS, SPECIAL_TOKENS, VOCABULARY, WORDS_PER_CATEGORY
 from iclens.training.reproducibly import reproducibly
+from iclens.work.whole_files import whole_folder
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,10 @@ CURRICULUM: tuple[Stage, ...] = (
 
 REDRAW_AFTER = 6
 """After so many stages, when the words have grown and the categories begin to, all word embeddings are drawn again."""
+
+
+Advance = Callable[[int, int | None], None]
+"""Called after every step with the steps done and their total, None while that is not known."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def build_model(recipe: BundledRecipe) -> Any:
 
 def train(
     recipe: BundledRecipe | None = None,
-    advance: Callable[[int, int | None], None] | None = None,
+    advance: Advance | None = None,
     *,
     threads: int = 1,
     max_steps: int | None = None,
@@ -254,21 +256,6 @@ def _schedule(recipe: BundledRecipe, step: int, total: int | None) -> float:
     return warm if total is None else max(0.02, (total - step) / recipe.final_steps)
 
 
-def check_target(folder: Path) -> None:
-    """Refuse a folder that `write` could not create, before minutes of training.
-
-    Raises:
-        UserError: it exists already, or its parent is missing or read-only.
-    """
-    if folder.exists() or folder.is_symlink():
-        raise UserError(f"{folder} exists already: give the name of a new folder.")
-    parent = folder.absolute().parent
-    if not parent.is_dir():
-        raise UserError(f"cannot create {folder}: {parent} is not a folder; create it first.")
-    if not os.access(parent, os.W_OK):
-        raise UserError(f"cannot create {folder}: no permission to write in {parent}.")
-
-
 def write(learner: TrainedLearner, folder: Path, measured: dict[str, Any] | None = None) -> None:
     """Write model, tokenizer and `recipe.json` as a folder that `from_pretrained` loads; whole or not at all.
 
@@ -280,21 +267,10 @@ def write(learner: TrainedLearner, folder: Path, measured: dict[str, Any] | None
     Raises:
         UserError: the folder exists or cannot be created.
     """
-    check_target(folder)
-    temporary = Path(tempfile.mkdtemp(prefix=".iclens-", suffix=".tmp", dir=folder.absolute().parent))
-    try:
-        _save_quietly(learner.model, temporary)
-        word_tokenizer().save_pretrained(temporary)
-        (temporary / "recipe.json").write_text(json.dumps(record(learner, temporary, measured), indent=1) + "\n")
-        # Temporary folders and safetensors files are private; the result is an ordinary folder.
-        temporary.chmod(0o755)
-        for file in temporary.iterdir():
-            file.chmod(0o644)
-        temporary.rename(folder)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(folder) as made:
+        _save_quietly(learner.model, made)
+        word_tokenizer().save_pretrained(made)
+        (made / "recipe.json").write_text(json.dumps(record(learner, made, measured), indent=1) + "\n")
 
 
 def _save_quietly(model: Any, folder: Path) -> None:
@@ -327,9 +303,3 @@ def record(learner: TrainedLearner, folder: Path, measured: dict[str, Any] | Non
         "weights_sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
         "measured": measured or {},
     }
-
-
-def recipe_of(folder: Path) -> BundledRecipe:
-    """The recipe recorded in a folder written by `write`."""
-    recorded = json.loads((folder / "recipe.json").read_text())["recipe"]
-    return replace(BundledRecipe(), **recorded)

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from iclens.errors import UserError
 from iclens.papers.ren_liu_2024.table_1.glue import TASKS
 from iclens.papers.ren_liu_2024.table_1.rows import ORIGINAL, PRESETS, ROWS, chosen_rows, task_data
-from iclens.recipes.selection import halves, max_statistic, nested, over_seeds
+from iclens.recipes.best_of_many import halves, max_statistic, nested, over_seeds
 
 
 def test_the_grids_are_the_papers_and_say_what_is_read():

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.recipes.one_recipe import reproduce
 from tests.recipes.planting import Planted, turning
 
 from iclens.papers.ren_liu_2024.table_1.recipe import FinetuneTable, TableSettings
 from iclens.papers.ren_liu_2024.table_1.rows import ROWS, TYPES
 from iclens.recipes.contract import Preset
-from iclens.recipes.reproduce import reproduce
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.table import Table
 

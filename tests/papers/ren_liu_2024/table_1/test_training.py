@@ -148,14 +148,14 @@ def test_the_digests_tell_other_data_and_other_weights(tiny, cola):
 
 def test_the_rate_rises_and_falls_linearly():
     settings = replace(SETTINGS, n_steps=20, warm_up=0.2)
-    rates = [finetune._rate(step, settings) for step in range(20)]
+    rates = [finetune.rate_at(step, settings) for step in range(20)]
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert max(rates) == 1.0
     assert rates[4:] == pytest.approx([(20 - step) / 16 for step in range(4, 20)])
 
 
 def test_every_epoch_shows_every_example_once():
-    order = finetune._order(7, 0, 21)
+    order = finetune.shuffled_epochs(7, 0, 21)
     assert [sorted(order[start : start + 7]) for start in (0, 7, 14)] == [list(range(7))] * 3
     assert order[:7] != order[7:14]
 

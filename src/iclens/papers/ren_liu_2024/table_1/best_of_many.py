@@ -12,7 +12,7 @@ from torch import Tensor
 from iclens.intervals import Estimate
 from iclens.papers.ren_liu_2024.table_1.glue import TaskData, headline
 from iclens.papers.ren_liu_2024.table_1.rows import ORIGINAL
-from iclens.recipes.selection import Nested, halves, max_statistic, nested, over_seeds
+from iclens.recipes.best_of_many import Nested, halves, max_statistic, nested, over_seeds
 
 SIGNIFICANT = 0.05
 

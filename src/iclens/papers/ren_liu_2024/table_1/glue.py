@@ -170,12 +170,12 @@ def load_task(name: str, source: str) -> TaskData:
         UserError: the data cannot be had, or lack a column, a label or a split.
     """
     task = task_named(name)
-    splits = _from_hub(task) if source == "glue" else _from_folder(task, Path(source))
+    splits = _from_hub(task) if source == "glue" else from_folder(task, Path(source))
     parts = {}
     for part in ("train", "validation"):
         if part not in splits:
             raise UserError(f"{source}: the task {name} has no split {part!r}; it has {', '.join(splits) or 'none'}.")
-        parts[part] = tuple(_examples(task, splits[part], f"{source}, {name}, {part}"))
+        parts[part] = tuple(examples_of(task, splits[part], f"{source}, {name}, {part}"))
         if not parts[part]:
             raise UserError(f"{source}: the split {part!r} of the task {name} is empty.")
     return TaskData(task, parts["train"], parts["validation"], "GLUE" if source == "glue" else source, False)
@@ -205,7 +205,12 @@ def _from_hub(task: GlueTask) -> Mapping[str, Iterable[Mapping[str, Any]]]:
         ) from error
 
 
-def _from_folder(task: GlueTask, folder: Path) -> Mapping[str, Iterable[Mapping[str, Any]]]:
+def from_folder(task: GlueTask, folder: Path) -> Mapping[str, Iterable[Mapping[str, Any]]]:
+    """Find a task's splits in a folder and read their rows.
+
+    Raises:
+        UserError: the folder or a split is missing, or cannot be read.
+    """
     place = folder / task.name
     if not place.is_dir():
         raise UserError(
@@ -257,7 +262,12 @@ def _text(file: Path) -> str:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from error
 
 
-def _examples(task: GlueTask, rows: Iterable[Mapping[str, Any]], where: str) -> Iterator[Example]:
+def examples_of(task: GlueTask, rows: Iterable[Mapping[str, Any]], where: str) -> Iterator[Example]:
+    """Make a task's examples of rows with its columns.
+
+    Raises:
+        UserError: a row lacks a column, or has a label of another kind; `where` names its place.
+    """
     for number, row in enumerate(rows, 1):
         missing = [column for column in (*task.columns, "label") if row.get(column) is None]
         if missing:

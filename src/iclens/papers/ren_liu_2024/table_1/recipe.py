@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +20,11 @@ from iclens.papers.ren_liu_2024.table_1.rows import ORIGINAL, PRESETS, ROWS, TYP
 from iclens.papers.ren_liu_2024.table_1.training import Settings, seconds_per_run, train
 from iclens.recipes.contract import Part, Progress, Recipe, recipe
 from iclens.recipes.contract import Preset as RecipePreset
-from iclens.recipes.figures import new_figure
+from iclens.recipes.figures import Figure, new_figure
 from iclens.recipes.seed_curves import seed_mean
 from iclens.recipes.settings import chosen, option, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PAPER = "Ren & Liu 2024"
 _TABLE = f"{_PAPER}, Table 1; its numbers could not be read"
@@ -179,7 +177,7 @@ class FinetuneTable(Recipe[TableSettings]):
 
     def check(self, table: Table, settings: TableSettings) -> list[Verdict]:
         """The best rows, corrected for the choice, and against the controls."""
-        return [_global(table, settings), _local(table, settings), _beyond(table, settings)]
+        return _verdicts(table, settings)
 
     def summaries(self, table: Table, settings: TableSettings) -> dict[str, Table]:
         """Every row's metrics and its difference to the original, task by task; then the best rows."""
@@ -257,11 +255,7 @@ def _best(
     return best_row(" or ".join(kinds), names, scores, _folds(table, task, settings), every, against)
 
 
-def _said(best: Best, of: str = ", gain") -> str:
-    return f"{best.row}{of} {best.gain.mean:+.3f} (p = {best.p:.2g}; nested gain {best.nested.gain:+.3f})"
-
-
-def _test(n_tasks: int, gain: str = "the gain") -> str:
+def _test(n_tasks: int, gain: str) -> str:
     level = f"{SIGNIFICANT}" if n_tasks == 1 else f"{SIGNIFICANT} / {n_tasks} (one task would do)"
     return (
         f"{gain}, paired by seed, has p ≤ {level} after correction for the choice among all rows, and on seeds and "
@@ -276,56 +270,41 @@ def _condition(table: Table, held: list[str], n_asked: int) -> str:
     return "; ".join(part for part in (generated, which) if part)
 
 
-def _global(table: Table, settings: TableSettings) -> Verdict:
+def _verdicts(table: Table, settings: TableSettings) -> list[Verdict]:
+    titles = {task: _title(table, task) for task in settings.tasks}
+    controls = {}
+    for task in settings.tasks:
+        means = {name: float(values.mean()) for name, values in _scores(table, task, settings).items()}
+        named = [name for name in means if ROWS[name].kind == "control"]
+        if named:
+            # The choice of the control is against the claim and needs no correction; that of the row is for it.
+            controls[task] = max(named, key=means.__getitem__)
+    original = ORIGINAL.name
+    tasks = [(titles[task], task, TYPES, original) for task in settings.tasks]
+    # The correction for all rows serves all types of a task at once.
+    types = [(f"{kind} on {titles[task]}", task, (kind,), original) for task in settings.tasks for kind in TYPES]
+    beyond = [(titles[task], task, TYPES, control) for task, control in controls.items()]
+    asked = ((GLOBAL_BEST, tasks), (LOCAL_BEST, types), (BEYOND, beyond))
+    return [_judged(claim, table, settings, choices) for claim, choices in asked]
+
+
+def _judged(
+    claim: Claim, table: Table, settings: TableSettings, choices: Sequence[tuple[str, str, tuple[str, ...], str]]
+) -> Verdict:
+    """Whether the best row of some kinds on a task beats another one, for each (name, task, kinds, the other)."""
     held, numbers, n_tasks = [], [], len(settings.tasks)
-    for task in settings.tasks:
-        best = _best(table, task, settings, TYPES)
+    for name, task, kinds, against in choices:
+        best = _best(table, task, settings, kinds, against)
         if best is not None:
-            numbers.append(f"{_title(table, task)}: {_said(best)}")
+            of = ", gain" if against == ORIGINAL.name else f" minus {against}"
+            gains = f"{best.gain.mean:+.3f} (p = {best.p:.2g}; nested gain {best.nested.gain:+.3f})"
+            numbers.append(f"{_title(table, task)}: {best.row}{of} {gains}")
             if best.beats(n_tasks):
-                held.append(_title(table, task))
-    return GLOBAL_BEST.judged(bool(held), "; ".join(numbers), _test(n_tasks), _condition(table, held, n_tasks))
-
-
-def _local(table: Table, settings: TableSettings) -> Verdict:
-    held, numbers, asked, n_tasks = [], [], 0, len(settings.tasks)
-    for task in settings.tasks:
-        for kind in TYPES:
-            best = _best(table, task, settings, (kind,))
-            if best is None:
-                continue
-            asked += 1
-            numbers.append(f"{_title(table, task)}: {_said(best)}")
-            # The correction for all rows serves all types of a task at once.
-            if best.beats(n_tasks):
-                held.append(f"{kind} on {_title(table, task)}")
-    return LOCAL_BEST.judged(bool(held), "; ".join(numbers), _test(n_tasks), _condition(table, held, asked))
-
-
-def _beyond(table: Table, settings: TableSettings) -> Verdict:
-    held, numbers, asked, n_tasks = [], [], 0, len(settings.tasks)
-    for task in settings.tasks:
-        scores = _scores(table, task, settings)
-        controls = [name for name in scores if ROWS[name].kind == "control"]
-        if not controls:
-            continue
-        # The choice of the control is against the claim and needs no correction; that of the row is for it.
-        control = max(controls, key=lambda name: float(scores[name].mean()))
-        best = _best(table, task, settings, TYPES, control)
-        if best is None:
-            continue
-        asked += 1
-        numbers.append(f"{_title(table, task)}: {_said(best, f' minus {control}')}")
-        if best.beats(n_tasks):
-            held.append(_title(table, task))
-    if not asked:
+                held.append(name)
+    if claim is BEYOND and not numbers:
         return BEYOND.untested("The grid has no control.")
-    return BEYOND.judged(
-        bool(held),
-        "; ".join(numbers),
-        _test(n_tasks, "the gain over the control"),
-        _condition(table, held, asked),
-    )
+    test = _test(n_tasks, "the gain over the control" if claim is BEYOND else "the gain")
+    return claim.judged(bool(held), "; ".join(numbers), test, _condition(table, held, len(numbers)))
 
 
 def _title(table: Table, task: str) -> str:

@@ -217,8 +217,8 @@ def _training(model: Classifier, tokenizer: Any, data: TaskData, seed: int, sett
         lr=settings.learning_rate,
         fused=True,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
-    order = _order(len(data.train), seed, settings.n_steps * settings.batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, settings))
+    order = shuffled_epochs(len(data.train), seed, settings.n_steps * settings.batch)
     device = next(model.parameters()).device
     grades = torch.tensor([example.label for example in data.train], dtype=torch.float32, device=device)
     # Correlations do not see an affine map, and a head that starts at zero need not travel to the mean first.
@@ -255,14 +255,15 @@ def _outputs(model: Classifier, tokenizer: Any, data: TaskData, settings: Settin
         ).double()
 
 
-def _rate(step: int, settings: Settings) -> float:
+def rate_at(step: int, settings: Settings) -> float:
+    """The learning rate at a step, as a share of the highest."""
     warm_up = max(1, round(settings.warm_up * settings.n_steps))
     if step < warm_up:
         return (step + 1) / warm_up
     return max(0.0, (settings.n_steps - step) / max(1, settings.n_steps - warm_up))
 
 
-def _order(n: int, seed: int, length: int) -> list[int]:
+def shuffled_epochs(n: int, seed: int, length: int) -> list[int]:
     """Epoch after epoch, each shuffled, cut to what the run needs."""
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = []

@@ -59,9 +59,8 @@ def _beside_forward(context: Context, n: int) -> Iterator[Entry]:
         shape.weight_bytes(),
         "2 · weights · tokens + causal attention + one row of logits + the shares of every token in every head",
     )
-    rerun = 2.0 * shape.block_parameters * 8 + 4.0 * n * 8 * shape.width * shape.layers
     floor_with_knock_out = Floor(
-        floor.operations + (N_DEMONSTRATIONS + 1) * (rerun + 2.0 * shape.vocabulary * shape.width),
+        floor.operations + (N_DEMONSTRATIONS + 1) * shape.rerun_operations(n, 8),
         shape.weight_bytes(),
         f"the same + {N_DEMONSTRATIONS + 1} passes over 8 query tokens",
     )
@@ -152,7 +151,7 @@ def _without_logits(context: Context, shape: Shape, size: dict[str, Any], n: int
 
 
 def _probe(name: str, size: dict[str, Any]) -> Probe:
-    return Probe("iclens.benchmarks.lens:capture_call", {"name": name, **size}, {"tokens": 16})
+    return Probe("iclens.benchmarks.cases.lens:capture_call", {"name": name, **size}, {"tokens": 16})
 
 
 def same_heads(ours: Callable[[], Captured], theirs: Callable[[], Captured]) -> list[Agreement]:
@@ -274,7 +273,7 @@ _TOOLS: dict[str, Callable[[Any, Tensor], Callable[[], Any]]] = {
 def _one_head(n_keys: int) -> Comparison:
     """Contributions of single demonstrations of one query over a long context, from one head."""
     ours, theirs = (one_head_call(name, n_keys) for name in ("dual", "dense"))
-    probe = "iclens.benchmarks.lens:one_head_call"
+    probe = "iclens.benchmarks.cases.lens:one_head_call"
     small = {"n_keys": 64}
     return Comparison(
         f"one head, one query, {n_keys:,} keys in {n_keys // 8:,} demonstrations",

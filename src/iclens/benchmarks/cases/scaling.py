@@ -9,10 +9,10 @@ import torch
 
 from iclens.attention import build
 from iclens.benchmarks.case import CASES, Context, Curve, Entry, takes
+from iclens.benchmarks.cases.lens import one_head_call
+from iclens.benchmarks.cases.training import tiny_configs
 from iclens.benchmarks.gpt2_shaped import Shape, ShapedPrompt, lens_model
-from iclens.benchmarks.lens import one_head_call
 from iclens.benchmarks.shaped_margin import Shaped
-from iclens.benchmarks.training import tiny_configs
 from iclens.dual.model import DualModel
 from iclens.estimators.estimator import build_estimator
 from iclens.training.ensemble import Ensemble

@@ -87,7 +87,9 @@ def _fused_name(name: str) -> str:
 def _probe(context: Context, name: str, size: dict[str, Any]) -> Probe | None:
     # Memory says most where training needs it, and each probe costs seconds.
     wanted = size["backward"] and not size["is_causal"] and size["n"] in (128, 2048, 4096, 8192)
-    return Probe("iclens.benchmarks.attention:variant_call", {"name": name, **size}, {"n": 16}) if wanted else None
+    return (
+        Probe("iclens.benchmarks.cases.attention:variant_call", {"name": name, **size}, {"n": 16}) if wanted else None
+    )
 
 
 def variant_call(name: str, n: int, is_causal: bool, backward: bool, device: str) -> Callable[[], object]:
@@ -167,7 +169,7 @@ def _naive(context: Context) -> Iterator[Entry]:
 
 
 def _probe_always(name: str, size: dict[str, Any]) -> Probe:
-    return Probe("iclens.benchmarks.attention:variant_call", {"name": name, **size}, {"n": 16})
+    return Probe("iclens.benchmarks.cases.attention:variant_call", {"name": name, **size}, {"n": 16})
 
 
 def _random_features(context: Context) -> Entry:

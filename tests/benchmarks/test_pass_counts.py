@@ -14,7 +14,7 @@ from starlette.routing import Route
 from iclens.benchmarks.few_shot import few_shot, groups_of
 from iclens.benchmarks.largest import largest_tensor
 from iclens.benchmarks.llama_shaped import SMALL, llama_model
-from iclens.benchmarks.passes import counted, counts, posted
+from iclens.benchmarks.pass_counts import counted, counts, posted
 from iclens.errors import UserError
 from iclens.lens import capture
 from iclens.training.default_dtype import default_dtype

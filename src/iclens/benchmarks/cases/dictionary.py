@@ -44,7 +44,10 @@ def dictionary(context: Context) -> Iterator[Entry]:
 
 def _probe(name: str, quick: bool) -> Probe:
     return Probe(
-        "iclens.benchmarks.dictionary:step_call", {"name": name, "quick": quick}, {"quick": True}, with_building=True
+        "iclens.benchmarks.cases.dictionary:step_call",
+        {"name": name, "quick": quick},
+        {"quick": True},
+        with_building=True,
     )
 
 

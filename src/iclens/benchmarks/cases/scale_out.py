@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from iclens.benchmarks.case import CASES, Absent, Cell, Context, Entry, Listing, Verdict, takes
-from iclens.benchmarks.store import add_runs
-from iclens.benchmarks.training import tiny_configs
+from iclens.benchmarks.cases.store import add_runs
+from iclens.benchmarks.cases.training import tiny_configs
 from iclens.sweeps.chunks import groups
 from iclens.sweeps.grid import expand
 from iclens.sweeps.store import Store

@@ -32,10 +32,10 @@ from iclens.benchmarks.gpt2_shaped import SMALL as GPT2_SMALL
 from iclens.benchmarks.gpt2_shaped import TINY as GPT2_TINY
 from iclens.benchmarks.gpt2_shaped import Shape
 from iclens.benchmarks.largest import largest_tensor
-from iclens.benchmarks.llama_shaped import LARGE, LONG, SMALL, LlamaShape, gpt2_model, llama_model, smollm2
+from iclens.benchmarks.llama_shaped import LARGE, LONG, SMALL, gpt2_model, llama_model, smollm2
 from iclens.benchmarks.measuring import MEBIBYTE
 from iclens.benchmarks.memory import peak_bytes
-from iclens.benchmarks.passes import counts
+from iclens.benchmarks.pass_counts import counts
 from iclens.benchmarks.peers import missing
 from iclens.lens import Explanation, LensModel, explain, explain_many
 from iclens.lens.prompt.prompt import BLANK_LINE
@@ -130,9 +130,7 @@ class Text:
         found: Tensor = self.lens_model.model(input_ids=ids[None], use_cache=False, logits_to_keep=1, **options).logits
         return found[0, -1]
 
-    def beside_forward(
-        self, context: Context, most: float, shape: Shape | LlamaShape, *, rerun: bool = False
-    ) -> Comparison:
+    def beside_forward(self, context: Context, most: float, shape: Shape, *, rerun: bool = False) -> Comparison:
         """`explain` against one forward pass.
 
         Args:
@@ -229,16 +227,13 @@ class Text:
         expected = margins[0] - margins[1:]
         return [Agreement.of("ablation of every demonstration", scores(self.lens_model, self.prompt), expected, 1e-3)]
 
-    def floor(self, shape: Shape | LlamaShape, *, rerun: bool) -> Floor:
+    def floor(self, shape: Shape, *, rerun: bool) -> Floor:
         """The pass, its backward, a plain pass for the check, and n + 1 passes over the query's tokens."""
         n, count = len(self.ids), self.prompt.count(BLANK_LINE)
         query = len(self.lens_model.tokenizer(self.prompt.rsplit(BLANK_LINE, 1)[1])["input_ids"])
-        # Each of the query's tokens attends to nearly all of the prompt's.
-        again = 2.0 * shape.block_parameters * query + 4.0 * n * query * shape.width * shape.layers
-        again += 2.0 * shape.vocabulary * shape.width
         shorter = count * shape.forward_operations(n * (count - 1) // count, 1) if rerun else 0.0
         return Floor(
-            3 * shape.forward_operations(n, 1) + (count + 1) * again + shorter,
+            3 * shape.forward_operations(n, 1) + (count + 1) * shape.rerun_operations(n, query) + shorter,
             shape.weight_bytes(),
             "the pass, a plain one for the check, one backward to the embeddings, n + 1 passes over the query's tokens"
             + (", n passes over the shortened prompts" if rerun else ""),
@@ -247,7 +242,7 @@ class Text:
 
 def _memory(context: Context) -> Listing:
     shape = context.pick(SMALL, LARGE)
-    probe = Probe("iclens.benchmarks.end_to_end:explain_call", {"quick": context.quick}, {"quick": True})
+    probe = Probe("iclens.benchmarks.cases.end_to_end:explain_call", {"quick": context.quick}, {"quick": True})
     peak = peak_bytes(probe, threads=context.threads)
     weights = shape.weight_bytes() / MEBIBYTE
     above = None if peak is None else peak / MEBIBYTE

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from iclens.benchmarks.case import CASES, Cell, Context, Entry, Listing, Verdict, takes
-from iclens.benchmarks.training import tiny_configs
+from iclens.benchmarks.cases.training import tiny_configs
 from iclens.sweeps import run_folder
 from iclens.sweeps.result import result_of
 from iclens.sweeps.store import Store

@@ -1,4 +1,4 @@
-"""Progress of long work on a terminal's standard error."""
+"""What a command that can be stopped and goes on says when it is stopped."""
 
 from __future__ import annotations
 

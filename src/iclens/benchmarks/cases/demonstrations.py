@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from iclens.attribution.lasso import fit
+from iclens.benchmarks.captum_ablation import perturbed
 from iclens.benchmarks.case import (
     CASES,
     Absent,
@@ -22,6 +23,7 @@ from iclens.benchmarks.case import (
     Target,
     takes,
 )
+from iclens.benchmarks.cases.quality import one_batch, quality
 from iclens.benchmarks.gpt2_shaped import SMALL, TINY, Shape, ShapedPrompt, lens_model
 from iclens.benchmarks.known_scores import (
     Known,
@@ -33,7 +35,6 @@ from iclens.benchmarks.known_scores import (
     shapley_values,
 )
 from iclens.benchmarks.peers import missing
-from iclens.benchmarks.quality import one_batch, quality
 from iclens.benchmarks.shaped_margin import Shaped
 
 N_TOKENS = 512
@@ -102,7 +103,7 @@ def agreements(problem: Shaped, name: str) -> Sequence[Agreement]:
 
 def _probe(name: str, size: dict[str, Any]) -> Probe:
     small = {"n": 2, "n_tokens": 24, "quick": True}
-    return Probe("iclens.benchmarks.demonstrations:method_call", {"name": name, **size}, small)
+    return Probe("iclens.benchmarks.cases.demonstrations:method_call", {"name": name, **size}, small)
 
 
 def method_call(name: str, n: int, n_tokens: int, quick: bool) -> Callable[[], object]:
@@ -112,27 +113,8 @@ def method_call(name: str, n: int, n_tokens: int, quick: bool) -> Callable[[], o
     return problem.ours if name == "ours" else METHODS[name].make(problem)
 
 
-def _captum(problem: Shaped, make: Callable[[Any, Any], Any], **options: Any) -> Callable[[], Tensor]:
-    """One of Captum's perturbation methods, on the demonstrations' tokens alone: the rest of the prompt stays."""
-    import captum.attr
-
-    inside = problem.prompt.groups >= 0
-    tokens, groups = problem.prompt.ids[inside][None], problem.prompt.groups[inside][None]
-
-    def margins(some: Tensor) -> Tensor:
-        ids = problem.prompt.ids.repeat(len(some), 1)
-        ids[:, inside] = some
-        return problem.margins(ids)
-
-    attribute = make(captum.attr, margins)
-
-    def call() -> Tensor:
-        values = attribute.attribute(tokens, baselines=0, feature_mask=groups, perturbations_per_eval=BATCH, **options)
-        scores = torch.zeros(problem.prompt.n_demonstrations)
-        scores[groups[0]] = values[0].to(scores)
-        return scores
-
-    return call
+def _captum(problem: Shaped, method: str, **options: Any) -> Callable[[], Tensor]:
+    return perturbed(method, problem.prompt.ids, problem.prompt.groups, problem.margins, BATCH, **options)
 
 
 def _captum_gradients(problem: Shaped) -> Callable[[], Tensor]:
@@ -194,13 +176,9 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    FEATURE_ABLATION: Method(
-        lambda problem: _captum(problem, lambda attr, margins: attr.FeatureAblation(margins)),
-        ablations,
-        lambda n: n + 1.0,
-    ),
+    FEATURE_ABLATION: Method(lambda problem: _captum(problem, "FeatureAblation"), ablations, lambda n: n + 1.0),
     SHAPLEY: Method(
-        lambda problem: _captum(problem, lambda attr, margins: attr.ShapleyValueSampling(margins), n_samples=N_ORDERS),
+        lambda problem: _captum(problem, "ShapleyValueSampling", n_samples=N_ORDERS),
         shapley_values,
         lambda n: N_ORDERS * n + 1.0,
         lambda n: n <= 16,

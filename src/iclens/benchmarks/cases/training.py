@@ -90,13 +90,18 @@ def _ensemble(what: str, configs: list[RunConfig], device: str = "cpu", targets:
         Side("ensemble", lambda: [one.step() for one in together]),
         Side("one after another", lambda: [one.step() for one in alone]),
         lambda: [_same_parameters(chunked(configs, size, device), chunked(configs, 1, device), steps=3)],
-        Floor(
-            6.0 * n_parameters * tokens * len(configs),
-            # Adam reads and writes values and two moments, and reads gradients.
-            7 * 4.0 * n_parameters * len(configs),
-            "6 · parameters · tokens of the batch; parameters and Adam's moments read and written",
-        ),
+        _floor(n_parameters * len(configs), tokens),
         targets,
+    )
+
+
+def _floor(n_parameters: int, tokens: int, dtype: str = "float32") -> Floor:
+    return Floor(
+        6.0 * n_parameters * tokens,
+        # Adam reads and writes values and two moments, and reads gradients.
+        7 * 4.0 * n_parameters,
+        "6 · parameters · tokens of the batch; parameters and Adam's moments read and written",
+        dtype,
     )
 
 
@@ -158,12 +163,7 @@ def _garg(context: Context) -> Iterator[Entry]:
     ours = Ensemble([garg_config(context.quick, context.device)], context.device)
     n_parameters = ours.optimizer.values[0].numel()
     tokens = ours.configs[0].training.batch * 81
-    floor = Floor(
-        6.0 * n_parameters * tokens,
-        7 * 4.0 * n_parameters,
-        "6 · parameters · tokens of the batch; parameters and Adam's moments read and written",
-        "bfloat16" if context.device == "cuda" else "float32",
-    )
+    floor = _floor(n_parameters, tokens, "bfloat16" if context.device == "cuda" else "float32")
     for name, make in LOOPS.items():
         theirs = make(Ensemble([garg_config(context.quick)], context.device))
         if isinstance(theirs, Absent):
@@ -183,7 +183,7 @@ def _garg(context: Context) -> Iterator[Entry]:
 
 
 def _probe(size: dict[str, Any]) -> Probe:
-    return Probe("iclens.benchmarks.training:step_call", size, {"quick": True}, with_building=True)
+    return Probe("iclens.benchmarks.cases.training:step_call", size, {"quick": True}, with_building=True)
 
 
 def step_call(name: str, quick: bool, device: str) -> Callable[[], object]:

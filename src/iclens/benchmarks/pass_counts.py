@@ -27,7 +27,7 @@ _OWN = ("eager", "sdpa")
 
 EXPLAIN = """
 import json, sys
-from iclens.benchmarks.passes import counted
+from iclens.benchmarks.pass_counts import counted
 from iclens.cli.main import main
 with counted(int(sys.argv[1])) as passes:
     status = main(["explain", *sys.argv[2:]])
@@ -38,7 +38,7 @@ raise SystemExit(status)
 
 EDIT = """
 import json, sys
-from iclens.benchmarks.passes import counted, posted
+from iclens.benchmarks.pass_counts import counted, posted
 from iclens.explorer.app import build_app
 from iclens.lens import load
 app = build_app(load(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""The cases of `iclens bench`: one file each, found by its decorator."""
