@@ -116,7 +116,7 @@ def _all_shares(attending: Attending, chosen: Tensor, count: int, unavailable: i
 
 @triton.jit
 @no_type_check
-def lowest_kernel(
+def lowest_kernel(  # noqa: D103
     q_ptr,
     k_ptr,
     mask_ptr,
