@@ -16,7 +16,7 @@ from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations
 from iclens.lens.explanation import Explanation
 from iclens.lens.model.loading import LensModel, load
-from iclens.lens.passes import MOST_TOKENS, Passes
+from iclens.lens.passes import HALF, MOST_TOKENS, Passes
 from iclens.lens.prompt.documents import PromptOptions, Written
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, by_source
@@ -26,9 +26,11 @@ from iclens.lens.read.tracing import Trace
 from iclens.lens.scores.deletions import Outcome
 from iclens.lens.scores.faithfulness import faithfulness as measure
 from iclens.lens.scores.gradient_step import GradientStep
+from iclens.lens.scores.influence import Influence
 from iclens.lens.scores.knock_out import KnockOuts
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 from iclens.lens.scores.path import PathScores
+from iclens.lens.scores.shares import Shares
 
 _OURS = (*SCORES, "rerun")
 
@@ -134,6 +136,38 @@ class Lens:
     def own_pass(self) -> float:
         """How far the traced pass is from a plain one of the model: the largest relative difference."""
         return float(self.passes.own_pass[0])
+
+    def influence(self, weights: float | Sequence[float] = HALF, *, query_only: bool = False) -> Influence:
+        """How the margin changes with the training weight of each demonstration: ∂M/∂w, split by layer, head and token.
+
+        One forward and one backward pass for all demonstrations. `by_demonstration(influence.by_token)` sums it.
+
+        Args:
+            weights: where the derivative is taken: one weight for all demonstrations, or one for each; 1 is the prompt
+                itself, ½ halfway to a prompt without them.
+            query_only: weight the edges from the query's tokens alone, not those from all later tokens.
+
+        Raises:
+            UserError: a weight that is not positive, or another number of weights than demonstrations.
+        """
+        if isinstance(weights, float | int):
+            return self.passes.influence(float(weights), query_only=query_only)[0]
+        if len(weights) != self.n_demonstrations:
+            raise UserError(f"there are {len(weights)} weights for {self.n_demonstrations} demonstrations.")
+        given = torch.tensor([list(map(float, weights))], dtype=torch.float64)
+        return self.passes.influence(given, query_only=query_only)[0]
+
+    def shares(self, nodes: int | None = None, *, query_only: bool = False) -> Shares:
+        """Divide the margin's change from no demonstration to all among them: ∫₀¹ ∂M/∂w (t, …, t) dt.
+
+        Args:
+            nodes: how many weights the influence is integrated over; None lets the gap choose, see `Shares`.
+            query_only: weight the edges from the query's tokens alone, not those from all later tokens.
+
+        Raises:
+            UserError: fewer than one node.
+        """
+        return self.passes.shares(nodes, query_only=query_only)[0]
 
     def knock_out(self, sets: Iterable[Iterable[int]] | None = None) -> KnockOuts:
         """Exact margins when the query's dual models are trained without some demonstrations, numbered from 0.
