@@ -16,7 +16,7 @@ from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations
 from iclens.lens.explanation import Explanation
 from iclens.lens.model.loading import LensModel, load
-from iclens.lens.passes import HALF, MOST_TOKENS, Passes
+from iclens.lens.passes import MOST_TOKENS, Passes
 from iclens.lens.prompt.documents import PromptOptions, Written
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, by_source
@@ -26,7 +26,7 @@ from iclens.lens.read.tracing import Trace
 from iclens.lens.scores.deletions import Outcome
 from iclens.lens.scores.faithfulness import faithfulness as measure
 from iclens.lens.scores.gradient_step import GradientStep
-from iclens.lens.scores.influence import Influence
+from iclens.lens.scores.influence import HALF, Influence
 from iclens.lens.scores.knock_out import KnockOuts
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 from iclens.lens.scores.path import PathScores
@@ -161,7 +161,7 @@ class Lens:
         """Divide the margin's change from no demonstration to all among them: ∫₀¹ ∂M/∂w (t, …, t) dt.
 
         Args:
-            nodes: how many weights the influence is integrated over; None lets the gap choose, see `Shares`.
+            nodes: how many weights the influence is integrated over at most, 16 by default; as many as the error asks for.
             query_only: weight the edges from the query's tokens alone, not those from all later tokens.
 
         Raises:

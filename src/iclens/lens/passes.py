@@ -25,13 +25,10 @@ from iclens.lens.read.weighted import Edges
 from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.deletions import Outcome, rerun
 from iclens.lens.scores.gradient_step import GradientStep, gradient_step
-from iclens.lens.scores.influence import Influence, influence, margins_at
+from iclens.lens.scores.influence import HALF, Influence, influence, margins_at
 from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
 from iclens.lens.scores.path import PathScores, path
 from iclens.lens.scores.shares import Shares, shares
-
-HALF = 0.5
-"""The weight of all demonstrations at which their influence is taken: halfway between none and all of them."""
 
 MOST_TOKENS = 1 << 12
 """Tokens that go through the model at once where prompts run several times."""
@@ -68,7 +65,7 @@ class Passes:
     """Backward passes so far."""
     seconds: dict[str, float] = field(default_factory=dict, init=False)
     """Seconds that each stage took."""
-    _influences: dict[tuple[Any, bool], Influence] = field(default_factory=dict, init=False)
+    _influences: dict[tuple[tuple[float, ...], bool], Influence] = field(default_factory=dict, init=False)
     _shares: dict[tuple[int | None, bool], Shares] = field(default_factory=dict, init=False)
     _knocked: dict[tuple[tuple[tuple[int, ...], ...], ...], KnockOuts] = field(default_factory=dict, init=False)
 
@@ -169,7 +166,9 @@ class Passes:
         Raises:
             UserError: a weight that is not positive.
         """
-        key = (weights if isinstance(weights, float | int) else tuple(weights.flatten().tolist()), query_only)
+        if not isinstance(weights, Tensor):
+            weights = torch.full((len(self.questions), int(self.groups.max()) + 1), float(weights)).double()
+        key = (tuple(weights.flatten().tolist()), query_only)
         if key not in self._influences:
             with self._stage("influence"):
                 self._influences[key] = self._influence(weights, torch.arange(len(self.questions)), query_only)
@@ -179,7 +178,7 @@ class Passes:
         """Divide every margin's change, from no demonstration to all, among the demonstrations' tokens.
 
         Args:
-            nodes: how many weights the influence is integrated over; chosen by the software when None.
+            nodes: how many weights the influence is integrated over, at most; see `iclens.lens.scores.shares.shares`.
             query_only: as in `influence`.
 
         Raises:
@@ -189,10 +188,11 @@ class Passes:
             with self._stage("shares"):
                 without = self._without(query_only)
 
-                def take(weight: float, chosen: Tensor) -> Influence:
-                    if weight == HALF and len(chosen) == len(self.questions):
+                def take(weights: Tensor, chosen: Tensor) -> Influence:
+                    if len(chosen) == len(self.questions) and bool((weights == HALF).all()):
                         return self.influence(query_only=query_only)
-                    return self._influence(weight, chosen, query_only)
+                    n_sources = int(self.groups.max()) + 1
+                    return self._influence(weights[:, None].expand(-1, n_sources), chosen, query_only)
 
                 margins = self.traced.margins.double().cpu()
                 self._shares[nodes, query_only] = shares(take, margins, without, self.groups, nodes)
@@ -212,16 +212,14 @@ class Passes:
                 advance=lambda done: self.progress("rerun"),
             )
 
-    def _influence(self, weights: float | Tensor, chosen: Tensor, query_only: bool) -> Influence:
-        """The influence on some of the prompts, by their numbers."""
+    def _influence(self, weights: Tensor, chosen: Tensor, query_only: bool) -> Influence:
+        """The influence on some of the prompts, by their numbers, at weights of their demonstrations."""
         traced = self.traced
         here = chosen.to(traced.tokens.ids.device)
         tokens, edges = traced.tokens[here], self._edges(query_only)[here]
-        if isinstance(weights, Tensor):
-            of_sources = nn.functional.pad(weights.double(), (0, 1), value=1.0)
-            of_tokens = of_sources.gather(1, self.groups % of_sources.shape[1])[chosen]
-        else:
-            of_tokens = torch.where(self.groups[chosen] >= 0, float(weights), 1.0).double()
+        # −1 of tokens in no demonstration finds the 1 in the last place.
+        of_sources = nn.functional.pad(weights.double(), (0, 1), value=1.0)
+        of_tokens = of_sources.gather(1, self.groups[chosen] % of_sources.shape[1])
         self.forward_passes += len(chosen) / len(self.questions)
         self.backward_passes += len(chosen) / len(self.questions)
         return influence(self.lens_model, tokens, traced.readouts[here], edges, of_tokens.to(here.device))

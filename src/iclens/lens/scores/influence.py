@@ -25,6 +25,10 @@ from iclens.lens.read.padded import OfPrompts, PaddedTokens, unembedding_only
 from iclens.lens.read.weighted import NEVER, Edges, Weighting, weighted
 
 
+HALF = 0.5
+"""The weight of all demonstrations at which their influence is taken: halfway between none and all of them."""
+
+
 @dataclass(frozen=True)
 class Influence(OfPrompts):
     """Derivatives of each prompt's margin with respect to training weights, at one weight vector.
@@ -41,9 +45,14 @@ class Influence(OfPrompts):
     margin: Float[Tensor, "*batch"]
 
     @property
+    def by_weight(self) -> Float[Tensor, "*batch n_layers n_heads n"]:
+        """∂M/∂w of each token through each head of each layer, in float64."""
+        return self.by_head.double() / self.weights.double()[..., None, None, :]
+
+    @property
     def by_token(self) -> Float[Tensor, "*batch n"]:
         """∂M/∂w of each token, summed over layers and heads, in float64."""
-        return self.by_head.double().sum((-3, -2)) / self.weights.double()
+        return self.by_weight.sum((-3, -2))
 
 
 def influence(

@@ -2,17 +2,17 @@
 
     shares_i = ∫₀¹ ∂M/∂w_i (t, …, t) dt,        Σ_i shares_i = M(1, …, 1) − M(0, …, 0)
 
-The integral is a Gauss–Legendre sum over a few weights t, and how far the shares are from what they should sum to is
-printed: `gap`. A margin that is saturated, as that of a model that is sure of its answer, changes at weights near zero
-alone; nodes are then spread over log t.
+One pass gives M(t) along with its derivatives, so the error of a quadrature is known in every interval between two
+weights: M(b) − M(a) minus the sum of what the demonstrations get there. The interval with the largest error is cut
+until the errors are small together. So weights gather where the margin changes: for a model that is sure of its answer
+near zero, for others anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,19 +20,19 @@ from torch import Tensor
 from iclens.errors import UserError
 from iclens.lens.prompt.tokens import by_source
 from iclens.lens.read.padded import OfPrompts
-from iclens.lens.scores.influence import Influence
+from iclens.lens.scores.influence import HALF, Influence
 
 COMPLETE = 0.05
-"""A gap up to which shares count as complete."""
+"""The errors of all intervals together at which the cutting ends, and a gap up to which shares count as complete."""
 
 MOST_NODES = 16
-"""Nodes of the finest schedule."""
+"""Weights that the influence is taken at, at most."""
 
-SMALLEST = -12.0
-"""log t of the smallest weight: e⁻¹² of an example is none."""
+_DROP = 4.0
+"""The smallest weight so far over the next smaller one."""
 
-_SATURATED = 0.9
-"""The share of the whole change that half the weight keeps where a margin counts as saturated."""
+_DEGREE = 3
+"""Of the polynomial in log t that stands for the influence between two weights."""
 
 
 @dataclass(frozen=True)
@@ -44,115 +44,138 @@ class Shares(OfPrompts):
         margin: M(1, …, 1).
         without: M(0, …, 0).
         gap: |Σ shares − (margin − without)| / max(|margin − without|, largest |share| of a demonstration).
-        n_nodes: how many weights the integral was taken at.
-        logarithmic: whether they were spread over log t.
+        weights: where the influence was taken, ascending; NaN after a prompt's last.
     """
 
     by_head: Float[Tensor, "*batch n_layers n_heads n"]
     margin: Float[Tensor, "*batch"]
     without: Float[Tensor, "*batch"]
     gap: Float[Tensor, "*batch"]
-    n_nodes: Int[Tensor, "*batch"]
-    logarithmic: Float[Tensor, "*batch"]
+    weights: Float[Tensor, "*batch most"]
 
     @property
     def by_token(self) -> Float[Tensor, "*batch n"]:
         """Shares of tokens, summed over layers and heads, in float64."""
         return self.by_head.double().sum((-3, -2))
 
+    @property
+    def n_nodes(self) -> Int[Tensor, "*batch"]:
+        """How many weights the influence was taken at."""
+        return (~self.weights.isnan()).sum(-1)
 
-@dataclass(frozen=True)
-class Nodes:
-    """Weights t at which the influence is taken, and what each counts: Σ_k counts_k ∂M/∂log w(t_k).
 
-    Attributes:
-        weights: t of every node.
-        counts: dt / t of a linear schedule, d log t of a logarithmic one.
-        logarithmic: which of both.
-    """
+@dataclass
+class _Integral:
+    """One prompt's integral: what was found at each weight t so far, from the smallest on."""
 
-    weights: tuple[float, ...]
-    counts: tuple[float, ...]
-    logarithmic: bool
+    margin: float
+    without: float
+    by_head: dict[float, Tensor] = field(default_factory=dict)
+    by_group: dict[float, Tensor] = field(default_factory=dict)
+    margins: dict[float, float] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, n: int, *, logarithmic: bool) -> Nodes:
-        """Gauss–Legendre nodes over t from 0 to 1, or over log t from `SMALLEST` to 0."""
-        places, counts = np.polynomial.legendre.leggauss(n)
-        if logarithmic:
-            return cls(tuple(np.exp(SMALLEST * (1 - places) / 2)), tuple(-SMALLEST / 2 * counts), True)
-        weights = (1 + places) / 2
-        return cls(tuple(weights), tuple(counts / 2 / weights), False)
+    @property
+    def nodes(self) -> list[float]:
+        return sorted(self.margins)
+
+    @property
+    def ends(self) -> list[float]:
+        """Ends of the intervals."""
+        nodes = self.nodes
+        return [0.0, *nodes, *([] if nodes[-1] == 1.0 else [1.0])]
+
+    def counts(self) -> Float[Tensor, "n_intervals n_nodes"]:
+        """What each node counts in each interval: ∫ ∂M/∂log w d log t = Σ_k counts_k ∂M/∂log w(t_k)."""
+        nodes, ends = torch.tensor(self.nodes, dtype=torch.float64), self.ends
+        return torch.stack([_counts(nodes, a, b) for a, b in zip(ends, ends[1:], strict=False)])
+
+    def judged(self) -> tuple[Float[Tensor, " n_intervals"], float]:
+        """The error of every interval, and what errors are measured by."""
+        by_group = self.counts() @ torch.stack([self.by_group[t] for t in self.nodes])
+        margins = torch.tensor([({0.0: self.without, 1.0: self.margin} | self.margins)[t] for t in self.ends])
+        largest = max(abs(self.margin - self.without), float(by_group.sum(0).abs().max()))
+        return margins.double().diff() - by_group.sum(1), max(largest, torch.finfo(torch.float64).tiny)
+
+    def following(self) -> float | None:
+        """The next weight; None when the errors are small."""
+        if not self.margins:
+            return HALF
+        errors, largest = self.judged()
+        if float(errors.abs().sum()) <= COMPLETE * largest:
+            return None
+        worst = int(errors.abs().argmax())
+        a, b = self.ends[worst : worst + 2]
+        if a == 0.0:
+            return b / _DROP
+        return b if b not in self.margins else (a * b) ** 0.5
 
 
 def shares(
-    take: Callable[[float, Tensor], Influence],
+    take: Callable[[Float[Tensor, " some"], Int[Tensor, " some"]], Influence],
     margin: Float[Tensor, " batch"],
     without: Float[Tensor, " batch"],
     groups: Int[Tensor, "batch n"],
-    n_nodes: int | None = None,
+    nodes: int | None = None,
 ) -> Shares:
     """Divide every prompt's change of the margin among its tokens.
 
-    Without `n_nodes` the schedule is chosen by one rule for every model: the middle first; where the shares do not sum
-    to the change within `COMPLETE`, 2 and 4 nodes, or, where half the weight already keeps nine tenths of the change, 4
-    and more over log t; up to `MOST_NODES`. Each prompt keeps the schedule with the smallest gap.
+    Each prompt has its own weights, by one rule for every model: half first; then, in the interval with the largest
+    error, its upper end 1, a quarter of the smallest weight, or the geometric mean of its ends; until the errors sum to
+    `COMPLETE` of the change.
 
     Args:
-        take: the influence of some prompts, by their numbers, when all demonstrations have one weight.
+        take: the influence on some prompts, by their numbers, when all demonstrations of each have one weight.
         margin: M(1, …, 1).
         without: M(0, …, 0).
         groups: every token's demonstration, −1 for none.
-        n_nodes: as many nodes over log t; 1 for the middle alone.
+        nodes: weights of each prompt at most, `MOST_NODES` when None.
 
     Raises:
         UserError: fewer than one node.
     """
-    if n_nodes is not None and n_nodes < 1:
-        raise UserError(f"nodes is {n_nodes}: take at least 1.")
-    best: Shares | None = None
-    open_ = torch.arange(len(margin))
-    saturated = torch.zeros(len(margin), dtype=torch.bool)
-    for nodes, of_saturated in _schedules(n_nodes):
-        chosen = open_ if of_saturated is None else open_[saturated[open_] == of_saturated]
-        if not len(chosen):
-            continue
-        taken = [take(weight, chosen) for weight in nodes.weights]
-        summed = torch.stack(
-            [count * one.by_head.double() for count, one in zip(nodes.counts, taken, strict=True)]
-        ).sum(0)
-        found = _judged(summed, margin[chosen], without[chosen], groups[chosen], nodes)
-        if best is None:
-            best = found
-            change = margin - without
-            saturated = (taken[0].margin - without) * change.sign() >= _SATURATED * change.abs()
-        else:
-            better = found.gap < best.gap[chosen]
-            for name, part in vars(best).items():
-                part[chosen[better]] = getattr(found, name)[better]
-        open_ = (best.gap > COMPLETE).nonzero().flatten()
-    assert best is not None
-    return best
+    most = MOST_NODES if nodes is None else nodes
+    if most < 1:
+        raise UserError(f"nodes is {most}: take at least 1.")
+    n_groups = int(groups.max()) + 1
+    integrals = [_Integral(*one) for one in zip(margin.double().tolist(), without.double().tolist(), strict=True)]
+    for _ in range(most):
+        asked = {b: t for b, one in enumerate(integrals) if (t := one.following()) is not None}
+        if not asked:
+            break
+        chosen = torch.tensor(list(asked))
+        found = take(torch.tensor(list(asked.values()), dtype=torch.float64), chosen)
+        by_group = by_source(found.by_head.double().sum((1, 2)), groups[chosen], n_groups)[:, :-1]
+        for i, (b, t) in enumerate(asked.items()):
+            one = integrals[b]
+            one.by_head[t], one.by_group[t], one.margins[t] = found.by_head[i], by_group[i], float(found.margin[i])
+    return _together(integrals, margin, without, most)
 
 
-def _schedules(n_nodes: int | None) -> Iterator[tuple[Nodes, bool | None]]:
-    """Schedules one after another, each for all prompts, or only for saturated or other ones."""
-    if n_nodes is not None:
-        yield Nodes.of(n_nodes, logarithmic=n_nodes > 1), None
-        return
-    yield Nodes.of(1, logarithmic=False), None
-    for n in (2, 4):
-        yield Nodes.of(n, logarithmic=False), False
-    n = 4
-    while n <= MOST_NODES:
-        yield Nodes.of(n, logarithmic=True), None if n > 4 else True
-        n *= 2
+def _together(integrals: list[_Integral], margin: Tensor, without: Tensor, most: int) -> Shares:
+    by_head, gaps = [], []
+    weights = torch.full((len(integrals), most), torch.nan, dtype=torch.float64)
+    for own, one in zip(weights, integrals, strict=True):
+        nodes = one.nodes
+        own[: len(nodes)] = torch.tensor(nodes)
+        counts = one.counts().sum(0).tolist()
+        by_head.append(torch.stack([n * one.by_head[t].double() for n, t in zip(counts, nodes, strict=True)]).sum(0))
+        errors, largest = one.judged()
+        gaps.append(float(errors.sum().abs()) / largest)
+    return Shares(torch.stack(by_head), margin, without, torch.tensor(gaps, dtype=torch.float64), weights)
 
 
-def _judged(by_head: Tensor, margin: Tensor, without: Tensor, groups: Tensor, nodes: Nodes) -> Shares:
-    change = margin - without
-    by_group = by_source(by_head.sum((1, 2)), groups, int(groups.max()) + 1)[:, :-1]
-    largest = torch.stack([change.abs(), by_group.abs().amax(-1)]).amax(0)
-    gap = (by_group.sum(-1) - change).abs() / largest.clamp_min(torch.finfo(torch.float64).tiny)
-    count = torch.full((len(margin),), len(nodes.weights))
-    return Shares(by_head, margin, without, gap, count, torch.full((len(margin),), float(nodes.logarithmic)))
+def _counts(nodes: Float[Tensor, " n_nodes"], a: float, b: float) -> Float[Tensor, " n_nodes"]:
+    """Integrate the polynomial in log t through the nodes nearest to the interval; beyond all nodes, ∂M/∂t is held."""
+    counts = torch.zeros_like(nodes)
+    if a < nodes[0] or b > nodes[-1]:
+        nearest = 0 if a < nodes[0] else -1
+        counts[nearest] = (b - a) / nodes[nearest]
+        return counts
+    ends = torch.tensor([a, b], dtype=torch.float64).log()
+    middle, half = ends.mean(), ends.diff() / 2
+    places = (nodes.log() - middle) / half
+    near = places.abs().argsort(stable=True)[: _DEGREE + 1]
+    powers = torch.arange(len(near))
+    moments = half * (1 + (-1.0) ** powers) / (powers + 1)
+    counts[near] = torch.linalg.solve(torch.linalg.vander(places[near]).T, moments.double())
+    return counts
