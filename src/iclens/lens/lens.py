@@ -30,9 +30,9 @@ from iclens.lens.scores.influence import HALF, Influence
 from iclens.lens.scores.knock_out import KnockOuts
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 from iclens.lens.scores.path import PathScores
-from iclens.lens.scores.shares import Shares
+from iclens.lens.scores.shares import MOST_NODES, Shares
 
-_OURS = (*SCORES, "rerun")
+_OURS = (*SCORES, "influence", "shares", "rerun")
 
 
 class Lens:
@@ -44,8 +44,8 @@ class Lens:
     >>> lens = Lens("bundled", prompt, answers=["red", "blue"])    # doctest: +SKIP
     >>> lens.answer.text, lens.gradient_step.contributions.shape    # doctest: +SKIP
 
-    Model, prompt, answers, tokenizer and `precise` are those of `explain`; a `Question` in place of the prompt holds
-    its answers too. `readout` is what is explained instead of what the answers decide. With `held=False` the first pass
+    Model, prompt, answers, tokenizer, `precise` and `nodes` are those of `explain`; a `Question` in place of the
+    prompt holds its answers too. `readout` is what is explained instead of what the answers decide. With `held=False` the first pass
     keeps less, and a path costs one more. `most_tokens` go through the model at once where prompts run several times,
     and `progress` is called with the name of every stage before it starts. Further keywords say how the prompt is
     written: those of `PromptOptions`.
@@ -65,6 +65,7 @@ class Lens:
         readout: Readout | None = None,
         held: bool = True,
         precise: bool = False,
+        nodes: int = MOST_NODES,
         most_tokens: int = MOST_TOKENS,
         progress: Callable[[str], None] = lambda stage: None,
         **written: Unpack[Written],
@@ -77,7 +78,7 @@ class Lens:
             options = PromptOptions(**written)
             question = ask(self.model, prompt, answers, answer, options, readout, binding=bool(written))
         at_once: dict[str, Any] = {"most_tokens": most_tokens, "progress": progress}
-        self.passes = Passes(self.model, [question], held=held, precise=precise, **at_once)
+        self.passes = Passes(self.model, [question], held=held, precise=precise, nodes=nodes, **at_once)
         self.tokenized: TokenizedPrompt = question.tokenized
         """The prompt's tokens."""
         self.prompt: Prompt = self.tokenized.prompt
@@ -161,7 +162,7 @@ class Lens:
         """Divide the margin's change from no demonstration to all among them: ∫₀¹ ∂M/∂w (t, …, t) dt.
 
         Args:
-            nodes: how many weights the influence is integrated over at most, 16 by default; as many as the error asks for.
+            nodes: how many weights the influence is integrated over at most; those of the lens when None.
             query_only: weight the edges from the query's tokens alone, not those from all later tokens.
 
         Raises:

@@ -28,7 +28,7 @@ from iclens.lens.scores.gradient_step import GradientStep, gradient_step
 from iclens.lens.scores.influence import HALF, Influence, influence, margins_at
 from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
 from iclens.lens.scores.path import PathScores, path
-from iclens.lens.scores.shares import Shares, shares
+from iclens.lens.scores.shares import MOST_NODES, Shares, shares
 
 MOST_TOKENS = 1 << 12
 """Tokens that go through the model at once where prompts run several times."""
@@ -47,6 +47,7 @@ class Passes:
     The closer the lengths of the questions, the less is spent on filling up. The options are those of `Lens`; what
     `progress` raises ends the work. The path is taken in a float64 copy of the model where float32 leaves its sum
     outside the tolerance, if the model is small enough to copy; with `precise`, always.
+    Shares are integrated over `nodes` weights at most.
 
     Raises:
         UserError: an encoder.
@@ -57,6 +58,7 @@ class Passes:
     _: KW_ONLY
     held: bool = True
     precise: bool = False
+    nodes: int = MOST_NODES
     most_tokens: int = MOST_TOKENS
     progress: Callable[[str], None] = lambda stage: None
     forward_passes: float = field(default=0.0, init=False)
@@ -66,7 +68,7 @@ class Passes:
     seconds: dict[str, float] = field(default_factory=dict, init=False)
     """Seconds that each stage took."""
     _influences: dict[tuple[tuple[float, ...], bool], Influence] = field(default_factory=dict, init=False)
-    _shares: dict[tuple[int | None, bool], Shares] = field(default_factory=dict, init=False)
+    _shares: dict[tuple[int, bool], Shares] = field(default_factory=dict, init=False)
     _knocked: dict[tuple[tuple[tuple[int, ...], ...], ...], KnockOuts] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -178,12 +180,13 @@ class Passes:
         """Divide every margin's change, from no demonstration to all, among the demonstrations' tokens.
 
         Args:
-            nodes: how many weights the influence is integrated over, at most; see `iclens.lens.scores.shares.shares`.
+            nodes: how many weights the influence is integrated over, at most; those of the passes when None.
             query_only: as in `influence`.
 
         Raises:
             UserError: fewer than one node.
         """
+        nodes = self.nodes if nodes is None else nodes
         if (nodes, query_only) not in self._shares:
             with self._stage("shares"):
                 without = self._without(query_only)

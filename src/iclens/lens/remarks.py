@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from iclens.display_text import percent
-from iclens.lens.facts import Token
+from iclens.lens.facts import Completeness, Token
 from iclens.lens.prompt.tokens import FIRST
 from iclens.lens.read.answers import Answers
 from iclens.lens.read.question import Answer
@@ -41,6 +41,17 @@ def about_candidates(answers: Answers, given: Answer) -> tuple[str, ...]:
             f"differ, where the logit difference is read ({given.margin:.2f} nats): the tokens after it decide."
         )
     return tuple(notes)
+
+
+def about_completeness(margin: float, found: Completeness | None) -> tuple[str, ...]:
+    """Say that the shares do not sum to what the demonstrations change, and by how much."""
+    if found is None or found.holds:
+        return ()
+    return (
+        f"The shares are not complete: with {len(found.weights)} weights, their sum is {percent(found.gap)} away from "
+        f"{margin - found.without:+.3f} nats, by which all demonstrations together change the logit difference. More "
+        "weights (nodes) bring it nearer where the margin jumps as the weights fall.",
+    )
 
 
 def about_the_first_token(first: Token, share: float) -> tuple[str, ...]:

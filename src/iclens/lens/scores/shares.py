@@ -115,7 +115,7 @@ def shares(
     margin: Float[Tensor, " batch"],
     without: Float[Tensor, " batch"],
     groups: Int[Tensor, "batch n"],
-    nodes: int | None = None,
+    nodes: int = MOST_NODES,
 ) -> Shares:
     """Divide every prompt's change of the margin among its tokens.
 
@@ -128,17 +128,16 @@ def shares(
         margin: M(1, …, 1).
         without: M(0, …, 0).
         groups: every token's demonstration, −1 for none.
-        nodes: weights of each prompt at most, `MOST_NODES` when None.
+        nodes: weights of each prompt, at most.
 
     Raises:
         UserError: fewer than one node.
     """
-    most = MOST_NODES if nodes is None else nodes
-    if most < 1:
-        raise UserError(f"nodes is {most}: take at least 1.")
+    if nodes < 1:
+        raise UserError(f"nodes is {nodes}: take at least 1.")
     n_groups = int(groups.max()) + 1
     integrals = [_Integral(*one) for one in zip(margin.double().tolist(), without.double().tolist(), strict=True)]
-    for _ in range(most):
+    for _ in range(nodes):
         asked = {b: t for b, one in enumerate(integrals) if (t := one.following()) is not None}
         if not asked:
             break
@@ -148,7 +147,7 @@ def shares(
         for i, (b, t) in enumerate(asked.items()):
             one = integrals[b]
             one.by_head[t], one.by_group[t], one.margins[t] = found.by_head[i], by_group[i], float(found.margin[i])
-    return _together(integrals, margin, without, most)
+    return _together(integrals, margin, without, nodes)
 
 
 def _together(integrals: list[_Integral], margin: Tensor, without: Tensor, most: int) -> Shares:
