@@ -118,7 +118,7 @@ class Explanation:
         return tuple(sorted(self.sources, key=lambda effect: -(effect.score(name) or 0.0)))
 
     def total_by_layer_and_head(self, score: str = "gradient_step") -> tuple[tuple[float, ...], ...]:
-        """Sum one of `"gradient_step"`, `"influence"`, `"shares"` over all sources: n_layers rows of n_heads numbers."""
+        """Sum `"gradient_step"`, `"influence"` or `"shares"` over all sources: n_layers rows of n_heads numbers."""
         maps = ({"gradient_step": effect.by_layer_and_head} | effect.maps for effect in self.sources)
         by_effect = zip(*(own.get(score, ()) for own in maps), strict=True)
         return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in by_effect)

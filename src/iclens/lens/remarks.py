@@ -48,9 +48,9 @@ def about_completeness(margin: float, found: Completeness | None) -> tuple[str, 
     if found is None or found.holds:
         return ()
     return (
-        f"The shares are not complete: with {len(found.weights)} weights, their sum is {percent(found.gap)} away from "
-        f"{margin - found.without:+.3f} nats, by which all demonstrations together change the logit difference. More "
-        "weights (nodes) bring it nearer where the margin jumps as the weights fall.",
+        f"The shares are not complete: their sum is off by {100 * found.gap:.0f} % from {margin - found.without:+.3f} nats, "
+        "by which all demonstrations together change the logit difference. Integrate over more than "
+        f"{len(found.weights)} weights (nodes) to bring them nearer.",
     )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.lens.many_prompts import PROMPTS, reader
 from tests.lens.zoo import CAUSAL, GROUPS, QUERY_START, TWO_POSITIONS, lens, tokens, traced
 
+from iclens.errors import UserError
+from iclens.lens.lens import Lens
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import repeat, scores_of, weigh
 from iclens.lens.read.capture import run
@@ -78,3 +81,39 @@ def test_weights_of_one_are_the_model_itself_and_weights_of_zero_the_knock_out(n
     without = knock_out(found, hidden_keys(GROUPS[None], [[(0,), (1,), (2,), (3,)]]))[0]
     torch.testing.assert_close(margins[:4], without.margins, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(margins[4], found.margins[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("query_only", [False, True], ids=["all later edges", "the query's edges"])
+@pytest.mark.parametrize("name", ["gpt2", "deepseek_v2", "llama4_text"])
+def test_it_is_the_slope_of_the_margin_in_the_weight_of_one_demonstration(name, query_only):
+    lens = Lens(reader(name), PROMPTS[0], answers=("w1", "w2"))
+    weights, step = [0.8, 0.5, 1.5], 1e-4
+    found = lens.by_demonstration(lens.influence(weights, query_only=query_only).by_token)
+    for i, slope in enumerate(found.tolist()):
+        margins = []
+        for sign in (-1, 1):
+            moved = [w + sign * step * (i == j) for j, w in enumerate(weights)]
+            margins.append(float(lens.influence(moved, query_only=query_only).margin))
+        assert (margins[1] - margins[0]) / (2 * step) == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+def test_one_weight_for_all_is_that_weight_for_each():
+    lens = Lens(reader("gpt2"), PROMPTS[0])
+    one, each = lens.influence(0.7), lens.influence([0.7] * 3)
+    torch.testing.assert_close(one.by_head, each.by_head, rtol=0, atol=0)
+    # The same question runs nothing.
+    cost = lens.passes.cost
+    lens.influence([0.7] * 3)
+    assert lens.passes.cost == cost
+    assert float(lens.influence(1.0).margin) == pytest.approx(lens.answer.margin, rel=1e-12)
+
+
+def test_weights_that_make_no_sense_are_refused():
+    lens = Lens(reader("gpt2"), PROMPTS[0])
+    with pytest.raises(UserError, match="there are 2 weights for 3 demonstrations"):
+        lens.influence([1.0, 1.0])
+    for weights in (0.0, -1.0, [1.0, 0.0, 1.0], float("nan")):
+        with pytest.raises(UserError, match="not positive"):
+            lens.influence(weights)
+    with torch.inference_mode(), pytest.raises(UserError, match="inference_mode"):
+        Lens(reader("gpt2"), PROMPTS[0]).influence()

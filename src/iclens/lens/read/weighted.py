@@ -88,7 +88,8 @@ class Weighting:
 def weighted(lens_model: LensModel, weighting: Weighting, *, grad: bool = True, rows: int = _ROWS) -> Iterator[None]:
     """Run a causal model's attention with training weights inside the block.
 
-    With `grad`, a backward pass fills `found`. Parameters take no gradients meanwhile; everything is put back afterwards.
+    With `grad`, a backward pass fills `found`. Parameters take no gradients meanwhile; everything is put back
+    afterwards.
     """
     parameters = [one for one in lens_model.model.parameters() if one.requires_grad]
     # Gradients begin at the first layer's attention: what lies before it does not depend on the weights.

@@ -24,7 +24,6 @@ from iclens.lens.read.margin import Readouts
 from iclens.lens.read.padded import OfPrompts, PaddedTokens, unembedding_only
 from iclens.lens.read.weighted import NEVER, Edges, Weighting, weighted
 
-
 HALF = 0.5
 """The weight of all demonstrations at which their influence is taken: halfway between none and all of them."""
 

@@ -10,8 +10,10 @@ near zero, for others anywhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -30,9 +32,6 @@ MOST_NODES = 16
 
 _DROP = 4.0
 """The smallest weight so far over the next smaller one."""
-
-_DEGREE = 3
-"""Of the polynomial in log t that stands for the influence between two weights."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class _Integral:
     def counts(self) -> Float[Tensor, "n_intervals n_nodes"]:
         """What each node counts in each interval: ∫ ∂M/∂log w d log t = Σ_k counts_k ∂M/∂log w(t_k)."""
         nodes, ends = torch.tensor(self.nodes, dtype=torch.float64), self.ends
-        return torch.stack([_counts(nodes, a, b) for a, b in zip(ends, ends[1:], strict=False)])
+        return torch.stack([_counts(nodes, a, b) for a, b in pairwise(ends)])
 
     def judged(self) -> tuple[Float[Tensor, " n_intervals"], float]:
         """The error of every interval, and what errors are measured by."""
@@ -164,17 +163,11 @@ def _together(integrals: list[_Integral], margin: Tensor, without: Tensor, most:
 
 
 def _counts(nodes: Float[Tensor, " n_nodes"], a: float, b: float) -> Float[Tensor, " n_nodes"]:
-    """Integrate the polynomial in log t through the nodes nearest to the interval; beyond all nodes, ∂M/∂t is held."""
+    """Apply the trapezoidal rule in log t between two nodes; hold ∂M/∂t beyond the first and the last one."""
     counts = torch.zeros_like(nodes)
-    if a < nodes[0] or b > nodes[-1]:
-        nearest = 0 if a < nodes[0] else -1
-        counts[nearest] = (b - a) / nodes[nearest]
-        return counts
-    ends = torch.tensor([a, b], dtype=torch.float64).log()
-    middle, half = ends.mean(), ends.diff() / 2
-    places = (nodes.log() - middle) / half
-    near = places.abs().argsort(stable=True)[: _DEGREE + 1]
-    powers = torch.arange(len(near))
-    moments = half * (1 + (-1.0) ** powers) / (powers + 1)
-    counts[near] = torch.linalg.solve(torch.linalg.vander(places[near]).T, moments.double())
+    inside = (nodes >= a) & (nodes <= b)
+    if int(inside.sum()) == 2:
+        counts[inside] = math.log(b / a) / 2
+    else:
+        counts[inside] = (b - a) / nodes[inside]
     return counts
