@@ -47,10 +47,10 @@ def about_completeness(margin: float, found: Completeness | None) -> tuple[str, 
     """Say that the shares do not sum to what the demonstrations change, and by how much."""
     if found is None or found.holds:
         return ()
+    change = f"{margin - found.without:+.3f} nats, by which all demonstrations together change the logit difference"
     return (
-        f"The shares are not complete: their sum is off by {100 * found.gap:.0f} % from {margin - found.without:+.3f} nats, "
-        "by which all demonstrations together change the logit difference. Integrate over more than "
-        f"{len(found.weights)} weights (nodes) to bring them nearer.",
+        f"The shares are not complete: their sum is off by {100 * found.gap:.0f} % from {change}. Integrate over more "
+        f"than {len(found.weights)} weights (nodes) to bring them nearer.",
     )
 
 
