@@ -22,7 +22,7 @@ from iclens.lens import Lens
 from iclens.lens.scores.deletions import Outcome
 
 N = len(PAIRS)
-N_WEIGHTS = 14
+N_WEIGHTS = 10
 """Weights that the shares of the prompt are integrated over."""
 COSTS = {
     "gradient_step": (1, 0),

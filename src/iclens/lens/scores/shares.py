@@ -91,9 +91,10 @@ class _Integral:
     def judged(self) -> tuple[Float[Tensor, " n_intervals"], float]:
         """The error of every interval, and what errors are measured by."""
         by_group = self.counts() @ torch.stack([self.by_group[t] for t in self.nodes])
-        margins = torch.tensor([({0.0: self.without, 1.0: self.margin} | self.margins)[t] for t in self.ends])
+        known = {0.0: self.without, 1.0: self.margin} | self.margins
+        margins = torch.tensor([known[t] for t in self.ends], dtype=torch.float64)
         largest = max(abs(self.margin - self.without), float(by_group.sum(0).abs().max()))
-        return margins.double().diff() - by_group.sum(1), max(largest, torch.finfo(torch.float64).tiny)
+        return margins.diff() - by_group.sum(1), max(largest, torch.finfo(torch.float64).tiny)
 
     def following(self) -> float | None:
         """The next weight; None when the errors are small."""
