@@ -22,10 +22,14 @@ from iclens.lens import Lens
 from iclens.lens.scores.deletions import Outcome
 
 N = len(PAIRS)
+N_WEIGHTS = 10
+"""Weights that the shares of the prompt are integrated over."""
 COSTS = {
     "gradient_step": (1, 0),
     "path": (1, 1),
     "knock_out": (1 + (N + 1) * 2 / 23, 0),
+    "influence": (2, 1),
+    "shares": (N_WEIGHTS + 2, N_WEIGHTS),
     "rerun": (N + 1, 0),
     "attention_weights": (1, 0),
     "attention_rollout": (1, 0),

@@ -66,7 +66,7 @@ def test_rows_hold_what_explain_says(tmp_path: Path) -> None:
     assert (found[9]["answer"], found[9]["next_token"].strip()) == ("nef", "vux")
     schema = pq.read_schema(tmp_path / "o.parquet")
     assert schema.names == [name for name, _, _ in COLUMNS]
-    assert schema.metadata[b"iclens.schema_version"] == b"3"
+    assert schema.metadata[b"iclens.schema_version"] == b"4"
     assert all(schema.field(name).metadata[b"meaning"].decode() == meaning for name, _, meaning in COLUMNS)
 
 

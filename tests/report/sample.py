@@ -10,6 +10,7 @@ from iclens.lens.explanation import Explanation
 from iclens.lens.facts import (
     Agreement,
     Candidate,
+    Completeness,
     Cost,
     Faithfulness,
     KnockOut,
@@ -96,6 +97,7 @@ def make(
             Agreement("gradient_step", "knock_out", None, 0.5, 4),
         ),
         scores=("gradient_step", "path", "knock_out"),
+        completeness=Completeness(0.5, 0.02, 0.05, (0.125, 0.5)),
         group_knock_outs=(KnockOut((0, 3), 1.2, 3.1, 0.4),),
         faithfulness=(Faithfulness("gradient_step", 0.47, 5.2, 3, 64), Faithfulness("path", None, 5.0, 3, 64)),
         notes=("Token 7 ('calm') lies across demonstration 1 and demonstration 2; it counts as demonstration 2.",),

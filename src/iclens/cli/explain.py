@@ -30,6 +30,7 @@ _ONE_PROMPT = (
     "json",
     "html",
     "precise",
+    "nodes",
     "next_tokens",
     "seed",
 )
@@ -61,13 +62,14 @@ class Explain:
         answers: candidate answers; the likeliest is explained against the mean of the others.
         answer: the answer to explain.
         scores: which scores to compute, the one that orders the demonstrations first; besides the three of the default
-            rerun, lasso and all other methods of the registry.
+            influence, shares, rerun, lasso and all other methods of the registry.
         knock_out: groups of demonstrations to knock out together, numbered from 0, each like 3,7.
         rerun: also delete each demonstration's text and run the model again.
         faithfulness: also measure how well the scores predict the model on shortened prompts.
         json: write everything to this file.
         html: write a self-contained page to this file.
         precise: take the path in a float64 copy of the model; without it only where the float32 check fails.
+        nodes: weights that the score shares is integrated over at most.
         dtype: precision of the weights; float32 when left out, so that residuals are tight; auto keeps the
             checkpoint's.
         device: where to compute, e.g. cpu or cuda.
@@ -98,6 +100,7 @@ class Explain:
     json: Path | None = None
     html: Path | None = None
     precise: bool = False
+    nodes: int = 16
     dtype: Literal["float32", "float64", "bfloat16", "float16", "auto"] | None = None
     device: str = "cpu"
     device_map: Literal["auto"] | None = None
@@ -116,6 +119,8 @@ class Explain:
         groups = [_indices(group) for group in self.knock_out]
         for path in self._files().values():
             check_writable(path)
+        if self.nodes < 1:
+            raise UserError(f"--nodes {self.nodes}: take at least 1.")
         if self.next_tokens < 1:
             raise UserError(f"--next-tokens {self.next_tokens}: report at least 1.")
 
@@ -135,6 +140,7 @@ class Explain:
                 rerun_text=self.rerun,
                 faithfulness=self.faithfulness,
                 precise=self.precise,
+                nodes=self.nodes,
                 n_next=self.next_tokens,
                 seed=self.seed,
                 command=self.command_line(),

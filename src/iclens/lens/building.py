@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from iclens.lens.explanation import Explanation
-from iclens.lens.facts import RESIDUALS, KnockOut, ModelFacts, OtherPart, Residual, SourceEffect, Token, total
+from iclens.lens.facts import (
+    RESIDUALS,
+    Completeness,
+    KnockOut,
+    ModelFacts,
+    OtherPart,
+    Residual,
+    SourceEffect,
+    Token,
+    total,
+)
 from iclens.lens.model.placed import doubled
 from iclens.lens.passes import Passes
 from iclens.lens.prompt.tokens import FIRST, NOT_A_DEMONSTRATION, by_source
@@ -18,9 +28,16 @@ from iclens.lens.read.answers import likeliest, token_text
 from iclens.lens.read.question import Answer
 from iclens.lens.read.sight import sight_notes, sink_note, sink_weights
 from iclens.lens.read.tolerance import uncertainty
-from iclens.lens.remarks import about_candidates, about_experts, about_rounding, about_the_first_token
+from iclens.lens.remarks import (
+    about_candidates,
+    about_completeness,
+    about_experts,
+    about_rounding,
+    about_the_first_token,
+)
 from iclens.lens.scores.faithfulness import agreements
 from iclens.lens.scores.knock_out import KnockOuts
+from iclens.lens.scores.shares import COMPLETE, Shares
 
 SCORES = ("gradient_step", "path", "knock_out")
 """The scores of an explanation where none are chosen."""
@@ -68,6 +85,14 @@ def explanations(
         sets = [[*((i,) if i < n else () for i in range(alone)), *map(tuple, knock_out)] for n in counts]
         knocked = passes.knock_out(sets)
         residuals["knock_out"] = knocked.residual
+    weighted: dict[str, Tensor] = {}
+    if "influence" in scores:
+        weighted["influence"] = passes.influence().by_weight
+    shares = passes.shares() if "shares" in scores else None
+    if shares is not None:
+        weighted["shares"] = shares.by_head
+    by_weight = {name: by_source(values.double(), groups, most) for name, values in weighted.items()}
+    weighted_tokens = {name: values.double().sum((1, 2)).tolist() for name, values in weighted.items()}
     removed: list[list[float]] | None = None
     if "rerun" in scores:
         removed = [passes.rerun(b, [(i,) for i in range(n)]).margins.tolist() for b, n in enumerate(counts)]
@@ -96,7 +121,9 @@ def explanations(
                 knock_out=own[i] if own and "knock_out" in scores else None,
                 rerun_margin_change=None if removed is None else answer.margin - removed[b][i],
                 by_layer_and_head=() if maps is None else tuple(map(tuple, maps[b, ..., i].tolist())),
-                scores={name: float(values[i]) for name, values in (others or {}).items()},
+                scores={name: float(values[b, ..., i].sum()) for name, values in by_weight.items()}
+                | {name: float(values[i]) for name, values in (others or {}).items()},
+                maps={name: tuple(map(tuple, values[b, ..., i].tolist())) for name, values in by_weight.items()},
             )
             for i, span in enumerate(prompt.demonstrations)
         )
@@ -104,7 +131,9 @@ def explanations(
         texts = tokenized.texts + tuple(token_text(model.tokenizer, index) for index in forced)
         parts_of = [None if part == NOT_A_DEMONSTRATION else part for part in groups[b].tolist()]
         # Prompts of a batch are filled up behind their tokens.
-        tokens = tuple(map(Token, texts, parts_of, roles, direct_tokens[b], path_tokens[b]))
+        of_tokens = ({name: values[b][t] for name, values in weighted_tokens.items()} for t in range(len(texts)))
+        tokens = tuple(map(Token, texts, parts_of, roles, direct_tokens[b], path_tokens[b], of_tokens))
+        complete = None if shares is None else _completeness(shares[b])
         checks = tuple(
             Residual(name, float(residuals[key][b]), limits[key][b], key)
             for key, name in RESIDUALS.items()
@@ -126,6 +155,7 @@ def explanations(
                 residuals=checks,
                 agreement=agreements({name: [effect.score(name) or 0.0 for effect in sources] for name in scores}),
                 scores=tuple(scores),
+                completeness=complete,
                 group_knock_outs=own[len(own) - len(knock_out) :],
                 notes=(
                     *model.notes,
@@ -134,6 +164,7 @@ def explanations(
                     *sight_notes(traced, b, groups[b], counts[b]),
                     *(() if sinks is None else (sink_note(sinks[b]),)),
                     *about_candidates(question.answers, answer),
+                    *about_completeness(answer.margin, complete),
                     *about_the_first_token(tokens[0], sunk[b]),
                     *about_experts(model, checks),
                     *about_rounding(answer.margin, float(uncertainty(largest[b], model.dtype)), dtype),
@@ -152,6 +183,11 @@ def _knock_outs(knocked: KnockOuts, sets: Sequence[tuple[int, ...]], answer: Ans
         KnockOut(chosen, margin, answer.margin - margin, answer.log_probability - log_p)
         for chosen, margin, log_p in zip(sets, margins, log_ps, strict=True)
     )
+
+
+def _completeness(shares: Shares) -> Completeness:
+    taken = shares.weights[: int(shares.n_nodes)]
+    return Completeness(float(shares.without), float(shares.gap), COMPLETE, tuple(taken.tolist()))
 
 
 def _others(tokens: Sequence[Token]) -> tuple[OtherPart, ...]:

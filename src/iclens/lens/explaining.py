@@ -17,6 +17,7 @@ from iclens.lens.passes import MOST_TOKENS, Passes
 from iclens.lens.prompt import Prompt, PromptOptions
 from iclens.lens.prompt.documents import Written
 from iclens.lens.read.question import PromptLike, Question, ask
+from iclens.lens.scores.shares import MOST_NODES
 from iclens.work.progress import bar, stages
 
 
@@ -32,6 +33,7 @@ def explain(
     rerun_text: bool = False,
     faithfulness: bool = False,
     precise: bool = False,
+    nodes: int = MOST_NODES,
     n_next: int = 10,
     seed: int = 0,
     command: str = "",
@@ -53,12 +55,13 @@ def explain(
         tokenizer: the tokenizer of a Hugging Face model; the others bring theirs.
         answers: candidate answers. The likeliest is explained, against the mean of the others.
         answer: the answer to explain instead; without candidates its alternatives are the next most likely tokens.
-        scores: names of scores: `"gradient_step"`, `"path"`, `"knock_out"`, `"rerun"` or any of `ATTRIBUTIONS`; what
-            they do not need is not run. The first orders the sources.
+        scores: names of scores: `"gradient_step"`, `"path"`, `"knock_out"`, `"influence"`, `"shares"`, `"rerun"` or any
+            of `ATTRIBUTIONS`; what they do not need is not run. The first orders the sources.
         knock_out: groups of demonstrations to knock out together, as indices from 0.
         rerun_text: add the score `"rerun"`: the true leave-one-out, by deleting each demonstration's text.
         faithfulness: also measure LDS and the removal test by running the model on shortened prompts.
         precise: take the path in a float64 copy of the model; without it only where the float32 check fails.
+        nodes: weights that the shares are integrated over at most.
         n_next: number of likely next tokens to report.
         seed: seed of what is drawn.
         command: the command that gives the same numbers, to be shown with them.
@@ -73,7 +76,13 @@ def explain(
     """
     check_call("explain", prompt, misplaced)
     wanted = _wanted(scores, rerun_text)
-    asked: dict[str, Any] = {"tokenizer": tokenizer, "answers": answers, "answer": answer, "precise": precise}
+    asked: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "answers": answers,
+        "answer": answer,
+        "precise": precise,
+        "nodes": nodes,
+    }
     told: dict[str, Any] = {"faithfulness": faithfulness, "n_next": n_next, "seed": seed, "command": command}
     with _stages(progress) as stage:
         lens = Lens(model, prompt, held="path" in wanted, progress=stage, **asked, **written)
@@ -90,6 +99,7 @@ def explain_many(
     scores: Sequence[str] = SCORES,
     rerun_text: bool = False,
     precise: bool = False,
+    nodes: int = MOST_NODES,
     n_next: int = 10,
     seed: int = 0,
     most_tokens: int | None = None,
@@ -122,7 +132,8 @@ def explain_many(
         except UserError as error:
             raise UserError(f"prompt {number}: {error}") from None
     most = most_tokens or tokens_at_once(lens_model)
-    return _each(lens_model, questions, most, progress, scores=wanted, precise=precise, n_next=n_next, seed=seed)
+    told: dict[str, Any] = {"precise": precise, "nodes": nodes, "n_next": n_next, "seed": seed}
+    return _each(lens_model, questions, most, progress, scores=wanted, **told)
 
 
 def explain_together(
@@ -131,6 +142,7 @@ def explain_together(
     scores: Sequence[str] = SCORES,
     *,
     precise: bool = False,
+    nodes: int = MOST_NODES,
     n_next: int = 10,
     seed: int = 0,
     most_tokens: int = MOST_TOKENS,
@@ -142,7 +154,7 @@ def explain_together(
     where prompts run several times. `progress` is called with the name of every stage before it starts, and what it
     raises ends the work. The other arguments are those of `explain`.
     """
-    options: dict[str, Any] = {"held": "path" in scores, "precise": precise}
+    options: dict[str, Any] = {"held": "path" in scores, "precise": precise, "nodes": nodes}
     options |= {"most_tokens": most_tokens, "progress": progress}
     if not check_scores(scores):
         return explanations(Passes(lens_model, questions, **options), scores, n_next=n_next)

@@ -19,6 +19,7 @@ from iclens.lens.facts import (
     RESIDUALS,
     Agreement,
     Candidate,
+    Completeness,
     Cost,
     Faithfulness,
     KnockOut,
@@ -32,7 +33,7 @@ from iclens.lens.facts import (
 from iclens.lens.views import VIEWS, WRITERS, write
 from iclens.plain_data import record_of
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised by a change of the JSON that could break a reader; `Explanation.load` reads older ones."""
 
 
@@ -58,6 +59,7 @@ class Explanation:
         residuals: the checks; the first thing to read.
         agreement: how far the ways to score agree.
         scores: names of the scores that were computed, the one that orders the sources first.
+        completeness: how far the shares are from their sum; None when they were not asked for.
         group_knock_outs: knock-outs of groups that were asked for.
         faithfulness: one entry per method, empty when not asked for.
         notes: remarks, such as tokens that straddle two demonstrations.
@@ -83,6 +85,7 @@ class Explanation:
     residuals: tuple[Residual, ...]
     agreement: tuple[Agreement, ...]
     scores: tuple[str, ...]
+    completeness: Completeness | None = None
     group_knock_outs: tuple[KnockOut, ...] = ()
     faithfulness: tuple[Faithfulness, ...] = ()
     notes: tuple[str, ...] = ()
@@ -114,9 +117,10 @@ class Explanation:
             raise UserError(f"the score {name!r} was not computed. Computed: {', '.join(self.scores)}.")
         return tuple(sorted(self.sources, key=lambda effect: -(effect.score(name) or 0.0)))
 
-    def total_by_layer_and_head(self) -> tuple[tuple[float, ...], ...]:
-        """The gradient steps of all sources together, n_layers rows of n_heads numbers."""
-        by_effect = zip(*(effect.by_layer_and_head for effect in self.sources), strict=True)
+    def total_by_layer_and_head(self, score: str = "gradient_step") -> tuple[tuple[float, ...], ...]:
+        """Sum `"gradient_step"`, `"influence"` or `"shares"` over all sources: n_layers rows of n_heads numbers."""
+        maps = ({"gradient_step": effect.by_layer_and_head} | effect.maps for effect in self.sources)
+        by_effect = zip(*(own.get(score, ()) for own in maps), strict=True)
         return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in by_effect)
 
     def to_dict(self) -> dict[str, Any]:
@@ -210,7 +214,8 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: there is no score, no check or no next token, which every explanation has.
     """
-    # Version 2 counted the first token of the text to the part that it begins; its numbers stay as they were computed.
+    # Version 3 had neither `completeness` nor scores of tokens and maps of further scores. Version 2 counted the first
+    # token of the text to the part that it begins; its numbers stay as they were computed.
     if document["schema_version"] == 1:
         # It had `demonstrations`, no labels, no short names of residuals, and always the three scores.
         # Without candidates, the likeliest next token was explained.

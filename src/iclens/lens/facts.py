@@ -37,6 +37,7 @@ class Token:
             `"special"`, `"query"` or `"answer"`.
         gradient_step: its direct contribution to the margin, over all layers and heads; None when not asked for.
         path: its contribution to the margin through all layers; None when not asked for.
+        scores: its part of `influence` and of `shares`, where asked for.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Token:
     role: str
     gradient_step: float | None
     path: float | None
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class SourceEffect:
         rerun_margin_change: full margin minus the margin after deleting its text.
         by_layer_and_head: gradient_step split, n_layers rows of n_heads numbers; empty when it was not asked for.
         scores: what further methods gave, by their names in `ATTRIBUTIONS`.
+        maps: `influence` and `shares` split like `by_layer_and_head`, where asked for.
     """
 
     index: int
@@ -111,6 +114,7 @@ class SourceEffect:
     rerun_margin_change: float | None = None
     by_layer_and_head: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     scores: dict[str, float] = field(default_factory=dict)
+    maps: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict, repr=False)
 
     def score(self, name: str) -> float | None:
         """The score of that name, e.g. `"gradient_step"` or `"lasso"`; None when it was not asked for."""
@@ -163,6 +167,28 @@ class Residual:
     def holds(self) -> bool:
         """True when the value is a number within the tolerance."""
         return self.value <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """How far the shares are from summing to what the demonstrations change.
+
+    Attributes:
+        without: the margin when no dual model is trained on any demonstration.
+        gap: |sum of the shares − (margin − without)|, over the change or the largest share, whichever is larger.
+        tolerance: the gap up to which they count as complete.
+        weights: the weights of all demonstrations that the influence was integrated over, ascending.
+    """
+
+    without: float
+    gap: float
+    tolerance: float
+    weights: tuple[float, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the shares are complete."""
+        return self.gap <= self.tolerance
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,13 @@ from iclens.lens.read.tracing import Trace
 from iclens.lens.scores.deletions import Outcome
 from iclens.lens.scores.faithfulness import faithfulness as measure
 from iclens.lens.scores.gradient_step import GradientStep
+from iclens.lens.scores.influence import HALF, Influence
 from iclens.lens.scores.knock_out import KnockOuts
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 from iclens.lens.scores.path import PathScores
+from iclens.lens.scores.shares import MOST_NODES, Shares
 
-_OURS = (*SCORES, "rerun")
+_OURS = (*SCORES, "influence", "shares", "rerun")
 
 
 class Lens:
@@ -43,11 +45,11 @@ class Lens:
     >>> lens = Lens("bundled", prompt, answers=["red", "blue"])    # doctest: +SKIP
     >>> lens.answer.text, lens.gradient_step.contributions.shape    # doctest: +SKIP
 
-    Model, prompt, answers, tokenizer and `precise` are those of `explain`; a `Question` in place of the prompt holds
-    its answers too. `readout` is what is explained instead of what the answers decide. With `held=False` the first pass
-    keeps less, and a path costs one more. `most_tokens` go through the model at once where prompts run several times,
-    and `progress` is called with the name of every stage before it starts. Further keywords say how the prompt is
-    written: those of `PromptOptions`.
+    Model, prompt, answers, tokenizer, `precise` and `nodes` are those of `explain`; a `Question` in place of the
+    prompt holds its answers too. `readout` is what is explained instead of what the answers decide. With `held=False`
+    the first pass keeps less, and a path costs one more. `most_tokens` go through the model at once where prompts run
+    several times, and `progress` is called with the name of every stage before it starts. Further keywords say how the
+    prompt is written: those of `PromptOptions`.
 
     Raises:
         UserError: the model, the prompt or an answer cannot be handled exactly.
@@ -64,6 +66,7 @@ class Lens:
         readout: Readout | None = None,
         held: bool = True,
         precise: bool = False,
+        nodes: int = MOST_NODES,
         most_tokens: int = MOST_TOKENS,
         progress: Callable[[str], None] = lambda stage: None,
         **written: Unpack[Written],
@@ -76,7 +79,7 @@ class Lens:
             options = PromptOptions(**written)
             question = ask(self.model, prompt, answers, answer, options, readout, binding=bool(written))
         at_once: dict[str, Any] = {"most_tokens": most_tokens, "progress": progress}
-        self.passes = Passes(self.model, [question], held=held, precise=precise, **at_once)
+        self.passes = Passes(self.model, [question], held=held, precise=precise, nodes=nodes, **at_once)
         self.tokenized: TokenizedPrompt = question.tokenized
         """The prompt's tokens."""
         self.prompt: Prompt = self.tokenized.prompt
@@ -135,6 +138,38 @@ class Lens:
     def own_pass(self) -> float:
         """How far the traced pass is from a plain one of the model: the largest relative difference."""
         return float(self.passes.own_pass[0])
+
+    def influence(self, weights: float | Sequence[float] = HALF, *, query_only: bool = False) -> Influence:
+        """How the margin changes with the training weight of each demonstration: ∂M/∂w, split by layer, head and token.
+
+        One forward and one backward pass for all demonstrations. `by_demonstration(influence.by_token)` sums it.
+
+        Args:
+            weights: where the derivative is taken: one weight for all demonstrations, or one for each; 1 is the prompt
+                itself, ½ halfway to a prompt without them.
+            query_only: weight the edges from the query's tokens alone, not those from all later tokens.
+
+        Raises:
+            UserError: a weight that is not positive, or another number of weights than demonstrations.
+        """
+        if isinstance(weights, float | int):
+            return self.passes.influence(float(weights), query_only=query_only)[0]
+        if len(weights) != self.n_demonstrations:
+            raise UserError(f"there are {len(weights)} weights for {self.n_demonstrations} demonstrations.")
+        given = torch.tensor([list(map(float, weights))], dtype=torch.float64)
+        return self.passes.influence(given, query_only=query_only)[0]
+
+    def shares(self, nodes: int | None = None, *, query_only: bool = False) -> Shares:
+        """Divide the margin's change from no demonstration to all among them: ∫₀¹ ∂M/∂w (t, …, t) dt.
+
+        Args:
+            nodes: how many weights the influence is integrated over at most; those of the lens when None.
+            query_only: weight the edges from the query's tokens alone, not those from all later tokens.
+
+        Raises:
+            UserError: fewer than one node.
+        """
+        return self.passes.shares(nodes, query_only=query_only)[0]
 
     def knock_out(self, sets: Iterable[Iterable[int]] | None = None) -> KnockOuts:
         """Exact margins when the query's dual models are trained without some demonstrations, numbered from 0.

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from iclens.lens.facts import Candidate, Cost
 from iclens.lens.model.loading import LensModel
@@ -22,11 +22,14 @@ from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answer, Question
 from iclens.lens.read.tolerance import MOST, NOISES, is_half, path_residual, tolerance_of
 from iclens.lens.read.tracing import Trace, off_by, trace
+from iclens.lens.read.weighted import Edges
 from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.deletions import Outcome, rerun
 from iclens.lens.scores.gradient_step import GradientStep, gradient_step
+from iclens.lens.scores.influence import HALF, Influence, influence, margins_at
 from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
 from iclens.lens.scores.path import PathScores, path
+from iclens.lens.scores.shares import MOST_NODES, Shares, shares
 
 MOST_TOKENS = 1 << 12
 """Tokens that go through the model at once where prompts run several times."""
@@ -45,6 +48,7 @@ class Passes:
     The closer the lengths of the questions, the less is spent on filling up. The options are those of `Lens`; what
     `progress` raises ends the work. The path is taken in a float64 copy of the model where float32 leaves its sum
     outside the tolerance, if the model is small enough to copy; with `precise`, always.
+    Shares are integrated over `nodes` weights at most.
 
     Raises:
         UserError: an encoder.
@@ -55,6 +59,7 @@ class Passes:
     _: KW_ONLY
     held: bool = True
     precise: bool = False
+    nodes: int = MOST_NODES
     most_tokens: int = MOST_TOKENS
     progress: Callable[[str], None] = lambda stage: None
     forward_passes: float = field(default=0.0, init=False)
@@ -63,6 +68,8 @@ class Passes:
     """Backward passes so far."""
     seconds: dict[str, float] = field(default_factory=dict, init=False)
     """Seconds that each stage took."""
+    _influences: dict[tuple[tuple[float, ...], bool], Influence] = field(default_factory=dict, init=False)
+    _shares: dict[tuple[int, bool], Shares] = field(default_factory=dict, init=False)
     _knocked: dict[tuple[tuple[tuple[int, ...], ...], ...], KnockOuts] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -150,6 +157,51 @@ class Passes:
                 self._knocked[chosen] = knock_out(traced, hidden, most_tokens=self.most_tokens)
         return self._knocked[chosen]
 
+    def influence(
+        self, weights: float | Float[Tensor, "batch n_sources"] = HALF, *, query_only: bool = False
+    ) -> Influence:
+        """Differentiate every margin with respect to the training weights of its demonstrations, at some weights.
+
+        Args:
+            weights: one for all demonstrations, or one for each.
+            query_only: weight the edges from the query's tokens alone, not those from all later tokens.
+
+        Raises:
+            UserError: a weight that is not positive.
+        """
+        if not isinstance(weights, Tensor):
+            weights = torch.full((len(self.questions), int(self.groups.max()) + 1), float(weights)).double()
+        key = (tuple(weights.flatten().tolist()), query_only)
+        if key not in self._influences:
+            with self._stage("influence"):
+                self._influences[key] = self._influence(weights, torch.arange(len(self.questions)), query_only)
+        return self._influences[key]
+
+    def shares(self, nodes: int | None = None, *, query_only: bool = False) -> Shares:
+        """Divide every margin's change, from no demonstration to all, among the demonstrations' tokens.
+
+        Args:
+            nodes: how many weights the influence is integrated over, at most; those of the passes when None.
+            query_only: as in `influence`.
+
+        Raises:
+            UserError: fewer than one node.
+        """
+        nodes = self.nodes if nodes is None else nodes
+        if (nodes, query_only) not in self._shares:
+            with self._stage("shares"):
+                without = self._without(query_only)
+
+                def take(weights: Tensor, chosen: Tensor) -> Influence:
+                    if len(chosen) == len(self.questions) and bool((weights == HALF).all()):
+                        return self.influence(query_only=query_only)
+                    n_sources = int(self.groups.max()) + 1
+                    return self._influence(weights[:, None].expand(-1, n_sources), chosen, query_only)
+
+                margins = self.traced.margins.double().cpu()
+                self._shares[nodes, query_only] = shares(take, margins, without, self.groups, nodes)
+        return self._shares[nodes, query_only]
+
     def rerun(self, prompt: int, sets: Sequence[Iterable[int]]) -> Outcome:
         """Run one of the prompts again without the text of each set of demonstrations."""
         text, readout = self.questions[prompt].tokenized.prompt, self.readout(prompt)
@@ -175,6 +227,29 @@ class Passes:
             return step.residual
         largest = self.traced.readouts.largest(self.traced.logits).to(step.margin.device)
         return path_residual(step.total, step.margin, step.largest, largest, self.lens_model.dtype)
+
+    def _influence(self, weights: Tensor, chosen: Tensor, query_only: bool) -> Influence:
+        """The influence on some of the prompts, by their numbers, at weights of their demonstrations."""
+        traced = self.traced
+        here = chosen.to(traced.tokens.ids.device)
+        tokens, edges = traced.tokens[here], self._edges(query_only)[here]
+        # −1 of tokens in no demonstration finds the 1 in the last place.
+        of_sources = nn.functional.pad(weights.double(), (0, 1), value=1.0)
+        of_tokens = of_sources.gather(1, self.groups[chosen] % of_sources.shape[1])
+        self.forward_passes += len(chosen) / len(self.questions)
+        self.backward_passes += len(chosen) / len(self.questions)
+        return influence(self.lens_model, tokens, traced.readouts[here], edges, of_tokens.to(here.device))
+
+    def _without(self, query_only: bool) -> Float[Tensor, " batch"]:
+        """The margins when no demonstration is trained on."""
+        traced, edges = self.traced, self._edges(query_only)
+        weights = torch.where(edges.groups >= 0, 0.0, 1.0)
+        self.forward_passes += 1
+        return margins_at(self.lens_model, traced.tokens, traced.readouts, edges, weights)
+
+    def _edges(self, query_only: bool) -> Edges:
+        starts = self.traced.tokens.starts
+        return Edges(self.groups.to(starts.device), starts if query_only else torch.zeros_like(starts))
 
     def path_residuals(self, whole: PathScores) -> Float[Tensor, " batch"]:
         """How far the parts of a path are from the margin of the traced pass."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iclens.display_text import percent
-from iclens.lens.facts import Residual, Token
+from iclens.lens.facts import Completeness, Residual, Token
 from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt.tokens import FIRST
 from iclens.lens.read.answers import Answers
@@ -45,6 +45,17 @@ def about_candidates(answers: Answers, given: Answer) -> tuple[str, ...]:
             f"differ, where the logit difference is read ({given.margin:.2f} nats): the tokens after it decide."
         )
     return tuple(notes)
+
+
+def about_completeness(margin: float, found: Completeness | None) -> tuple[str, ...]:
+    """Say that the shares do not sum to what the demonstrations change, and by how much."""
+    if found is None or found.holds:
+        return ()
+    change = f"{margin - found.without:+.3f} nats, by which all demonstrations together change the logit difference"
+    return (
+        f"The shares are not complete: their sum is off by {100 * found.gap:.0f} % from {change}. Integrate over more "
+        f"than {len(found.weights)} weights (nodes) to bring them nearer.",
+    )
 
 
 def about_the_first_token(first: Token, share: float) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from iclens.lens.views import VIEWS, WRITERS
 if TYPE_CHECKING:
     import pyarrow
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised by a change that could break a reader."""
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -36,6 +36,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("other_gradient_step", "float64", "direct contribution of the rest of the prompt, in nats"),
     ("other_path", "float64", "its contribution through all layers; all paths of the prompt sum to the margin"),
     *((f"residual_{name}", "float64", f"the check {name!r}: a relative difference") for name in RESIDUALS),
+    ("completeness_gap", "float64", "how far the shares are from their sum, relative; null when not asked for"),
     ("tolerance", "float64", "the largest residual that is accepted"),
     ("exact", "bool", "whether every residual is within it; when not, trust nothing else of the prompt"),
     ("notes", "list<string>", "remarks, such as tokens that lie across two demonstrations"),
@@ -48,7 +49,11 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("knock_out", "float64", "full margin minus the margin when it is knocked out exactly, in nats"),
     ("knock_out_log_probability", "float64", "the same for the answer's log-probability"),
     ("rerun", "float64", "full margin minus the margin after deleting its text; null when not asked for"),
-    ("scores", "map<string, float64>", "scores of further methods by their names; empty when none were asked for"),
+    (
+        "scores",
+        "map<string, float64>",
+        "influence, shares and scores of further methods by name; empty if not asked for",
+    ),
 )
 """Name, type and meaning of every column. Positive scores support the answer; a score not asked for is null."""
 
@@ -77,6 +82,7 @@ def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[
         "other_gradient_step": total(one.gradient_step for one in found.others if one.name != FIRST),
         "other_path": total(one.path for one in found.others if one.name != FIRST),
         **{f"residual_{name}": residuals.get(name) for name in RESIDUALS},
+        "completeness_gap": None if found.completeness is None else found.completeness.gap,
         "tolerance": max(residual.tolerance for residual in found.residuals),
         "exact": found.exact,
         "notes": list(found.notes),

@@ -26,6 +26,8 @@ METHODS = {
     "gradient_step": "direct effect (gradient step)",
     "path": "total effect (path)",
     "knock_out": "knock-out",
+    "influence": "influence",
+    "shares": "shares",
     "rerun": "text removed",
 }
 _COLUMNS = {
@@ -34,6 +36,8 @@ _COLUMNS = {
     "knock_out": "knock-\nout",
     "rerun": "text\nremoved",
 }
+_ADDITIVE = {"gradient_step", "path", "influence", "shares"}
+"""Scores whose sum is that of all demonstrations together."""
 PARTS = {
     "first": "first token (attention sink)",
     "instruction": "instruction",
@@ -166,7 +170,12 @@ class _Printer:
                 if name == "knock_out" and effect.knock_out is not None:
                     row.append(self.faint(signed(effect.knock_out.log_probability_change)))
             rows.append(row)
-        self.table(columns, rows)
+        totals: list[str | Text] = ["", self.faint("all together")]
+        for name in names:
+            total = sum(effect.score(name) or 0.0 for effect in self.e.sources)
+            totals.append(signed(total) if name in _ADDITIVE else "")
+            totals += [""] * ((name == names[0]) + (name == "knock_out"))
+        self.table(columns, [*rows, totals] if _ADDITIVE & set(names) else rows)
         if "knock_out" in names:
             self.line(self.faint(" (log p): the knock-out's effect on the answer's log-probability"))
         if self.e.group_knock_outs:
@@ -212,6 +221,11 @@ class _Printer:
             verdict = self.text("✓ holds") if residual.holds else self.text("✗ exceeded", _ALARM)
             most = self.faint(f"at most {scientific(residual.tolerance)}")
             rows.append((one_line(residual.name), scientific(residual.value), most, verdict))
+        shares = self.e.completeness
+        if shares is not None:
+            verdict = self.text("✓ complete" if shares.holds else "✗ incomplete")
+            name = f"shares against what the demonstrations change, at {len(shares.weights)} weights"
+            rows.append((name, scientific(shares.gap), self.faint(f"at most {scientific(shares.tolerance)}"), verdict))
         self.table(("", ">", "", ""), rows)
         if self.e.notes:
             self.heading("Notes")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -22,22 +22,26 @@ def repeat(x: torch.Tensor, groups: int) -> torch.Tensor:
     return x[:, :, None].expand(batch, heads, groups, n, width).reshape(batch, heads * groups, n, width)
 
 
-def fast(call: AttentionCall, *, most_scores: int = MOST_SCORES) -> torch.Tensor:
+Bias = Callable[[slice, Tensor], Tensor]
+"""What is added to the scores of some query rows, (_, 1, rows, n_key), in the type of another tensor."""
+
+
+def fast(call: AttentionCall, *, most_scores: int = MOST_SCORES, bias: Bias | None = None) -> torch.Tensor:
     """The heads' output from PyTorch's fused attention; with a soft cap, which that does not have, written out.
 
     Learned sinks are one more key, and values narrower than the keys (or wider) are filled up, so that both stay fused.
-    A mask other than the plain causal or full one is formed in blocks of query rows, with no more than `most_scores`
-    scores each: one block at ordinary lengths.
+    A mask other than the plain causal or full one, or a `bias` on the scores after the cap, is formed in blocks of
+    query rows, with no more than `most_scores` scores each: one block at ordinary lengths.
     """
     if call.softcap is not None:
-        return eager(call, most_scores=most_scores)
+        return eager(call, most_scores=most_scores, bias=bias)
     k, v = repeat(call.k, call.groups), repeat(call.v, call.groups)
-    if isinstance(call.seen, Plain):
+    if isinstance(call.seen, Plain) and bias is None:
         return _fused(call, call.q, k, v, causal=call.seen.causal and call.q.shape[2] > 1)
-    pieces = [
-        _fused(call, call.q[:, :, rows], k[:, :, keys], v[:, :, keys], mask=mask[..., keys])
-        for rows, keys, mask in blocks(call, most_scores)
-    ]
+    pieces = []
+    for rows, keys, mask in blocks(call, most_scores):
+        added = mask if bias is None else bias(rows, call.q).masked_fill(~mask, -torch.inf)
+        pieces.append(_fused(call, call.q[:, :, rows], k[:, :, keys], v[:, :, keys], mask=added[..., keys]))
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
 
@@ -49,7 +53,7 @@ def _fused(
         # The sink comes first and sees no mask; a query before all others keeps the causal order.
         q, k, v = with_sink(q, k, v, call.sinks, call.scale, first=True)
         q = functional.pad(q, (0, 0, 1, 0)) if causal else q
-        mask = None if mask is None else functional.pad(mask, (1, 0), value=True)
+        mask = None if mask is None else functional.pad(mask, (1, 0), value=mask.dtype == torch.bool)
     width, widest = v.shape[-1], max(k.shape[-1], v.shape[-1])
     q, k, v = (x if x.shape[-1] == widest else functional.pad(x, (0, widest - x.shape[-1])) for x in (q, k, v))
     out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=call.scale)
@@ -72,14 +76,17 @@ def with_sink(
     return functional.pad(q, (0, 1), value=1.0), torch.cat(keys, -2), torch.cat(values, -2)
 
 
-def eager(call: AttentionCall, *, most_scores: int = MOST_SCORES) -> torch.Tensor:
+def eager(call: AttentionCall, *, most_scores: int = MOST_SCORES, bias: Bias | None = None) -> torch.Tensor:
     """The heads' output, written out; rows that may see nothing attend uniformly, as Hugging Face's do.
 
     Long prompts are cut into blocks of query rows, so that no more than `most_scores` scores are formed at once.
     """
     values = repeat(call.v, call.groups)
     # All keys, because rows that may see nothing attend to all.
-    pieces = [softmax_rows(call, call.q[:, :, rows], mask) @ values for rows, _, mask in blocks(call, most_scores)]
+    pieces = [
+        softmax_rows(call, call.q[:, :, rows], mask, None if bias is None else bias(rows, call.q)) @ values
+        for rows, _, mask in blocks(call, most_scores)
+    ]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
 
@@ -101,25 +108,36 @@ def blocks(
         yield slice(first, last), keys, mask
 
 
-def softmax_rows(call: AttentionCall, q: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def scores_of(call: AttentionCall, q: torch.Tensor) -> torch.Tensor:
+    """Scores (batch, query heads, n_rows, n_key) of some queries (batch, query heads, n_rows, d), before a soft cap."""
+    batch, heads, n_rows, width = q.shape
+    # Grouped heads stand side by side as rows of one product, so that keys are not repeated.
+    folded = q.reshape(batch, heads // call.groups, call.groups * n_rows, width)
+    return (folded @ call.k.transpose(-1, -2)).reshape(batch, heads, n_rows, -1) * call.scale
+
+
+def softmax_rows(
+    call: AttentionCall, q: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """Attention weights (batch, query heads, n_rows, n_key) of some queries (batch, query heads, n_rows, d) of a call.
 
     The mask broadcasts to the weights, whose rows sum to one, or with a learned sink to what it leaves.
     """
-    batch, heads, n_rows, width = q.shape
-    # Grouped heads stand side by side as rows of one product, so that keys are not repeated.
-    folded = q.reshape(batch, heads // call.groups, call.groups * n_rows, width)
-    scores = (folded @ call.k.transpose(-1, -2)).reshape(batch, heads, n_rows, -1) * call.scale
-    return weigh(scores, mask, call.softcap, call.sinks)
+    return weigh(scores_of(call, q), mask, call.softcap, call.sinks, bias)
 
 
-def weigh(scores: Tensor, mask: Tensor, softcap: float | None, sinks: Tensor | None = None) -> Tensor:
+def weigh(
+    scores: Tensor, mask: Tensor, softcap: float | None, sinks: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
     """Softmax of scores (batch, heads, rows, keys) under a mask, after the soft cap, at no less than float32.
 
-    Sinks, one score for each head, take part in the softmax; their own weights are left out.
+    A bias is added after the cap. Sinks, one score for each head, take part in the softmax; their own weights are left
+    out.
     """
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     wide = torch.promote_types(scores.dtype, torch.float32)
     if sinks is None:
