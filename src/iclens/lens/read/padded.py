@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,11 +14,13 @@ from torch import Tensor
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
 
+P = TypeVar("P", bound="OfPrompts")
+
 
 class OfPrompts:
     """A record of tensors, each with an axis of prompts first: `record[b]` is one prompt's, `record[a:b]` some."""
 
-    def __getitem__(self, chosen: int | slice | Tensor) -> Self:
+    def __getitem__(self: P, chosen: int | slice | Tensor) -> P:
         return type(self)(*(part[chosen] for part in vars(self).values()))
 
 
