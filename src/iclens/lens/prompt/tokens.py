@@ -163,8 +163,8 @@ def written_out(text: str, tokenizer: Any) -> str:
     if not marks:
         return ""
     return (
-        f"The text holds the special token {marks[0]!r} several times, as a chat does that a template has written: give "
-        "its messages instead, so that its turns are told apart."
+        f"The text holds the special token {marks[0]!r} several times, as a chat does that a template has written: "
+        "give its messages instead, so that its turns are told apart."
     )
 
 
