@@ -52,6 +52,7 @@ CHAT = [
     {"role": "assistant", "content": "b\n\nc"},
     {"role": "user", "content": "a"},
 ]
+LINES = "Label.\nReview: a\nLabel: b\nReview: c\nLabel:"
 PAIRS = [{"input": "cat\n\ndog", "output": "red"}, {"input": "plum", "output": "blue"}]
 
 
@@ -65,6 +66,13 @@ def test_a_chat_is_asked_as_the_chat_it_is(template):
     assert Ask.read(written, tokenizer) == ask
     with pytest.raises(UserError, match="a chat, whose messages cannot be edited as blocks"):
         Ask.read({**written, "query": written["query"] + "!"}, tokenizer)
+
+
+def test_demonstrations_of_several_lines_stay_so_when_they_are_edited():
+    ask = Ask.read({"text": LINES})
+    written = ask.to_document()
+    assert Ask.read(written) == ask
+    assert Ask.read({**written, "query": "Review: d\nLabel:"}).prompt.text == LINES.replace("c", "d")
 
 
 def test_pairs_written_back_stay_pairs_until_they_are_edited():

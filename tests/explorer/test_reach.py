@@ -35,10 +35,14 @@ def long_question(n_demonstrations, n_words):
 @pytest.fixture(scope="module")
 def long_model():
     """As many heads as GPT-2, and narrow: what the page shows of it is as large."""
+    return narrow(n_head=12, n_layer=12, n_positions=1100)
+
+
+def narrow(**sizes):
     tokenizer = AutoTokenizer.from_pretrained(bundled.path())
     ends = {"bos_token_id": 2, "eos_token_id": 2}
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=48, n_head=12, n_layer=12, n_positions=1100, **ends)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=48, **sizes, **ends)
     return LensModel.wrap(GPT2LMHeadModel(config).float().eval(), tokenizer, "long")
 
 
@@ -147,6 +151,18 @@ def test_a_prompt_of_1000_tokens_stays_smooth(long_model, watched):
                 watched.page.mouse.move(60 + 15 * i, 300 + 5 * i)
 
         assert watched.during(hover) < 16 * 50
+
+
+def test_a_prompt_of_4096_tokens_is_shown_whole(watched):
+    asked = long_question(64, 61)
+    asked["demonstrations"][0] = asked["demonstrations"][0].removeprefix("apple apple apple ")
+    with serving(build_app(narrow(n_head=4, n_layer=2, n_positions=4096), asked)) as served:
+        watched.page.goto(served.address)
+        watched.page.wait_for_selector("body.settled")
+        seen = served.ask("glance", asked_of(asked))[1]
+        assert seen["n_tokens"] == 4096
+        assert watched.page.locator(".demonstration").count() == 64
+        assert watched.page.locator("#tokens span[title]").count() == 4096
 
 
 def asked_of(asked):

@@ -122,6 +122,8 @@ PROMPTS = {
     "separators": {
         "prompt": "it is\n#\ncat is vux .\n#\nplum is nef .\n#\nhorse is", "separator": "#", "instruction_blocks": 1,
     },
+    "demonstrations of two lines": {"prompt": "it is\ncat\nis vux .\nplum\nis nef .\nhorse\nis"},
+    "two lines each in one message": {"messages": [{"role": "user", "content": "cat\nis vux .\nhorse\nis"}]},
     "lines": {"prompt": MESSAGE.replace("\n\n", "\n")},
     "pairs on lines": {
         "demonstrations": [{"input": "cat", "output": "vux ."}, {"input": "plum", "output": "nef ."}],

@@ -122,6 +122,13 @@ def test_an_answer_that_the_model_would_not_give_is_said():
     assert any("not 'zz', which has" in note for note in iclens.explain(model(), TEXT, answer="zz").notes)
 
 
+def test_an_answer_that_differs_in_white_space_alone_is_said():
+    (likeliest, *_) = iclens.explain(model(), TEXT, scores=["gradient_step"]).next_tokens
+    answers = ["\n" + likeliest.text.strip(), "zz"]
+    notes = iclens.explain(model(), TEXT, answers=answers, scores=["gradient_step"]).notes
+    assert any("differ in white space alone" in note and repr(answers[0]) in note for note in notes)
+
+
 def test_a_margin_against_the_whole_answers_is_said():
     """Of many answers of two tokens, some are the likelier as a whole though not at their first token."""
     said = []

@@ -88,6 +88,11 @@ def _prompt(document: Any, parts: dict[str, Any], tokenizer: Any) -> Prompt:
         # As it stands between the blocks, with the white space around it.
         first, following = [*prompt.demonstrations, prompt.query][:2]
         parts.setdefault("separator", prompt.text[first.end : following.start])
+    elif set(prompt.document or {}) == {"prompt"}:
+        # Demonstrations of several lines each, with no blank line between them.
+        shown = [parts.get("instruction"), *parts.get("demonstrations", []), parts.get("query")]
+        if all(isinstance(one, str | None) for one in shown):
+            return read_document("\n".join(filter(None, shown)))
     return read_document(parts, tokenizer)
 
 

@@ -32,6 +32,9 @@ def about_candidates(answers: Answers, given: Answer) -> tuple[str, ...]:
             f"The model would say {following.text!r} ({percent(following.probability)}), {compared} has "
             f"{percent(best.probability)}."
         )
+        alike = [one for one in answers.candidates if one.text.strip() == following.text.strip()]
+        if alike:
+            notes[-1] += f" The two differ in white space alone: the candidate is read as {''.join(alike[0].tokens)!r}."
         if following.text.strip() == "<think>":
             notes.append(
                 "The model would think before it answers. Where the chat template has a switch for that, such as "

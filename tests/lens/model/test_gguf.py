@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from gguf import GGMLQuantizationType
+from tests.lens.many_prompts import tokenizer
 from tests.lens.model.tiny_gguf import llama, write
 from tests.lens.tiny_tokenizers import byte_level
+from tests.lens.zoo import build
 
 from iclens.errors import UserError
 from iclens.lens import explain
@@ -42,11 +44,21 @@ def test_the_packed_model_comes_back(tmp_path: Path, tied: bool) -> None:
 
 def test_its_tokenizer_comes_back(tmp_path: Path) -> None:
     model = load(str(write(tmp_path / "tiny.gguf", llama())))
-    tokenizer = model.tokenizer
     text = "Review: a great film\nSentiment: positive"
-    ours, theirs = tokenizer(text)["input_ids"], byte_level(begin=True)(text)["input_ids"]
+    ours, theirs = model.tokenizer(text)["input_ids"], byte_level(begin=True)(text)["input_ids"]
     # Earlier versions of transformers leave out the token that begins a text: then a note says so.
     assert ours == theirs[0 if model.notes == () else 1 :]
+
+
+def test_files_beside_it_are_not_its_own(tmp_path: Path) -> None:
+    """A folder may hold a saved model and a GGUF file of another one: each comes with its own tokenizer."""
+    build("llama").save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    file = write(tmp_path / "tiny.gguf", llama())
+    packed, saved = load(str(file)), load(str(tmp_path))
+    assert packed.tokenizer.get_vocab().keys() >= byte_level(begin=True).get_vocab().keys()
+    assert packed.n_vocabulary == llama().config.vocab_size
+    assert saved.tokenizer.get_vocab() == tokenizer().get_vocab()
 
 
 def test_quantised_weights_are_explained_exactly(tmp_path: Path) -> None:
@@ -146,6 +158,10 @@ def test_an_architecture_that_is_not_read_is_refused(tmp_path: Path) -> None:
 def test_files_that_are_no_whole_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"GGUF and no more")
     with pytest.raises(UserError, match=r"a\.gguf is not a GGUF file that can be read"):
+        load(str(tmp_path / "a.gguf"))
+    whole = write(tmp_path / "a.gguf", llama()).read_bytes()
+    (tmp_path / "a.gguf").write_bytes(whole[:-4])
+    with pytest.raises(UserError, match=rf"a\.gguf was cut short: it has {len(whole) - 4} bytes"):
         load(str(tmp_path / "a.gguf"))
     (tmp_path / "b.gguf").write_bytes(b"")
     with pytest.raises(UserError, match="holds 2 GGUF files: name one"):

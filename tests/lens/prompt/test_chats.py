@@ -56,6 +56,17 @@ def test_a_text_that_brings_the_first_token_along_is_doubtful():
     assert tokenize(Prompt.from_text("a b\n\nc"), tokenizer).notes == ()
 
 
+def test_a_chat_that_is_written_out_already_is_no_plain_text():
+    tokenizer = with_chat(LLAMA_LIKE)
+    text = tokenizer.apply_chat_template(TURNS, tokenize=False)
+    said = "'<s>' several times, as a chat does"
+    with pytest.raises(UserError, match=f"1 block.*{said}"):
+        read_document(text.replace("\n", " "), tokenizer)
+    (note,) = tokenize(read_document(text.replace(" </s>", " </s>\n\n"), tokenizer), tokenizer).notes[-1:]
+    assert said in note
+    assert not any(said in one for one in tokenize(read_document(TURNS, tokenizer), tokenizer).notes)
+
+
 def test_template_arguments_reach_the_template_and_misspelt_ones_are_refused():
     tokenizer = with_chat(THINKING)
     plain, quiet = (

@@ -65,6 +65,40 @@ def test_lines_without_a_blank_line():
     assert "The query has 4 lines" in note
 
 
+REVIEWS = ["Review: dull\nLabel: bad", "Review: warm\nLabel: good"]
+
+
+@pytest.mark.parametrize("before", ["", "Label the reviews.\nOne word each.\n"])
+def test_demonstrations_of_several_lines_without_a_blank_line(before):
+    text = before + "\n".join([*REVIEWS, "Review: so\nLabel:"])
+    prompt = Prompt.from_text(text)
+    assert prompt.text == text
+    assert shown(prompt) == REVIEWS
+    assert prompt.query.of(text) == "Review: so\nLabel:"
+    assert (prompt.instruction.of(text) if prompt.instruction else "") == before.rstrip()
+    (note,) = prompt.notes
+    assert "every 2 lines count as a demonstration" in note
+    assert read_document(prompt.to_document()) == prompt
+    assert Prompt.from_text(before + "Review: dull\nLabel: bad\nReview: so\nLabel:").without([]).lead == " "
+    with pytest.raises(UserError, match="name the line end as the separator"):
+        Prompt.from_text("Q: a\nfirst\nA: b\nQ: c\nA: d\nQ: e\nA:")
+
+
+def test_half_of_a_demonstration_beside_an_instruction_is_named_too():
+    text = (
+        "Label the reviews.\n\nReview: dull\n\nand long\nLabel: bad\n\nReview: warm\nLabel: good\n\nReview: so\nLabel:"
+    )
+    (note,) = Prompt.from_text(text).notes
+    assert "Demonstrations 0 ('Label the reviews.'), 1 ('Review: dull') lack 'Label:'" in note
+    assert "instruction_blocks=2" in note
+    assert "has a blank line inside" in note
+
+
+def test_a_block_that_is_no_demonstration_does_not_move_the_answer():
+    """The answer of `4+4=` is `8` and not ` 8`, whether or not an instruction was counted as a demonstration."""
+    assert Prompt.from_text("\n\n".join(["Add up.", *SHOTS, "4+4="])).lead == ""
+
+
 def test_pairs_and_blocks_with_a_separator():
     pairs = [("2+3", "5"), ("5+2", "7")]
     prompt = Prompt.from_examples(pairs, "4+4", "{input}={output}", "Add.", separator="\n")

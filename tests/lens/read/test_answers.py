@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tests.lens.tiny_tokenizers import CHATML, LLAMA_LIKE, byte_level, greedy, unigram, with_chat, words
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
+import iclens
 from iclens.errors import UserError
+from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import tokenize
 from iclens.lens.read.answers import Answers, likeliest, token_text
@@ -107,6 +109,24 @@ def test_any_answer_has_tokens_or_is_refused(tokenizer, text):
 def test_answers_that_are_none(texts, answer, message):
     with pytest.raises(UserError, match=message):
         build(texts, answer)
+
+
+def test_emoji_are_compared_as_whole_answers():
+    """They share their first bytes: which of them is likelier is told by the rest."""
+    wrapped = LensModel.wrap(model(), byte_level(), "untrained")
+    text = "I love it: 😀\n\nI hate it: 😡\n\nAwful meal:"
+    found = iclens.explain(wrapped, text, answers=["😀", "😡"], scores=["gradient_step"])
+    (best,) = [one for one in found.candidates if one.chosen]
+    ids = byte_level()(text)["input_ids"]
+    for one in found.candidates:
+        more = byte_level()(f" {one.text}")["input_ids"]
+        with torch.no_grad():
+            logits = model()(torch.tensor([ids + more])).logits[0, len(ids) - 1 : -1]
+        own = float(logits.log_softmax(-1).gather(1, torch.tensor(more)[:, None]).sum())
+        assert one.log_probability == pytest.approx(own, abs=1e-9)
+        assert one.log_probability <= best.log_probability
+    assert found.answer == best.text
+    assert any("As a whole" in note for note in found.notes) == (found.margin < 0)
 
 
 def test_unknown_answers():

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from iclens.errors import UserError
@@ -41,11 +42,21 @@ class ModelFiles:
         """The argument that makes `from_pretrained` read a GGUF file."""
         return {} if self.gguf is None else {"gguf_file": self.gguf}
 
-    @property
-    def tokenizer_source(self) -> str:
-        """Where the tokenizer is: an adapter may bring its own."""
-        own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
-        return str(self.adapter) if own else self.source
+    @contextmanager
+    def tokenizer(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yield the folder that holds the tokenizer, and the arguments that make `from_pretrained` read it.
+
+        An adapter may bring a tokenizer. A GGUF file holds its own, but transformers prefers one that lies beside the
+        file, which may be another model's: it reads the file through a folder that holds nothing else.
+        """
+        if self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file():
+            yield str(self.adapter), {}
+        elif self.gguf is not None and any(Path(self.source).glob("tokenizer*")):
+            with TemporaryDirectory() as alone:
+                (Path(alone) / self.gguf).symlink_to((Path(self.source) / self.gguf).resolve())
+                yield alone, self.read_by
+        else:
+            yield self.source, self.read_by
 
 
 def supported() -> str:

@@ -95,13 +95,20 @@ def read_header(path: Path) -> Header:
 
     try:
         stated, tensors = read_gguf_metadata(str(path))
+        table = GgufHeader.from_file(str(path))
         front = f"{stated['general.architecture']}."
         stretch = None
         if _STRETCH in tensors:
-            stretch = load_gguf_state_dict(GgufHeader.from_file(str(path)))[_STRETCH][...].double()
+            stretch = load_gguf_state_dict(table)[_STRETCH][...].double()
     except Exception as error:
         # The reader walks the file by the numbers that stand in it, and fails as these lead it.
         raise UserError(f"{path} is not a GGUF file that can be read: {first_line(error)}") from error
+    size, needed = (
+        path.stat().st_size,
+        max((table.data_start + one.offset + one.nbytes for one in table.tensors), default=0),
+    )
+    if size < needed:
+        raise UserError(f"{path} was cut short: it has {size} bytes, and its tensors need {needed}. Download it again.")
     settings = {key.removeprefix(front): value for key, value in stated.items() if key.startswith(front)}
     begins, splits = (stated.get(f"tokenizer.ggml.{key}") for key in ("add_bos_token", "pre"))
     return Header(path.name, front[:-1], settings, begins, splits, tensors, stretch)

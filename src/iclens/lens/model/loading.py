@@ -314,7 +314,8 @@ def _described(name: str) -> _Described:
         check_adapter(files.adapter)
     notes = () if header is None else complete(config, header)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(files.tokenizer_source, trust_remote_code=False, **files.read_by)
+        with files.tokenizer() as (source, how):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **how)
     except Exception as error:
         # Tokenizer classes raise whatever their missing or broken files lead to.
         raise UserError(f"the tokenizer of {name} could not be loaded: {first_line(error)}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from iclens.errors import UserError
 
@@ -67,7 +68,7 @@ def without_pattern(demonstrations: Sequence[str], query: str) -> tuple[str, lis
     """Find the words before the answer that most demonstrations share with the query, and which lack them.
 
     The words are the query's last one with the punctuation after it, or the punctuation alone, such as `Label:` or
-    `=`; an answer must follow. Most are more than half, and at least two; without such words the list is empty.
+    `=`; an answer must follow. Most are half or more, and at least two; without such words the list is empty.
     """
     ending = re.search(r"(\w*)(\W*)$", query.rstrip()[-_LONGEST_CUE:])
     assert ending is not None
@@ -78,9 +79,29 @@ def without_pattern(demonstrations: Sequence[str], query: str) -> tuple[str, lis
         followed = re.compile(boundary + re.escape(cue) + space + r"\S")
         lacking = [i for i, text in enumerate(demonstrations) if not followed.search(text)]
         having = len(demonstrations) - len(lacking)
-        if having >= 2 and having > len(lacking):
+        if having >= max(2, len(lacking)):
             return cue, lacking
     return "", []
+
+
+def records(lines: Sequence[str]) -> list[int]:
+    r"""Find where demonstrations of several lines each begin, and the query, in lines without blank ones between them.
+
+    The query's last line, such as `Label:`, begins the last line of every demonstration, where an answer follows it.
+    All have the same number of lines, two or more, and begin with the same label if the query has one: `Review: a`,
+    `Label: b`, `Review: c`, `Label:`. Otherwise, the list is empty.
+    """
+    cue = lines[-1].strip() if lines else ""
+    boundary = r"(?!\w)" if cue[-1:].isalnum() else ""
+    answered = re.compile(r"\s*" + re.escape(cue) + boundary + r"\s*\S")
+    ends = [i for i, line in enumerate(lines[:-1]) if answered.match(line)] + [len(lines) - 1]
+    n = ends[-1] - ends[-2] if len(ends) > 1 else 0
+    if n < 2 or ends[0] < n - 1 or any(later - end != n for end, later in pairwise(ends)):
+        return []
+    begins = [end - n + 1 for end in ends]
+    label = re.match(r"\s*\w+\s*[:=>]|", lines[begins[-1]])
+    assert label is not None
+    return begins if all(lines[i].startswith(label[0]) for i in begins) else []
 
 
 def split_space(space: str) -> tuple[str, str]:

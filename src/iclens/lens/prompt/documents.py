@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from iclens.errors import UserError
 from iclens.lens.prompt.blocks import blocks
 from iclens.lens.prompt.prompt import BLANK_LINE, Prompt
+from iclens.lens.prompt.tokens import written_out
 
 _PAIR = '{"input": "...", "output": "..."}'
 _MESSAGE = '{"role": "user", "content": "..."}'
@@ -213,7 +214,10 @@ def read_document(
     if complete and options.query is None:
         raise UserError(f'there is no "query". Write e.g. {_OBJECT}.')
     if isinstance(content, str):
-        return _from_text(content, options)
+        try:
+            return _from_text(content, options)
+        except UserError as error:
+            raise UserError(" ".join(filter(None, (str(error), written_out(content, tokenizer))))) from None
     if is_chat:
         return _from_messages(content, tokenizer, options)
     if are_blocks:

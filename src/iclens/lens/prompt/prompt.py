@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from iclens.errors import UserError
-from iclens.lens.prompt.blocks import blocks, check_unicode, space_after_cue, split_space
+from iclens.lens.prompt.blocks import blocks, check_unicode, space_after_cue, split_space, without_pattern
 from iclens.lens.prompt.chat import check_messages, is_system, within, write
 from iclens.lens.prompt.splitting import Split, split_text
 from iclens.lens.prompt.template import DEFAULT_TEMPLATE, parse_template
@@ -157,7 +157,9 @@ class Prompt:
         body, begin = text[first:], spans[-1].start
         demonstrations = tuple(spans[n_blocks:-1])
         asked = spans[-1].of(body).rstrip()
-        tail = space_after_cue([span.of(body) for span in demonstrations], asked)
+        shots = [span.of(body) for span in demonstrations]
+        unlike = without_pattern(shots, asked)[1]
+        tail = space_after_cue([shot for i, shot in enumerate(shots) if i not in unlike], asked)
         if tail is None:
             tail = body[begin + len(asked) :].split("\n")[0].rstrip("\r") or " "
         kept, lead = split_space(tail)
@@ -171,11 +173,10 @@ class Prompt:
             lead=lead,
             notes=split.notes,
         )
-        if split.separator is None:
+        if split.separator is None and not split.of_lines:
             return read
         # A query that no space follows is read with one.
-        document = {"prompt": body + ("" if lead == " " else lead), "separator": split.separator}
-        return read._written_from(document | ({"instruction_blocks": n_blocks} if n_blocks else {}))
+        return read._written_from({"prompt": body + ("" if lead == " " else lead)} | split.options)
 
     @classmethod
     def from_examples(
@@ -293,8 +294,7 @@ class Prompt:
         visible = text[: max(len(text.rstrip(" \t")), asked.end)]
         kept, lead = split_space(text[len(visible) :] + written.before)
         text = visible + kept
-        options = {"template_args": dict(template_args or {}), "system_in_user": system_in_user}
-        options |= {"separator": split.separator, "instruction_blocks": split.n_instruction}
+        options = {"template_args": dict(template_args or {}), "system_in_user": system_in_user} | split.options
         return cls(
             text=text,
             demonstrations=(*(Span(places[i].start, places[i + 1].end) for i in turns), *shots),

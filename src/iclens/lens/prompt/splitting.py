@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from iclens.display_text import one_line
 from iclens.errors import UserError
-from iclens.lens.prompt.blocks import blocks, without_pattern
+from iclens.lens.prompt.blocks import blocks, records, without_pattern
 
 _MOST_NAMED = 4
 """Blocks that a note names."""
@@ -21,12 +22,20 @@ class Split:
         n_instruction: how many of the first are an instruction.
         separator: what stands between them, None for blank lines.
         notes: what is doubtful about them.
+        of_lines: whether each is several lines that are alike to those of the others, with nothing between them.
     """
 
     blocks: tuple[tuple[int, int], ...]
     n_instruction: int = 0
     separator: str | None = None
     notes: tuple[str, ...] = ()
+    of_lines: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options with which the same text is split so again."""
+        named = {"separator": self.separator, "instruction_blocks": self.n_instruction}
+        return {} if self.of_lines else {name: value for name, value in named.items() if value}
 
 
 def split_text(
@@ -35,7 +44,8 @@ def split_text(
     """Split a text into blocks between blank lines or separators.
 
     A text without a blank line whose lines are alike is split line by line, since it would be no prompt otherwise:
-    `2+3=5`, `5+2=7`, `4+4=`; the lines before these are the instruction.
+    `2+3=5`, `5+2=7`, `4+4=`; the lines before these are the instruction. So is one with demonstrations of several
+    lines each, see `records`.
 
     Args:
         text: the text.
@@ -51,17 +61,14 @@ def split_text(
         raise UserError(f"instruction_blocks is {instruction_blocks}: give 0 or more.")
     where = "the user's message" if chat else "the prompt"
     notes: tuple[str, ...] = ()
+    of_lines = False
     found = blocks(text, separator)
     if len(found) < 2 and separator is None and not instruction_blocks:
-        lines = blocks(text, "\n")
-        cue, odd = _odd(text, lines)
-        if cue and odd == list(range(len(odd))):
-            found, instruction_blocks, separator = lines, len(odd), "\n"
-            told = f", after {len(odd)} of instruction" if odd else ""
-            notes = (
-                f"No blank line stands in {where}, so that each line with {cue!r} counts as a demonstration{told}, and "
-                "the last line as the query. Name the separator if that is wrong.",
-            )
+        found, instruction_blocks, separator, told = _by_lines(text, found)
+        of_lines = bool(told) and separator is None
+        notes = (
+            (f"No blank line stands in {where}, so that {told} Name the separator if that is wrong.",) if told else ()
+        )
     if not found:
         raise UserError(f"{where} is empty: give demonstrations and a query, with blank lines between them.")
     if len(found) < instruction_blocks + 1 + least:
@@ -74,7 +81,30 @@ def split_text(
             f"{alone}{where} has {len(found)} block(s) between {between}{told}: it needs at least one demonstration, "
             f"then {mark}, then the query.{advice}"
         )
-    return Split(tuple(found), instruction_blocks, separator, notes + _unlike(text, found, instruction_blocks))
+    return Split(
+        tuple(found), instruction_blocks, separator, notes + _unlike(text, found, instruction_blocks), of_lines
+    )
+
+
+def _by_lines(text: str, found: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], int, str | None, str]:
+    """Split a text without blank lines: its blocks, how many are an instruction, the separator, and what was done."""
+    lines = blocks(text, "\n")
+    begins = records([text[start:end] for start, end in lines])
+    if begins:
+        n, first = begins[1] - begins[0], begins[0]
+        found = [(lines[i][0], lines[i + n - 1][1]) for i in begins]
+        before = [(lines[0][0], lines[first - 1][1])] if first else []
+        told = f"every {n} lines count as a demonstration{_after(first)}, and the last {n} as the query."
+        return before + found, len(before), None, told
+    cue, odd = _odd(text, lines)
+    if cue and odd == list(range(len(odd))):
+        told = f"each line with {cue!r} counts as a demonstration{_after(len(odd))}, and the last line as the query."
+        return lines, len(odd), "\n", told
+    return found, 0, None, ""
+
+
+def _after(n_lines: int) -> str:
+    return f", after {n_lines} of instruction" if n_lines else ""
 
 
 def _odd(text: str, found: list[tuple[int, int]]) -> tuple[str, list[int]]:
@@ -92,11 +122,12 @@ def _unlike(text: str, found: list[tuple[int, int]], n_instruction: int) -> tupl
         names += ", …" if len(odd) > _MOST_NAMED else ""
         one = len(odd) == 1
         advice = (
-            f"If that is an instruction, say so: instruction_blocks={n_instruction + len(odd)}."
-            if odd == list(range(len(odd)))
-            else "If a demonstration has a blank line inside, put a mark of your own between demonstrations, and name "
-            "it: separator."
+            "If a demonstration has a blank line inside, put a mark of your own between demonstrations, and name it: "
+            "separator."
         )
+        if odd == list(range(len(odd))):
+            which = "that is" if one else "these are"
+            advice = f"If {which} an instruction, say so: instruction_blocks={n_instruction + len(odd)}. {advice}"
         notes.append(
             f"{'Demonstration' if one else 'Demonstrations'} {names} {'lacks' if one else 'lack'} {cue!r} with an "
             f"answer after it, which the others have. {advice}"

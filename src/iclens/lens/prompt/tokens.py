@@ -142,6 +142,7 @@ def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None) 
         roles[0], groups[0] = FIRST, NOT_A_DEMONSTRATION
         notes += _emptied(prompt, groups)
     notes += _unknown(ids, texts, tokenizer) + _doubled(ids, tokenizer)
+    notes += [written_out(prompt.text, tokenizer)] if prompt.add_special_tokens else []
     return TokenizedPrompt(
         prompt=prompt,
         input_ids=torch.tensor(ids, dtype=torch.long),
@@ -150,7 +151,20 @@ def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None) 
         roles=tuple(roles),
         query_start=roles.index("query"),
         texts=tuple(texts),
-        notes=tuple(notes),
+        notes=tuple(filter(None, notes)),
+    )
+
+
+def written_out(text: str, tokenizer: Any) -> str:
+    """Say that a text looks like a chat that its template has written already; empty where it does not."""
+    if not getattr(tokenizer, "chat_template", None):
+        return ""
+    marks = [name for name in tokenizer.all_special_tokens if text.count(name) > 1]
+    if not marks:
+        return ""
+    return (
+        f"The text holds the special token {marks[0]!r} several times, as a chat does that a template has written: "
+        "give its messages instead, so that its turns are told apart."
     )
 
 
