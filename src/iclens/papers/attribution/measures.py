@@ -34,6 +34,8 @@ METHODS = (
     "path",
     "knock_out",
     "rerun",
+    "influence",
+    "shares",
     "attention_weights",
     "attention_rollout",
     "gradient_x_input",

@@ -86,7 +86,7 @@ class WhichSettings:
 
 @recipe("attribution")
 class WhichDemonstrations(Recipe[WhichSettings]):
-    """Twelve ways to score demonstrations, on prompts of which it is known which demonstrations matter.
+    """Ways to score demonstrations, on prompts of which it is known which demonstrations matter.
 
     AUC is the probability that a demonstration that matters scores above one that does not. Then the text of as many as
     matter is deleted, highest scores first: a model that is still right did not lose what it used. LDS is Spearman's
