@@ -26,7 +26,7 @@ def explain(
     prompt: PromptLike = "",
     *misplaced: Any,
     tokenizer: Any = None,
-    answers: Sequence[str] | None = None,
+    answers: Iterable[str] | None = None,
     answer: str | None = None,
     scores: Sequence[str] = SCORES,
     knock_out: Iterable[Iterable[int]] = (),
@@ -94,7 +94,7 @@ def explain_many(
     prompts: Iterable[PromptLike],
     *misplaced: Any,
     tokenizer: Any = None,
-    answers: Sequence[str] | None = None,
+    answers: Iterable[str] | None = None,
     answer: str | None = None,
     scores: Sequence[str] = SCORES,
     rerun_text: bool = False,
@@ -162,7 +162,7 @@ def explain_together(
     return [replace(lens.explanation(scores, n_next=n_next, seed=seed), lens=None) for lens in lenses]
 
 
-def _wanted(scores: Sequence[str], rerun_text: bool) -> list[str]:
+def _wanted(scores: Iterable[str], rerun_text: bool) -> list[str]:
     """The scores, checked, and the rerun where it is asked for by its own option."""
     wanted = scores if isinstance(scores, str) else list(scores)
     check_scores(wanted)

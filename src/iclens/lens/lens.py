@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from operator import index
-from typing import Any, Unpack
+from typing import Any, SupportsIndex, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -60,7 +60,7 @@ class Lens:
         model: Any,
         prompt: PromptLike | Question,
         *misplaced: Any,
-        answers: Sequence[str] | None = None,
+        answers: Iterable[str] | None = None,
         answer: str | None = None,
         tokenizer: Any = None,
         readout: Readout | None = None,
@@ -220,7 +220,7 @@ class Lens:
         self,
         scores: Sequence[str] = SCORES,
         *,
-        knock_out: Iterable[Iterable[int]] = (),
+        knock_out: Iterable[Iterable[SupportsIndex]] = (),
         faithfulness: bool = False,
         n_next: int = 10,
         seed: int = 0,
@@ -271,7 +271,7 @@ def check_call(name: str, prompt: Any, misplaced: Sequence[Any], noun: str = "pr
         raise UserError(f"{name} takes model and {noun} by place, and the rest by name: call {right}.")
 
 
-def check_sets(sets: Iterable[Iterable[int]], n_demonstrations: int) -> list[tuple[int, ...]]:
+def check_sets(sets: Iterable[Iterable[SupportsIndex]], n_demonstrations: int) -> list[tuple[int, ...]]:
     """Sets of demonstrations, each sorted and without repetitions.
 
     Raises:

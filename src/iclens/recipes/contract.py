@@ -131,7 +131,7 @@ class Recipe(abc.ABC, Generic[S]):
         """A digest of what the work reads besides its settings, so that other data are not resumed; empty for none."""
         return ""
 
-    def estimate(self, settings: S, preset: Preset[S]) -> float:
+    def estimate(self, settings: S, preset: Preset[S]) -> float | int:
         """Seconds of one thread for settings that override a preset's: by the number of parts, unless overridden."""
         return preset.seconds * len(self.parts(settings)) / max(1, len(self.parts(preset.settings)))
 

@@ -65,7 +65,7 @@ class Order:
         return preset.needs_gpu if self.chosen == preset.settings else ""
 
     @property
-    def seconds(self) -> float:
+    def seconds(self) -> float | int:
         """How long it takes on one thread, as the preset says or the recipe estimates."""
         preset = self.recipe.presets[self.preset]
         if self.chosen == preset.settings or self.recipe.lacking(self.chosen):
@@ -110,7 +110,7 @@ class Cost:
 
     n_parts: int
     n_finished: int
-    seconds: float
+    seconds: float | int
 
 
 def cost(order: Order) -> Cost:

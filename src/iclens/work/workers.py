@@ -119,7 +119,7 @@ def is_alive(process: int) -> bool:
     return status.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def worth_starting(workers: int, seconds: float) -> int:
+def worth_starting(workers: int, seconds: float | int) -> int:
     """How many of so many processes are worth their start for so many seconds of work."""
     return max(1, min(workers, 1 + int(seconds / _SECONDS_PER_WORKER)))
 

@@ -64,7 +64,7 @@ def ray_nodes(monkeypatch):
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_worker_niceness", "0")
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(os.path.dirname(__file__)))
     monkeypatch.setenv(MARK, secrets.token_hex(8))
     nodes = Nodes(os.environ[MARK])
     try:

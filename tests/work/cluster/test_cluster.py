@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from tests.house.started import wait_for
@@ -29,7 +30,7 @@ def nodes():
 
 @pytest.fixture
 def calls(monkeypatch):
-    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
     import worker_calls
 
     return worker_calls
@@ -218,7 +219,7 @@ def test_machines_with_other_versions_are_refused(nodes, calls, monkeypatch):
 
 @pytest.mark.slow
 def test_a_function_that_the_machines_cannot_import_is_one_clear_error(nodes, monkeypatch):
-    monkeypatch.syspath_prepend(os.path.join(os.path.dirname(__file__), "..", "sweeps"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "sweeps"))
     import small_runs
 
     with pytest.raises(UserError, match=r"cannot run the calls; all need the same Python, Ray and iclens.*small_runs"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ class Answers:
         cls,
         tokenized: TokenizedPrompt,
         tokenizer: Any,
-        candidates: Sequence[str] | None = None,
+        candidates: Iterable[str] | None = None,
         answer: str | None = None,
         context_length: int | None = None,
     ) -> Answers:

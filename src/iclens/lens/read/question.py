@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,7 @@ class Answer:
 def ask(
     lens_model: LensModel,
     prompt: Any,
-    answers: Sequence[str] | None = None,
+    answers: Iterable[str] | None = None,
     answer: str | None = None,
     options: PromptOptions | None = None,
     readout: Readout | None = None,
