@@ -18,6 +18,7 @@ from iclens.explorer.runs_view import Runs
 from iclens.explorer.snapshot import question_snapshot
 from iclens.explorer.viewed import Kept
 from iclens.lens.model.loading import LensModel
+from iclens.sweeps.catalogue import Catalogue
 from iclens.sweeps.result import Result
 from iclens.sweeps.store import Store
 
@@ -183,14 +184,14 @@ def test_a_saved_page_of_512_tokens_opens_from_a_disk(long_model, browser, tmp_p
 
 def runs_of(folder, n):
     """A store of `n` runs that only the index knows well."""
-    store = Store(folder)
+    Store(folder)
     rows = []
     for i in range(n):
         (folder / "runs" / f"{i:016x}").mkdir()
         config = SmallConfig(i % 500, 10.0 ** -(i % 4), f"task {i % 5}").to_dict()
         result = Result("finished", 1.0, 2, final={"loss": (i * 7 % 1000) / 1000})
         rows.append((i + 1, f"{i:016x}", json.dumps(config), result.to_json(), "0" * 64))
-    store._index.insert(rows)
+    Catalogue(folder).index.insert(rows)
     return folder
 
 
