@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
 import torch
+from tests.work.interrupting import interrupted_when
 
 from iclens.errors import UserError
 from iclens.work import workers
@@ -50,7 +49,7 @@ def test_leaving_ends_calls_that_run_and_their_processes(calls, tmp_path):
     heard = []
     running = each(calls.endless, [(file,) for file in files], workers=2, report=lambda *said: heard.append(said))
     # Ctrl-C reaches the main thread while it waits.
-    interruption = _interrupted_when(lambda: len({place for place, _ in heard}) == 2)
+    interruption = interrupted_when(lambda: len({place for place, _ in heard}) == 2)
     with closing(running), interruption, pytest.raises(KeyboardInterrupt):
         next(running)
     for file in files:
@@ -158,26 +157,3 @@ def _alive(process):
     except ProcessLookupError:
         return False
     return True
-
-
-@contextmanager
-def _interrupted_when(condition):
-    """Sends SIGINT to this process from a thread once the condition holds."""
-    over = threading.Event()
-    # A shell's background job, such as a test run may be, is started with the signal ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def wait():
-        while not over.is_set() and not condition():
-            time.sleep(0.02)
-        if not over.is_set():
-            os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        signal.signal(signal.SIGINT, before)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import threading
-import time
 from contextlib import contextmanager, suppress
 
 from tests.house.started import MARK, marked
@@ -73,26 +71,3 @@ def ray_nodes(monkeypatch):
     finally:
         ray.shutdown()
         nodes.local.shutdown()
-
-
-@contextmanager
-def interrupted_when(condition):
-    """Sends SIGINT to this process from a thread once the condition holds."""
-    over = threading.Event()
-    # A shell's background job, such as a test run may be, is started with the signal ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def wait():
-        while not over.is_set() and not condition():
-            time.sleep(0.02)
-        if not over.is_set():
-            os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        signal.signal(signal.SIGINT, before)

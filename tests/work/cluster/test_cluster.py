@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from tests.house.started import wait_for
-from tests.work.cluster.ray_nodes import interrupted_when, ray_nodes
+from tests.work.cluster.ray_nodes import ray_nodes
+from tests.work.interrupting import interrupted_when
 
 from iclens.errors import UserError
 from iclens.work.cluster import Cluster, connected, each_on_cluster, slots
