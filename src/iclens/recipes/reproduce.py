@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class Order:
         preset = self.recipe.presets[self.preset]
         return preset.needs_gpu if self.chosen == preset.settings else ""
 
-    @property
+    @cached_property
     def seconds(self) -> float | int:
         """How long it takes on one thread, as the preset says or the recipe estimates."""
         preset = self.recipe.presets[self.preset]
@@ -77,7 +78,7 @@ class Order:
         """What its finished work belongs to, but for what it reads."""
         return work_key(self.recipe, self.chosen, version("iclens"))
 
-    @property
+    @cached_property
     def inputs(self) -> str:
         """The digest of what it reads; empty where that cannot be had."""
         return "" if self.recipe.lacking(self.chosen) else self.recipe.inputs(self.chosen)

@@ -80,7 +80,10 @@ class Weighting:
 
     def bias(self, some: slice, like: Tensor) -> Tensor:
         """What is added to the scores of some query rows, (batch, 1, rows, n)."""
-        edges = self.edges.to(like.device).rows(some)
+        return self.on(self.edges.to(like.device).rows(some), like)
+
+    def on(self, edges: Bool[Tensor, "batch 1 rows n"], like: Tensor) -> Tensor:
+        """The logarithms of the weights on the edges that carry them, 0 elsewhere."""
         return self.log_weights.to(like)[:, None, None].masked_fill(~edges, 0.0)
 
 
@@ -163,12 +166,13 @@ def pull(
     heads = call.q.shape[1]
     grad_q, grad_k, grad_v = (torch.zeros_like(one) if wanted else None for one in (call.q, call.k, call.v))
     found = gradient.new_zeros(batch, heads, n_key)
-    edges = how.edges.to(call.q.device)
+    edges, plain = how.edges.to(call.q.device), how.plain
     # ⟨out_t, gradient_t⟩: what the softmax's normaliser gives back.
     mean = (out * gradient).sum(-1, keepdim=True)
     for some, keys, mask in blocks(call, most_scores, rows):
         k, v = call.k[:, :, keys], call.v[:, :, keys]
-        bias = None if how.plain else how.bias(some, call.q)[..., keys]
+        carrying = edges.rows(some)
+        bias = None if plain else how.on(carrying, call.q)[..., keys]
         q, g = call.q[:, :, some], gradient[:, :, some]
         n_rows = q.shape[2]
         scores = scores_of(replace(call, k=k), q)
@@ -179,7 +183,7 @@ def pull(
 
         pulled = (folded(g) @ v.transpose(-1, -2)).reshape(alpha.shape)
         change = pulled.sub_(mean[:, :, some]).mul_(alpha)
-        found[:, :, keys] += torch.where(edges.rows(some)[..., keys], change, 0).sum(2)
+        found[:, :, keys] += torch.where(carrying[..., keys], change, 0).sum(2)
         if grad_q is None or grad_k is None or grad_v is None:
             continue
         grad_v[:, :, keys] += folded(alpha).transpose(-1, -2) @ folded(g)

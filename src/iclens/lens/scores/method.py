@@ -29,6 +29,12 @@ class Scores:
     backward_passes: float = 0.0
 
 
+def counted(lens: Any, values: Callable[[], Float[Tensor, " n_demonstrations"]]) -> Scores:
+    """Compute scores by passes of a `Lens`, with the passes that they cost it."""
+    before, scores, after = lens.passes.cost, values(), lens.passes.cost
+    return Scores(scores, after.forward_passes - before.forward_passes, after.backward_passes - before.backward_passes)
+
+
 Attribution = Callable[[Any, torch.Generator], Scores]
 """A method: scores the demonstrations of a `Lens`; the generator is its only source of randomness."""
 
