@@ -33,7 +33,7 @@ Cell = str | float | int | bool | None
 
 @dataclass(frozen=True)
 class Context:
-    """How to measure.
+    """What a case is measured with: pairs, threads, device, sizes.
 
     Attributes:
         ceilings: what this machine reaches.
@@ -69,7 +69,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Agreement:
-    """One comparison of outputs.
+    """How far our output is from a peer's, and how far it may be.
 
     Attributes:
         what: what was compared with what.
@@ -93,7 +93,7 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether the outputs agree."""
+        """Whether the error is within the tolerance."""
         return self.error <= self.tolerance
 
 
@@ -219,7 +219,7 @@ class Listing:
 
     @property
     def good(self) -> bool:
-        """Every verdict holds."""
+        """Whether every verdict holds."""
         return all(verdict.holds for verdict in self.verdicts)
 
 

@@ -62,7 +62,7 @@ def is_sound(made: dict[str, Any]) -> bool:
 
 
 def plain(result: Result) -> dict[str, Any]:
-    """A result as JSON."""
+    """Turn a result into plain data for JSON, with its kind as the first entry."""
     if isinstance(result, Absent):
         return {"kind": "absent", **asdict(result)}
     if isinstance(result, Listing):

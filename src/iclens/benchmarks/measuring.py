@@ -111,7 +111,7 @@ Result = Compared | Grown | Listing | Absent
 
 @dataclass(frozen=True)
 class CaseResult:
-    """All of a case.
+    """What was measured of one case, and how long it took.
 
     Attributes:
         name: of the case.

@@ -28,7 +28,7 @@ class Where:
         address: local starts Ray on this machine; auto is the cluster that this machine belongs to; or its host:port.
         task_cpus: CPUs of a Ray task; as many as threads when left out.
         task_gpus: GPUs of a Ray task, a fraction to share one; when left out 1, or 0 where only processors compute.
-        retries: how often work is begun anew on Ray whose process or machine died.
+        retries: how many times to retry work on Ray after its process or machine died.
     """
 
     workers: int | None = None

@@ -265,7 +265,7 @@ class TransformersLoop(Loop):
         self.optimizer = torch.optim.Adam(parameters, lr=1e-4)
 
     def step(self) -> float:
-        """One step; returns the loss."""
+        """Take one optimiser step and return the loss before it."""
         xs, ys = self.next_prompts()
         wide = torch.cat([ys, ys.new_zeros(*ys.shape[:-1], xs.shape[-1] - 1)], -1)
         tokens = torch.stack([xs, wide], 2).view(len(xs), -1, xs.shape[-1])[:, :-1]
@@ -294,7 +294,7 @@ class GargLoop(Loop):
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
 
     def step(self) -> float:
-        """One step; returns the loss."""
+        """Take one optimiser step and return the loss before it."""
         xs, ys = self.next_prompts()
         loss, _ = self.train_step(self.model, xs, ys[..., 0], self.optimizer, torch.nn.functional.mse_loss)
         return loss

@@ -23,7 +23,7 @@ class Cluster:
             belongs to; `host:port` is the one with that head, of which this machine must be a node as well.
         cpus: CPUs of a task, ≥ 0, fractions allowed.
         gpus: GPUs of a task; a fraction below 1 shares one GPU, above 1 they are whole.
-        retries: how often a call is begun anew after its process or its machine died.
+        retries: how many times to retry a call after its process or its machine died.
 
     Raises:
         UserError: a value out of its range.

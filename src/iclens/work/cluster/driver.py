@@ -56,7 +56,7 @@ def each_on_cluster(
 
     As `iclens.work.workers.each`: on Ctrl-C, and when the iteration is left, `tell` raises KeyboardInterrupt in every
     call that runs, and calls that wait are not begun; a call that does not end within `grace` seconds then is killed. A
-    call whose process or machine dies is begun anew elsewhere. Calls and results travel by the network: nothing is
+    call whose process or machine dies is started again elsewhere. Calls and results travel by the network: nothing is
     assumed of the disks. `calls` is read as tasks are submitted, a bounded number ahead of those that run, so that a
     sequence may make its items when they are asked for.
 
@@ -207,7 +207,7 @@ class _Driver:
         yield Ended(place, value, error)
 
     def _lost(self, task: _Running) -> Generator[Ended[Any], None, None]:
-        """A task is over: the call that ran, if one did, is begun anew if it may, and the calls behind it are."""
+        """End a task: retry the call that ran, if it may be retried, and start the calls after it again."""
         if not task.left:
             return
         place = task.left[0]
