@@ -42,6 +42,9 @@ from iclens.lens.scores.shares import COMPLETE, Shares
 SCORES = ("gradient_step", "path", "knock_out")
 """The scores of an explanation where none are chosen."""
 
+_BY_WEIGHT = ("influence", "shares")
+"""Scores with respect to training weights."""
+
 _ROLES = (FIRST, "instruction", "separator", "special", "query", "answer")
 
 
@@ -50,6 +53,7 @@ def explanations(
     scores: Sequence[str] = SCORES,
     *,
     knock_out: Sequence[Sequence[int]] = (),
+    edges: str | None = None,
     others: Mapping[str, Sequence[float]] | None = None,
     n_next: int = 10,
     command: str = "",
@@ -57,42 +61,47 @@ def explanations(
     """Explain every prompt of some passes; nothing runs that the scores do not need.
 
     The score that comes first orders the sources. `knock_out` are groups of sources to knock out together in every
-    prompt, `others` the scores of further methods, one number per source of a single prompt.
+    prompt, `others` the scores of further methods, one number per source of a single prompt. `edges` are those of
+    `explain`.
     """
     model, traced, questions = passes.lens_model, passes.traced, passes.questions
     counts = [one.tokenized.n_demonstrations for one in questions]
     most = max(counts)
     groups = passes.groups
     residuals: dict[str, Tensor] = {"capture": passes.own_pass}
-    direct_tokens: list[list[Any]] = [[None] * groups.shape[1]] * len(counts)
-    path_tokens = direct_tokens
-    maps = direct = through = knocked = None
+    # Additive scores: what each token has of them, (batch, n), and through each head, (batch, layers, heads, n).
+    by_token: dict[str, Tensor] = {}
+    by_head: dict[str, Tensor] = {}
+    knocked = None
     if "gradient_step" in scores:
         step = passes.gradient_step
         residuals |= {"dual_models": step.attention_residual, "gradient_step": passes.gradient_step_residuals}
-        maps = by_source(doubled(step.contributions).cpu(), groups, most)
-        direct = maps.sum((1, 2))
-        direct_tokens = step.by_token.cpu().tolist()
+        by_head["gradient_step"] = doubled(step.contributions).cpu()
+        by_token["gradient_step"] = doubled(step.by_token).cpu()
     if "path" in scores:
         whole = passes.path
         residuals["path"] = passes.path_residuals(whole)
-        parts = whole.parts.cpu()
-        through = by_source(parts, groups, most)
-        path_tokens = parts.tolist()
+        by_token["path"] = doubled(whole.parts).cpu()
     if "knock_out" in scores or knock_out:
         alone = most if "knock_out" in scores else 0
         # Groups come after as many single sources as the prompt with most has.
         sets = [[*((i,) if i < n else () for i in range(alone)), *map(tuple, knock_out)] for n in counts]
-        knocked = passes.knock_out(sets)
+        knocked = passes.knock_out(sets, query_only=edges != "later")
         residuals["knock_out"] = knocked.residual
-    weighted: dict[str, Tensor] = {}
-    if "influence" in scores:
-        weighted["influence"] = passes.influence().by_weight
-    shares = passes.shares() if "shares" in scores else None
+    query_only = edges == "query"
+    influence = passes.influence(query_only=query_only) if "influence" in scores else None
+    shares = passes.shares(query_only=query_only) if "shares" in scores else None
+    if influence is not None:
+        by_head["influence"] = influence.by_weight
     if shares is not None:
-        weighted["shares"] = shares.by_head
-    by_weight = {name: by_source(values.double(), groups, most) for name, values in weighted.items()}
-    weighted_tokens = {name: values.double().sum((1, 2)).tolist() for name, values in weighted.items()}
+        by_head["shares"] = shares.by_head.double()
+    by_token |= {name: values.sum((1, 2)) for name, values in by_head.items() if name not in by_token}
+    maps = {name: by_source(values, groups, most) for name, values in by_head.items()}
+    # Beside each other: what comes from the input of a source, and what from its output.
+    halves = torch.where(groups < 0, groups, 2 * groups + passes.outputs)
+    parts = {name: by_source(values, halves, 2 * most)[:, :-1] for name, values in by_token.items()}
+    parts = {name: values.unflatten(1, (most, 2)) for name, values in parts.items()}
+    of_tokens = {name: values.tolist() for name, values in by_token.items()}
     removed: list[list[float]] | None = None
     if "rerun" in scores:
         removed = [passes.rerun(b, [(i,) for i in range(n)]).margins.tolist() for b, n in enumerate(counts)]
@@ -105,25 +114,32 @@ def explanations(
         model.name, model.family.name, model.n_layers, model.n_heads, model.n_parameters, dtype, model.context_length
     )
     limits = passes.tolerances(residuals)
+
+    def maps_of(b: int, i: int, name: str) -> tuple[tuple[float, ...], ...]:
+        return tuple(map(tuple, maps[name][b, ..., i].tolist())) if name in maps else ()
+
     found = []
     for b, (question, answer) in enumerate(zip(questions, passes.answers, strict=True)):
         tokenized, prompt, forced = question.tokenized, question.tokenized.prompt, answer.readout.forced
         sizes = Counter(tokenized.groups.tolist())
         own = () if knocked is None else _knock_outs(knocked[b], sets[b], answer)
+        effects = {name: values[b].sum(1).tolist() for name, values in parts.items()}
+        shown = by_source(passes.outputs[b].double(), groups[b], most).bool().tolist()
         sources = tuple(
             SourceEffect(
                 index=i,
                 text=span.of(prompt.text),
                 label=prompt.labels[i],
                 n_tokens=sizes[i],
-                gradient_step=None if direct is None else float(direct[b, i]),
-                path=None if through is None else float(through[b, i]),
+                gradient_step=effects["gradient_step"][i] if "gradient_step" in effects else None,
+                path=effects["path"][i] if "path" in effects else None,
                 knock_out=own[i] if own and "knock_out" in scores else None,
                 rerun_margin_change=None if removed is None else answer.margin - removed[b][i],
-                by_layer_and_head=() if maps is None else tuple(map(tuple, maps[b, ..., i].tolist())),
-                scores={name: float(values[b, ..., i].sum()) for name, values in by_weight.items()}
+                by_layer_and_head=maps_of(b, i, "gradient_step"),
+                scores={name: effects[name][i] for name in _BY_WEIGHT if name in effects}
                 | {name: float(values[i]) for name, values in (others or {}).items()},
-                maps={name: tuple(map(tuple, values[b, ..., i].tolist())) for name, values in by_weight.items()},
+                maps={name: maps_of(b, i, name) for name in _BY_WEIGHT if name in maps},
+                of_output={name: float(values[b, i, 1]) for name, values in parts.items()} if shown[i] else {},
             )
             for i, span in enumerate(prompt.demonstrations)
         )
@@ -131,8 +147,16 @@ def explanations(
         texts = tokenized.texts + tuple(token_text(model.tokenizer, index) for index in forced)
         parts_of = [None if part == NOT_A_DEMONSTRATION else part for part in groups[b].tolist()]
         # Prompts of a batch are filled up behind their tokens.
-        of_tokens = ({name: values[b][t] for name, values in weighted_tokens.items()} for t in range(len(texts)))
-        tokens = tuple(map(Token, texts, parts_of, roles, direct_tokens[b], path_tokens[b], of_tokens))
+        tokens = tuple(
+            Token(
+                text,
+                part,
+                role,
+                *(of_tokens[name][b][t] if name in of_tokens else None for name in ("gradient_step", "path")),
+                {name: of_tokens[name][b][t] for name in _BY_WEIGHT if name in of_tokens},
+            )
+            for t, (text, part, role) in enumerate(zip(texts, parts_of, roles, strict=False))
+        )
         complete = None if shares is None else _completeness(shares[b])
         checks = tuple(
             Residual(name, float(residuals[key][b]), limits[key][b], key)

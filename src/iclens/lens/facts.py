@@ -102,6 +102,8 @@ class SourceEffect:
         by_layer_and_head: gradient_step split, n_layers rows of n_heads numbers; empty when it was not asked for.
         scores: what further methods gave, by their names in `ATTRIBUTIONS`.
         maps: `influence` and `shares` split like `by_layer_and_head`, where asked for.
+        of_output: which part of `gradient_step`, `path`, `influence` and `shares` comes from the tokens of its output
+            (its label), the rest from its input; empty where the text does not show which is which.
     """
 
     index: int
@@ -115,6 +117,7 @@ class SourceEffect:
     by_layer_and_head: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     scores: dict[str, float] = field(default_factory=dict)
     maps: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict, repr=False)
+    of_output: dict[str, float] = field(default_factory=dict)
 
     def score(self, name: str) -> float | None:
         """The score of that name, e.g. `"gradient_step"` or `"lasso"`; None when it was not asked for."""

@@ -27,7 +27,7 @@ from iclens.lens.read.tracing import Trace
 from iclens.lens.scores.deletions import Outcome
 from iclens.lens.scores.faithfulness import faithfulness as measure
 from iclens.lens.scores.gradient_step import GradientStep
-from iclens.lens.scores.influence import HALF, Influence
+from iclens.lens.scores.influence import Influence
 from iclens.lens.scores.knock_out import KnockOuts
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 from iclens.lens.scores.path import PathScores
@@ -139,21 +139,22 @@ class Lens:
         """How far the traced pass is from a plain one of the model: the largest relative difference."""
         return float(self.passes.own_pass[0])
 
-    def influence(self, weights: float | Sequence[float] = HALF, *, query_only: bool = False) -> Influence:
+    def influence(self, weights: float | Sequence[float] | None = None, *, query_only: bool = False) -> Influence:
         """How the margin changes with the training weight of each demonstration: ∂M/∂w, split by layer, head and token.
 
         One forward and one backward pass for all demonstrations. `by_demonstration(influence.by_token)` sums it.
 
         Args:
             weights: where the derivative is taken: one weight for all demonstrations, or one for each; 1 is the prompt
-                itself, ½ halfway to a prompt without them.
+                itself, ½ halfway to a prompt without them. Without weights ½, or the smaller weight at which they
+                matter most where the answer is certain at ½ (`weights` of the result says which).
             query_only: weight the edges from the query's tokens alone, not those from all later tokens.
 
         Raises:
             UserError: a weight that is not positive, or another number of weights than demonstrations.
         """
-        if isinstance(weights, float | int):
-            return self.passes.influence(float(weights), query_only=query_only)[0]
+        if weights is None or isinstance(weights, float | int):
+            return self.passes.influence(weights, query_only=query_only)[0]
         if len(weights) != self.n_demonstrations:
             raise UserError(f"there are {len(weights)} weights for {self.n_demonstrations} demonstrations.")
         given = torch.tensor([list(map(float, weights))], dtype=torch.float64)
@@ -171,16 +172,19 @@ class Lens:
         """
         return self.passes.shares(nodes, query_only=query_only)[0]
 
-    def knock_out(self, sets: Iterable[Iterable[int]] | None = None) -> KnockOuts:
-        """Exact margins when the query's dual models are trained without some demonstrations, numbered from 0.
+    def knock_out(self, sets: Iterable[Iterable[int]] | None = None, *, query_only: bool = True) -> KnockOuts:
+        """Exact margins when dual models are trained without some demonstrations, numbered from 0.
 
-        Those of a set are left out together; without sets, each is left out alone.
+        Those of a set are left out together; without sets, each is left out alone. By default the dual models of the
+        query's tokens alone; with `query_only=False` those of all later tokens, which is nearer to deleting the text
+        and costs a pass for each set.
 
         Raises:
             UserError: a demonstration that does not exist, or an empty set.
         """
         alone = ((i,) for i in range(self.n_demonstrations))
-        return self.passes.knock_out([check_sets(alone if sets is None else sets, self.n_demonstrations)])[0]
+        chosen = check_sets(alone if sets is None else sets, self.n_demonstrations)
+        return self.passes.knock_out([chosen], query_only=query_only)[0]
 
     def head(self, layer: int, head: int) -> DualModel:
         """One head's dual model at the positions that are read, with the demonstrations as its groups.

@@ -9,12 +9,13 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from iclens.lens.facts import Candidate, Cost
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.placed import doubled
+from iclens.lens.prompt.tokens import by_source
 from iclens.lens.read.answers import likeliest
 from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.noise import n_noisy_passes, rounding_noise
@@ -26,7 +27,8 @@ from iclens.lens.read.weighted import Edges
 from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.deletions import Outcome, rerun
 from iclens.lens.scores.gradient_step import GradientStep, gradient_step
-from iclens.lens.scores.influence import HALF, Influence, influence, margins_at
+from iclens.lens.scores.cut_out import cut_out
+from iclens.lens.scores.influence import HALF, Influence, influence, logits_at, where_it_shows
 from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
 from iclens.lens.scores.path import PathScores, path
 from iclens.lens.scores.shares import MOST_NODES, Shares, shares
@@ -68,9 +70,10 @@ class Passes:
     """Backward passes so far."""
     seconds: dict[str, float] = field(default_factory=dict, init=False)
     """Seconds that each stage took."""
-    _influences: dict[tuple[tuple[float, ...], bool], Influence] = field(default_factory=dict, init=False)
+    _influences: dict[tuple[tuple[float, ...] | None, bool], Influence] = field(default_factory=dict, init=False)
     _shares: dict[tuple[int, bool], Shares] = field(default_factory=dict, init=False)
-    _knocked: dict[tuple[tuple[tuple[int, ...], ...], ...], KnockOuts] = field(default_factory=dict, init=False)
+    _nothing: dict[bool, Tensor] = field(default_factory=dict, init=False)
+    _knocked: dict[tuple[tuple[tuple[tuple[int, ...], ...], ...], bool], KnockOuts] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.lens_model.require_causal()
@@ -109,6 +112,14 @@ class Passes:
         return groups
 
     @cached_property
+    def outputs(self) -> Bool[Tensor, "batch n"]:
+        """Which tokens show the output of their demonstration."""
+        outputs = torch.zeros_like(self.groups, dtype=torch.bool)
+        for row, one in zip(outputs, self.questions, strict=True):
+            row[: one.tokenized.n_tokens] = one.tokenized.in_output
+        return outputs
+
+    @cached_property
     def gradient_step(self) -> GradientStep:
         """Every token's direct contribution to its prompt's margin."""
         traced = self.traced
@@ -140,41 +151,55 @@ class Passes:
             traced.attended.clear()
             return residuals
 
-    def knock_out(self, sets: Sequence[Sequence[Sequence[int]]]) -> KnockOuts:
+    def knock_out(self, sets: Sequence[Sequence[Sequence[int]]], *, query_only: bool = True) -> KnockOuts:
         """Knock out sets of demonstrations, for each prompt its own; prompts with fewer are filled up.
+
+        Args:
+            sets: of demonstrations, numbered from 0.
+            query_only: cut the edges from the query's tokens alone: then only these run again, once for each set.
+                Otherwise also those from all later demonstrations, as weights of zero do: a pass for each set.
 
         Raises:
             UserError: a demonstration that does not exist.
         """
         chosen = tuple(tuple(map(tuple, own)) for own in sets)
-        if chosen not in self._knocked:
+        key = (chosen, query_only)
+        if key not in self._knocked:
             traced, groups = self.traced, self.groups
             hidden = hidden_keys(groups.to(traced.tokens.ids.device), chosen)
             with self._stage("knock-out"):
                 lengths = traced.tokens.lengths
-                share = float(((lengths - traced.tokens.starts) / lengths).mean())
+                share = float(((lengths - traced.tokens.starts) / lengths).mean()) if query_only else 1.0
                 self.forward_passes += (hidden.shape[1] + 1) * share
-                self._knocked[chosen] = knock_out(traced, hidden, most_tokens=self.most_tokens)
-        return self._knocked[chosen]
+                if query_only:
+                    self._knocked[key] = knock_out(traced, hidden, most_tokens=self.most_tokens)
+                else:
+                    self._knocked[key] = cut_out(traced, hidden, self._edges(False), most_tokens=self.most_tokens)
+        return self._knocked[key]
 
     def influence(
-        self, weights: float | Float[Tensor, "batch n_sources"] = HALF, *, query_only: bool = False
+        self, weights: float | Float[Tensor, "batch n_sources"] | None = None, *, query_only: bool = False
     ) -> Influence:
         """Differentiate every margin with respect to the training weights of its demonstrations, at some weights.
 
         Args:
-            weights: one for all demonstrations, or one for each.
+            weights: one for all demonstrations, or one for each; without them half, or less in a prompt whose answer is
+                certain there, see `where_it_shows`.
             query_only: weight the edges from the query's tokens alone, not those from all later tokens.
 
         Raises:
             UserError: a weight that is not positive.
         """
-        if not isinstance(weights, Tensor):
-            weights = torch.full((len(self.questions), int(self.groups.max()) + 1), float(weights)).double()
-        key = (tuple(weights.flatten().tolist()), query_only)
+        if isinstance(weights, float | int):
+            weights = torch.full((len(self.questions), self._most), float(weights)).double()
+        key = (None if weights is None else tuple(weights.flatten().tolist()), query_only)
         if key not in self._influences:
             with self._stage("influence"):
-                self._influences[key] = self._influence(weights, torch.arange(len(self.questions)), query_only)
+                if weights is None:
+                    found = self._where_it_shows(query_only)
+                else:
+                    found = self._influence(weights, torch.arange(len(self.questions)), query_only)
+                self._influences[key] = found
         return self._influences[key]
 
     def shares(self, nodes: int | None = None, *, query_only: bool = False) -> Shares:
@@ -190,15 +215,8 @@ class Passes:
         nodes = self.nodes if nodes is None else nodes
         if (nodes, query_only) not in self._shares:
             with self._stage("shares"):
-                without = self._without(query_only)
-
-                def take(weights: Tensor, chosen: Tensor) -> Influence:
-                    if len(chosen) == len(self.questions) and bool((weights == HALF).all()):
-                        return self.influence(query_only=query_only)
-                    n_sources = int(self.groups.max()) + 1
-                    return self._influence(weights[:, None].expand(-1, n_sources), chosen, query_only)
-
-                margins = self.traced.margins.double().cpu()
+                margins, without = self._margins, self._without(query_only)
+                take = self._taking(query_only)
                 self._shares[nodes, query_only] = shares(take, margins, without, self.groups, nodes)
         return self._shares[nodes, query_only]
 
@@ -240,12 +258,45 @@ class Passes:
         self.backward_passes += len(chosen) / len(self.questions)
         return influence(self.lens_model, tokens, traced.readouts[here], edges, of_tokens.to(here.device))
 
+    def _taking(self, query_only: bool) -> Callable[[Tensor, Tensor], Influence]:
+        """The influence on some prompts when all demonstrations of each have one weight; at half weight taken once."""
+
+        def take(weights: Tensor, chosen: Tensor) -> Influence:
+            each = weights[:, None].expand(-1, self._most)
+            if len(chosen) == len(self.questions) and bool((weights == HALF).all()):
+                key = (tuple(each.flatten().tolist()), query_only)
+                if key not in self._influences:
+                    self._influences[key] = self._influence(each, chosen, query_only)
+                return self._influences[key]
+            return self._influence(each, chosen, query_only)
+
+        return take
+
+    def _where_it_shows(self, query_only: bool) -> Influence:
+        def strength(found: Influence, chosen: Tensor) -> Tensor:
+            by_token = found.by_head.double().sum((1, 2))
+            return by_source(by_token, self.groups[chosen], self._most)[:, :-1].abs().sum(1)
+
+        return where_it_shows(self._taking(query_only), self._margins, lambda: self._without(query_only), strength)
+
+    @property
+    def _most(self) -> int:
+        """Demonstrations of the prompt that has most."""
+        return int(self.groups.max()) + 1
+
+    @property
+    def _margins(self) -> Float[Tensor, " batch"]:
+        return self.traced.margins.double().cpu()
+
     def _without(self, query_only: bool) -> Float[Tensor, " batch"]:
         """The margins when no demonstration is trained on."""
-        traced, edges = self.traced, self._edges(query_only)
-        weights = torch.where(edges.groups >= 0, 0.0, 1.0)
-        self.forward_passes += 1
-        return margins_at(self.lens_model, traced.tokens, traced.readouts, edges, weights)
+        if query_only not in self._nothing:
+            traced, edges = self.traced, self._edges(query_only)
+            weights = torch.where(edges.groups >= 0, 0.0, 1.0)
+            self.forward_passes += 1
+            logits = logits_at(self.lens_model, traced.tokens, traced.readouts, edges, weights)
+            self._nothing[query_only] = traced.readouts.margin(logits).double().cpu()
+        return self._nothing[query_only]
 
     def _edges(self, query_only: bool) -> Edges:
         starts = self.traced.tokens.starts

@@ -15,7 +15,9 @@ from iclens.lens.read.capture import run
 from iclens.lens.read.margin import Readouts
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.weighted import Edges
-from iclens.lens.scores.influence import influence, margins_at
+from iclens.lens.scores.cut_out import cut_out
+from iclens.lens.scores.influence import CERTAIN, HALF, influence, logits_at
+from iclens.lens.scores.knock_out import hidden_keys, knock_out
 
 SINGLE = {"hunyuan_v1_dense"}
 
@@ -61,26 +63,38 @@ def test_one_backward_pass_equals_autograd_through_biased_scores(name, start):
     # A family that computes a part in float32 whatever the model's type keeps seven digits.
     close = dict.fromkeys(("rtol", "atol"), 1e-6 if name in SINGLE else 1e-12)
     torch.testing.assert_close(found.margin, margins, **close)
-    torch.testing.assert_close(margins_at(model, ids, readouts, edges(start), weights), margins, **close)
+    again = readouts.margin(logits_at(model, ids, readouts, edges(start), weights))
+    torch.testing.assert_close(again, margins, **close)
     size = float(expected.abs().max())
     assert size > 1e-3
     torch.testing.assert_close(found.by_head.sum((1, 2)) / size, expected / size, **close)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "gpt_oss"])
-def test_weights_of_one_are_the_model_itself_and_weights_of_zero_the_knock_out(name):
-    from iclens.lens.scores.knock_out import hidden_keys, knock_out
-
+def test_weights_of_zero_on_the_querys_edges_are_the_knock_out(name):
     model = lens(name, torch.float64)
     found = traced(model, tokens(24))
-    ids, readouts = prompts(model, 5)
-    ones = torch.ones(5, 24, dtype=torch.float64)
-    for i in range(4):
-        ones[i, i == GROUPS] = 0.0
-    margins = margins_at(model, ids, readouts, edges(QUERY_START, 5), ones)
-    without = knock_out(found, hidden_keys(GROUPS[None], [[(0,), (1,), (2,), (3,)]]))[0]
-    torch.testing.assert_close(margins[:4], without.margins, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(margins[4], found.margins[0], rtol=1e-12, atol=1e-12)
+    hidden = hidden_keys(GROUPS[None], [[(0,), (1,), (2, 3), (3,), ()]])
+    by_mask = knock_out(found, hidden)
+    by_weight = cut_out(found, hidden, edges(QUERY_START, 1), most_tokens=50)
+    for name in ("margins", "log_probabilities", "margin", "log_probability"):
+        torch.testing.assert_close(getattr(by_weight, name), getattr(by_mask, name), rtol=1e-12, atol=1e-12)
+    assert float(by_weight.residual.max()) < 1e-12
+    # Weights of one are the model itself.
+    torch.testing.assert_close(by_weight.margins[:, 4], found.margins, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "gpt_oss"])
+def test_cut_on_all_later_edges_a_demonstration_might_say_anything(name):
+    """No later token sees it, so that other tokens of equal number in its place change nothing."""
+    model = lens(name, torch.float64)
+    changed = tokens(24).clone()
+    changed[:, GROUPS == 1] = (changed[:, GROUPS == 1] + 3) % 20
+    hidden = hidden_keys(GROUPS[None], [[(1,)]])
+    one, other = (cut_out(traced(model, ids), hidden, edges(0, 1)) for ids in (tokens(24), changed))
+    torch.testing.assert_close(one.margins, other.margins, rtol=1e-12, atol=1e-12)
+    assert float((one.margin - other.margin).abs().max()) > 1e-6
+    assert float((one.margins - one.margin[:, None]).abs().max()) > 1e-6
 
 
 @pytest.mark.parametrize("query_only", [False, True], ids=["all later edges", "the query's edges"])
@@ -117,3 +131,56 @@ def test_weights_that_make_no_sense_are_refused():
             lens.influence(weights)
     with torch.inference_mode(), pytest.raises(UserError, match="inference_mode"):
         Lens(reader("gpt2"), PROMPTS[0]).influence()
+
+
+def strengths(lens, weights):
+    found = lens.influence(weights)
+    by_weight = lens.by_demonstration(found.by_token)
+    return float(by_weight.abs().sum()), float(found.margin)
+
+
+def test_an_uncertain_answer_has_its_influence_at_half_weight_for_two_passes():
+    lens = Lens(reader("gpt2"), PROMPTS[0], answers=("w1", "w2"))
+    cost = lens.passes.cost
+    strength, _ = strengths(lens, None)
+    now = lens.passes.cost
+    assert strength >= CERTAIN * abs(lens.answer.margin)
+    assert now.forward_passes - cost.forward_passes <= 2 and now.backward_passes - cost.backward_passes == 1
+    torch.testing.assert_close(lens.influence().by_head, lens.influence(HALF).by_head, rtol=0, atol=0)
+
+
+def test_a_certain_answer_has_its_influence_where_it_is_won():
+    prompt = "\n\n".join(["dog is blick .", "saw is nef .", "tiger is blick .", "rabbit is blick .", "cat is"])
+    lens = Lens("bundled", prompt, answers=["blick", "nef"])
+    found = lens.influence()
+    (weight,) = set(found.weights[found.weights != 1].tolist())
+    at_half, _ = strengths(lens, HALF)
+    margin = lens.answer.margin
+    without = float(lens.shares().without)
+    assert at_half < CERTAIN * abs(margin - without)
+    assert weight < HALF
+    # There a relative change of the weights moves the margin more than at any larger weight that was tried.
+    tried = [HALF / 16**k for k in range(1, 5)]
+    assert weight in tried
+    larger = [HALF, *(t for t in tried if t > weight)]
+    assert all(weight * strengths(lens, weight)[0] > t * strengths(lens, t)[0] for t in larger)
+    values = lens.by_demonstration(found.by_token)
+    assert min(values[[0, 2, 3]]) > 0 and min(values[[0, 2, 3]]) > values[1]
+
+
+def test_each_prompt_of_a_batch_has_its_own_weight():
+    from iclens.lens.passes import Passes
+    from iclens.lens.read.question import ask
+
+    texts = [
+        "\n\n".join(["dog is blick .", "saw is nef .", "tiger is blick .", "cat is"]),
+        "\n\n".join(["dog is blick .", "dog is nef .", "cat is"]),
+    ]
+    alone = [Lens("bundled", text, answers=["blick", "nef"]) for text in texts]
+    model = alone[0].model
+    together = Passes(model, [ask(model, text, ["blick", "nef"], None) for text in texts]).influence()
+    for one, own in zip(alone, (together[0], together[1]), strict=True):
+        n = one.tokenized.n_tokens
+        found = one.influence()
+        torch.testing.assert_close(own.weights[:n], found.weights[:n])
+        torch.testing.assert_close(own.by_head[..., :n], found.by_head[..., :n], rtol=1e-3, atol=1e-5)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iclens.errors import UserError
+from iclens.lens.prompt.outputs import outputs_of
 from iclens.lens.prompt.prompt import Prompt, Span
 
 NOT_A_DEMONSTRATION = -1
@@ -40,6 +41,7 @@ class TokenizedPrompt:
         offsets: the characters of `prompt.text` that each token covers, as the tokenizer reports them.
         groups: the demonstration of each token, −1 for none; it never falls along the prompt, −1 left aside.
         roles: the role of each token.
+        in_output: whether a token shows part of its demonstration's output (its label); False where that is not known.
         query_start: index of the first token of the query; all tokens from there on are the query's.
         texts: what to show for each token. Apart from added special tokens, whose own name stands, the texts joined
             give the prompt: white space that no token covers goes to the token after it, and of several tokens that
@@ -53,6 +55,7 @@ class TokenizedPrompt:
     offsets: tuple[tuple[int, int], ...]
     groups: Int[Tensor, " n_tokens"]
     roles: tuple[str, ...]
+    in_output: Bool[Tensor, " n_tokens"]
     query_start: int
     texts: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -149,10 +152,23 @@ def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None) 
         offsets=tuple(offsets),
         groups=torch.tensor(groups, dtype=torch.long),
         roles=tuple(roles),
+        in_output=_in_outputs(prompt, extents, groups),
         query_start=roles.index("query"),
         texts=tuple(texts),
         notes=tuple(filter(None, notes)),
     )
+
+
+def _in_outputs(
+    prompt: Prompt, extents: Sequence[tuple[int, int] | None], groups: Sequence[int]
+) -> Bool[Tensor, " n_tokens"]:
+    outputs = outputs_of(prompt)
+    shown = [
+        extent is not None and group >= 0 and output is not None and extent[1] > output.start and extent[0] < output.end
+        for extent, group in zip(extents, groups, strict=True)
+        for output in [outputs[group] if group >= 0 else None]
+    ]
+    return torch.tensor(shown, dtype=torch.bool)
 
 
 def written_out(text: str, tokenizer: Any) -> str:

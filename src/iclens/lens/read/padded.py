@@ -23,6 +23,11 @@ class OfPrompts:
     def __getitem__(self: P, chosen: int | slice | Tensor) -> P:
         return type(self)(*(part[chosen] for part in vars(self).values()))
 
+    def replaced(self: P, some: Int[Tensor, " some"], others: P) -> P:
+        """The same record with other numbers of some prompts."""
+        parts = zip(vars(self).values(), vars(others).values(), strict=True)
+        return type(self)(*(mine.index_copy(0, some, other) for mine, other in parts))
+
 
 @dataclass(frozen=True)
 class PaddedTokens(OfPrompts):

@@ -6,14 +6,20 @@ With M(w) the margin when demonstration i counts w_i times in every layer and he
 
 and Σ_i shares_i = M(1, …, 1) − M(0, …, 0) (Aumann and Shapley). One forward and one backward pass give the influence of
 all demonstrations at once, split by layer, head and token.
+
+Which weights: all demonstrations weigh half, halfway from the prompt to one without them. A model that is certain of
+its answer at half weight shows nothing there; its answer is won at much smaller weights. So where half weight shows
+little of what the demonstrations change, smaller weights are tried until half of the change is gone, and the influence
+is taken where a relative change of the weights moves the margin most.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclens.errors import UserError
@@ -26,6 +32,15 @@ from iclens.lens.read.weighted import NEVER, Edges, Weighting, weighted
 
 HALF = 0.5
 """The weight of all demonstrations at which their influence is taken: halfway between none and all of them."""
+
+CERTAIN = 0.25
+"""The model counts as certain at half weight when Σ_i |∂M/∂w_i| is below this part of what the demonstrations change."""
+
+_SMALLER = 16.0
+"""Each weight that is tried over the next one."""
+
+_MOST_SMALLER = 4
+"""How many are tried: the smallest is 8e-6, which no score of an attention in float32 can tell from zero."""
 
 
 @dataclass(frozen=True)
@@ -78,29 +93,68 @@ def influence(
     if not bool((weights > 0).all()):
         raise UserError("a training weight is not positive: influence is the derivative at positive weights.")
     how = Weighting(edges, weights.double().log())
-    margins = _margins(lens_model, tokens, readouts, how, grad=True)
+    margins = readouts.margin(_logits(lens_model, tokens, readouts, how, grad=True))
     with torch.enable_grad():
         margins.sum().backward()
     by_head = torch.stack([how.found[layer.attention_name].cpu() for layer in lens_model.anatomy.layers], 1)
     return Influence(by_head, weights.cpu(), margins.detach().double().cpu())
 
 
-def margins_at(
+def where_it_shows(
+    take: Callable[[Float[Tensor, " some"], Int[Tensor, " some"]], Influence],
+    margin: Float[Tensor, " batch"],
+    without: Callable[[], Float[Tensor, " batch"]],
+    strength: Callable[[Influence, Int[Tensor, " some"]], Float[Tensor, " some"]],
+) -> Influence:
+    """Take every prompt's influence where all demonstrations weigh half, or less where that shows nothing.
+
+    Args:
+        take: the influence on some prompts, by their numbers, when all demonstrations of each have one weight.
+        margin: M(1, …, 1).
+        without: computes M(0, …, 0); called only when a prompt's influence at half weight is small beside its margin.
+        strength: Σ_i |∂M/∂log w_i| over the demonstrations of these prompts.
+    """
+    batch = len(margin)
+    every = torch.arange(batch)
+    best = take(torch.full((batch,), HALF, dtype=torch.float64), every)
+    shown = strength(best, every)
+    unsure = shown < HALF * CERTAIN * margin.abs()
+    if not bool(unsure.any()):
+        return best
+    none = without()
+    unsure &= shown < HALF * CERTAIN * (margin - none).abs()
+    weight = HALF
+    for _ in range(_MOST_SMALLER):
+        chosen = unsure.nonzero().flatten()
+        if not len(chosen):
+            break
+        weight /= _SMALLER
+        found = take(torch.full((len(chosen),), weight, dtype=torch.float64), chosen)
+        now = strength(found, chosen)
+        better = now > shown[chosen]
+        best = best.replaced(chosen[better], found[better])
+        shown[chosen] = torch.maximum(now, shown[chosen])
+        left = (found.margin - none[chosen]).abs()
+        unsure[chosen] = left > (margin - none)[chosen].abs() / 2
+    return best
+
+
+def logits_at(
     lens_model: LensModel,
     tokens: PaddedTokens,
     readouts: Readouts,
     edges: Edges,
     weights: Float[Tensor, "batch n"],
-) -> Float[Tensor, " batch"]:
-    """Every prompt's margin M(w) at training weights of its tokens, zero among them; one forward pass."""
+) -> Float[Tensor, "batch n_read vocab"]:
+    """What every prompt's readouts read at training weights of its tokens, zero among them; one forward pass."""
     logarithms = torch.where(weights > 0, weights.double().log(), NEVER)
-    return _margins(lens_model, tokens, readouts, Weighting(edges, logarithms), grad=False).double().cpu()
+    return _logits(lens_model, tokens, readouts, Weighting(edges, logarithms), grad=False)
 
 
-def _margins(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, how: Weighting, *, grad: bool) -> Tensor:
+def _logits(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, how: Weighting, *, grad: bool) -> Tensor:
     with (
         weighted(lens_model, how, grad=grad),
         unembedding_only(lens_model, readouts.positions),
         fused_activations(lens_model),
     ):
-        return readouts.margin(run(lens_model, tokens.ids, position_ids=tokens.places))
+        return run(lens_model, tokens.ids, position_ids=tokens.places)
