@@ -31,6 +31,7 @@ _ONE_PROMPT = (
     "html",
     "precise",
     "nodes",
+    "edges",
     "next_tokens",
     "seed",
 )
@@ -61,8 +62,8 @@ class Explain:
         system_in_user: put a chat's system message before the first user message, where the template has no such role.
         answers: candidate answers; the likeliest is explained against the mean of the others.
         answer: the answer to explain.
-        scores: which scores to compute, the one that orders the demonstrations first; besides the three of the default
-            influence, shares, rerun, lasso and all other methods of the registry.
+        scores: which scores to compute, the one that orders the demonstrations first; besides those of the default
+            shares, path, knock_out, rerun, lasso and all other methods of the registry.
         knock_out: groups of demonstrations to knock out together, numbered from 0, each like 3,7.
         rerun: also delete each demonstration's text and run the model again.
         faithfulness: also measure how well the scores predict the model on shortened prompts.
@@ -70,6 +71,8 @@ class Explain:
         html: write a self-contained page to this file.
         precise: take the path in a float64 copy of the model; without it only where the float32 check fails.
         nodes: weights that the score shares is integrated over at most.
+        edges: "later" weights and cuts the attention of all later tokens to a demonstration, "query" that of the query
+            alone; when left out, the first for influence and shares, the second for the knock-out.
         dtype: precision of the weights; float32 when left out, so that residuals are tight; auto keeps the
             checkpoint's.
         device: where to compute, e.g. cpu or cuda.
@@ -93,7 +96,7 @@ class Explain:
     system_in_user: bool = False
     answers: tuple[str, ...] = ()
     answer: str | None = None
-    scores: tuple[str, ...] = ("gradient_step", "path", "knock_out")
+    scores: tuple[str, ...] = ("influence", "gradient_step")
     knock_out: tuple[str, ...] = ()
     rerun: bool = False
     faithfulness: bool = False
@@ -101,6 +104,7 @@ class Explain:
     html: Path | None = None
     precise: bool = False
     nodes: int = 16
+    edges: Literal["later", "query"] | None = None
     dtype: Literal["float32", "float64", "bfloat16", "float16", "auto"] | None = None
     device: str = "cpu"
     device_map: Literal["auto"] | None = None
@@ -141,6 +145,7 @@ class Explain:
                 faithfulness=self.faithfulness,
                 precise=self.precise,
                 nodes=self.nodes,
+                edges=self.edges,
                 n_next=self.next_tokens,
                 seed=self.seed,
                 command=self.command_line(),

@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
 
+from iclens.errors import UserError
 from iclens.lens.explanation import Explanation
 from iclens.lens.facts import (
+    EDGES,
     RESIDUALS,
-    Completeness,
-    KnockOut,
     ModelFacts,
     OtherPart,
     Residual,
-    SourceEffect,
     Token,
     total,
 )
-from iclens.lens.model.placed import doubled
 from iclens.lens.passes import Passes
-from iclens.lens.prompt.tokens import FIRST, NOT_A_DEMONSTRATION, by_source
+from iclens.lens.prompt.tokens import FIRST, NOT_A_DEMONSTRATION
 from iclens.lens.read.answers import likeliest, token_text
-from iclens.lens.read.question import Answer
 from iclens.lens.read.sight import sight_notes, sink_note, sink_weights
 from iclens.lens.read.tolerance import uncertainty
 from iclens.lens.remarks import (
     about_candidates,
+    about_certainty,
     about_completeness,
     about_experts,
     about_rounding,
     about_the_first_token,
 )
+from iclens.lens.scored import BY_WEIGHT, scored
 from iclens.lens.scores.faithfulness import agreements
-from iclens.lens.scores.knock_out import KnockOuts
-from iclens.lens.scores.shares import COMPLETE, Shares
 
-SCORES = ("gradient_step", "path", "knock_out")
+SCORES = ("influence", "gradient_step")
 """The scores of an explanation where none are chosen."""
-
-_BY_WEIGHT = ("influence", "shares")
-"""Scores with respect to training weights."""
 
 _ROLES = (FIRST, "instruction", "separator", "special", "query", "answer")
 
@@ -63,48 +54,16 @@ def explanations(
     The score that comes first orders the sources. `knock_out` are groups of sources to knock out together in every
     prompt, `others` the scores of further methods, one number per source of a single prompt. `edges` are those of
     `explain`.
+
+    Raises:
+        UserError: unknown edges.
     """
     model, traced, questions = passes.lens_model, passes.traced, passes.questions
-    counts = [one.tokenized.n_demonstrations for one in questions]
-    most = max(counts)
-    groups = passes.groups
-    residuals: dict[str, Tensor] = {"capture": passes.own_pass}
-    # Additive scores: what each token has of them, (batch, n), and through each head, (batch, layers, heads, n).
-    by_token: dict[str, Tensor] = {}
-    by_head: dict[str, Tensor] = {}
-    knocked = None
-    if "gradient_step" in scores:
-        step = passes.gradient_step
-        residuals |= {"dual_models": step.attention_residual, "gradient_step": passes.gradient_step_residuals}
-        by_head["gradient_step"] = doubled(step.contributions).cpu()
-        by_token["gradient_step"] = doubled(step.by_token).cpu()
-    if "path" in scores:
-        whole = passes.path
-        residuals["path"] = passes.path_residuals(whole)
-        by_token["path"] = doubled(whole.parts).cpu()
-    if "knock_out" in scores or knock_out:
-        alone = most if "knock_out" in scores else 0
-        # Groups come after as many single sources as the prompt with most has.
-        sets = [[*((i,) if i < n else () for i in range(alone)), *map(tuple, knock_out)] for n in counts]
-        knocked = passes.knock_out(sets, query_only=edges != "later")
-        residuals["knock_out"] = knocked.residual
-    query_only = edges == "query"
-    influence = passes.influence(query_only=query_only) if "influence" in scores else None
-    shares = passes.shares(query_only=query_only) if "shares" in scores else None
-    if influence is not None:
-        by_head["influence"] = influence.by_weight
-    if shares is not None:
-        by_head["shares"] = shares.by_head.double()
-    by_token |= {name: values.sum((1, 2)) for name, values in by_head.items() if name not in by_token}
-    maps = {name: by_source(values, groups, most) for name, values in by_head.items()}
-    # Beside each other: what comes from the input of a source, and what from its output.
-    halves = torch.where(groups < 0, groups, 2 * groups + passes.outputs)
-    parts = {name: by_source(values, halves, 2 * most)[:, :-1] for name, values in by_token.items()}
-    parts = {name: values.unflatten(1, (most, 2)) for name, values in parts.items()}
+    if edges is not None and edges not in EDGES:
+        raise UserError(f"the edges are {edges!r}: give {' or '.join(map(repr, EDGES))}.")
+    found_scores = scored(passes, scores, knock_out=knock_out, edges=edges)
+    residuals, by_token = found_scores.residuals, found_scores.by_token
     of_tokens = {name: values.tolist() for name, values in by_token.items()}
-    removed: list[list[float]] | None = None
-    if "rerun" in scores:
-        removed = [passes.rerun(b, [(i,) for i in range(n)]).margins.tolist() for b, n in enumerate(counts)]
     largest = traced.readouts.largest(traced.logits)
     sinks = sink_weights(traced)
     # Position 0 of the sequence, from the last token of each prompt.
@@ -114,50 +73,26 @@ def explanations(
         model.name, model.family.name, model.n_layers, model.n_heads, model.n_parameters, dtype, model.context_length
     )
     limits = passes.tolerances(residuals)
-
-    def maps_of(b: int, i: int, name: str) -> tuple[tuple[float, ...], ...]:
-        return tuple(map(tuple, maps[name][b, ..., i].tolist())) if name in maps else ()
-
     found = []
     for b, (question, answer) in enumerate(zip(questions, passes.answers, strict=True)):
         tokenized, prompt, forced = question.tokenized, question.tokenized.prompt, answer.readout.forced
-        sizes = Counter(tokenized.groups.tolist())
-        own = () if knocked is None else _knock_outs(knocked[b], sets[b], answer)
-        effects = {name: values[b].sum(1).tolist() for name, values in parts.items()}
-        shown = by_source(passes.outputs[b].double(), groups[b], most).bool().tolist()
-        sources = tuple(
-            SourceEffect(
-                index=i,
-                text=span.of(prompt.text),
-                label=prompt.labels[i],
-                n_tokens=sizes[i],
-                gradient_step=effects["gradient_step"][i] if "gradient_step" in effects else None,
-                path=effects["path"][i] if "path" in effects else None,
-                knock_out=own[i] if own and "knock_out" in scores else None,
-                rerun_margin_change=None if removed is None else answer.margin - removed[b][i],
-                by_layer_and_head=maps_of(b, i, "gradient_step"),
-                scores={name: effects[name][i] for name in _BY_WEIGHT if name in effects}
-                | {name: float(values[i]) for name, values in (others or {}).items()},
-                maps={name: maps_of(b, i, name) for name in _BY_WEIGHT if name in maps},
-                of_output={name: float(values[b, i, 1]) for name, values in parts.items()} if shown[i] else {},
-            )
-            for i, span in enumerate(prompt.demonstrations)
-        )
+        sources = found_scores.sources(b, answer, others or {})
         roles = tokenized.roles + ("answer",) * len(forced)
         texts = tokenized.texts + tuple(token_text(model.tokenizer, index) for index in forced)
-        parts_of = [None if part == NOT_A_DEMONSTRATION else part for part in groups[b].tolist()]
+        parts_of = [None if part == NOT_A_DEMONSTRATION else part for part in passes.groups[b].tolist()]
         # Prompts of a batch are filled up behind their tokens.
         tokens = tuple(
             Token(
                 text,
                 part,
                 role,
-                *(of_tokens[name][b][t] if name in of_tokens else None for name in ("gradient_step", "path")),
-                {name: of_tokens[name][b][t] for name in _BY_WEIGHT if name in of_tokens},
+                gradient_step=of_tokens["gradient_step"][b][t] if "gradient_step" in of_tokens else None,
+                path=of_tokens["path"][b][t] if "path" in of_tokens else None,
+                scores={name: of_tokens[name][b][t] for name in BY_WEIGHT if name in of_tokens},
             )
             for t, (text, part, role) in enumerate(zip(texts, parts_of, roles, strict=False))
         )
-        complete = None if shares is None else _completeness(shares[b])
+        complete, taken = found_scores.completeness(b), found_scores.taken(b)
         checks = tuple(
             Residual(name, float(residuals[key][b]), limits[key][b], key)
             for key, name in RESIDUALS.items()
@@ -180,15 +115,18 @@ def explanations(
                 agreement=agreements({name: [effect.score(name) or 0.0 for effect in sources] for name in scores}),
                 scores=tuple(scores),
                 completeness=complete,
-                group_knock_outs=own[len(own) - len(knock_out) :],
+                influence_at=taken,
+                edges=edges,
+                group_knock_outs=found_scores.knock_outs(b, answer)[-len(knock_out) :] if knock_out else (),
                 notes=(
                     *model.notes,
                     *tokenized.notes,
                     *question.answers.notes,
-                    *sight_notes(traced, b, groups[b], counts[b]),
+                    *sight_notes(traced, b, passes.groups[b], tokenized.n_demonstrations),
                     *(() if sinks is None else (sink_note(sinks[b]),)),
                     *about_candidates(question.answers, answer),
                     *about_completeness(answer.margin, complete),
+                    *about_certainty(taken),
                     *about_the_first_token(tokens[0], sunk[b]),
                     *about_experts(model, checks),
                     *about_rounding(answer.margin, float(uncertainty(largest[b], model.dtype)), dtype),
@@ -199,19 +137,6 @@ def explanations(
             )
         )
     return found
-
-
-def _knock_outs(knocked: KnockOuts, sets: Sequence[tuple[int, ...]], answer: Answer) -> tuple[KnockOut, ...]:
-    margins, log_ps = doubled(knocked.margins).tolist(), doubled(knocked.log_probabilities).tolist()
-    return tuple(
-        KnockOut(chosen, margin, answer.margin - margin, answer.log_probability - log_p)
-        for chosen, margin, log_p in zip(sets, margins, log_ps, strict=True)
-    )
-
-
-def _completeness(shares: Shares) -> Completeness:
-    taken = shares.weights[: int(shares.n_nodes)]
-    return Completeness(float(shares.without), float(shares.gap), COMPLETE, tuple(taken.tolist()))
 
 
 def _others(tokens: Sequence[Token]) -> tuple[OtherPart, ...]:

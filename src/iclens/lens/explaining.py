@@ -34,6 +34,7 @@ def explain(
     faithfulness: bool = False,
     precise: bool = False,
     nodes: int = MOST_NODES,
+    edges: str | None = None,
     n_next: int = 10,
     seed: int = 0,
     command: str = "",
@@ -42,11 +43,12 @@ def explain(
 ) -> Explanation:
     """Explain a language model's answer to a few-shot prompt by its demonstrations.
 
-    For the margin of the answer's logit over its alternatives, and for every demonstration: its *gradient step* (the
-    sum over layers and heads of its contribution to the dual models' one step of training, direct, through the frozen
-    final norm), its *path* (through all layers, with attention weights, norms and gates held: the parts sum to the
-    margin), and its *exact knock-out* (every dual model of the query's tokens trained without it). Margins are in nats;
-    positive scores support the answer.
+    For the margin of the answer's logit over its alternatives, and for every demonstration: its *influence* (how the
+    margin changes with its weight in the training set of every dual model) and its *gradient step* (its contribution to
+    the dual models' one step of training, direct, through the frozen final norm). On request its *shares* (influence
+    from no demonstration to all, which sums to what they change), its *path* (through all layers, with attention
+    weights, norms and gates held: the parts sum to the margin), its *exact knock-out* (dual models trained without it),
+    and what really deleting its text changes. Margins are in nats; positive scores support the answer.
 
     Args:
         model: `"bundled"`, a local folder, a hub name, a Hugging Face model, or a `LensModel`.
@@ -62,6 +64,9 @@ def explain(
         faithfulness: also measure LDS and the removal test by running the model on shortened prompts.
         precise: take the path in a float64 copy of the model; without it only where the float32 check fails.
         nodes: weights that the shares are integrated over at most.
+        edges: `"later"`: training weights and knock-outs act on the attention of all later tokens, nearer to deleting
+            the text; `"query"`: on that of the query's tokens alone. By default influence and shares take the first,
+            and the knock-out the second, which runs only the query again.
         n_next: number of likely next tokens to report.
         seed: seed of what is drawn.
         command: the command that gives the same numbers, to be shown with them.
@@ -84,6 +89,7 @@ def explain(
         "nodes": nodes,
     }
     told: dict[str, Any] = {"faithfulness": faithfulness, "n_next": n_next, "seed": seed, "command": command}
+    told["edges"] = edges
     with _stages(progress) as stage:
         lens = Lens(model, prompt, held="path" in wanted, progress=stage, **asked, **written)
         return lens.explanation(wanted, knock_out=knock_out, **told)
@@ -100,6 +106,7 @@ def explain_many(
     rerun_text: bool = False,
     precise: bool = False,
     nodes: int = MOST_NODES,
+    edges: str | None = None,
     n_next: int = 10,
     seed: int = 0,
     most_tokens: int | None = None,
@@ -132,7 +139,7 @@ def explain_many(
         except UserError as error:
             raise UserError(f"prompt {number}: {error}") from None
     most = most_tokens or tokens_at_once(lens_model)
-    told: dict[str, Any] = {"precise": precise, "nodes": nodes, "n_next": n_next, "seed": seed}
+    told: dict[str, Any] = {"precise": precise, "nodes": nodes, "edges": edges, "n_next": n_next, "seed": seed}
     return _each(lens_model, questions, most, progress, scores=wanted, **told)
 
 
@@ -143,6 +150,7 @@ def explain_together(
     *,
     precise: bool = False,
     nodes: int = MOST_NODES,
+    edges: str | None = None,
     n_next: int = 10,
     seed: int = 0,
     most_tokens: int = MOST_TOKENS,
@@ -157,9 +165,9 @@ def explain_together(
     options: dict[str, Any] = {"held": "path" in scores, "precise": precise, "nodes": nodes}
     options |= {"most_tokens": most_tokens, "progress": progress}
     if not check_scores(scores):
-        return explanations(Passes(lens_model, questions, **options), scores, n_next=n_next)
+        return explanations(Passes(lens_model, questions, **options), scores, edges=edges, n_next=n_next)
     lenses = (Lens(lens_model, question, **options) for question in questions)
-    return [replace(lens.explanation(scores, n_next=n_next, seed=seed), lens=None) for lens in lenses]
+    return [replace(lens.explanation(scores, edges=edges, n_next=n_next, seed=seed), lens=None) for lens in lenses]
 
 
 def _wanted(scores: Iterable[str], rerun_text: bool) -> list[str]:

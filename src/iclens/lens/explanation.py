@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from iclens.errors import UserError
+from iclens.lens.conclusion import conclude
 from iclens.lens.facts import (
     RESIDUALS,
     Agreement,
@@ -28,6 +29,7 @@ from iclens.lens.facts import (
     OtherPart,
     Residual,
     SourceEffect,
+    Taken,
     Token,
 )
 from iclens.lens.views import VIEWS, WRITERS, write
@@ -60,6 +62,9 @@ class Explanation:
         agreement: how far the ways to score agree.
         scores: names of the scores that were computed, the one that orders the sources first.
         completeness: how far the shares are from their sum; None when they were not asked for.
+        influence_at: where the influence was taken; None when it was not asked for.
+        edges: which attention edges carry training weights and are cut, one of `EDGES`, as was asked for; None for
+            each score's own: all later ones for influence and shares, the query's for the knock-out.
         group_knock_outs: knock-outs of groups that were asked for.
         faithfulness: one entry per method, empty when not asked for.
         notes: remarks, such as tokens that straddle two demonstrations.
@@ -86,6 +91,8 @@ class Explanation:
     agreement: tuple[Agreement, ...]
     scores: tuple[str, ...]
     completeness: Completeness | None = None
+    influence_at: Taken | None = None
+    edges: str | None = None
     group_knock_outs: tuple[KnockOut, ...] = ()
     faithfulness: tuple[Faithfulness, ...] = ()
     notes: tuple[str, ...] = ()
@@ -105,6 +112,11 @@ class Explanation:
     def exact(self) -> bool:
         """True when every residual is within its tolerance."""
         return all(residual.holds for residual in self.residuals)
+
+    @property
+    def conclusion(self) -> tuple[str, ...]:
+        """What the numbers say, in a few sentences."""
+        return conclude(self)
 
     def ranked(self, by: str | None = None) -> tuple[SourceEffect, ...]:
         """The sources from the one that supported the answer most, by one of `scores` or the first of them.
@@ -131,6 +143,7 @@ class Explanation:
             plain["holds"] = residual.holds
             plain["value"] = residual.value if math.isfinite(residual.value) else None
         document["exact"] = self.exact
+        document["conclusion"] = list(self.conclusion)
         return document
 
     def to_rows(self) -> list[dict[str, Any]]:

@@ -141,6 +141,22 @@ class OtherPart:
     path: float | None
 
 
+METHODS = {
+    "gradient_step": "direct effect (gradient step)",
+    "path": "total effect (path)",
+    "knock_out": "knock-out",
+    "influence": "influence",
+    "shares": "shares",
+    "rerun": "text removed",
+}
+"""What the scores in nats are called."""
+
+ADDITIVE = ("gradient_step", "path", "influence", "shares")
+"""Scores of which a sum is that of these demonstrations together; each is known for every token."""
+
+EDGES = ("later", "query")
+"""Which attention edges carry weights or are cut: those from all later tokens, or from the query's alone."""
+
 RESIDUALS = {
     "capture": "captured attention against the model's own",
     "dual_models": "dual models against the attention output of every layer",
@@ -192,6 +208,19 @@ class Completeness:
     def holds(self) -> bool:
         """Whether the shares are complete."""
         return self.gap <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Where the influence was taken.
+
+    Attributes:
+        weight: of all demonstrations: ½, or less where the answer is certain at ½.
+        margin: the margin when all of them have this weight.
+    """
+
+    weight: float
+    margin: float
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,11 @@ from iclens.lens.scores.gradient_step import GradientStep
 from iclens.lens.scores.influence import Influence
 from iclens.lens.scores.knock_out import KnockOuts
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
+from iclens.lens.scores.pairs import N_VECTORS, Pairs
 from iclens.lens.scores.path import PathScores
 from iclens.lens.scores.shares import MOST_NODES, Shares
 
-_OURS = (*SCORES, "influence", "shares", "rerun")
+_OURS = ("gradient_step", "path", "knock_out", "influence", "shares", "rerun")
 
 
 class Lens:
@@ -172,6 +173,40 @@ class Lens:
         """
         return self.passes.shares(nodes, query_only=query_only)[0]
 
+    def pairs(self, n_vectors: int = N_VECTORS, *, seed: int = 0) -> Pairs:
+        """Which demonstrations are redundant with, or depend on, which others: ∂²M/∂w_i∂w_j near half weight.
+
+        A quadratic model of the margin, fitted to its derivatives at some random weight vectors (a forward and a
+        backward pass each) and compared with the model itself on random halves of the demonstrations.
+
+        Args:
+            n_vectors: weight vectors, an even number from 4 on.
+            seed: of the vectors and of the halves.
+
+        Raises:
+            UserError: too few vectors, or an odd number.
+        """
+        return self.passes.pairs(n_vectors, seed)[0]
+
+    def predict(self, keep: Iterable[int], *, seed: int = 0) -> float:
+        """Predict the margin when the model sees some demonstrations only, by `pairs`; no pass runs for it.
+
+        `pairs().error` is the root mean square error of such predictions, measured on random halves;
+        `knock_out([dropped], query_only=False)` is the number itself, for a pass.
+
+        Args:
+            keep: the demonstrations that stay, numbered from 0.
+            seed: of the pairs.
+
+        Raises:
+            UserError: a demonstration that does not exist.
+        """
+        chosen = tuple(keep)
+        kept = list(check_sets([chosen], self.n_demonstrations)[0]) if chosen else []
+        mask = torch.zeros(self.n_demonstrations, dtype=torch.bool)
+        mask[kept] = True
+        return float(self.pairs(seed=seed).predict(mask))
+
     def knock_out(self, sets: Iterable[Iterable[int]] | None = None, *, query_only: bool = True) -> KnockOuts:
         """Exact margins when dual models are trained without some demonstrations, numbered from 0.
 
@@ -225,6 +260,7 @@ class Lens:
         scores: Sequence[str] = SCORES,
         *,
         knock_out: Iterable[Iterable[SupportsIndex]] = (),
+        edges: str | None = None,
         faithfulness: bool = False,
         n_next: int = 10,
         seed: int = 0,
@@ -239,7 +275,8 @@ class Lens:
         if n_next < 1:
             raise UserError(f"n_next is {n_next}: report at least 1 likely next token.")
         others = {name: self.score(name, seed=seed).values.tolist() for name in check_scores(scores)}
-        (found,) = explanations(self.passes, scores, knock_out=groups, others=others, n_next=n_next, command=command)
+        how: dict[str, Any] = {"edges": edges, "n_next": n_next, "command": command}
+        (found,) = explanations(self.passes, scores, knock_out=groups, others=others, **how)
         if not faithfulness:
             return replace(found, seed=seed, lens=self)
         rows = {name: [effect.score(name) or 0.0 for effect in found.sources] for name in found.scores}

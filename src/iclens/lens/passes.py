@@ -25,11 +25,12 @@ from iclens.lens.read.tolerance import MOST, NOISES, is_half, path_residual, tol
 from iclens.lens.read.tracing import Trace, off_by, trace
 from iclens.lens.read.weighted import Edges
 from iclens.lens.scores.candidates import score_candidates
+from iclens.lens.scores.cut_out import cut_out
 from iclens.lens.scores.deletions import Outcome, rerun
 from iclens.lens.scores.gradient_step import GradientStep, gradient_step
-from iclens.lens.scores.cut_out import cut_out
 from iclens.lens.scores.influence import HALF, Influence, influence, logits_at, where_it_shows
 from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
+from iclens.lens.scores.pairs import N_CHECKS, N_VECTORS, Pairs, fit, weight_vectors
 from iclens.lens.scores.path import PathScores, path
 from iclens.lens.scores.shares import MOST_NODES, Shares, shares
 
@@ -73,7 +74,10 @@ class Passes:
     _influences: dict[tuple[tuple[float, ...] | None, bool], Influence] = field(default_factory=dict, init=False)
     _shares: dict[tuple[int, bool], Shares] = field(default_factory=dict, init=False)
     _nothing: dict[bool, Tensor] = field(default_factory=dict, init=False)
-    _knocked: dict[tuple[tuple[tuple[tuple[int, ...], ...], ...], bool], KnockOuts] = field(default_factory=dict, init=False)
+    _pairs: dict[tuple[int, int], tuple[Pairs, ...]] = field(default_factory=dict, init=False)
+    _knocked: dict[tuple[tuple[tuple[tuple[int, ...], ...], ...], bool], KnockOuts] = field(
+        default_factory=dict, init=False
+    )
 
     def __post_init__(self) -> None:
         self.lens_model.require_causal()
@@ -220,6 +224,49 @@ class Passes:
                 self._shares[nodes, query_only] = shares(take, margins, without, self.groups, nodes)
         return self._shares[nodes, query_only]
 
+    def pairs(self, n_vectors: int = N_VECTORS, seed: int = 0) -> tuple[Pairs, ...]:
+        """How the influence of every prompt's demonstrations changes with the weight of the others.
+
+        All later edges carry the weights, which are scaled to those of `influence`. Random halves of the demonstrations
+        are cut out for the check.
+
+        Args:
+            n_vectors: weight vectors at which the gradient is taken, in mirrored pairs.
+            seed: of the vectors and of the halves.
+
+        Raises:
+            UserError: too few vectors, or an odd number.
+        """
+        if (n_vectors, seed) not in self._pairs:
+            batch, generator = len(self.questions), torch.Generator().manual_seed(seed)
+            vectors = weight_vectors(batch, self._most, generator, n_vectors)
+            kept = torch.rand(batch, N_CHECKS, self._most, generator=generator) < 0.5
+            at = self.influence().weights.where(self.groups >= 0, 0.0).amax(1)
+            vectors *= (at / HALF)[:, None]
+            with self._stage("pairs"):
+                prompts = torch.arange(batch).repeat(n_vectors)
+                found = self._influence(vectors.flatten(0, 1), prompts, False)
+                gradients = by_source(found.by_token, self.groups[prompts], self._most)[:, :-1].unflatten(
+                    0, (-1, batch)
+                )
+                margins = found.margin.unflatten(0, (-1, batch))
+                sets = [[tuple((~one[:n]).nonzero().flatten().tolist()) for one in own] for own, n in self._sizes(kept)]
+            checked = self.knock_out(sets, query_only=False)
+            self._pairs[n_vectors, seed] = tuple(
+                fit(
+                    vectors[:, b, :n],
+                    gradients[:, b, :n],
+                    margins[:, b],
+                    own[:, :n],
+                    doubled(checked.margins[b]).cpu(),
+                )
+                for b, (own, n) in enumerate(self._sizes(kept))
+            )
+        return self._pairs[n_vectors, seed]
+
+    def _sizes(self, kept: Tensor) -> Iterable[tuple[Tensor, int]]:
+        return zip(kept, (one.tokenized.n_demonstrations for one in self.questions), strict=True)
+
     def rerun(self, prompt: int, sets: Sequence[Iterable[int]]) -> Outcome:
         """Run one of the prompts again without the text of each set of demonstrations."""
         text, readout = self.questions[prompt].tokenized.prompt, self.readout(prompt)
@@ -256,7 +303,13 @@ class Passes:
         of_tokens = of_sources.gather(1, self.groups[chosen] % of_sources.shape[1])
         self.forward_passes += len(chosen) / len(self.questions)
         self.backward_passes += len(chosen) / len(self.questions)
-        return influence(self.lens_model, tokens, traced.readouts[here], edges, of_tokens.to(here.device))
+        of_tokens = of_tokens.to(here.device)
+        at_once = max(len(self.questions), self.most_tokens // tokens.ids.shape[1])
+        parts = []
+        for some in (slice(first, first + at_once) for first in range(0, len(chosen), at_once)):
+            readouts = traced.readouts[here[some]]
+            parts.append(influence(self.lens_model, tokens[some], readouts, edges[some], of_tokens[some]))
+        return Influence.joined(parts)
 
     def _taking(self, query_only: bool) -> Callable[[Tensor, Tensor], Influence]:
         """The influence on some prompts when all demonstrations of each have one weight; at half weight taken once."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iclens.display_text import percent
-from iclens.lens.facts import Completeness, Residual, Token
+from iclens.lens.facts import Completeness, Residual, Taken, Token
 from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt.tokens import FIRST
 from iclens.lens.read.answers import Answers
 from iclens.lens.read.question import Answer
 from iclens.lens.read.tolerance import is_half
+from iclens.lens.scores.influence import HALF
 
 MUCH = 0.3
 """Share of the attention, in the mean over layers and heads, from which the first token gets a note."""
@@ -58,6 +59,16 @@ def about_completeness(margin: float, found: Completeness | None) -> tuple[str, 
     return (
         f"The shares are not complete: their sum is off by {100 * found.gap:.0f} % from {change}. Integrate over more "
         f"than {len(found.weights)} weights (nodes) to bring them nearer.",
+    )
+
+
+def about_certainty(taken: Taken | None) -> tuple[str, ...]:
+    """Say that the influence was taken at a smaller weight than half, and why."""
+    if taken is None or taken.weight == HALF:
+        return ()
+    return (
+        f"The model is certain of this answer even when all demonstrations weigh half: the influence is taken where "
+        f"they weigh 1/{round(1 / taken.weight)}, and counts per unit of weight there.",
     )
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from iclens.display_text import one_line, percent, plain, scientific, signed
 from iclens.lens.explanation import Explanation
+from iclens.lens.facts import ADDITIVE, METHODS
 from iclens.lens.views import VIEWS
 
 _BAR = 8
@@ -22,22 +23,12 @@ _WITHOUT_UNICODE = str.maketrans(
     {"−": "-", "–": "-", "…": "...", "↵": "\\n", "→": "\\t", "█": "#", "·": ";", "✓": "", "✗": ""}
     | dict.fromkeys(_EIGHTHS[1:4], "") | dict.fromkeys(_EIGHTHS[4:], "#")
 )  # fmt: skip
-METHODS = {
-    "gradient_step": "direct effect (gradient step)",
-    "path": "total effect (path)",
-    "knock_out": "knock-out",
-    "influence": "influence",
-    "shares": "shares",
-    "rerun": "text removed",
-}
 _COLUMNS = {
     "gradient_step": "direct\neffect",
     "path": "total\neffect",
     "knock_out": "knock-\nout",
     "rerun": "text\nremoved",
 }
-_ADDITIVE = {"gradient_step", "path", "influence", "shares"}
-"""Scores whose sum is that of all demonstrations together."""
 PARTS = {
     "first": "first token (attention sink)",
     "instruction": "instruction",
@@ -77,6 +68,7 @@ class _Printer:
         if not self.e.exact:
             self._warning()
         self._answer()
+        self._conclusion()
         self._demonstrations()
         self._others()
         self._agreement()
@@ -147,6 +139,12 @@ class _Printer:
         likely = [f"{one_line(token.text, 24)!r} {percent(token.probability)}" for token in self.e.next_tokens[:5]]
         self.line(" " + " · ".join(likely))
 
+    def _conclusion(self) -> None:
+        if self.e.conclusion:
+            self.heading("In words")
+        for sentence in self.e.conclusion:
+            self.line(f" {one_line(sentence)}")
+
     def _demonstrations(self) -> None:
         names = self.e.scores
         # Other methods have units of their own, such as attention weights.
@@ -173,9 +171,9 @@ class _Printer:
         totals: list[str | Text] = ["", self.faint("all together")]
         for name in names:
             total = sum(effect.score(name) or 0.0 for effect in self.e.sources)
-            totals.append(signed(total) if name in _ADDITIVE else "")
+            totals.append(signed(total) if name in ADDITIVE else "")
             totals += [""] * ((name == names[0]) + (name == "knock_out"))
-        self.table(columns, [*rows, totals] if _ADDITIVE & set(names) else rows)
+        self.table(columns, [*rows, totals] if set(ADDITIVE) & set(names) else rows)
         if "knock_out" in names:
             self.line(self.faint(" (log p): the knock-out's effect on the answer's log-probability"))
         if self.e.group_knock_outs:
@@ -187,12 +185,15 @@ class _Printer:
             self.table(("without", ">logit difference", ">knock-out", ">(log p)"), groups)
 
     def _others(self) -> None:
+        known = [name for name in ("gradient_step", "path") if name in self.e.scores]
+        if not known:
+            return
         self.heading("The rest of the prompt")
         rows = [
-            (one_line(PARTS.get(other.name, other.name), 60), signed(other.gradient_step), signed(other.path))
+            (one_line(PARTS.get(other.name, other.name), 60), *(signed(getattr(other, name)) for name in known))
             for other in self.e.others
         ]
-        self.table(("", ">direct effect", ">total effect"), rows)
+        self.table(("", *(">" + _COLUMNS[name].replace("\n", " ") for name in known)), rows)
 
     def _agreement(self) -> None:
         if self.e.agreement:
@@ -227,6 +228,9 @@ class _Printer:
             name = f"shares against what the demonstrations change, at {len(shares.weights)} weights"
             rows.append((name, scientific(shares.gap), self.faint(f"at most {scientific(shares.tolerance)}"), verdict))
         self.table(("", ">", "", ""), rows)
+        cost = self.e.cost
+        passes = f"{plain(cost.forward_passes)} forward and {plain(cost.backward_passes)} backward passes"
+        self.line(self.faint(f" {passes}, {plain(sum(cost.seconds.values()))} s"))
         if self.e.notes:
             self.heading("Notes")
         for note in self.e.notes:

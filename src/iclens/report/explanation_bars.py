@@ -9,7 +9,7 @@ import numpy as np
 
 from iclens.display_text import one_line
 from iclens.lens import VIEWS, Explanation
-from iclens.lens.table import METHODS
+from iclens.lens.facts import METHODS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -145,7 +145,8 @@ def test_an_uncertain_answer_has_its_influence_at_half_weight_for_two_passes():
     strength, _ = strengths(lens, None)
     now = lens.passes.cost
     assert strength >= CERTAIN * abs(lens.answer.margin)
-    assert now.forward_passes - cost.forward_passes <= 2 and now.backward_passes - cost.backward_passes == 1
+    assert now.forward_passes - cost.forward_passes <= 2
+    assert now.backward_passes - cost.backward_passes == 1
     torch.testing.assert_close(lens.influence().by_head, lens.influence(HALF).by_head, rtol=0, atol=0)
 
 
@@ -165,7 +166,7 @@ def test_a_certain_answer_has_its_influence_where_it_is_won():
     larger = [HALF, *(t for t in tried if t > weight)]
     assert all(weight * strengths(lens, weight)[0] > t * strengths(lens, t)[0] for t in larger)
     values = lens.by_demonstration(found.by_token)
-    assert min(values[[0, 2, 3]]) > 0 and min(values[[0, 2, 3]]) > values[1]
+    assert min(values[[0, 2, 3]]) > max(0.0, float(values[1]))
 
 
 def test_each_prompt_of_a_batch_has_its_own_weight():

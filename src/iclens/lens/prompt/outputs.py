@@ -11,8 +11,8 @@ from iclens.lens.prompt.prompt import Prompt, Span
 def outputs_of(prompt: Prompt) -> tuple[Span | None, ...]:
     """Find the output of every demonstration: None where the text does not show it.
 
-    Where outputs are known (pairs, chats) each is the last place of its text. In plain text it is what follows the words
-    that stand before the answer in the query and in most demonstrations, such as `Label:`, to the demonstration's end.
+    Where outputs are known (pairs, chats) each is the last place of its text. In plain text it is what follows, to the
+    demonstration's end, the words that stand before the answer in the query and in most demonstrations, e.g. `Label:`.
     """
     shots = [span.of(prompt.text) for span in prompt.demonstrations]
     cue, lacking = without_pattern(shots, prompt.query.of(prompt.text))

@@ -23,6 +23,11 @@ class OfPrompts:
     def __getitem__(self: P, chosen: int | slice | Tensor) -> P:
         return type(self)(*(part[chosen] for part in vars(self).values()))
 
+    @classmethod
+    def joined(cls: type[P], records: Sequence[P]) -> P:
+        """The prompts of several records, one after the other."""
+        return cls(*(torch.cat(parts) for parts in zip(*(vars(one).values() for one in records), strict=True)))
+
     def replaced(self: P, some: Int[Tensor, " some"], others: P) -> P:
         """The same record with other numbers of some prompts."""
         parts = zip(vars(self).values(), vars(others).values(), strict=True)

@@ -34,7 +34,7 @@ HALF = 0.5
 """The weight of all demonstrations at which their influence is taken: halfway between none and all of them."""
 
 CERTAIN = 0.25
-"""The model counts as certain at half weight when Σ_i |∂M/∂w_i| is below this part of what the demonstrations change."""
+"""A model counts as certain at half weight when Σ_i |∂M/∂w_i| is below this part of what all demonstrations change."""
 
 _SMALLER = 16.0
 """Each weight that is tried over the next one."""
