@@ -32,6 +32,7 @@ _ONE_PROMPT = (
     "precise",
     "nodes",
     "edges",
+    "pairs",
     "next_tokens",
     "seed",
 )
@@ -73,6 +74,7 @@ class Explain:
         nodes: weights that the score shares is integrated over at most.
         edges: "later" weights and cuts the attention of all later tokens to a demonstration, "query" that of the query
             alone; when left out, the first for influence and shares, the second for the knock-out.
+        pairs: also find which demonstrations say the same, or depend on each other; as dear as 24 forward passes.
         dtype: precision of the weights; float32 when left out, so that residuals are tight; auto keeps the
             checkpoint's.
         device: where to compute, e.g. cpu or cuda.
@@ -105,6 +107,7 @@ class Explain:
     precise: bool = False
     nodes: int = 16
     edges: Literal["later", "query"] | None = None
+    pairs: bool = False
     dtype: Literal["float32", "float64", "bfloat16", "float16", "auto"] | None = None
     device: str = "cpu"
     device_map: Literal["auto"] | None = None
@@ -146,6 +149,7 @@ class Explain:
                 precise=self.precise,
                 nodes=self.nodes,
                 edges=self.edges,
+                pairs=self.pairs,
                 n_next=self.next_tokens,
                 seed=self.seed,
                 command=self.command_line(),

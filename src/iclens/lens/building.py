@@ -45,6 +45,8 @@ def explanations(
     *,
     knock_out: Sequence[Sequence[int]] = (),
     edges: str | None = None,
+    pairs: bool = False,
+    seed: int = 0,
     others: Mapping[str, Sequence[float]] | None = None,
     n_next: int = 10,
     command: str = "",
@@ -52,8 +54,8 @@ def explanations(
     """Explain every prompt of some passes; nothing runs that the scores do not need.
 
     The score that comes first orders the sources. `knock_out` are groups of sources to knock out together in every
-    prompt, `others` the scores of further methods, one number per source of a single prompt. `edges` are those of
-    `explain`.
+    prompt, `others` the scores of further methods, one number per source of a single prompt. `edges`,
+    `pairs` and `seed` are those of `explain`.
 
     Raises:
         UserError: unknown edges.
@@ -61,7 +63,7 @@ def explanations(
     model, traced, questions = passes.lens_model, passes.traced, passes.questions
     if edges is not None and edges not in EDGES:
         raise UserError(f"the edges are {edges!r}: give {' or '.join(map(repr, EDGES))}.")
-    found_scores = scored(passes, scores, knock_out=knock_out, edges=edges)
+    found_scores = scored(passes, scores, knock_out=knock_out, edges=edges, pairs=pairs, seed=seed)
     residuals, by_token = found_scores.residuals, found_scores.by_token
     of_tokens = {name: values.tolist() for name, values in by_token.items()}
     largest = traced.readouts.largest(traced.logits)
@@ -117,6 +119,7 @@ def explanations(
                 completeness=complete,
                 influence_at=taken,
                 edges=edges,
+                pairs=found_scores.pair_effects(b),
                 group_knock_outs=found_scores.knock_outs(b, answer)[-len(knock_out) :] if knock_out else (),
                 notes=(
                     *model.notes,

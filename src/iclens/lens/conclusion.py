@@ -30,7 +30,7 @@ def conclude(found: Explanation) -> tuple[str, ...]:
     """Say what the first score of an explanation found, and what the others say otherwise."""
     if not found.exact:
         return ()
-    return (*_matter(found), *_rests(found), *_disagreements(found))
+    return (*_matter(found), *_rests(found), *_together(found), *_disagreements(found))
 
 
 def _matter(found: Explanation) -> Iterator[str]:
@@ -85,6 +85,18 @@ def _rests(found: Explanation) -> Iterator[str]:
         of_inputs = sum(abs(scores[effect.index] - effect.of_output[name]) for effect in found.sources)
         if of_labels + of_inputs > 0.0:
             yield f"{percent(of_labels / (of_labels + of_inputs))} of the effects comes from the tokens of the outputs."
+
+
+def _together(found: Explanation) -> Iterator[str]:
+    """Which demonstrations say the same, and which need each other."""
+    if found.pairs is None:
+        return
+    for group in found.pairs.redundant[:_MOST_NAMED]:
+        yield f"{_named(group)} say the same: with the others there, each loses half of its effect or more."
+    for pair in found.pairs.dependent[:_MOST_NAMED]:
+        yield f"{_named(pair)} depend on each other: either adds to the other's effect."
+    if not found.pairs.redundant and not found.pairs.dependent:
+        yield "No two demonstrations say the same or depend on each other beyond doubt."
 
 
 def _disagreements(found: Explanation) -> Iterator[str]:

@@ -35,6 +35,7 @@ def explain(
     precise: bool = False,
     nodes: int = MOST_NODES,
     edges: str | None = None,
+    pairs: bool = False,
     n_next: int = 10,
     seed: int = 0,
     command: str = "",
@@ -67,6 +68,7 @@ def explain(
         edges: `"later"`: training weights and knock-outs act on the attention of all later tokens, nearer to deleting
             the text; `"query"`: on that of the query's tokens alone. By default influence and shares take the first,
             and the knock-out the second, which runs only the query again.
+        pairs: also find which demonstrations say the same, or depend on each other; costs 24 forward-equivalent passes.
         n_next: number of likely next tokens to report.
         seed: seed of what is drawn.
         command: the command that gives the same numbers, to be shown with them.
@@ -89,7 +91,7 @@ def explain(
         "nodes": nodes,
     }
     told: dict[str, Any] = {"faithfulness": faithfulness, "n_next": n_next, "seed": seed, "command": command}
-    told["edges"] = edges
+    told |= {"edges": edges, "pairs": pairs}
     with _stages(progress) as stage:
         lens = Lens(model, prompt, held="path" in wanted, progress=stage, **asked, **written)
         return lens.explanation(wanted, knock_out=knock_out, **told)

@@ -27,6 +27,7 @@ from iclens.lens.facts import (
     ModelFacts,
     NextToken,
     OtherPart,
+    PairEffects,
     Residual,
     SourceEffect,
     Taken,
@@ -65,6 +66,7 @@ class Explanation:
         influence_at: where the influence was taken; None when it was not asked for.
         edges: which attention edges carry training weights and are cut, one of `EDGES`, as was asked for; None for
             each score's own: all later ones for influence and shares, the query's for the knock-out.
+        pairs: how demonstrations act together; None when it was not asked for.
         group_knock_outs: knock-outs of groups that were asked for.
         faithfulness: one entry per method, empty when not asked for.
         notes: remarks, such as tokens that straddle two demonstrations.
@@ -93,6 +95,7 @@ class Explanation:
     completeness: Completeness | None = None
     influence_at: Taken | None = None
     edges: str | None = None
+    pairs: PairEffects | None = None
     group_knock_outs: tuple[KnockOut, ...] = ()
     faithfulness: tuple[Faithfulness, ...] = ()
     notes: tuple[str, ...] = ()
@@ -174,6 +177,16 @@ class Explanation:
     def plot(self, axes: Any = None, scores: Sequence[str] | None = None) -> Any:
         """Draw some scores (all by default) as bars, on matplotlib axes of yours or new ones, and return the axes."""
         return VIEWS["plot"](self, axes, scores)
+
+    def plot_pairs(self, axes: Any = None) -> Any:
+        """Draw which demonstrations are redundant (blue) and which depend on each other (orange), n × n.
+
+        Raises:
+            UserError: the explanation was made without `pairs=True`.
+        """
+        if self.pairs is None:
+            raise UserError("the pairs were not computed: explain with pairs=True.")
+        return VIEWS["pairs"](self, axes)
 
     def show(self) -> Any:
         """Show the page inside a notebook cell."""

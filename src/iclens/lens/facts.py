@@ -224,6 +224,29 @@ class Taken:
 
 
 @dataclass(frozen=True)
+class PairEffects:
+    """How the influence of one demonstration changes with the weight of another, near the weights of the influence.
+
+    Attributes:
+        matrix: ∂²M/∂w_i∂w_j, symmetric, shrunk towards zero where few gradients tell of it.
+        noise: standard error of each entry.
+        redundant: groups of demonstrations that say the same: another one takes at least half of each one's effect.
+        dependent: pairs of which either adds at least half of the smaller effect to the other.
+        error: root mean square error with which subsets are predicted, on random halves of the demonstrations, in nats.
+        spread: standard deviation of the margin over these halves.
+        n_vectors: weight vectors at which the gradient was taken.
+    """
+
+    matrix: tuple[tuple[float, ...], ...] = field(repr=False)
+    noise: tuple[tuple[float, ...], ...] = field(repr=False)
+    redundant: tuple[tuple[int, ...], ...]
+    dependent: tuple[tuple[int, int], ...]
+    error: float
+    spread: float
+    n_vectors: int
+
+
+@dataclass(frozen=True)
 class Agreement:
     """How far two ways to score the demonstrations agree, e.g. `"gradient_step"` and `"knock_out"`.
 

@@ -261,6 +261,7 @@ class Lens:
         *,
         knock_out: Iterable[Iterable[SupportsIndex]] = (),
         edges: str | None = None,
+        pairs: bool = False,
         faithfulness: bool = False,
         n_next: int = 10,
         seed: int = 0,
@@ -275,7 +276,7 @@ class Lens:
         if n_next < 1:
             raise UserError(f"n_next is {n_next}: report at least 1 likely next token.")
         others = {name: self.score(name, seed=seed).values.tolist() for name in check_scores(scores)}
-        how: dict[str, Any] = {"edges": edges, "n_next": n_next, "command": command}
+        how: dict[str, Any] = {"edges": edges, "pairs": pairs, "seed": seed, "n_next": n_next, "command": command}
         (found,) = explanations(self.passes, scores, knock_out=groups, others=others, **how)
         if not faithfulness:
             return replace(found, seed=seed, lens=self)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iclens.lens.facts import Completeness, KnockOut, SourceEffect, Taken
+from iclens.lens.facts import Completeness, KnockOut, PairEffects, SourceEffect, Taken
 from iclens.lens.model.placed import doubled
 from iclens.lens.passes import Passes
 from iclens.lens.prompt.tokens import by_source
 from iclens.lens.read.question import Answer
 from iclens.lens.scores.influence import Influence
 from iclens.lens.scores.knock_out import KnockOuts
+from iclens.lens.scores.pairs import Pairs
 from iclens.lens.scores.shares import COMPLETE, Shares
 
 BY_WEIGHT = ("influence", "shares")
@@ -33,6 +34,7 @@ class Scored:
         influence, shares: where these were taken; None when they were not asked for.
         sets, knocked: what was knocked out, every source alone first if that is a score, and the outcome.
         removed: the margins without the text of each source, or None.
+        pairs: how sources act together in each prompt, or None.
     """
 
     passes: Passes
@@ -46,6 +48,7 @@ class Scored:
     sets: list[list[tuple[int, ...]]]
     knocked: KnockOuts | None
     removed: list[list[float]] | None
+    pairs: tuple[Pairs, ...] | None
 
     def sources(self, b: int, answer: Answer, others: Mapping[str, Sequence[float]]) -> tuple[SourceEffect, ...]:
         """The effects of one prompt's sources; `others` are the scores of further methods."""
@@ -105,9 +108,23 @@ class Scored:
         weights = self.influence.weights[b][self.passes.groups[b] >= 0]
         return Taken(float(weights[0]), float(self.influence.margin[b]))
 
+    def pair_effects(self, b: int) -> PairEffects | None:
+        """How the sources of one prompt act together."""
+        if self.pairs is None:
+            return None
+        own = self.pairs[b]
+        matrix, noise = (tuple(map(tuple, one.tolist())) for one in (own.matrix, own.noise))
+        return PairEffects(matrix, noise, own.redundant, own.dependent, own.error, own.spread, len(own.weights))
+
 
 def scored(
-    passes: Passes, scores: Sequence[str], *, knock_out: Sequence[Sequence[int]] = (), edges: str | None = None
+    passes: Passes,
+    scores: Sequence[str],
+    *,
+    knock_out: Sequence[Sequence[int]] = (),
+    edges: str | None = None,
+    pairs: bool = False,
+    seed: int = 0,
 ) -> Scored:
     """Compute some scores of every prompt, and knock out groups of sources together in every prompt."""
     groups = passes.groups
@@ -159,4 +176,5 @@ def scored(
         sets,
         knocked,
         removed,
+        passes.pairs(seed=seed) if pairs else None,
     )

@@ -17,6 +17,7 @@ from iclens.lens.facts import ADDITIVE, METHODS
 from iclens.lens.views import VIEWS
 
 _BAR = 8
+_MOST_PAIRS = 6
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FOR, _AGAINST, _FAINT, _ALARM = "blue", "dark_orange3", "dim", "bold red"
 _WITHOUT_UNICODE = str.maketrans(
@@ -70,6 +71,7 @@ class _Printer:
         self._answer()
         self._conclusion()
         self._demonstrations()
+        self._pairs()
         self._others()
         self._agreement()
         self._checks()
@@ -183,6 +185,21 @@ class _Printer:
                 without, log = ", ".join(map(str, group.demonstrations)), signed(group.log_probability_change)
                 groups.append((without, signed(group.margin), signed(group.margin_change), self.faint(log)))
             self.table(("without", ">logit difference", ">knock-out", ">(log p)"), groups)
+
+    def _pairs(self) -> None:
+        pairs = self.e.pairs
+        if pairs is None:
+            return
+        n = len(pairs.matrix)
+        every = sorted(((i, j) for i in range(n) for j in range(i)), key=lambda at: -abs(pairs.matrix[at[0]][at[1]]))
+        self.heading("Pairs", "change of one influence by the full weight of the other, in nats")
+        rows = [
+            (f"#{j} and #{i}", signed(pairs.matrix[i][j]), self.faint(f"± {plain(2 * pairs.noise[i][j])}"))
+            for i, j in every[:_MOST_PAIRS]
+        ]
+        self.table(("", ">", ">"), rows)
+        error = f"error {plain(pairs.error)} nats where the logit difference varies by {plain(pairs.spread)}"
+        self.line(self.faint(f" subsets predicted with pairs: {error} (random halves)"))
 
     def _others(self) -> None:
         known = [name for name in ("gradient_step", "path") if name in self.e.scores]

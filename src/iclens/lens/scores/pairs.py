@@ -27,13 +27,13 @@ from torch import Tensor
 
 from iclens.errors import UserError
 
-N_VECTORS = 6
+N_VECTORS = 8
 """Weight vectors at which the gradient is taken."""
 
 N_CHECKS = 8
 """Random halves of the demonstrations on which the prediction is compared with the model."""
 
-RIDGE = 0.1
+RIDGE = 0.01
 """λ, for weights that range over [0, 1]: chosen on prompts of SmolLM2 by how well subsets are predicted."""
 
 LEAST = 0.1
