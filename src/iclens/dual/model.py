@@ -225,8 +225,8 @@ class DualModel:
         zero. With a_g = weights()_g the exact effect of leaving g out is −influence()_g/(1 − a_g), and that of having
         it twice influence()_g/(1 + a_g). For a kernel that does not normalise it is the contribution itself.
 
-        Source: the influence function of Koh & Liang 2017 for the dual model, whose training ends after its one step;
-        derived in docs/theory/training-weights.md.
+        Source: the influence function of Koh & Liang 2017, here exact, since out is the minimiser of
+        Σ_i w_i k(k_i, q) ‖v_i − y‖²; derived in docs/theory/training-weights.md.
         """
         parts = self.contributions()
         if not self.kernel.normalizes:
