@@ -261,3 +261,42 @@ def test_bad_input_is_named():
         dual.without(2, -1)
     with pytest.raises(UserError, match="outside the 3 tokens"):
         dual.paths(3)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_training_weights_say_a_demonstration_more_or_less_often_in_every_layer(masked):
+    generator = torch.Generator().manual_seed(5)
+    weights = StackWeights(tuple(LayerWeights.random(generator, 6, 2, d_ff=7, norm="rms") for _ in range(3)))
+    ids = torch.tensor([-1, 0, 0, 1, 1, 2, -1, -1])
+    x, mask = torch.randn(2, 8, 6, generator=generator), causal(8) if masked else torch.ones(8, 8, dtype=torch.bool)
+    inside = ids == ids[:, None]
+    # Not at all: hidden from all tokens outside of it.
+    none = StackDual.from_stack(weights, x, ids, mask, training_weights=[1.0, 0.0, 1.0])
+    assert relative(none.predict(), weights.forward(x, mask & (inside | (ids != 1)))) <= TOLERANCE
+    # Twice: a second copy that sees what the first one sees, and which the first one does not see.
+    twice = StackDual.from_stack(weights, x, ids, mask, training_weights=torch.tensor([1.0, 2.0, 1.0]))
+    index = torch.tensor([0, 1, 2, 3, 4, 3, 4, 5, 6, 7])
+    copy = torch.tensor([0, 0, 0, 1, 1, 2, 2, 0, 0, 0])
+    shown = mask[index][:, index] & ((copy[:, None] == copy) | (copy[:, None] == 0) | (copy == 0))
+    repeated = weights.forward(x[:, index], shown)
+    assert relative(twice.predict(), repeated[:, copy < 2]) <= TOLERANCE
+    # Of the query's tokens alone: one row of weights for each token.
+    rows = torch.ones(8, 3)
+    rows[6:, 1] = 0
+    asked = StackDual.from_stack(weights, x, ids, mask, training_weights=rows)
+    plain = StackDual.from_stack(weights, x, ids, mask)
+    if masked:
+        assert relative(asked.predict()[:, 6:], plain.without(1, [6, 7])) <= TOLERANCE
+        left_out = StackDual.from_stack(weights, x, ids, mask, training_weights=[0.5, 1.0, 3.0])
+        rows[:] = torch.tensor([0.5, 1.0, 3.0])
+        rows[6:, 1] = 0
+        rows[ids >= 0, ids[ids >= 0]] = 1
+        both = StackDual.from_stack(weights, x, ids, mask, training_weights=rows)
+        assert relative(left_out.without(1, [6, 7]), both.predict()[:, 6:]) <= TOLERANCE
+    # The layers' duals and paths are those of the weighted model.
+    last = twice.layers[-1]
+    assert relative(last.offset() + last.duals().predict().sum(-4).squeeze(-2), twice.states()[-1]) <= TOLERANCE
+    paths = twice.paths()
+    assert relative(paths.contributions.sum(-2) + paths.initial + paths.offset, twice.predict()) <= 10 * TOLERANCE
+    with pytest.raises(UserError, match="the training weight of demonstration 2 is -1"):
+        StackDual.from_stack(weights, x, ids, mask, training_weights=[1, 1, -1])

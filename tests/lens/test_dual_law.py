@@ -1,7 +1,8 @@
 """The lens evaluates the dual in place: its scores are those of `StackDual`, built from the model's weights alone.
 
 With u_r the direction of the margin at read-out position r: the path's embedding parts are Σ_r ⟨token paths, u_r⟩, its
-biases Σ_r ⟨offset, u_r⟩; the gradient step is the heads' direct parts; the knock-out is `StackDual.without`.
+biases Σ_r ⟨offset, u_r⟩; the gradient step is the heads' direct parts; the knock-out is `StackDual.without`, and the
+influence the gradient in the stack's training weights.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from iclens.dual import StackDual
 from iclens.lens import PaddedTokens, Readouts, Trace, gradient_step, hidden_keys, knock_out, path, trace
 from iclens.lens.model.anatomy import matrix
 from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt.tokens import by_source
+from iclens.lens.read.weighted import Edges
+from iclens.lens.scores.influence import influence
 from iclens.papers.ren_liu_2024.language_stacks import stack_pass, stack_weights
 
 LAYOUTS = ["gpt2", "gpt2-inverse-layer", "gpt2-unscaled-upcast", "llama", "llama-biased-tied"]
@@ -121,6 +125,23 @@ def test_the_knock_out_is_the_stack_never_trained_on_it(name: str) -> None:
         without = stack.without(chosen, range(QUERY_START, N))[rows]
         expected = (without * directions).sum() + bias
         assert float(margin) == pytest.approx(float(expected), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_influence_is_the_gradient_of_the_stack_in_its_training_weights(name: str) -> None:
+    model, _, directions, bias = case(name)
+    passed = stack_pass(model, IDS, GROUPS)
+    weights = torch.tensor([0.5, 2.0, 0.25, 1.0], dtype=torch.float64, requires_grad=True)
+    given = passed.weights, passed.states[0][0], GROUPS, passed.mask
+    stack = StackDual.from_stack(*given, training_weights=weights)
+    margin = (stack.predict()[list(TWO_POSITIONS.offsets)] * directions).sum() + bias
+    (expected,) = torch.autograd.grad(margin, weights)
+    prompt = PaddedTokens.of([IDS[0]], [QUERY_START], model.device)
+    readouts = Readouts.of([TWO_POSITIONS], [0], model.device)
+    of_tokens = torch.where(GROUPS < 0, 1.0, weights.detach()[GROUPS.clamp_min(0)])
+    found = influence(model, prompt, readouts, Edges(GROUPS[None], torch.zeros(1, dtype=torch.long)), of_tokens[None])
+    assert float(found.margin) == pytest.approx(float(margin.detach()), rel=1e-9, abs=1e-9)
+    close(by_source(found.by_token, GROUPS[None], 4)[0, :-1], expected)
 
 
 def test_the_law_would_notice_positions_that_are_not_turned() -> None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclens.bounds.rademacher import Bounds, bounds_of, over_normalizer
+from iclens.bounds.rademacher import Bounds, bounds_of, over_normalizer, refuse_training_weights
 from iclens.bounds.sample import Tokens, difference
 from iclens.dual import DualModel
 from iclens.errors import UserError
@@ -68,14 +68,15 @@ def measured_gap(
         generator: of the draws, on the CPU; one seeded with 0 when None.
 
     Raises:
-        UserError: leading axes or a mask, N outside 1 … pool − 1, too few resamples, δ outside (0, 1), or a softcapped
-            kernel.
+        UserError: leading axes or a mask, N outside 1 … pool − 1, too few resamples, δ outside (0, 1), a softcapped
+            kernel, or training weights.
     """
     ids = dual.groups.ids
     if dual.log_normalizer.ndim > 1 or ids.ndim > 1 or dual.k.ndim > 2 or dual.v.ndim > 2:
         raise UserError("measured_gap takes one head at a time: index q, k and v down to (tokens, features) first.")
     if dual.mask is not None:
         raise UserError("measured_gap takes no mask: build the dual model from the keys that the queries attend to.")
+    refuse_training_weights(dual)
     if not 1 <= n_demonstrations < dual.n_demonstrations:
         raise UserError(
             f"n_demonstrations={n_demonstrations} must be between 1 and {dual.n_demonstrations - 1}: the pool has "

@@ -120,7 +120,8 @@ def generalization_bounds(
         support: keys and values of tokens of the population, (..., n, d) and (..., n, d_v), for B.
 
     Raises:
-        UserError: δ outside (0, 1), a support that does not fit, or a kernel without feature map (softcapped).
+        UserError: δ outside (0, 1), a support that does not fit, a kernel without feature map (softcapped), or
+                training weights.
     """
     _check_delta(delta)
     demonstrations, attended = _rows(dual)
@@ -148,7 +149,7 @@ def rademacher_complexity(
         generator: of the signs, on the CPU; one seeded with 0 when None.
 
     Raises:
-        UserError: fewer than 2 draws, or a kernel without feature map (softcapped).
+        UserError: fewer than 2 draws, a kernel without feature map (softcapped), or training weights.
     """
     if n_draws < 2:
         raise UserError(f"n_draws={n_draws} must be at least 2.")
@@ -220,10 +221,27 @@ def bounds_of(
 
 
 def _rows(dual: DualModel) -> tuple[Tensor, Tensor]:
-    """Demonstration keys and all keys that each query may attend to, (..., n_query or 1, n_key)."""
+    """Demonstration keys and all keys that each query may attend to, (..., n_query or 1, n_key).
+
+    Raises:
+        UserError: the dual has training weights.
+    """
+    refuse_training_weights(dual)
     demonstrations = (dual.groups.ids >= 0).unsqueeze(-2)
     allowed = torch.ones_like(demonstrations) if dual.mask is None else dual.mask
     return demonstrations & allowed, allowed | torch.zeros_like(demonstrations)
+
+
+def refuse_training_weights(dual: DualModel) -> None:
+    """Refuse a dual model with training weights: the theorem is about the plain mean of independent losses.
+
+    Raises:
+        UserError: the dual has training weights.
+    """
+    if dual.training_weights is not None:
+        raise UserError(
+            "the bounds hold for demonstrations that count once each: this dual model has training weights."
+        )
 
 
 def over_normalizer(value: SignedLog, log_normalizer: Float[Tensor, "*batch n_query"]) -> SignedLog:

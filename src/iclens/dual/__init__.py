@@ -20,6 +20,7 @@ from iclens.dual.norms import Norm
 from iclens.dual.online import OnlineRun, OnlineState, online_attention, online_from_features
 from iclens.dual.rotary import Rotary
 from iclens.dual.stack import Paths, StackDual, StackWeights, Step
+from iclens.dual.training_weights import TrainingWeights
 
 __all__ = [
     "ACTIVATIONS",
@@ -45,6 +46,7 @@ __all__ = [
     "Step",
     "StepLoss",
     "Training",
+    "TrainingWeights",
     "WeightUpdate",
     "gd_plus_plus",
     "gradient_descent",

@@ -50,8 +50,8 @@ class ExplicitDual:
         v: values, (..., n_key, d_v).
         groups: which keys are demonstrations.
         exact: the prediction in kernel form, (..., n_query, d_v).
-        coefficients: φ(k_i)ᵀφ(q)/D(q) with D from the same features, (..., n_query, n_key).
-        key_factors: exp(log_scale_k + log_scale_q)/D: what multiplies v_i phi_k[i] in W, (..., n_query, n_key).
+        coefficients: w_i φ(k_i)ᵀφ(q)/D(q) with D from the same features, (..., n_query, n_key).
+        key_factors: w_i exp(log_scale_k + log_scale_q)/D: what multiplies v_i phi_k[i] in W, (..., n_query, n_key).
     """
 
     features: FeaturePair
@@ -63,7 +63,14 @@ class ExplicitDual:
 
     @staticmethod
     def of(
-        pair: FeaturePair, v: Tensor, groups: Groups, mask: Tensor | None, exact: Tensor, *, normalizes: bool
+        pair: FeaturePair,
+        v: Tensor,
+        groups: Groups,
+        mask: Tensor | None,
+        exact: Tensor,
+        *,
+        normalizes: bool,
+        weights: Tensor | None = None,
     ) -> ExplicitDual:
         """Make the explicit form of a dual model from features of its queries and keys; see `DualModel.explicit`.
 
@@ -74,6 +81,7 @@ class ExplicitDual:
             mask: True where a query may attend to a key; None for everywhere.
             exact: the prediction in kernel form.
             normalizes: whether the kernel's coefficients are divided by their sum.
+            weights: how often each key counts, (..., n_query or 1, n_key); None for once.
 
         Raises:
             UserError: the normaliser of these features is not positive for some query.
@@ -81,6 +89,8 @@ class ExplicitDual:
         given = v, groups, exact
         inner = (pair.phi_k @ pair.phi_q.unsqueeze(-1)).squeeze(-1)
         log_scale = pair.log_scale_k.unsqueeze(-2) + pair.log_scale_q.unsqueeze(-1)
+        if weights is not None:
+            log_scale = log_scale + weights.log()
         mask = inner.new_ones((), dtype=torch.bool) if mask is None else mask
         if not normalizes:
             return ExplicitDual(pair, *given, inner * log_scale.exp() * mask, log_scale.exp() * mask)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from iclens.dual.model import DualModel
+from iclens.dual.training_weights import TrainingWeights
 from iclens.errors import UserError
 from iclens.kernels import Kernel
 
@@ -48,6 +50,7 @@ class HeadsDual:
         *,
         b_O: Tensor | None = None,
         kernel: str | Kernel = "softmax",
+        training_weights: TrainingWeights | None = None,
     ) -> HeadsDual:
         """The duals of multi-head attention.
 
@@ -61,11 +64,13 @@ class HeadsDual:
             scale: factor of the scores; d^(−1/2) when None.
             b_O: bias of the projection, (d_model,).
             kernel: as in `DualModel.from_attention`.
+            training_weights: as in `DualModel.from_attention`; leading axes broadcast against (..., n_heads).
 
         Raises:
             UserError: as `DualModel.from_attention`, or heads or widths that do not fit W_O.
         """
-        dual = DualModel.from_attention(q, k, v, demonstrations, mask, scale, kernel=kernel)
+        how: dict[str, Any] = {"kernel": kernel, "training_weights": training_weights}
+        dual = DualModel.from_attention(q, k, v, demonstrations, mask, scale, **how)
         if W_O.ndim != 3 or q.ndim < 3 or W_O.shape[:2] != (q.shape[-3], v.shape[-1]):
             raise UserError(
                 f"W_O has shape {tuple(W_O.shape)}; for q {tuple(q.shape)} and v {tuple(v.shape)} it must be "

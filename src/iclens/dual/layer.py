@@ -17,6 +17,7 @@ from iclens.dual.heads import HeadsDual
 from iclens.dual.held import HeldMap
 from iclens.dual.layer_weights import LayerWeights
 from iclens.dual.model import DualModel
+from iclens.dual.training_weights import TrainingWeights, of_tokens
 from iclens.errors import UserError
 
 
@@ -55,6 +56,8 @@ class LayerDual:
         demonstrations: int | Tensor,
         queries: int | Sequence[int] | Tensor | None = None,
         mask: Tensor | None = None,
+        *,
+        training_weights: TrainingWeights | None = None,
     ) -> LayerDual:
         """The dual of a layer.
 
@@ -65,6 +68,8 @@ class LayerDual:
                 `DualModel.from_attention`; leading axes broadcast against those of `x`.
             queries: positions that are read out, negative ones counted from the end; None for all.
             mask: bool, (..., n, n), True where a token (row) may attend to another (column); None for everywhere.
+            training_weights: how often each demonstration counts in the duals of all tokens outside of it, one number
+                or (n_demonstrations,); or in the dual of each token, (..., n, n_demonstrations). None for once.
 
         Raises:
             UserError: shapes that do not fit, positions outside the tokens, or what `DualModel.from_attention` refuses.
@@ -79,6 +84,9 @@ class LayerDual:
             if mask.ndim < 2 or mask.shape[-1] != n or mask.shape[-2] not in (1, n):
                 raise UserError(f"mask has shape {tuple(mask.shape)}; its last two axes must be ({n}, {n}).")
             mask = mask.expand(*mask.shape[:-2], n, n)[..., index, :].unsqueeze(-3)
+        if training_weights is not None:
+            groups = Groups.of(demonstrations, n, x.device)
+            training_weights = of_tokens(training_weights, groups, x)[..., index, :].unsqueeze(-3)
         if isinstance(demonstrations, Tensor) and demonstrations.ndim > 1:
             demonstrations = demonstrations.unsqueeze(-2)
         z = weights.attention_inputs(x)
@@ -91,6 +99,7 @@ class LayerDual:
             mask,
             weights.scale,
             b_O=weights.b_O,
+            training_weights=training_weights,
         )
         return LayerDual(weights, x, index, heads)
 
@@ -170,7 +179,7 @@ class LayerDual:
         over the heads to `predict()` − `offset()`, and loss, alignment and ‖Ŵ‖_F are theirs to give. The queries sit on
         a leading axis because each has its own A.
         """
-        dual = self.heads.dual
+        dual, counted = self.heads.dual, self.heads.dual.training_weights
         ids = dual.groups.ids if dual.groups.ids.ndim == 1 else dual.groups.ids.unsqueeze(-2)
         return dataclasses.replace(
             dual,
@@ -179,6 +188,7 @@ class LayerDual:
             v=self.targets(),
             groups=Groups(ids, dual.n_demonstrations),
             mask=None if dual.mask is None else dual.mask.unsqueeze(-2),
+            training_weights=None if counted is None else counted.unsqueeze(-2),
         )
 
     def held_linear(

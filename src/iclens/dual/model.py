@@ -15,9 +15,17 @@ from iclens.dual import quadratic
 from iclens.dual.demonstrations import Groups
 from iclens.dual.display import table
 from iclens.dual.explicit import ExplicitDual
+from iclens.dual.inputs import (
+    checked_mask,
+    checked_tensors,
+    chosen_kernel,
+    refuse_empty_rows,
+    repeat_for_grouped_queries,
+)
+from iclens.dual.training_weights import TrainingWeights, checked_weights, of_keys
 from iclens.errors import UserError
 from iclens.features import FEATURE_MAPS, FeatureMap
-from iclens.kernels import KERNELS, Kernel, SignedLog
+from iclens.kernels import Kernel, SignedLog
 
 
 class StepLoss(NamedTuple):
@@ -68,13 +76,18 @@ class DualModel:
     and Ŵ φ(q) is the attention output. D, W_0 and L carry the axis of the queries. The identity holds for any weights
     and data: it rewrites attention and is no evidence of learning.
 
+    With training weights w_i ≥ 0 demonstration i counts w_i times: L(W) = −(1/(ηD)) Σ_i w_i v_iᵀ W φ(k_i), with
+    D(q) = Σ_j w_j k(k_j, q) and weights of 1 on all other keys. For a kernel that normalises this adds log w_i to the
+    scores. w_i = 0 leaves demonstration i out, w_i = 2 is to have it twice. Every method below is that of the weighted
+    model.
+
     >>> q, k, v = torch.randn(1, 4), torch.randn(6, 4), torch.randn(6, 3)
     >>> dual = DualModel.from_attention(q, k, v, demonstrations=5)
     >>> torch.allclose(dual.initial() + dual.contributions().sum(-2), dual.predict(), atol=1e-6)
     True
 
-    Source: Ren & Liu 2024, Theorem 3.1, made exact (docs/theory/dual-model.md). Our tokens are rows;
-    the paper's are columns.
+    Source: Ren & Liu 2024, Theorem 3.1, made exact (docs/theory/dual-model.md); training weights are derived in
+    docs/theory/training-weights.md. Our tokens are rows; the paper's are columns.
 
     Attributes:
         q: queries, (..., n_query, d).
@@ -83,6 +96,7 @@ class DualModel:
         groups: which keys are demonstrations.
         mask: True where a query may attend to a key, (..., n_query or 1, n_key); None for everywhere.
         kernel: k(x, y).
+        training_weights: w ≥ 0 of every demonstration, (..., n_query or 1, n_demonstrations); None for 1 each.
     """
 
     q: Float[Tensor, "*batch n_query d"]
@@ -91,6 +105,7 @@ class DualModel:
     groups: Groups
     mask: Bool[Tensor, "*batch_m _ n_key"] | None
     kernel: Kernel
+    training_weights: Float[Tensor, "*batch_w _ n_demonstrations"] | None = None
 
     @staticmethod
     def from_attention(
@@ -102,6 +117,7 @@ class DualModel:
         scale: float | None = None,
         *,
         kernel: str | Kernel = "softmax",
+        training_weights: TrainingWeights | None = None,
     ) -> DualModel:
         """The dual model of attention of `q` on (`k`, `v`).
 
@@ -118,26 +134,37 @@ class DualModel:
             mask: bool, (..., n_query, n_key), True where the query may attend; None for everywhere.
             scale: factor of the scores; d^(−1/2) when None (1 for the linear kernel).
             kernel: a registered name (`"softmax"`, `"linear"`, `"gaussian"`) or a `Kernel`, which brings its own scale.
+            training_weights: how often each demonstration counts, 0 or more: one number for all of them, or
+                (n_demonstrations,), or (..., n_query or 1, n_demonstrations). What is computed is differentiable with
+                respect to weights that are not 0. None for once each.
 
         Raises:
-            UserError: shapes that do not fit, non-finite numbers, demonstrations outside the keys or none at all, or a
-                query that may attend to nothing.
+            UserError: shapes that do not fit, non-finite numbers, demonstrations outside the keys or none at all, a
+                negative weight, or a query that may attend to nothing.
         """
-        q, k, v = _checked(q, k, v)
+        q, k, v = checked_tensors(q, k, v)
         groups = Groups.of(demonstrations, k.shape[-2], k.device)
-        chosen = _kernel(kernel, scale, q.shape[-1])
-        mask = _checked_mask(mask, q, k)
-        k, v = _repeat_for_grouped_queries(q, k, v)
+        chosen = chosen_kernel(kernel, scale, q.shape[-1])
+        mask = checked_mask(mask, q, k)
+        k, v = repeat_for_grouped_queries(q, k, v)
         leading = [tensor.shape[:-2] for tensor in (q, k, v)] + [groups.ids.shape[:-1]]
         leading += [mask.shape[:-2]] if mask is not None else []
+        weights = None
+        if training_weights is not None:
+            weights = checked_weights(training_weights, groups, q.shape[-2], q)
+            leading += [weights.shape[:-2]]
         try:
             torch.broadcast_shapes(*leading)
         except RuntimeError:
             shapes = ", ".join(str(tuple(shape)) for shape in leading)
             raise UserError(
-                f"the leading axes of q, k, v, demonstrations and mask do not broadcast (in this order): {shapes}."
+                f"the leading axes of q, k, v, demonstrations{'' if mask is None else ', mask'}"
+                f"{'' if weights is None else ', training_weights'} do not broadcast (in this order): {shapes}."
             ) from None
-        return DualModel(q, k, v, groups, mask, chosen)
+        dual = DualModel(q, k, v, groups, mask, chosen, weights)
+        if weights is not None and chosen.normalizes:
+            refuse_empty_rows(dual._counting() > 0, "with a positive training weight")
+        return dual
 
     @property
     def n_demonstrations(self) -> int:
@@ -146,11 +173,15 @@ class DualModel:
 
     @cached_property
     def _solution(self) -> tuple[Tensor, Tensor]:
-        return self.kernel.coefficients(self.q, self.k, self.mask)
+        return self.kernel.coefficients(self.q, self.k, self.mask, self._counts)
+
+    @cached_property
+    def _counts(self) -> Float[Tensor, "*batch _ n_key"] | None:
+        return None if self.training_weights is None else of_keys(self.training_weights, self.groups)
 
     @property
     def coefficients(self) -> Float[Tensor, "*batch n_query n_key"]:
-        """k(k_i, q)/D(q): the attention weights, zero where masked."""
+        """w_i k(k_i, q)/D(q): the attention weights, zero where masked."""
         return self._solution[0]
 
     @property
@@ -163,7 +194,7 @@ class DualModel:
         return self.groups.ids >= 0
 
     def predict(self) -> Float[Tensor, "*batch n_query d_v"]:
-        """Ŵ φ(q) = Σ_i k(k_i, q)/D(q) · v_i: the prediction after the step, equal to the attention output."""
+        """Ŵ φ(q) = Σ_i w_i k(k_i, q)/D(q) · v_i: the prediction after the step, equal to the attention output."""
         return self.coefficients @ self.v
 
     def initial(self) -> Float[Tensor, "*batch n_query d_v"]:
@@ -174,15 +205,66 @@ class DualModel:
         return (self.coefficients * ~self._is_demonstration.unsqueeze(-2)) @ self.v
 
     def contributions(self) -> Float[Tensor, "*batch n_query n_demonstrations d_v"]:
-        """Each demonstration's part of the gradient step, Σ_{i in g} k(k_i, q)/D(q) · v_i.
+        """Each demonstration's part of the gradient step, w_g Σ_{i in g} k(k_i, q)/D(q) · v_i.
 
         They and `initial()` sum to `predict()`.
         """
         return self.groups.sum_values(self.coefficients, self.v)
 
     def weights(self) -> Float[Tensor, "*batch n_query n_demonstrations"]:
-        """Each demonstration's share Σ_{i in g} k(k_i, q)/D(q) of the normaliser: its attention weight."""
+        """Each demonstration's share w_g Σ_{i in g} k(k_i, q)/D(q) of the normaliser: its attention weight."""
         return self.groups.sum_weights(self.coefficients)
+
+    def influence(self) -> Float[Tensor, "*batch n_query n_demonstrations d_v"]:
+        """How the prediction changes with the logarithm of each training weight, Σ_{i in g} a_i (v_i − out).
+
+            ∂ out/∂ log w_g = w_g ∂ out/∂ w_g = contributions()_g − weights()_g · predict(),
+
+        in units of the values: at weights of 1 it is ∂ out/∂ w_g. It is the contribution, centred: the second term is
+        what the normaliser gives back to all other keys. Over all keys, those of no demonstration included, it sums to
+        zero. With a_g = weights()_g the exact effect of leaving g out is −influence()_g/(1 − a_g), and that of having
+        it twice influence()_g/(1 + a_g). For a kernel that does not normalise it is the contribution itself.
+
+        Source: the influence function of Koh & Liang 2017, here exact, since out is the minimiser of
+        Σ_i w_i k(k_i, q) ‖v_i − y‖²; derived in docs/theory/training-weights.md.
+        """
+        parts = self.contributions()
+        if not self.kernel.normalizes:
+            return parts
+        return parts - self.weights().unsqueeze(-1) * self.predict().unsqueeze(-2)
+
+    def shares(self) -> Float[Tensor, "*batch n_query n_demonstrations d_v"]:
+        """Divide predict() − without(all demonstrations) among them: ∫₀¹ w_g ∂ out/∂ w_g (t w) dt, in closed form.
+
+        All demonstrations come in together, at t times their weights. With a = Σ_g a_g, the demonstrations' mean target
+        v̄ = Σ_g contributions()_g/a, D_0 the normaliser without them and Δ = predict() − without(all),
+
+            shares_g = (a_g/a) Δ + (log(D/D_0)/a) (contributions()_g − a_g v̄),
+
+        in units of the values; they sum to Δ. For a kernel that does not normalise they are the contributions.
+
+        Source: the values of Aumann & Shapley 1974; derived in docs/theory/training-weights.md.
+
+        Raises:
+            UserError: a query has nothing else to attend to, so that there is no prediction without demonstrations.
+        """
+        parts = self.contributions()
+        if not self.kernel.normalizes:
+            return parts
+        others = self._may_attend(~self._is_demonstration)
+        refuse_empty_rows(others, "but demonstrations")
+        coefficients, log_others = self.kernel.coefficients(self.q, self.k, others)
+        weights = self.weights()
+        total = weights.sum(-1, keepdim=True)
+        # predict() − without(all), in a form that keeps its digits where the demonstrations get little attention.
+        change = parts.sum(-2) - total * (coefficients @ self.v)
+        # log(D/D_0) = −log(1 − a): each form keeps its digits where the other loses them.
+        ratio = (self.log_normalizer - log_others).unsqueeze(-1)
+        ratio = torch.where(total < 0.5, -torch.log1p(-total.clamp_max(0.5)), ratio)
+        total = total.clamp_min(torch.finfo(total.dtype).tiny)
+        part = (weights / total).unsqueeze(-1)
+        centred = parts - part * parts.sum(-2, keepdim=True)
+        return part * change.unsqueeze(-2) + (ratio / total).unsqueeze(-1) * centred
 
     def without(self, i: int | Iterable[int]) -> Float[Tensor, "*batch n_query d_v"]:
         """The exact prediction when demonstration `i` (or each of several) was never trained on, with D recomputed.
@@ -204,15 +286,16 @@ class DualModel:
         kept = ~torch.isin(self.groups.ids, torch.tensor(left_out, device=self.k.device)).unsqueeze(-2)
         mask = kept if self.mask is None else self.mask & kept
         if self.kernel.normalizes:
-            _refuse_empty_rows(mask, f"without demonstration {', '.join(map(str, left_out))}")
-        return self.kernel.coefficients(self.q, self.k, mask)[0] @ self.v
+            seen = mask if self._counts is None else mask & (self._counts > 0)
+            refuse_empty_rows(seen, f"without demonstration {', '.join(map(str, left_out))}")
+        return self.kernel.coefficients(self.q, self.k, mask, self._counts)[0] @ self.v
 
     @overload
     def loss(self, *, learning_rate: float = 1.0, log: Literal[False] = False) -> StepLoss: ...
     @overload
     def loss(self, *, learning_rate: float = 1.0, log: Literal[True]) -> LogStepLoss: ...
     def loss(self, *, learning_rate: float = 1.0, log: bool = False) -> StepLoss | LogStepLoss:
-        """Theorem 3.1's loss L(W) = −(1/(ηD)) Σ_i v_iᵀ W φ(k_i) at W_0 and at Ŵ.
+        """Theorem 3.1's loss L(W) = −(1/(ηD)) Σ_i w_i v_iᵀ W φ(k_i) at W_0 and at Ŵ.
 
         L is linear in W and has no minimiser; the step lowers it by ‖Ŵ − W_0‖²_F/η. Sums over pairs of keys, formed a
         block of rows at a time: time O(n_key²), memory O(n_key · n_query).
@@ -222,10 +305,9 @@ class DualModel:
             log: return sign and logarithm, for keys whose k(k_i, k_j) leaves the range of the dtype; otherwise such
                 losses are ±inf.
         """
-        demonstrations = self._may_attend(self._is_demonstration)
-        initial = self._may_attend(~self._is_demonstration)
+        demonstrations, initial = self._counting(self._is_demonstration), self._counting(~self._is_demonstration)
         losses = []
-        for trained_on in (initial, initial | demonstrations):
+        for trained_on in (initial, self._counting()):
             log_abs, sign = quadratic.pair_sum(self.kernel, self.k, self.v, demonstrations, trained_on)
             shift = 2 * self.log_normalizer + torch.tensor(learning_rate, dtype=self.k.dtype).log()
             losses.append(SignedLog(log_abs - shift, None if sign is None else -sign))
@@ -238,14 +320,14 @@ class DualModel:
         The representation-learning reading (Ren & Liu 2024, Fig. 2): v_i is the positive of k_i, there are no
         negatives, and D cancels in a cosine.
         """
-        demonstrations = self._may_attend(self._is_demonstration)
-        initial = self._may_attend(~self._is_demonstration)
+        members = self._may_attend(self._is_demonstration).to(self.v.dtype)
+        demonstrations = self._counting(self._is_demonstration)
+        n_members = self.groups.sum_weights(members).clamp_min(1)
+        n_counted = demonstrations.sum(-1).clamp_min(torch.finfo(self.v.dtype).tiny)
         results = []
-        for trained_on in (initial, initial | demonstrations):
+        for trained_on in (self._counting(~self._is_demonstration), self._counting()):
             cosine, unit_sum = quadratic.prediction_cosines(self.kernel, self.k, self.v, demonstrations, trained_on)
-            weights = demonstrations.to(cosine.dtype)
-            count = self.groups.sum_weights(weights).clamp_min(1)
-            results.append((self.groups.sum_weights(cosine * weights) / count, unit_sum / weights.sum(-1).clamp_min(1)))
+            results.append((self.groups.sum_weights(cosine * members) / n_members, unit_sum / n_counted))
         (before, collapse_before), (after, collapse_after) = results
         shape = self.log_normalizer.shape
         return Alignment(
@@ -256,12 +338,12 @@ class DualModel:
         )
 
     def weight_norm(self, *, log: bool = False) -> Float[Tensor, "*batch n_query"]:
-        """‖Ŵ‖_F of every query's Ŵ, from Gram matrices: ‖Ŵ‖²_F = (1/D²) Σ_ij v_iᵀv_j k(k_i, k_j).
+        """‖Ŵ‖_F of every query's Ŵ, from Gram matrices: ‖Ŵ‖²_F = (1/D²) Σ_ij w_i w_j v_iᵀv_j k(k_i, k_j).
 
         Args:
             log: return log ‖Ŵ‖_F, for norms that leave the range of the dtype (inf otherwise).
         """
-        attended = self._may_attend(torch.ones_like(self._is_demonstration))
+        attended = self._counting()
         log_abs, _ = quadratic.pair_sum(self.kernel, self.k, self.v, attended, attended)
         norm = log_abs / 2 - self.log_normalizer
         return norm if log else norm.exp()
@@ -277,14 +359,16 @@ class DualModel:
         """
         feature_map = FEATURE_MAPS[features]() if isinstance(features, str) else features
         pair = feature_map.pair(self.q, self.k, self.kernel)
-        return ExplicitDual.of(pair, self.v, self.groups, self.mask, self.predict(), normalizes=self.kernel.normalizes)
+        given = pair, self.v, self.groups, self.mask, self.predict()
+        return ExplicitDual.of(*given, normalizes=self.kernel.normalizes, weights=self._counts)
 
     def __repr__(self) -> str:
         """One line: how many queries, keys and demonstrations, and over which kernel."""
         n_queries = self.log_normalizer.numel()
         return (
             f"DualModel({n_queries} quer{'y' if n_queries == 1 else 'ies'}, {self.k.shape[-2]} keys in "
-            f"{self.n_demonstrations} demonstrations and W_0, {type(self.kernel).__name__}, {self.v.dtype})"
+            f"{self.n_demonstrations} demonstrations and W_0, {type(self.kernel).__name__}, {self.v.dtype}"
+            f"{'' if self.training_weights is None else ', with training weights'})"
         )
 
     def _repr_html_(self) -> str:
@@ -297,84 +381,8 @@ class DualModel:
         rows = keys.unsqueeze(-2)
         return rows if self.mask is None else rows & self.mask
 
-
-def _checked(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(tensor, Tensor):
-            raise UserError(f"{name} is a {type(tensor).__name__}; it must be a torch.Tensor.")
-        if tensor.ndim < 2:
-            raise UserError(f"{name} has shape {tuple(tensor.shape)}; it needs at least two axes: tokens, features.")
-        if not tensor.is_floating_point():
-            raise UserError(f"{name} has dtype {tensor.dtype}; it must be floating point.")
-        if tensor.dtype != q.dtype or tensor.device != q.device:
-            raise UserError(
-                f"{name} is {tensor.dtype} on {tensor.device}, but q is {q.dtype} on {q.device}: they must agree."
-            )
-    if k.shape[-1] != q.shape[-1]:
-        raise UserError(f"q has {q.shape[-1]} features and k has {k.shape[-1]}: they must have the same number.")
-    if v.shape[-2] != k.shape[-2]:
-        raise UserError(f"k has {k.shape[-2]} tokens and v has {v.shape[-2]}: they must have the same number.")
-    if 0 in (q.shape[-2], k.shape[-2], q.shape[-1], v.shape[-1]):
-        raise UserError(f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: no axis may be empty.")
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        finite = tensor.isfinite()
-        if not bool(finite.all()):
-            where = (~finite).nonzero()[0].tolist()
-            raise UserError(f"{name} holds a non-finite number at index {where}: {tensor[tuple(where)].item()}.")
-    return q, k, v
-
-
-def _kernel(kernel: str | Kernel, scale: float | None, d: int) -> Kernel:
-    if isinstance(kernel, Kernel):
-        if scale is not None:
-            raise UserError("scale is given twice: a Kernel brings its own. Leave scale out, or name the kernel.")
-        return kernel
-    cls = KERNELS[kernel]
-    if scale is None:
-        scale = 1.0 if kernel == "linear" else d**-0.5
-    if not (scale > 0 and scale < float("inf")):
-        raise UserError(f"scale={scale} must be a positive finite number.")
-    try:
-        return cls(scale)  # type: ignore[call-arg]
-    except TypeError:
-        raise UserError(f"the kernel {kernel!r} has more parameters than a scale: give a Kernel object.") from None
-
-
-def _checked_mask(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
-    if mask is None:
-        return None
-    n_query, n_key = q.shape[-2], k.shape[-2]
-    if mask.dtype != torch.bool:
-        raise UserError(f"mask has dtype {mask.dtype}; it must be bool, True where the query may attend.")
-    if mask.ndim < 2 or mask.shape[-1] != n_key or mask.shape[-2] not in (1, n_query):
-        raise UserError(f"mask has shape {tuple(mask.shape)}; its last two axes must be ({n_query}, {n_key}).")
-    mask = mask.to(q.device)
-    _refuse_empty_rows(mask, "by the mask")
-    return mask
-
-
-def _refuse_empty_rows(mask: Tensor, why: str) -> None:
-    empty = ~mask.any(-1)
-    if bool(empty.any()):
-        *leading, row = empty.nonzero()[0].tolist()
-        where = f" at leading index {leading}" if leading else ""
-        raise UserError(f"query {row}{where} has no key to attend to {why}: its normaliser D would be 0.")
-
-
-def _repeat_for_grouped_queries(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    if q.ndim < 3:
-        return k, v
-
-    def repeated(name: str, tensor: Tensor) -> Tensor:
-        if tensor.ndim < 3 or tensor.shape[-3] in (1, q.shape[-3]):
-            return tensor
-        if q.shape[-3] == 1:
-            return tensor
-        if q.shape[-3] % tensor.shape[-3]:
-            raise UserError(
-                f"q has {q.shape[-3]} heads and {name} has {tensor.shape[-3]}: the number of query heads must be a "
-                "multiple."
-            )
-        return tensor.repeat_interleave(q.shape[-3] // tensor.shape[-3], -3)
-
-    return repeated("k", k), repeated("v", v)
+    def _counting(self, keys: Bool[Tensor, "*batch n_key"] | None = None) -> Float[Tensor, "*out _ n_key"]:
+        """How often each of `keys` (all when None) counts for each query: 0 where it may not attend to the key."""
+        keys = torch.ones_like(self._is_demonstration) if keys is None else keys
+        attended = self._may_attend(keys).to(self.v.dtype)
+        return attended if self._counts is None else attended * self._counts

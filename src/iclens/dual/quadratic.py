@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from iclens.kernels import Kernel, SignedLog
@@ -42,12 +42,12 @@ def pair_sum(
     kernel: Kernel,
     k: Float[Tensor, "*batch n_key d"],
     v: Float[Tensor, "*batch_v n_key d_v"],
-    left: Bool[Tensor, "*batch_l n_row n_key"],
-    right: Bool[Tensor, "*batch_r n_row n_key"],
+    left: Shaped[Tensor, "*batch_l _ n_key"],
+    right: Shaped[Tensor, "*batch_r _ n_key"],
     *,
     most_entries: int = MOST_ENTRIES,
 ) -> SignedLog:
-    """Σ_{i in left, j in right} v_iᵀv_j k(k_i, k_j), (..., n_row).
+    """Σ_ij left_i right_j v_iᵀv_j k(k_i, k_j), (..., n_row); `left` and `right` say how often each key counts.
 
     The Gram matrix is never formed whole. Time O(n_key² (d + d_v + n_row)), memory O(n_key · n_row), a block of
     at most `most_entries` at a time.
@@ -58,7 +58,7 @@ def pair_sum(
         terms.append((right.to(v.dtype) @ products.mT) * left[..., block])
         scales.append(log_scale)
     values, log_scales = torch.cat(terms, -1), torch.cat(scales, -1).unsqueeze(-2)
-    attended = torch.where(left, log_scales, torch.finfo(v.dtype).min)
+    attended = torch.where(left > 0, log_scales, torch.finfo(v.dtype).min)
     largest = attended.amax(-1, keepdim=True)
     total = (values * (attended - largest).exp()).sum(-1)
     return SignedLog(total.abs().log() + largest.squeeze(-1), total.sign())
@@ -68,15 +68,17 @@ def prediction_cosines(
     kernel: Kernel,
     k: Float[Tensor, "*batch n_key d"],
     v: Float[Tensor, "*batch_v n_key d_v"],
-    at: Bool[Tensor, "*batch_l n_row n_key"],
-    trained_on: Bool[Tensor, "*batch_r n_row n_key"],
+    at: Shaped[Tensor, "*batch_l _ n_key"],
+    trained_on: Shaped[Tensor, "*batch_r _ n_key"],
     *,
     most_entries: int = MOST_ENTRIES,
 ) -> tuple[Float[Tensor, "*out n_row n_key"], Float[Tensor, "*out n_row"]]:
-    """Cosines of f(k_i) = Σ_{j in trained_on} v_j k(k_j, k_i) with v_i, and the length of the sum of f's unit vectors.
+    """Cosines of f(k_i) = Σ_j trained_on_j v_j k(k_j, k_i) with v_i, and the length of the sum of f's unit vectors.
+
+    `at` and `trained_on` say how often each key counts.
 
     Returns:
-        cosines (..., n_row, n_key), 0 where either vector is zero; and ‖Σ_{i in at} f(k_i)/‖f(k_i)‖‖, (..., n_row).
+        cosines (..., n_row, n_key), 0 where either vector is zero; and ‖Σ_i at_i f(k_i)/‖f(k_i)‖‖, (..., n_row).
     """
     cosines, unit_sum = [], v.new_zeros(())
     positives = torch.nn.functional.normalize(v, dim=-1, eps=torch.finfo(v.dtype).tiny)

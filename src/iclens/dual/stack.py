@@ -16,6 +16,7 @@ from iclens.dual.held import HeldMap
 from iclens.dual.layer import LayerDual, positions
 from iclens.dual.layer_weights import LayerWeights
 from iclens.dual.norms import Norm
+from iclens.dual.training_weights import TrainingWeights, of_tokens
 from iclens.errors import UserError
 
 
@@ -95,16 +96,24 @@ class StackDual:
         groups: which tokens are demonstrations; leading axes broadcast against those of the embeddings.
         mask: bool, (..., n, n), True where a token (row) may attend to another (column), or None.
         layers: the dual of each layer, at all tokens.
+        training_weights: how often each demonstration counts in every layer's duals of each token,
+            (..., n, n_demonstrations); None for once.
     """
 
     weights: StackWeights
     groups: Groups
     mask: Bool[Tensor, "*batch_m _ n"] | None
     layers: tuple[LayerDual, ...]
+    training_weights: Float[Tensor, "*batch_w n n_demonstrations"] | None = None
 
     @staticmethod
     def from_stack(
-        weights: StackWeights, x: Tensor, demonstrations: int | Tensor, mask: Tensor | None = None
+        weights: StackWeights,
+        x: Tensor,
+        demonstrations: int | Tensor,
+        mask: Tensor | None = None,
+        *,
+        training_weights: TrainingWeights | None = None,
     ) -> StackDual:
         """The duals of a stack, each fed with the predictions of the one before.
 
@@ -114,6 +123,7 @@ class StackDual:
             demonstrations: an int (the first N tokens), a bool mask over the tokens, or group ids; leading axes
                 broadcast against those of `x`.
             mask: bool, (..., n, n), True where a token (row) may attend to another (column), in every layer.
+            training_weights: in every layer, as in `LayerDual.from_layer`.
 
         Raises:
             UserError: what `LayerDual.from_layer` refuses.
@@ -121,11 +131,12 @@ class StackDual:
         if x.ndim < 2:
             raise UserError(f"x has shape {tuple(x.shape)}; a stack needs (..., n, {weights.layers[0].d_model}).")
         groups = Groups.of(demonstrations, x.shape[-2], x.device)
+        counted = None if training_weights is None else of_tokens(training_weights, groups, x)
         duals = []
         for layer in weights.layers:
-            duals.append(LayerDual.from_layer(layer, x, groups.ids, mask=mask))
+            duals.append(LayerDual.from_layer(layer, x, groups.ids, mask=mask, training_weights=counted))
             x = duals[-1].predict()
-        return StackDual(weights, groups, mask, tuple(duals))
+        return StackDual(weights, groups, mask, tuple(duals), counted)
 
     @property
     def n_demonstrations(self) -> int:
@@ -173,7 +184,8 @@ class StackDual:
             x = layer.x
             leading = torch.broadcast_shapes(x.shape[:-2], rows.shape[:-2])
             x = x.expand(*leading, -1, -1).index_copy(-2, index, rows.expand(*leading, -1, -1))
-            rows = LayerDual.from_layer(layer.weights, x, self.groups.ids, index, self.mask).without(left_out)
+            how = {"training_weights": self.training_weights}
+            rows = LayerDual.from_layer(layer.weights, x, self.groups.ids, index, self.mask, **how).without(left_out)
         return rows if self.weights.final_norm is None else self.weights.final_norm(rows)
 
     def paths(self, queries: int | Sequence[int] | Tensor | None = None) -> Paths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -10,7 +11,7 @@ from iclens.dual import DualModel
 from iclens.identities.checks import Setting
 
 
-def random_heads(setting: Setting, largest_score: float = 3.0, **options: str) -> Iterator[DualModel]:
+def random_heads(setting: Setting, largest_score: float = 3.0, **options: Any) -> Iterator[DualModel]:
     """Masked heads over sizes, with the largest |score| given; `options` go to `DualModel.from_attention`."""
     generator = setting.generator()
     for n_key, d in ((1, 1), (2, 128), (15, 11), (60, 64), (120, 3)):

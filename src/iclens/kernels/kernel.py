@@ -65,12 +65,21 @@ class Kernel(abc.ABC):
         q: Float[Tensor, "*batch n_query d"],
         k: Float[Tensor, "*batch_k n_key d"],
         mask: Bool[Tensor, "*batch_m #n_query n_key"] | None,
+        weights: Float[Tensor, "*batch_w #n_query n_key"] | None = None,
     ) -> tuple[Float[Tensor, "*out n_query n_key"], Float[Tensor, "*out n_query"]]:
-        """k(k_i, q_t) / D(q_t) over the keys that q_t may attend to, and log D(q_t).
+        """w_i k(k_i, q_t) / D(q_t) over the keys that q_t may attend to, and log D(q_t), D = Σ_i w_i k(k_i, q_t).
 
         Softmax of the log-kernel for a positive normalizing kernel: no entry overflows, however large the scores.
+
+        Args:
+            q: queries.
+            k: keys.
+            mask: True where a query may attend; None for everywhere.
+            weights: w_i ≥ 0, how often each key counts; None for once.
         """
         log_values = self.log(q, k).log_abs
+        if weights is not None:
+            log_values = log_values + weights.log()
         if mask is not None:
             log_values = log_values.masked_fill(~mask, -torch.inf)
         return log_values.softmax(-1), log_values.logsumexp(-1)

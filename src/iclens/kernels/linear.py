@@ -34,8 +34,11 @@ class LinearKernel(Kernel):
         q: Float[Tensor, "*batch n_query d"],
         k: Float[Tensor, "*batch_k n_key d"],
         mask: Bool[Tensor, "*batch_m #n_query n_key"] | None,
+        weights: Float[Tensor, "*batch_w #n_query n_key"] | None = None,
     ) -> tuple[Float[Tensor, "*out n_query n_key"], Float[Tensor, "*out n_query"]]:
         values = q @ k.mT * self.scale
+        if weights is not None:
+            values = values * weights
         if mask is not None:
             values = values.masked_fill(~mask, 0)
         return values, values.new_zeros(values.shape[:-1])

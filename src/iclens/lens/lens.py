@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from iclens.dual import DualModel
+from iclens.dual import DualModel, TrainingWeights
 from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations
 from iclens.lens.explanation import Explanation
@@ -221,16 +221,19 @@ class Lens:
         chosen = check_sets(alone if sets is None else sets, self.n_demonstrations)
         return self.passes.knock_out([chosen], query_only=query_only)[0]
 
-    def head(self, layer: int, head: int) -> DualModel:
+    def head(self, layer: int, head: int, *, training_weights: TrainingWeights | None = None) -> DualModel:
         """One head's dual model at the positions that are read, with the demonstrations as its groups.
 
+        `training_weights` say how often each demonstration counts in this head, which sees the tokens as they are: in
+        `influence` and `shares` all heads and layers have them.
+
         Raises:
-            UserError: there is no such layer or head.
+            UserError: there is no such layer or head, or a weight that does not fit.
         """
         if not 0 <= layer < self.model.n_layers or not 0 <= head < self.model.n_heads:
             size = f"{self.model.n_layers} layers of {self.model.n_heads} heads, counted from 0."
             raise UserError(f"there is no head {head} in layer {layer}: {self.model.name} has {size}")
-        return self.traced.layers[layer].dual(head, self.groups)
+        return self.traced.layers[layer].dual(head, self.groups, training_weights=training_weights)
 
     def score(self, name: str, *, seed: int = 0) -> Scores:
         """Score the demonstrations by a method of `ATTRIBUTIONS`, e.g. `"lasso"`; `seed` is of what it draws.

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from iclens.dual import DualModel
+from iclens.dual import DualModel, TrainingWeights
 from iclens.errors import UserError
 from iclens.kernels import SoftcappedKernel
 from iclens.lens.model.session import AttentionCall
@@ -30,6 +30,7 @@ def head_dual(
     softcap: float | None = None,
     mask: Bool[Tensor, "*batch_m _ n_key"] | None = None,
     sink: Float[Tensor, ""] | None = None,
+    training_weights: TrainingWeights | None = None,
 ) -> DualModel:
     """Make the dual model of heads from a language model: a soft cap c·tanh(scores/c) is a kernel of its own.
 
@@ -49,9 +50,9 @@ def head_dual(
         if not isinstance(demonstrations, int) and demonstrations.shape[-1] == n:
             fill = False if demonstrations.dtype == torch.bool else -1
             demonstrations = nn.functional.pad(demonstrations, (0, 1), value=fill)
-    if softcap is None:
-        return DualModel.from_attention(q, k, v, demonstrations, mask, scale)
-    return DualModel.from_attention(q, k, v, demonstrations, mask, kernel=SoftcappedKernel(scale, softcap))
+    how: dict[str, Any] = {"training_weights": training_weights}
+    how |= {"scale": scale} if softcap is None else {"kernel": SoftcappedKernel(scale, softcap)}
+    return DualModel.from_attention(q, k, v, demonstrations, mask, **how)
 
 
 class Head(NamedTuple):
@@ -101,6 +102,7 @@ class HeadRecord(AttentionCall):
         prompt: int = 0,
         *,
         dtype: torch.dtype | None = None,
+        training_weights: TrainingWeights | None = None,
     ) -> DualModel:
         """Make the dual model of one head: its `predict()` is `output[prompt, head, queries]`.
 
@@ -110,6 +112,8 @@ class HeadRecord(AttentionCall):
             groups: the demonstrations, as in `DualModel.from_attention`; None makes every token one of its own.
             prompt: which prompt of the batch.
             dtype: computed in this type, say float64; None for the model's own.
+            training_weights: how often each demonstration counts in this head alone, as in
+                `DualModel.from_attention`; None for once.
 
         Raises:
             UserError: there is no such head, prompt or position, or what `DualModel.from_attention` refuses.
@@ -125,4 +129,5 @@ class HeadRecord(AttentionCall):
         mask = masks[prompt if len(masks) > 1 else 0]
         groups = n if groups is None else groups
         how: dict[str, Any] = {"scale": self.scale, "softcap": self.softcap, "mask": mask}
-        return head_dual(q[places], k, v, groups, **how, sink=None if self.sinks is None else self.sinks[head])
+        how |= {"sink": None if self.sinks is None else self.sinks[head], "training_weights": training_weights}
+        return head_dual(q[places], k, v, groups, **how)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from iclens.dual import DualModel
+from iclens.dual import DualModel, TrainingWeights
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.placed import wide
@@ -72,19 +72,20 @@ class LayerTrace:
         prompt: int = 0,
         rows: slice = slice(None),
         dtype: torch.dtype | None = None,
+        training_weights: TrainingWeights | None = None,
     ) -> DualModel:
         """Make the dual model of one query head: its `predict()` is the head's `output` at the read-out positions.
 
         Of one prompt, and of some `rows` of its positions; `groups` are the demonstrations, as in
         `DualModel.from_attention`; computed in `dtype`, say float64, or as the queries are kept. A learned sink is one
-        more training pair after all tokens, of no demonstration.
+        more training pair after all tokens, of no demonstration. `training_weights` count in this head alone.
         """
         shared = head // (self.q.shape[1] // self.k.shape[1])
         q, k, v = self.q[prompt, head, rows], self.k[prompt, shared], self.v[prompt, shared]
         q, k, v = (tensor.to(dtype or self.q.dtype) for tensor in (q, k, v))
         sink = None if self.sinks is None else self.sinks[head]
         how: dict[str, Any] = {"scale": self.scale, "softcap": self.softcap, "sink": sink}
-        return head_dual(q, k, v, groups, **how, mask=self.mask[prompt, rows])
+        return head_dual(q, k, v, groups, **how, mask=self.mask[prompt, rows], training_weights=training_weights)
 
 
 @dataclass(frozen=True)
