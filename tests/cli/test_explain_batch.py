@@ -13,6 +13,8 @@ from tests.cli.batches import PAIRS, batch, inexact_model, interrupted_after, pr
 from iclens.cli.main import main
 from iclens.lens import COLUMNS, explain, load
 
+SCORES = ("gradient_step", "path", "knock_out", "influence")
+
 
 def test_rows_hold_what_explain_says(tmp_path: Path) -> None:
     pairs = [{"input": given, "output": output} for given, output in PAIRS[:3]]
@@ -24,7 +26,7 @@ def test_rows_hold_what_explain_says(tmp_path: Path) -> None:
         {"id": "c", "demonstrations": pairs, "query": "horse", "template": "{input} is {output} .", "answer": "nef"},
         {"prompt": text(2), "instruction": "horse dog"},
     ]
-    assert batch(tmp_path, lines, "--template", template, "--dtype", "float64", "--rerun") == 0
+    assert batch(tmp_path, lines, "--template", template, "--dtype", "float64", "--rerun", "--scores", *SCORES) == 0
     found = rows(tmp_path)
     assert [(row["line"], row["id"], row["demonstration"]) for row in found] == [
         *((1, "1", i) for i in range(3)),
@@ -37,10 +39,10 @@ def test_rows_hold_what_explain_says(tmp_path: Path) -> None:
 
     model = load("bundled", dtype=torch.float64)
     single = [
-        explain(model, text(3), rerun_text=True),
-        explain(model, text(3), rerun_text=True),
-        explain(model, text(3), answers=["nef", "vux"], rerun_text=True),
-        explain(model, text(3), answer="nef", rerun_text=True),
+        explain(model, text(3), scores=SCORES, rerun_text=True),
+        explain(model, text(3), scores=SCORES, rerun_text=True),
+        explain(model, text(3), answers=["nef", "vux"], scores=SCORES, rerun_text=True),
+        explain(model, text(3), answer="nef", scores=SCORES, rerun_text=True),
     ]
     for row in found[:12]:
         whole = single[row["line"] - 1]
@@ -52,6 +54,7 @@ def test_rows_hold_what_explain_says(tmp_path: Path) -> None:
             "knock_out": effect.knock_out.margin_change,
             "knock_out_log_probability": effect.knock_out.log_probability_change,
             "rerun": effect.rerun_margin_change,
+            "influence_weight": whole.influence_at.weight,
             "next_token_probability": whole.next_tokens[0].probability,
             "first_token_path": next(part.path for part in whole.others if part.name == "first"),
             "other_path": sum(part.path for part in whole.others if part.name != "first"),
@@ -66,12 +69,12 @@ def test_rows_hold_what_explain_says(tmp_path: Path) -> None:
     assert (found[9]["answer"], found[9]["next_token"].strip()) == ("nef", "vux")
     schema = pq.read_schema(tmp_path / "o.parquet")
     assert schema.names == [name for name, _, _ in COLUMNS]
-    assert schema.metadata[b"iclens.schema_version"] == b"4"
+    assert schema.metadata[b"iclens.schema_version"] == b"5"
     assert all(schema.field(name).metadata[b"meaning"].decode() == meaning for name, _, meaning in COLUMNS)
 
 
 def test_what_is_not_exact_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert batch(tmp_path, prompts(1), "--model", inexact_model(tmp_path)) == 1
+    assert batch(tmp_path, prompts(1), "--model", inexact_model(tmp_path), "--scores", "knock_out") == 1
     assert "NOT EXACT: a residual exceeds its tolerance in 1 prompts" in capsys.readouterr().out
     assert not any(row["exact"] for row in rows(tmp_path))
 
@@ -89,9 +92,15 @@ def test_the_scores_of_a_batch_are_those_that_were_asked_for(tmp_path: Path) -> 
         effect = single[row["line"] - 1].sources[row["demonstration"]]
         assert row["scores"] == [("lasso_margin", pytest.approx(effect.score("lasso_margin"), abs=1e-4))]
         assert row["residual_path"] < row["tolerance"]
-    # Without registry methods, which run prompt by prompt, the column is there and empty.
+    # Without registry methods, which run prompt by prompt.
     assert batch(tmp_path, asked[:1], out="plain.parquet") == 0
-    assert {tuple(row["scores"]) for row in rows(tmp_path, "plain.parquet")} == {()}
+    assert {tuple(dict(row["scores"])) for row in rows(tmp_path, "plain.parquet")} == {("influence",)}
+    assert {row["influence_weight"] for row in rows(tmp_path, "plain.parquet")} <= {
+        0.5,
+        0.5 / 16,
+        0.5 / 256,
+        0.5 / 4096,
+    }
 
 
 BAD = {

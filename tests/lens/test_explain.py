@@ -88,7 +88,7 @@ def test_margin_and_probabilities_are_the_models_own(model, tokenizer, answers):
 
 @pytest.mark.parametrize("answers", [["positive", "negative"], ["good", "bad", "so so"], None])
 def test_parts_sum_to_the_margin_and_tokens_to_their_demonstration(model, tokenizer, answers):
-    found = explain(model, TEXT, tokenizer=tokenizer, answers=answers)
+    found = explain(model, TEXT, tokenizer=tokenizer, answers=answers, scores=["gradient_step", "path", "knock_out"])
     assert found.exact
     assert all(residual.value < 1e-10 for residual in found.residuals)
     paths = sum(d.path for d in found.sources) + sum(o.path for o in found.others)
@@ -121,7 +121,8 @@ def test_rerun_is_the_model_on_the_shortened_text(model, tokenizer):
 
 
 def test_knock_out_of_a_group_and_the_answer_of_several_tokens(model, tokenizer):
-    found = explain(model, TEXT, tokenizer=tokenizer, answers=["so great", "so boring"], knock_out=[(2, 0), (1,)])
+    options = {"scores": ["knock_out", "path"], "knock_out": [(2, 0), (1,)]}
+    found = explain(model, TEXT, tokenizer=tokenizer, answers=["so great", "so boring"], **options)
     assert [k.demonstrations for k in found.group_knock_outs] == [(0, 2), (1,)]
     assert found.group_knock_outs[1].margin == pytest.approx(found.sources[1].knock_out.margin, rel=1e-9)
     assert found.group_knock_outs[0].margin != pytest.approx(found.sources[0].knock_out.margin, rel=1e-3)
@@ -152,7 +153,7 @@ def test_json_is_plain_and_complete(model, tokenizer):
 
 def test_faithfulness_is_measured_on_request(model, tokenizer):
     found = explain(model, TEXT, tokenizer=tokenizer, rerun_text=True, faithfulness=True, seed=3)
-    assert {entry.method for entry in found.faithfulness} == {"gradient_step", "path", "knock_out", "rerun"}
+    assert {entry.method for entry in found.faithfulness} == {"influence", "gradient_step", "rerun"}
     assert (
         found.faithfulness
         == explain(model, TEXT, tokenizer=tokenizer, rerun_text=True, faithfulness=True, seed=3).faithfulness

@@ -110,14 +110,14 @@ def test_version_2_knew_no_first_token(tmp_path):
         ({"exact": True}, "is no explanation: it has no schema_version"),
         ({"schema_version": "2"}, "is no explanation: it has no schema_version"),
         ({"schema_version": 0}, "is no explanation: it has no schema_version"),
-        (CURRENT | {"schema_version": 5}, "has the schema version 5, and this iclens reads .* 4: upgrade iclens"),
+        (CURRENT | {"schema_version": 6}, "has the schema version 6, and this iclens reads .* 5: upgrade iclens"),
         ({"schema_version": 1}, "is no explanation of schema version 1: it lacks '\\w+'"),
         (VERSION_1 | {"demonstrations": ["x"]}, "is no explanation of schema version 1: "),
         (VERSION_1 | {"next_tokens": []}, "is no explanation of schema version 1: "),
         ({"schema_version": 2}, "is no explanation of schema version 2: it lacks '\\w+'"),
-        (CURRENT | {"margin": "large"}, "is no explanation of schema version 4: 'large' is no float"),
-        (CURRENT | {"residuals": []}, "is no explanation of schema version 4: 'residuals' is empty"),
-        (CURRENT | {"sources": 3}, "is no explanation of schema version 4: "),
+        (CURRENT | {"margin": "large"}, "is no explanation of schema version 5: 'large' is no float"),
+        (CURRENT | {"residuals": []}, "is no explanation of schema version 5: 'residuals' is empty"),
+        (CURRENT | {"sources": 3}, "is no explanation of schema version 5: "),
     ],
 )
 def test_a_file_that_is_none_is_one_clear_sentence(document, message, tmp_path):

@@ -36,7 +36,7 @@ from iclens.lens.facts import (
 from iclens.lens.views import VIEWS, WRITERS, write
 from iclens.plain_data import record_of
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised by a change of the JSON that could break a reader; `Explanation.load` reads older ones."""
 
 
@@ -240,8 +240,9 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: there is no score, no check or no next token, which every explanation has.
     """
-    # Version 3 had neither `completeness` nor scores of tokens and maps of further scores. Version 2 counted the first
-    # token of the text to the part that it begins; its numbers stay as they were computed.
+    # Version 4 had no `influence_at`, `edges`, `pairs` and `of_output`. Version 3 had neither `completeness` nor scores
+    # of tokens and maps of further scores. Version 2 counted the first token of the text to the part that it begins;
+    # its numbers stay as they were computed.
     if document["schema_version"] == 1:
         # It had `demonstrations`, no labels, no short names of residuals, and always the three scores.
         # Without candidates, the likeliest next token was explained.

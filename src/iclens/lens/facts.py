@@ -163,6 +163,7 @@ RESIDUALS = {
     "gradient_step": "direct contributions and the rest against the margin",
     "path": "path parts against the margin",
     "knock_out": "knock-out of nothing against the full pass",
+    "weighted": "weighted attention of the influence against the pass's own",
 }
 """The checks by their short names."""
 

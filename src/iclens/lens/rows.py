@@ -13,7 +13,7 @@ from iclens.lens.views import VIEWS, WRITERS
 if TYPE_CHECKING:
     import pyarrow
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised by a change that could break a reader."""
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -36,6 +36,11 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("other_gradient_step", "float64", "direct contribution of the rest of the prompt, in nats"),
     ("other_path", "float64", "its contribution through all layers; all paths of the prompt sum to the margin"),
     *((f"residual_{name}", "float64", f"the check {name!r}: a relative difference") for name in RESIDUALS),
+    (
+        "influence_weight",
+        "float64",
+        "weight of all demonstrations where the influence was taken; null when not asked for",
+    ),
     ("completeness_gap", "float64", "how far the shares are from their sum, relative; null when not asked for"),
     ("tolerance", "float64", "the largest residual that is accepted"),
     ("exact", "bool", "whether every residual is within it; when not, trust nothing else of the prompt"),
@@ -82,6 +87,7 @@ def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[
         "other_gradient_step": total(one.gradient_step for one in found.others if one.name != FIRST),
         "other_path": total(one.path for one in found.others if one.name != FIRST),
         **{f"residual_{name}": residuals.get(name) for name in RESIDUALS},
+        "influence_weight": None if found.influence_at is None else found.influence_at.weight,
         "completeness_gap": None if found.completeness is None else found.completeness.gap,
         "tolerance": max(residual.tolerance for residual in found.residuals),
         "exact": found.exact,

@@ -157,6 +157,9 @@ def scored(
         by_head["influence"] = influence.by_weight
     if shares is not None:
         by_head["shares"] = shares.by_head.double()
+    checked = [one.residual for one in (influence, shares) if one is not None]
+    if checked:
+        residuals["weighted"] = torch.stack(checked).amax(0)
     by_token |= {name: values.sum((1, 2)) for name, values in by_head.items() if name not in by_token}
     # Input and output of a source stand beside each other.
     halves = torch.where(groups < 0, groups, 2 * groups + passes.outputs)

@@ -246,8 +246,8 @@ class _Printer:
             rows.append((name, scientific(shares.gap), self.faint(f"at most {scientific(shares.tolerance)}"), verdict))
         self.table(("", ">", "", ""), rows)
         cost = self.e.cost
-        passes = f"{plain(cost.forward_passes)} forward and {plain(cost.backward_passes)} backward passes"
-        self.line(self.faint(f" {passes}, {plain(sum(cost.seconds.values()))} s"))
+        passes = f"{cost.forward_passes:.1f} forward and {cost.backward_passes:.1f} backward passes"
+        self.line(self.faint(f" {passes}"))
         if self.e.notes:
             self.heading("Notes")
         for note in self.e.notes:

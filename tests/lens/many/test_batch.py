@@ -180,7 +180,7 @@ def test_a_wrong_path_shows_in_its_residual(factor: float) -> None:
 def test_in_single_precision_sums_that_nearly_cancel_are_taken_again() -> None:
     model = reader("llama", torch.float32)
     asked = [ask(model, prompt(n, 1, seed)) for seed, n in enumerate([4, 5, 6, 6, 6, 7])]
-    for found in explain_together(model, asked):
+    for found in explain_together(model, asked, ["path"]):
         assert found.exact
         parts = sum(effect.path for effect in found.sources) + sum(part.path for part in found.others)
         assert parts == pytest.approx(found.margin, rel=1e-4, abs=1e-5)

@@ -55,7 +55,9 @@ def polynomial(powers: torch.Tensor) -> Any:
 
     def take(weights: torch.Tensor, chosen: torch.Tensor) -> Any:
         one = weights[:, None] ** powers
-        return SimpleNamespace(by_head=(powers * one)[:, None, None], margin=one.sum(-1))
+        return SimpleNamespace(
+            by_head=(powers * one)[:, None, None], margin=one.sum(-1), residual=torch.zeros(len(one))
+        )
 
     return take
 

@@ -67,11 +67,13 @@ class Weighting:
         edges: the edges that carry them.
         log_weights: log w of every token, 0 for tokens without a weight.
         found: an attention module's name -> ∂M/∂log w of each token through each head, after the backward pass.
+        off: the name -> how far the weights that the backward pass forms again are from the forward pass, by prompt.
     """
 
     edges: Edges
     log_weights: Float[Tensor, "batch n"]
     found: dict[str, Float[Tensor, "batch heads n"]] = field(default_factory=dict)
+    off: dict[str, Float[Tensor, " batch"]] = field(default_factory=dict)
 
     @property
     def plain(self) -> bool:
@@ -131,7 +133,7 @@ class _Weighted(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out = ctx.saved_tensors
         call = replace(ctx.call, q=q, k=k, v=v)
-        pulled, ctx.how.found[call.name] = pull(
+        pulled, ctx.how.found[call.name], ctx.how.off[call.name] = pull(
             call, out, gradients[0], ctx.how, rows=ctx.rows, wanted=any(ctx.needs_input_grad[:3])
         )
         return (*pulled, None, None, None, None)
@@ -146,7 +148,7 @@ def pull(
     rows: int = _ROWS,
     most_scores: int = MOST_SCORES,
     wanted: bool = True,
-) -> tuple[tuple[Tensor | None, ...], Tensor]:
+) -> tuple[tuple[Tensor | None, ...], Tensor, Tensor]:
     """Pull the gradient of the heads' output back to queries, keys and values, and to the logarithms of the weights.
 
     Args:
@@ -159,8 +161,9 @@ def pull(
         wanted: whether queries, keys and values need their gradients: those of the first layer do not.
 
     Returns:
-        The gradients of q, k and v, None when they are not wanted; and ∂M/∂log w (batch, query heads, n_key) of each
-        token, were its weight its own.
+        The gradients of q, k and v, None when they are not wanted; ∂M/∂log w (batch, query heads, n_key) of each token,
+        were its weight its own; and the check,
+        max_t |Σ_j α_tj ⟨v_j, g_t⟩ − ⟨out_t, g_t⟩| / max_t |out_t| |g_t| (batch).
     """
     batch, key_heads, n_key, width = call.k.shape
     heads = call.q.shape[1]
@@ -169,6 +172,7 @@ def pull(
     edges, plain = how.edges.to(call.q.device), how.plain
     # ⟨out_t, gradient_t⟩: what the softmax's normaliser gives back.
     mean = (out * gradient).sum(-1, keepdim=True)
+    off = gradient.new_zeros(batch)
     for some, keys, mask in blocks(call, most_scores, rows):
         k, v = call.k[:, :, keys], call.v[:, :, keys]
         carrying = edges.rows(some)
@@ -183,6 +187,9 @@ def pull(
 
         pulled = (folded(g) @ v.transpose(-1, -2)).reshape(alpha.shape)
         change = pulled.sub_(mean[:, :, some]).mul_(alpha)
+        # What a learned sink takes of the attention is in no key.
+        kept = 0.0 if call.sinks is None else mean[:, :, some, 0] * (1 - alpha.sum(-1))
+        off = torch.maximum(off, (change.sum(-1) - kept).abs().flatten(1).amax(1))
         found[:, :, keys] += torch.where(carrying[..., keys], change, 0).sum(2)
         if grad_q is None or grad_k is None or grad_v is None:
             continue
@@ -192,4 +199,5 @@ def pull(
         change = folded(change) * call.scale
         grad_q[:, :, some] = (change @ k).reshape(batch, heads, n_rows, width)
         grad_k[:, :, keys] += change.transpose(-1, -2) @ folded(q)
-    return (grad_q, grad_k, grad_v), found
+    size = (out.norm(dim=-1) * gradient.norm(dim=-1)).flatten(1).amax(1)
+    return (grad_q, grad_k, grad_v), found, off / size.clamp_min(torch.finfo(size.dtype).tiny)

@@ -52,11 +52,13 @@ class Influence(OfPrompts):
             without a weight and where a prompt was filled up. Nats.
         weights: the weight of every token, 1 for tokens without one.
         margin: M(w).
+        residual: how far the attention weights behind `by_head` are from those of the pass, the largest of any layer.
     """
 
     by_head: Float[Tensor, "*batch n_layers n_heads n"]
     weights: Float[Tensor, "*batch n"]
     margin: Float[Tensor, "*batch"]
+    residual: Float[Tensor, "*batch"]
 
     @property
     def by_weight(self) -> Float[Tensor, "*batch n_layers n_heads n"]:
@@ -96,8 +98,10 @@ def influence(
     margins = readouts.margin(_logits(lens_model, tokens, readouts, how, grad=True))
     with torch.enable_grad():
         margins.sum().backward()
-    by_head = torch.stack([how.found[layer.attention_name].cpu() for layer in lens_model.anatomy.layers], 1)
-    return Influence(by_head, weights.cpu(), margins.detach().double().cpu())
+    names = [layer.attention_name for layer in lens_model.anatomy.layers]
+    by_head = torch.stack([how.found[name].cpu() for name in names], 1)
+    residual = torch.stack([how.off[name].cpu() for name in names]).amax(0)
+    return Influence(by_head, weights.cpu(), margins.detach().double().cpu(), residual.double())
 
 
 def where_it_shows(

@@ -44,6 +44,7 @@ class Shares(OfPrompts):
         without: M(0, …, 0).
         gap: |Σ shares − (margin − without)| / max(|margin − without|, largest |share| of a demonstration).
         weights: where the influence was taken, ascending; NaN after a prompt's last.
+        residual: the largest of these influences.
     """
 
     by_head: Float[Tensor, "*batch n_layers n_heads n"]
@@ -51,6 +52,7 @@ class Shares(OfPrompts):
     without: Float[Tensor, "*batch"]
     gap: Float[Tensor, "*batch"]
     weights: Float[Tensor, "*batch most"]
+    residual: Float[Tensor, "*batch"]
 
     @property
     def by_token(self) -> Float[Tensor, "*batch n"]:
@@ -72,6 +74,7 @@ class _Integral:
     by_head: dict[float, Tensor] = field(default_factory=dict)
     by_group: dict[float, Tensor] = field(default_factory=dict)
     margins: dict[float, float] = field(default_factory=dict)
+    residual: float = 0.0
 
     @property
     def nodes(self) -> list[float]:
@@ -147,6 +150,7 @@ def shares(
         for i, (b, t) in enumerate(asked.items()):
             one = integrals[b]
             one.by_head[t], one.by_group[t], one.margins[t] = found.by_head[i], by_group[i], float(found.margin[i])
+            one.residual = max(one.residual, float(found.residual[i]))
     return _together(integrals, margin, without, nodes)
 
 
@@ -160,7 +164,8 @@ def _together(integrals: list[_Integral], margin: Tensor, without: Tensor, most:
         by_head.append(torch.stack([n * one.by_head[t].double() for n, t in zip(counts, nodes, strict=True)]).sum(0))
         errors, largest = one.judged()
         gaps.append(float(errors.sum().abs()) / largest)
-    return Shares(torch.stack(by_head), margin, without, torch.tensor(gaps, dtype=torch.float64), weights)
+    found, residuals = torch.tensor(gaps, dtype=torch.float64), [one.residual for one in integrals]
+    return Shares(torch.stack(by_head), margin, without, found, weights, torch.tensor(residuals, dtype=torch.float64))
 
 
 def _counts(nodes: Float[Tensor, " n_nodes"], a: float, b: float) -> Float[Tensor, " n_nodes"]:
