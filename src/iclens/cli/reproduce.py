@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tyro.conf import Positional
 
@@ -49,6 +49,8 @@ class Reproduce:
         dry_run: say what it would cost and what is finished already, and stop.
         list: show the recipes with their times and stop.
     """
+
+    overrides: ClassVar = "ids"
 
     ids: Positional[tuple[str, ...]] = ()
     all: bool = False
