@@ -134,14 +134,6 @@ def test_options_survive_json_in_a_composition():
     assert torch.equal(again(q, k, v), variant(q, k, v))
 
 
-def test_the_former_name_of_an_option_is_read_from_older_files():
-    variant = build("negative", k=2, beta=0.3, **SIZES)
-    assert variant.n_negatives == 2
-    assert variant.options() == build("negative", n_negatives=2, beta=0.3, **SIZES).options()
-    with pytest.raises(UserError, match="'k' is the former name of 'n_negatives'"):
-        build("negative", k=2, n_negatives=2, **SIZES)
-
-
 def test_control_has_as_many_parameters():
     maps = {"g1": {"name": "adapter", "per_head": True}, "g2": "mlp"}
     counts = [

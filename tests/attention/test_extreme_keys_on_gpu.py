@@ -13,11 +13,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from tests.attention.references import negative_attention_naive
 
 from iclens.attention import extreme_keys, negative_attention
 from iclens.attention.attending import Attending
 from iclens.attention.constructions import tokens_of_queries
-from iclens.attention.negative import negative_attention_naive
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"

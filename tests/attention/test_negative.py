@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.attention.references import negative_attention_naive
 
 from iclens.attention import build, negative_attention, softmax_attention
 from iclens.attention.extreme_keys import lowest
-from iclens.attention.negative import negative_attention_naive
 from iclens.errors import UserError
 
 SIZES = {"n_heads": 2, "d": 4, "d_v": 3}

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.attention.references import weight_decay_attention_naive
 
 from iclens.attention import softmax_attention, weight_decay_attention, weight_decay_fused
 from iclens.attention.attending import Attending
 from iclens.attention.scaled_dot_product import weights_naive
 from iclens.attention.self_weights import self_weights
-from iclens.attention.weight_decay import weight_decay_attention_naive
 
 
 def tensors(n_query=7, n_key=9, d_v=8):

@@ -11,7 +11,7 @@ import pytest
 
 from iclens import bundled
 from iclens.cli.main import main
-from iclens.cli.prompt_options import arguments, escaped, unescaped
+from iclens.cli.prompt_options import arguments, unescaped
 from iclens.errors import UserError
 
 TEMPLATE = (
@@ -40,7 +40,7 @@ def test_values_are_json_or_their_own_text():
     for bad in (["a"], ["=1"], ["a=1", "a=2"]):
         with pytest.raises(UserError, match="template-args"):
             arguments(bad)
-    assert unescaped(escaped("a\n\tb")) == "a\n\tb"
+    assert unescaped(r"a\n\tb") == "a\n\tb"
     assert unescaped(None) is None
 
 

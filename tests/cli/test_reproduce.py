@@ -242,6 +242,26 @@ def test_overrides_are_checked_before_anything_runs(tmp_path, capsys, words, mes
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["squares", "n=10", "--dry-run", "--preset", "paper"],
+        ["squares", "--dry-run", "n=10", "--preset", "paper"],
+        ["--preset", "paper", "squares", "--dry-run", "n=10"],
+    ],
+)
+def test_overrides_stand_before_and_after_options(tmp_path, capsys, words):
+    assert reproduce(tmp_path, *words) == 0
+    assert capsys.readouterr().out == "squares: 10 parts, 0 finished before, 10 to do: about 3 min of one core\n"
+
+
+@pytest.mark.parametrize("words", [["--dry-run", "n"], ["--dry-run", "--m=2"], ["--dry-run", "n=2", "--m=2"]])
+def test_what_is_no_override_is_unrecognized(tmp_path, capsys, words):
+    with pytest.raises(SystemExit, match="2"):
+        reproduce(tmp_path, "squares", *words)
+    assert "Unrecognized options" in capsys.readouterr().err
+
+
 def test_a_recipe_may_have_more_presets(tmp_path):
     assert reproduce(tmp_path, "squares", "--preset", "large") == 0
     assert Squares.measured == 7

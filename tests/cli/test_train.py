@@ -97,6 +97,14 @@ def test_a_run_is_trained_once(run_file, capsys):
     assert len(Store("iclens-runs").keys()) == 2
 
 
+def test_overrides_stand_before_and_after_options(run_file, capsys):
+    keys = set()
+    for words in (["seed=1", "training.steps=4", "--dry-run"], ["seed=1", "--dry-run", "training.steps=4"]):
+        assert main(["train", run_file, *words]) == 0
+        keys.add(said(capsys)[1].split()[1])
+    assert len(keys) == 1
+
+
 def test_a_plan_trains_nothing_and_leaves_nothing(run_file, capsys):
     assert main(["train", run_file, "--dry-run"]) == 0
     out, err = said(capsys)

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 
-from iclens.benchmarks.document import is_sound
+from iclens.work.sealed import is_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -245,7 +245,7 @@ def test_the_page_of_benchmarks_has_their_place_and_what_is_published_is_sound()
     assert (DOCS / "measured.md").read_text(encoding="utf-8").count(page.PLACE) == 1
     for file in (DOCS / page.FOLDER).glob("*.json"):
         one = json.loads(file.read_text(encoding="utf-8"))
-        assert is_sound(one), file
+        assert is_whole(one), file
         assert not one["quick"], file
 
 

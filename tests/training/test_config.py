@@ -13,7 +13,6 @@ from tests.training.tiny_runs import tiny
 from iclens.attention import ATTENTIONS
 from iclens.errors import UserError
 from iclens.models.model import MODELS
-from iclens.models.runs_attention import RunsAttention
 from iclens.tasks.shifts import SHIFTS
 from iclens.tasks.task import TASKS
 from iclens.training.config import Chosen, Curriculum, RunConfig, Training
@@ -198,19 +197,14 @@ def test_a_number_that_is_not_finite_is_refused(table, key, value):
     refused({table: {key: value}}, rf"{table}\.{key}=.* must be finite")
 
 
-def test_the_former_name_of_an_option_is_read_and_the_run_keeps_its_key():
+def test_options_of_an_attention_have_the_types_that_it_wants():
     def configured(**options):
         model = {"name": "transformer", "attention": "negative", "attention_options": options}
         return RunConfig.from_dict({"model": model})
 
-    old = configured(k=2, beta=1)
-    assert old.model.options["attention_options"] == {"k": 2, "beta": 1.0}
-    assert RunConfig.from_dict(old.to_dict()).key() == old.key()
-    with pytest.raises(UserError, match=r"attention_options\.k"):
-        configured(k="two")
-    made = old.model_class()(1, 1, [0], **old.model.options)
-    attentions = [module for module in made.modules() if isinstance(module, RunsAttention)]
-    assert {attention.variant_of(0).n_negatives for attention in attentions} == {2}
+    assert configured(n_negatives=2, beta=1).model.options["attention_options"] == {"n_negatives": 2, "beta": 1.0}
+    with pytest.raises(UserError, match=r"attention_options\.n_negatives"):
+        configured(n_negatives="two")
 
 
 def test_numbers_inside_options_must_be_finite():

@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from scripts.train_regressors import TrainRegressors, errors
 
 import iclens
-from iclens.cli.main import main
 from iclens.training import regressors
 from iclens.training.loop import train
 from iclens.training.reproducibly import reproducibly
@@ -29,8 +29,8 @@ def test_the_shipped_weights_are_those_that_were_measured():
 @pytest.mark.parametrize("variant", regressors.VARIANTS)
 def test_they_learn_in_context_but_not_better_than_ridge(variant):
     recorded = regressors.recorded()
-    measured = regressors.errors(regressors.load_regressor(variant), 128)
-    ridge = regressors.errors(None, 128)
+    measured = errors(regressors.load_regressor(variant), 128)
+    ridge = errors(None, 128)
     for n in ("1", "4", "12", "20"):
         assert measured[n]["mean"] > ridge[n]["mean"] - 0.01
         # Another sample of the same prompts: the intervals meet.
@@ -40,9 +40,9 @@ def test_they_learn_in_context_but_not_better_than_ridge(variant):
     assert measured["20"]["mean"] < measured["4"]["mean"] / 2 < measured["1"]["mean"] / 2
 
 
-def test_the_command_trains_measures_and_repeats_itself(tmp_path, capsys):
+def test_the_script_trains_measures_and_repeats_itself(tmp_path, capsys):
     out = tmp_path / "new"
-    assert main(["train-regressors", "--out", str(out), "--steps", "2", "--prompts", "16"]) == 0
+    TrainRegressors(out, steps=2, prompts=16).run()
     assert "ridge, the best possible" in capsys.readouterr().out
     document = json.loads((out / "recipe.json").read_text())
     assert document["regressors"]["negative"]["config"]["training"]["steps"] == 2
@@ -52,20 +52,23 @@ def test_the_command_trains_measures_and_repeats_itself(tmp_path, capsys):
     assert all(torch.equal(written[name], again[name].half()) for name in again)
 
 
-def test_mistakes_are_told(tmp_path, capsys):
+def test_mistakes_are_told(tmp_path):
     with pytest.raises(iclens.UserError, match="softmax, regularized"):
         regressors.load_regressor("nosuch")
     (tmp_path / "there").mkdir()
-    assert main(["train-regressors", "--out", str(tmp_path / "there")]) == 2
-    assert main(["train-regressors", "--out", str(tmp_path / "new"), "--steps", "0"]) == 2
-    assert "at least 1" in capsys.readouterr().err
+    for wrong, message in (
+        (TrainRegressors(tmp_path / "there"), "there"),
+        (TrainRegressors(tmp_path / "new", steps=0), "at least 1"),
+    ):
+        with pytest.raises(iclens.UserError, match=message):
+            wrong.run()
     assert list(tmp_path.iterdir()) == [tmp_path / "there"]
 
 
 def test_errors_of_the_best_estimator_are_those_of_theory():
     # With one point, ridge on the waves: E = σ² + 2τ² − (2τ²)-weighted gain; with many, it nears the noise.
     task = regressors.regressor_task()
-    measured = regressors.errors(None, 512)
+    measured = errors(None, 512)
     torch.manual_seed(0)
     x = 2 * torch.rand(20000, 2, 1) - 1
     phi = task.features(x) * task.weight_std

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -81,23 +81,6 @@ def negative_attention(
     return out if offset is None else out - offset
 
 
-def negative_attention_naive(
-    q: Queries,
-    k: Keys,
-    v: Values,
-    mask: Mask = None,
-    *,
-    scale: float | None = None,
-    is_causal: bool = False,
-    **settings: Any,
-) -> Outputs:
-    """The reference of `negative_attention`: same arguments, built from whole matrices."""
-    negatives = _Negatives(**settings)
-    self_aligned = negatives.construction == "dissimilar"
-    attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=self_aligned)
-    return negatives.naive(q, k, v, attending)
-
-
 @dataclass(frozen=True, eq=False)
 class _Negatives:
     """One way to make negatives, applied; the fields are arguments of `negative_attention`."""
@@ -115,6 +98,10 @@ class _Negatives:
             raise UserError(f"n_negatives={self.n_negatives} must be at least 1.")
         if (self.construction == "learned") != (self.vectors is not None):
             raise UserError("vectors must be given for the construction 'learned' and for no other.")
+
+    @property
+    def _of_tokens(self) -> dict[str, Any]:
+        return {"n_negatives": self.n_negatives, "construction": self.construction, "seed": self.seed}
 
     def offset(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor | None:
         """β · mean of every query's negatives; None when negatives are those of keys, or for β = 0."""
@@ -138,14 +125,9 @@ class _Negatives:
         if self.construction in FROM_TOKENS:
             if attending.n_key == 1:
                 return None
-            settings: dict[str, Any] = {
-                "n_negatives": self.n_negatives,
-                "construction": self.construction,
-                "seed": self.seed,
-            }
             if q is None:
-                return _mean_value(v, tokens_of_keys(k, attending, **settings))
-            return _mean_value(v, tokens_of_queries(q, k, attending, **settings))
+                return _mean_value(v, tokens_of_keys(k, attending, **self._of_tokens))
+            return _mean_value(v, tokens_of_queries(q, k, attending, **self._of_tokens))
         return self._vector_mean(v, attending)
 
     def _vector_mean(self, v: Tensor, attending: Attending) -> Tensor:
@@ -170,15 +152,7 @@ class _Negatives:
                 return weights @ values - times(self.beta, mean)
             return scaled_dot_product_naive(q, k, v - times(self.beta, mean), attending)
         check_count(self.n_negatives, attending)
-        member = indicator_naive(
-            q,
-            k,
-            attending,
-            n_negatives=self.n_negatives,
-            construction=self.construction,
-            selection=self.selection,
-            seed=self.seed,
-        ).to(v.dtype)
+        member = indicator_naive(q, k, attending, selection=self.selection, **self._of_tokens).to(v.dtype)
         if self.selection == "query":
             return weights @ values - times(self.beta, member @ values)
         return weights @ repeat_heads(v - times(self.beta, member @ v), attending.n_heads)
@@ -218,7 +192,6 @@ class NegativeAttention(AttentionVariant):
         UserError: an option out of its range.
     """
 
-    former_options: ClassVar[Mapping[str, str]] = {"k": "n_negatives"}
     beta: Strength
 
     def __init__(

@@ -11,7 +11,7 @@ import torch
 
 from iclens.attention.huggingface import NOTE_VERSION, apply
 from iclens.attention.interface import SUBMODULE
-from iclens.attention.variant import build, name_of, renamed
+from iclens.attention.variant import build, name_of
 from iclens.errors import UserError
 
 
@@ -159,7 +159,6 @@ def _check_options(model: torch.nn.Module, name: str, options: Mapping[str, Any]
     variant = next(variant for variant in held if name_of(variant) == name)
     own, shape = variant.options(), variant.shape
     sizes = {"n_heads": shape.n_heads, "d": shape.d, "d_v": shape.d_v, "n_kv_heads": shape.n_kv_heads}
-    options = renamed(name, options)
     # Built, so that wrong names are refused and options have the form in which the model's were saved.
     expected = build(name, **sizes, **(own | options)).options()
     for key in options:

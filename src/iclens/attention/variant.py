@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -61,13 +60,11 @@ class AttentionVariant(nn.Module, abc.ABC):
         permutes: whether reordering the context (keys, values and the mask's columns), without a causal mask, leaves
             the output of a query unchanged. False for variants that know which key is the query's own, or a key's
             position.
-        former_options: former names of options -> their names now, so that files of older versions are read.
         self_aligned: whether query j must have a key of its own: the last n_query keys are those of the queries.
     """
 
     permutes: bool = True
     self_aligned: bool = False
-    former_options: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, shape: HeadShape) -> None:
         super().__init__()
@@ -244,22 +241,8 @@ def build(
     Raises:
         UserError: an unknown name or option, or an option out of its range.
     """
-    options = renamed(name, options)
     cls = ATTENTIONS.checked(name, options, given=1)
     return cls(HeadShape(n_heads, d, d_v, n_heads if n_kv_heads is None else n_kv_heads), **options)
-
-
-def renamed(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Give options of the variant `name` that bear a former name their name of now.
-
-    Raises:
-        UserError: an unknown variant, or an option given under both names.
-    """
-    former = ATTENTIONS[name].former_options
-    for key, now in former.items():
-        if key in options and now in options:
-            raise UserError(f"{key!r} is the former name of {now!r}: give one of them.")
-    return {former.get(key, key): value for key, value in options.items()}
 
 
 def name_of(variant: AttentionVariant) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -57,21 +55,6 @@ def weight_decay_attention(
     return scaled_dot_product(q, k, values - times(alpha, values * ~demonstrations.unsqueeze(-1)), attending)
 
 
-def weight_decay_attention_naive(
-    q: Queries,
-    k: Keys,
-    v: Values,
-    mask: Mask = None,
-    *,
-    alpha: Strength,
-    demonstrations: Tensor | None = None,
-    **how: Any,
-) -> Outputs:
-    """The reference of `weight_decay_attention`: same arguments, built from the whole matrix of weights."""
-    attending = Attending.of(q, k, v, mask, self_aligned=demonstrations is None, **how)
-    return _naive(q, k, v, attending, alpha, demonstrations)
-
-
 def _fast(q: Tensor, k: Tensor, v: Tensor, attending: Attending, alpha: Strength) -> Tensor:
     if is_zero(alpha):
         return scaled_dot_product(q, k, v, attending)
@@ -83,17 +66,6 @@ def _fast(q: Tensor, k: Tensor, v: Tensor, attending: Attending, alpha: Strength
 def _own_offset(q: Tensor, k: Tensor, v: Tensor, attending: Attending, alpha: Strength) -> Tensor:
     own = repeat_heads(attending.own(v), attending.n_heads)
     return times(alpha, self_weights(q, k, attending).unsqueeze(-1) * own)
-
-
-def _naive(
-    q: Tensor, k: Tensor, v: Tensor, attending: Attending, alpha: Strength, demonstrations: Tensor | None
-) -> Tensor:
-    weights = weights_naive(q, k, attending)
-    if demonstrations is None:
-        initial = torch.eye(attending.n_key, dtype=torch.bool, device=v.device)[-attending.n_query :]
-    else:
-        initial = ~demonstrations
-    return (weights - times(alpha, weights * initial)) @ repeat_heads(v, attending.n_heads)
 
 
 @ATTENTIONS.register("weight-decay")
@@ -116,7 +88,9 @@ class WeightDecayAttention(PenalizedAttention):
         return _fast(q, k, v, attending, self.alpha)
 
     def naive(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor:  # noqa: D102
-        return _naive(q, k, v, attending, self.alpha, None)
+        weights = weights_naive(q, k, attending)
+        own = torch.eye(attending.n_key, dtype=torch.bool, device=v.device)[-attending.n_query :]
+        return (weights - times(self.alpha, weights * own)) @ repeat_heads(v, attending.n_heads)
 
     def residual(  # noqa: D102
         self, q: Tensor, k: Tensor, v: Tensor, attending: Attending, initial: Tensor, weights: Tensor

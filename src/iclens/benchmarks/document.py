@@ -11,14 +11,9 @@ from iclens.benchmarks.case import Absent, Context, Listing
 from iclens.benchmarks.measuring import CaseResult, Compared, Grown, Result
 from iclens.benchmarks.peers import versions
 from iclens.recipes.machine import machine
-from iclens.work.sealed import is_whole, sealed
+from iclens.work.sealed import sealed
 
 SCHEMA_VERSION = 1
-
-_ENTRIES = {
-    "schema_version", "case", "description", "command", "measured", "quick", "pairs", "threads", "device",
-    "environment", "ceilings", "good", "seconds", "results",
-}  # fmt: skip
 
 
 def environment(threads: int) -> dict[str, Any]:
@@ -56,11 +51,6 @@ def document(result: CaseResult, context: Context, before: dict[str, Any], comma
     return sealed(made)
 
 
-def is_sound(made: dict[str, Any]) -> bool:
-    """Whether a document that was read is as it was written; the ones of the time before checksums pass."""
-    return is_whole(made) or (set(made) - {"long"} == _ENTRIES and made["schema_version"] == SCHEMA_VERSION)
-
-
 def plain(result: Result) -> dict[str, Any]:
     """Turn a result into plain data for JSON, with its kind as the first entry."""
     if isinstance(result, Absent):
@@ -87,12 +77,8 @@ def _plain_comparison(result: Compared) -> dict[str, Any]:
     entry, ratio_ = result.entry, result.speed_up
     floor = None
     if result.gap is not None and entry.floor is not None:
-        floor = asdict(result.gap) | {
-            "operations": entry.floor.operations,
-            "bytes": entry.floor.bytes,
-            "dtype": entry.floor.dtype,
-            "formula": entry.floor.formula,
-        }
+        counted = ("operations", "bytes", "dtype", "formula")
+        floor = asdict(result.gap) | {name: getattr(entry.floor, name) for name in counted}
     return {
         "kind": "comparison",
         "what": entry.what,

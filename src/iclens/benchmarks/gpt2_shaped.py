@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iclens.benchmarks.few_shot import word_tokenizer
 from iclens.lens import LensModel, Readout
 
 QUERY_TOKENS = 8
@@ -75,8 +76,8 @@ def language_model(shape: Shape, attention: str | None = None) -> Any:
 
 
 def lens_model(shape: Shape) -> LensModel:
-    """The same, wrapped for the lens."""
-    return LensModel.wrap(language_model(shape), name="GPT-2-shaped")
+    """The same, wrapped for the lens, with its tokenizer."""
+    return LensModel.wrap(language_model(shape), word_tokenizer(shape.vocabulary), "GPT-2-shaped")
 
 
 @dataclass(frozen=True)

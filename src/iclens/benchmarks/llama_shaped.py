@@ -11,7 +11,7 @@ import torch
 
 from iclens.benchmarks.case import Absent
 from iclens.benchmarks.few_shot import word_tokenizer
-from iclens.benchmarks.gpt2_shaped import Shape, language_model
+from iclens.benchmarks.gpt2_shaped import Shape
 from iclens.errors import UserError
 from iclens.lens import LensModel, load
 
@@ -62,11 +62,6 @@ def llama_model(shape: LlamaShape) -> LensModel:
         torch.manual_seed(0)
         model = LlamaForCausalLM(config).to(torch.float32).eval()
     return LensModel.wrap(model, word_tokenizer(shape.vocabulary), "Llama-shaped")
-
-
-def gpt2_model(shape: Shape) -> LensModel:
-    """Make a GPT-2 of a shape, with the same random weights at every call, and its tokenizer."""
-    return LensModel.wrap(language_model(shape), word_tokenizer(shape.vocabulary), "GPT-2-shaped")
 
 
 def smollm2() -> LensModel | Absent:

@@ -201,7 +201,7 @@ def _description(case: Case) -> str:
 
 def read_case(file: Path) -> dict[str, Any] | None:
     """The JSON of a case, None when the file is something else."""
-    from iclens.benchmarks.document import is_sound
+    from iclens.work.sealed import is_whole
 
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -210,7 +210,7 @@ def read_case(file: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(found, dict) or not {"case", "results", "ceilings"} <= set(found):
         return None
-    if not is_sound(found):
+    if not is_whole(found):
         note(f"{file} is left out: it is damaged, or was changed after it was written; measure the case again.")
         return None
     return found

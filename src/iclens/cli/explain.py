@@ -19,7 +19,7 @@ from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.lens.model.loading import LensModel
-    from iclens.lens.prompt import Prompt, PromptOptions
+    from iclens.lens.prompt import Prompt
 
 _ONE_PROMPT = (
     "prompt",
@@ -187,7 +187,7 @@ class Explain:
         from iclens.lens.many.lines import Defaults
         from iclens.lens.many.model_source import ModelSource
 
-        defaults = Defaults(self._options(), self.answers, self.answer)
+        defaults = Defaults(prompt_options(self), self.answers, self.answer)
         scores = (*self.scores, *(["rerun"] if self.rerun and "rerun" not in self.scores else []))
         source = ModelSource(self.model, self.dtype, self.device, self.device_map)
         return self.many.run(source, defaults, scores=scores)
@@ -196,17 +196,6 @@ class Explain:
         """The files to write, by the name of their writer."""
         files = {"json": self.json, "html": self.html}
         return {kind: path for kind, path in files.items() if path is not None}
-
-    def _options(self) -> PromptOptions:
-        return prompt_options(
-            template=self.template,
-            query=self.query,
-            instruction=self.instruction,
-            instruction_blocks=self.instruction_blocks,
-            separator=self.separator,
-            template_args=self.template_args,
-            system_in_user=self.system_in_user,
-        )
 
     def _prompt(self, lens_model: LensModel) -> Prompt:
         from iclens.lens.prompt import read_prompt
@@ -222,7 +211,7 @@ class Explain:
             from iclens import bundled
 
             path = bundled.path() / "prompt.txt"
-        return read_prompt(path, lens_model.tokenizer, **vars(self._options()))
+        return read_prompt(path, lens_model.tokenizer, **vars(prompt_options(self)))
 
 
 def _list_models() -> int:

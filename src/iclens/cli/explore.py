@@ -13,11 +13,6 @@ from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.work.progress import stages
 
-_WRITTEN = (
-    "template", "query", "instruction", "instruction_blocks", "separator", "template_args", "system_in_user",
-)  # fmt: skip
-"""Options that say how the prompt is written."""
-
 
 @command("explore")
 @dataclass(frozen=True)
@@ -66,8 +61,8 @@ class Explore:
 
     def run(self) -> int:
         """Load the model, answer the first question once, and serve until interrupted."""
-        options = prompt_options(**{name: getattr(self, name) for name in _WRITTEN})
-        for name in _WRITTEN if self.prompt is None else ():
+        options = prompt_options(self)
+        for name in vars(options) if self.prompt is None else ():
             if getattr(self, name) != getattr(Explore, name):
                 raise UserError(f"--{name.replace('_', '-')} says how a prompt is written: give --prompt FILE with it.")
         listening = _listen(self.host, self.port)

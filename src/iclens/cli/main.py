@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Annotated, Any, Union
 
@@ -83,14 +84,23 @@ def _parse(arguments: list[str]) -> Command:
         for group in groups:
             branch = branch.setdefault(group, {})
         branch[last] = commands[name]
-    return tyro.cli(
-        _union(tree, arguments),
-        prog="iclens",
-        description=DESCRIPTION.format(version=version("iclens")),
+    kind = _union(tree, arguments)
+    given: dict[str, Any] = {
+        "prog": "iclens",
+        "description": DESCRIPTION.format(version=version("iclens")),
         # No arguments at all is a request to be told what there is.
-        args=arguments or ["--help"],
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+        "args": arguments or ["--help"],
+        "config": (tyro.conf.FlagCreatePairsOff,),
+    }
+    chosen, rest = tyro.cli(kind, return_unknown_args=True, **given)
+    if not rest:
+        return chosen
+    # tyro takes positional words up to an option; overrides may stand behind it, too.
+    field = getattr(chosen, "overrides", "")
+    if field and all("=" in word and not word.startswith("-") for word in rest):
+        return replace(chosen, **{field: (*getattr(chosen, field), *rest)})
+    # This says what is unknown, and exits.
+    return tyro.cli(kind, **given)
 
 
 def _union(tree: Mapping[str, Any], arguments: list[str]) -> Any:

@@ -15,40 +15,23 @@ _ESCAPES = {"\\n": "\n", "\\t": "\t"}
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
-def prompt_options(
-    *,
-    template: str | None,
-    query: str | None,
-    instruction: str | None,
-    instruction_blocks: int,
-    separator: str | None,
-    template_args: Sequence[str],
-    system_in_user: bool,
-) -> PromptOptions:
-    r"""Read the options; `\n` and `\t` in a template and a separator are a line end and a tab.
+def prompt_options(command: Any) -> PromptOptions:
+    r"""Read them from the fields of a command; `\n` and `\t` in a template and a separator are a line end and a tab.
 
     Raises:
         UserError: a template argument that is no `key=value`, or is given twice.
     """
     from iclens.lens.prompt import PromptOptions
 
-    args = arguments(template_args)
-    return PromptOptions(
-        unescaped(template), query, instruction, instruction_blocks, unescaped(separator), args or None, system_in_user
-    )
+    given = {name: getattr(command, name) for name in PromptOptions.__dataclass_fields__}
+    read = {name: unescaped(given[name]) for name in ("template", "separator")}
+    return PromptOptions(**{**given, **read, "template_args": arguments(command.template_args) or None})
 
 
 def unescaped(text: str | None) -> str | None:
     r"""Write line ends and tabs for `\n` and `\t`, which a shell does not."""
     for written, meant in _ESCAPES.items():
         text = None if text is None else text.replace(written, meant)
-    return text
-
-
-def escaped(text: str) -> str:
-    """Write a text as `unescaped` reads it."""
-    for written, meant in _ESCAPES.items():
-        text = text.replace(meant, written)
     return text
 
 

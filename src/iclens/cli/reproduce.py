@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tyro.conf import Positional
 
@@ -49,6 +49,8 @@ class Reproduce:
         dry_run: say what it would cost and what is finished already, and stop.
         list: show the recipes with their times and stop.
     """
+
+    overrides: ClassVar = "ids"
 
     ids: Positional[tuple[str, ...]] = ()
     all: bool = False
@@ -283,20 +285,13 @@ def _summary(title: str, summary: Table) -> Any:
 
 
 def _recipes() -> Any:
-    from rich.table import Table
-
     from iclens.recipes.contract import RECIPES
     from iclens.work.progress import duration
 
-    table = Table(title="Recipes", title_justify="left")
-    for heading in ("id", "what", "reference"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("quick", "paper"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name in sorted(RECIPES):
-        recipe = RECIPES[name]
-        times = [
-            duration(preset.seconds) + (" (GPU)" if preset.needs_gpu else "") for preset in recipe.presets.values()
-        ]
-        table.add_row(name, recipe.title, recipe.reference, *times)
-    return table
+    def cells(recipe: Recipe[Any]) -> list[str]:
+        presets = (recipe.quick, recipe.paper)
+        times = [duration(preset.seconds) + (" (GPU)" if preset.needs_gpu else "") for preset in presets]
+        return [recipe.id, recipe.title, recipe.reference, *times]
+
+    headings = {"id": "left", "what": "left", "reference": "left", "quick": "right", "paper": "right"}
+    return table("Recipes", headings, (cells(RECIPES[name]) for name in sorted(RECIPES)), title_justify="left")

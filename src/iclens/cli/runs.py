@@ -199,7 +199,7 @@ class RunsVerify:
     Attributes:
         store: folder of the store.
         repair: set damaged runs aside, so that they can be trained again, and correct the index.
-        rebuild: make the index again from the runs first, even one that a newer iclens seems to have written.
+        rebuild: make the index again from the runs first, even one that another iclens seems to have written.
     """
 
     store: Path = STORE

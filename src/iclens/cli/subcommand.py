@@ -13,7 +13,10 @@ from iclens.registry import Registry
 
 @runtime_checkable
 class Command(Protocol):
-    """A subcommand: its fields are the options, its docstring is the help."""
+    """A subcommand: its fields are the options, its docstring is the help.
+
+    A class attribute `overrides` names the positional field whose words NAME=VALUE may also stand after options.
+    """
 
     def run(self) -> int:
         """Do the work and return the exit status: 0 good, 1 a check failed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -39,6 +39,8 @@ class Sweep:
         dry_run: only say what would be trained and what it would cost.
         where: in which processes, on which machines.
     """
+
+    overrides: ClassVar = "config"
 
     config: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     store: Path = Path("iclens-runs")

@@ -6,7 +6,7 @@ import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -41,6 +41,8 @@ class Train:
         list: list the presets and stop.
         dry_run: only say what would be trained and what it would cost.
     """
+
+    overrides: ClassVar = "config"
 
     config: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     store: Path = Path("iclens-runs")

@@ -9,6 +9,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Figure
+
+    from iclens.recipes.seed_curves import Curve
 else:  # so that recipes name it without an import of their own, and matplotlib is read when one draws
     Figure = Any
 
@@ -63,20 +65,19 @@ def new_figure(width: float | int = 8.0, height: float | int = 4.5) -> Figure:
     return Figure(figsize=(width, height))
 
 
-def band(axes: Any, x: Sequence[float] | np.ndarray, low: Any, mean: Any, high: Any, label: str, **line: Any) -> None:
+def band(axes: Any, curve: Curve, label: str, *, least: float | np.ndarray = -np.inf, **line: Any) -> None:
     """A curve with its interval as a band of the same colour.
 
     Args:
         axes: matplotlib axes.
-        x: positions.
-        low: lower ends; NaN where there is no interval.
-        mean: the curve.
-        high: upper ends.
+        curve: what is drawn.
         label: of the legend.
+        least: where the band ends at the latest: on a logarithmic axis there is no place for 0 and below.
         **line: options of `axes.plot`.
     """
-    (drawn,) = axes.plot(x, mean, label=label, **line)
-    axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.22, linewidth=0)
+    (drawn,) = axes.plot(curve.x, curve.mean, label=label, **line)
+    low = np.maximum(curve.low, least)
+    axes.fill_between(curve.x, low, curve.high, color=drawn.get_color(), alpha=0.22, linewidth=0)
 
 
 def log_ticks(axis: Any, values: Sequence[float | int]) -> None:

@@ -21,11 +21,6 @@ SCHEMA_VERSION = 1
 
 TABLE = "table.json"
 
-_ENTRIES = {
-    "schema_version", "recipe", "title", "reference", "preset", "key", "settings", "command", "seconds", "finished",
-    "iclens", "machine", "not_run", "columns",
-}  # fmt: skip
-
 
 @dataclass(frozen=True, eq=False)
 class Reproduction:
@@ -137,7 +132,7 @@ def stored(folder: Path) -> Reproduction | None:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {file}: {error}. Delete it and run the recipe again.") from error
-    if not isinstance(document, dict) or not (is_whole(document) or _is_older(document)):
+    if not isinstance(document, dict) or not is_whole(document):
         raise UserError(f"{file} is damaged: it is not what was written. Delete it and run the recipe again.")
     try:
         recipe = RECIPES[document["recipe"]]
@@ -172,11 +167,6 @@ def finished(folder: Path, key: str, inputs: str = "") -> Reproduction | None:
         return None
     # Where the inputs are missing nothing else can be made: what was made elsewhere counts.
     return kept if not inputs or kept.inputs == inputs else None
-
-
-def _is_older(document: dict[str, Any]) -> bool:
-    """Whether it is of the time before there were checksums: exactly today's entries but for that one."""
-    return document.keys() == _ENTRIES and document["schema_version"] == SCHEMA_VERSION
 
 
 def _settings(kind: Any, values: dict[str, Any]) -> Any:

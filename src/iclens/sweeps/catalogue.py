@@ -14,7 +14,7 @@ from iclens.sweeps.index import Index
 from iclens.sweeps.index_rows import IndexDamaged, Row
 from iclens.sweeps.lock import locked
 from iclens.sweeps.result import Result
-from iclens.sweeps.run_folder import Damaged, NewerSchema
+from iclens.sweeps.run_folder import Damaged, OtherSchema
 
 T = TypeVar("T")
 
@@ -61,10 +61,10 @@ class Catalogue:
             self.runs.path.mkdir(parents=True, exist_ok=True)
 
     def open(self) -> None:
-        """Make the index where there is none, bring an older one to this schema, and list what it lacks.
+        """Make the index where there is none, and list what it lacks.
 
         Raises:
-            UserError: another program's database, or a newer iclens wrote it.
+            UserError: another program's database, or an older or a newer iclens wrote it.
         """
         self.healed(self._open_index)
         self.healed(self._reconcile)
@@ -146,16 +146,16 @@ class Catalogue:
             even_if_sound: also if another process has done so already.
 
         Raises:
-            UserError: another program's database, or runs of a newer iclens.
+            UserError: another program's database, or runs of an older or a newer iclens.
         """
         with self.locked(exclusive=True), writing(f"make the index of {self.path} again"):
             if not even_if_sound and self._sound():
                 return
             self._refuse_foreign()
             keys = self.runs.keys()
-            # Before anything is touched: a store of a newer iclens is left as it is.
+            # Before anything is touched: a store of another iclens is left as it is.
             for key in keys:
-                run_folder.refuse_newer(self.runs / key)
+                run_folder.refuse_other(self.runs / key)
             aside = self.index.set_aside()
             self.index.create()
             listed = self.enter(keys)
@@ -166,19 +166,14 @@ class Catalogue:
         if self.index.state() == "ours":
             return
         with self.locked(exclusive=True):
-            # Looked at once more: another process may have made or migrated it meanwhile.
             self._refuse_foreign()
-            state = self.index.state()
-            if state == "new":
-                self.index.create()
-            elif state == "older":
-                self.index.migrate()
-                self.notes.append("the store was brought to this version's schema.")
+            # Another process may have made it meanwhile: in one that has its table, nothing is made.
+            self.index.create()
 
     def _refuse_foreign(self) -> None:
         try:
             foreign = self.index.state() == "foreign"
-        except (IndexDamaged, NewerSchema):
+        except (IndexDamaged, OtherSchema):
             foreign = False
         if foreign:
             raise UserError(f"{self.index.path} is another program's database: choose another folder.")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from iclens.errors import UserError
 from iclens.sweeps.index_rows import COLUMNS, TABLE, IndexDamaged, Row, rows_of, sealed_digest, unsealed
-from iclens.sweeps.migrations import MIGRATIONS, Migration
-from iclens.sweeps.run_folder import SCHEMA, NewerSchema
+from iclens.sweeps.run_folder import SCHEMA, OtherSchema
 
 BUSY_SECONDS = 60.0
 """How long a writer waits for the others."""
@@ -30,23 +29,19 @@ class Index:
 
     Attributes:
         path: the file.
-        schema: the version of the table.
-        migrations: what brings the table of each older version to the next.
     """
 
     path: Path
-    schema: int = SCHEMA
-    migrations: Mapping[int, Migration] = field(default_factory=lambda: MIGRATIONS, repr=False, compare=False)
 
     def state(self, *, frozen: bool = False) -> str:
-        """`new` (absent or empty), `ours` (of this schema), `older`, or `foreign` (another program's database).
+        """`new` (absent or empty), `ours`, or `foreign` (another program's database).
 
         Args:
             frozen: see `rows`.
 
         Raises:
             IndexDamaged: no SQLite file, or damaged in its first pages.
-            NewerSchema: written by a newer iclens.
+            OtherSchema: written by an older or a newer iclens.
         """
         if not self.path.exists():
             return "new"
@@ -58,13 +53,11 @@ class Index:
             if "runs" in tables:
                 raise IndexDamaged("its mark is not ours")
             return "foreign" if tables or application else "new"
-        if schema > self.schema:
-            raise NewerSchema(
-                f"{self.path.parent} was written by a newer iclens (store schema {schema}; this one reads up to"
-                f" {self.schema}): update iclens. If no newer one did, its index is damaged:"
-                " `iclens runs verify --rebuild`."
+        if schema != SCHEMA:
+            raise OtherSchema.of(
+                f"{self.path.parent}", schema, " If none did, its index is damaged: `iclens runs verify --rebuild`."
             )
-        return "ours" if schema == self.schema else "older"
+        return "ours"
 
     def create(self) -> None:
         """Make the table in a new file; in one that has it, nothing."""
@@ -74,26 +67,7 @@ class Index:
             db.execute("BEGIN IMMEDIATE")
             db.execute(TABLE)
             db.execute(f"PRAGMA application_id = {_APPLICATION}")
-            db.execute(f"PRAGMA user_version = {self.schema}")
-            db.execute("COMMIT")
-
-    def migrate(self) -> None:
-        """Bring an older index to this schema, all steps or none.
-
-        Raises:
-            UserError: there is no way from that version.
-        """
-        with self._connected() as db:
-            db.execute("BEGIN IMMEDIATE")
-            schema = db.execute("PRAGMA user_version").fetchone()[0]
-            for step in range(schema, self.schema):
-                if step not in self.migrations:
-                    raise UserError(
-                        f"{self.path.parent} has store schema {schema}, which this iclens cannot bring to"
-                        f" {self.schema}: export it with the version that wrote it."
-                    )
-                self.migrations[step](db, self.path.parent)
-            db.execute(f"PRAGMA user_version = {self.schema}")
+            db.execute(f"PRAGMA user_version = {SCHEMA}")
             db.execute("COMMIT")
 
     def keys(self) -> set[str]:

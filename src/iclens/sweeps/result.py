@@ -45,7 +45,7 @@ class Result:
             it has no value of whole prompts.
         processes: how many shared its training.
         number: its place in the order in which the runs of its store were added, filled by the store: larger than that
-            of every run that was there. Unlike `ended` it does not depend on clocks. 0 for a run of an older store.
+            of every run that was there. Unlike `ended` it does not depend on clocks. 0 before.
     """
 
     status: Literal["finished", "diverged"]
@@ -76,7 +76,7 @@ class Result:
 
     @property
     def order(self) -> tuple[int, str]:
-        """Sorts runs of one store as they were added; those of an older store, without numbers, by their time."""
+        """Sorts runs of one store as they were added; those that took one number at once, by their time."""
         return self.number, self.ended
 
     def to_json(self) -> str:
@@ -100,7 +100,7 @@ class Result:
         Raises:
             ValueError: they are not those of a result.
         """
-        if not isinstance(data, dict) or data.keys() not in _NAMES or not isinstance(data["final"], dict):
+        if not isinstance(data, dict) or data.keys() != _NAMES or not isinstance(data["final"], dict):
             raise ValueError("not a result")
         return Result(**{**data, "final": {name: float(value) for name, value in data["final"].items()}})
 
@@ -111,10 +111,7 @@ def result_of(one: TrainedRun, device: str) -> Result:
     return Result(status=one.status, seconds=one.seconds, last_finite_step=last, device=device)
 
 
-_ALL = {item.name for item in fields(Result)}
-
-_NAMES = (_ALL, _ALL - {"processes", "number"})
-"""Entries of a result as it is written today, and in stores of schema 1."""
+_NAMES = {item.name for item in fields(Result)}
 
 
 def metric_of(row: tuple[Any, ...]) -> Metric:

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA = 2
-"""Version of the store's layout: of these files and of the index. Since 2 the checksums are sealed, and results have a
-number and say how many processes trained. Runs of schema 1 are read as they are, and never written anew."""
+"""Version of the store's layout: of these files and of the index. Others are refused, and left as they are."""
 
 CONFIG, TENSORS, METRICS, RESULT, CHECKSUMS = (
     "config.json",
@@ -46,8 +45,16 @@ class Damaged(UserError):
     """A file of a run is missing or not what was written."""
 
 
-class NewerSchema(UserError):
-    """A store or a run was written by a newer iclens."""
+class OtherSchema(UserError):
+    """A store or a run was written by an older or a newer iclens."""
+
+    @classmethod
+    def of(cls, what: str, schema: int, more: str = "") -> OtherSchema:
+        """Say of a store or a run which schema it has, and what to do."""
+        who, advice = "a newer iclens", "update iclens"
+        if schema < SCHEMA:
+            who, advice = "an older iclens", "read it with the version that wrote it"
+        return cls(f"{what} was written by {who} (schema {schema}; this one reads {SCHEMA}): {advice}.{more}")
 
 
 @runtime_checkable
@@ -176,7 +183,7 @@ def summary(folder: Path) -> tuple[str, str, str]:
 
     Raises:
         Damaged: one of the two or the checksums are damaged.
-        NewerSchema: the run was written by a newer iclens.
+        OtherSchema: the run was written by an older or a newer iclens.
     """
     digest = hashlib.sha256(_read(folder, CHECKSUMS)).hexdigest()
     texts = []
@@ -190,7 +197,7 @@ def damage(folder: Path) -> list[str]:
     """What is wrong with a run's files; empty when every byte is as it was written.
 
     Raises:
-        NewerSchema: the run was written by a newer iclens.
+        OtherSchema: the run was written by an older or a newer iclens.
     """
     try:
         recorded = _recorded(folder)
@@ -209,11 +216,11 @@ def damage(folder: Path) -> list[str]:
     return found + [f"run {folder.name} holds a file that is not its own: {name}." for name in foreign]
 
 
-def refuse_newer(folder: Path) -> None:
-    """Refuse a run that a newer iclens wrote; damage is passed over.
+def refuse_other(folder: Path) -> None:
+    """Refuse a run that an older or a newer iclens wrote; damage is passed over.
 
     Raises:
-        NewerSchema: it did.
+        OtherSchema: it did.
     """
     with contextlib.suppress(Damaged):
         _recorded(folder)
@@ -295,26 +302,18 @@ def _recorded(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         recorded = json.loads(data)
         schema = recorded["schema"]
-        # A seal is the one thing that every schema after the first has: without it, this is a flipped bit.
-        if type(schema) is int and schema > SCHEMA and recorded["key"] == folder.name and is_whole(recorded):
-            raise NewerSchema(
-                f"run {folder.name} was written by a newer iclens (schema {schema}; this one reads up to {SCHEMA}):"
-                " update iclens."
-            )
+        # Without its seal this is a flipped bit; schema 1 had none.
+        whole = is_whole(recorded) if schema != 1 else SEAL not in recorded
+        if type(schema) is int and schema != SCHEMA and recorded["key"] == folder.name and whole:
+            raise OtherSchema.of(f"run {folder.name}", schema)
         files = recorded["files"]
-        sound = (
-            type(schema) is int
-            and 1 <= schema <= SCHEMA
-            and (is_whole(recorded) if schema > 1 else SEAL not in recorded)
-        )
-        # Nothing else guards those of schema 1: they must be written just as that wrote them.
-        sound = sound and _canonical(recorded) == data and recorded["key"] == folder.name
+        sound = schema == SCHEMA and whole and _canonical(recorded) == data and recorded["key"] == folder.name
         sound = sound and set(files) == {CONFIG, TENSORS, METRICS, RESULT}
         sound = sound and all(
             entry.keys() == {"bytes", "sha256"} and isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)
             for entry in files.values()
         )
-    except NewerSchema:
+    except OtherSchema:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False

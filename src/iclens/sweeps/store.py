@@ -62,7 +62,7 @@ class Store:
 
     Raises:
         UserError: there is no store and `create` is False, the folder cannot be made, its index is another program's
-            database, or a newer iclens wrote it.
+            database, or an older or a newer iclens wrote it.
     """
 
     def __init__(self, path: str | Path, *, create: bool = True, rebuild: bool = False) -> None:
@@ -232,7 +232,7 @@ class Store:
             what was found, before any repair.
 
         Raises:
-            UserError: a run was written by a newer iclens.
+            UserError: a run was written by an older or a newer iclens.
         """
         problems = verification.problems_of(self._catalogue, self._frozen)
         if repair:

@@ -36,7 +36,7 @@ def problems_of(catalogue: Catalogue, frozen: Sequence[Row] | None) -> list[Prob
         frozen: the rows of a store that cannot be written; None for one that can.
 
     Raises:
-        UserError: a run was written by a newer iclens.
+        UserError: a run was written by an older or a newer iclens.
     """
     problems = []
     if frozen is None:

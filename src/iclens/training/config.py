@@ -9,12 +9,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import torch
 
-from iclens.attention.variant import ATTENTIONS, renamed
+from iclens.attention.variant import ATTENTIONS
 from iclens.errors import UserError, did_you_mean
 from iclens.models.model import MODELS, PromptModel
 from iclens.tasks.shifts import SHIFTS, shifted
@@ -309,13 +308,10 @@ def _typed(where: str, cls: type[C], data: Any) -> C:
     return cls(**{key: converted(f"{where}.{key}", hints[key], value) for key, value in data.items()})
 
 
-def _options(
-    where: str, entry: Any, options: Mapping[str, Any], former: Mapping[str, str] = MappingProxyType({})
-) -> dict[str, Any]:
+def _options(where: str, entry: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as the constructor of `entry` wants them, so that 1 and 1.0 are one configuration."""
     try:
         hints = hints_of(entry.__init__)
-        hints |= {old: hints[now] for old, now in former.items()}
     except NameError:  # annotations that only a type checker can read are left to the constructor
         return dict(options)
     return {
@@ -330,12 +326,6 @@ def _with_attention(model: Chosen) -> Chosen:
     if not options or "attention" not in parameters:
         return model
     name = model.options.get("attention", parameters["attention"].default)
-    # Former names of options stay as they are: the name of a run's folder is made from its configuration.
-    entry = ATTENTIONS.checked(name, renamed(name, options), given=1)
-    return Chosen(
-        model.name,
-        {
-            **model.options,
-            "attention_options": _options("model.attention_options", entry, options, entry.former_options),
-        },
-    )
+    entry = ATTENTIONS.checked(name, options, given=1)
+    typed = _options("model.attention_options", entry, options)
+    return Chosen(model.name, {**model.options, "attention_options": typed})

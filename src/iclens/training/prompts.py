@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from iclens.errors import UserError
+from iclens.tasks.input_shifts import InputShift
 from iclens.tasks.prompt_batch import PromptBatch
-from iclens.tasks.task import Optimal, Task
+from iclens.tasks.shapes import Inputs
+from iclens.tasks.task import Task
 from iclens.training.config import RunConfig, Training
 from iclens.training.default_dtype import default_dtype
 
@@ -130,23 +132,11 @@ def narrowed(task: Task, d: int) -> Task:
     return _Narrowed(task, d)
 
 
-class _Narrowed(Task):
+class _Narrowed(InputShift):
     def __init__(self, task: Task, n_active: int) -> None:
-        self.task, self.n_active, self.d, self.d_y = task, n_active, task.d, task.d_y
+        super().__init__(task)
+        self.n_active = n_active
 
-    def sample_inputs(self, generator: torch.Generator, batch: tuple[int, ...], n_points: int) -> Tensor:
-        inputs = self.task.sample_inputs(generator, batch, n_points)
+    def moved(self, generator: torch.Generator, inputs: Inputs) -> Inputs:
         inputs[..., self.n_active :] = 0.0
         return inputs
-
-    def sample_function(self, generator: torch.Generator, batch: tuple[int, ...]) -> dict[str, Tensor]:
-        return self.task.sample_function(generator, batch)
-
-    def values(self, inputs: Tensor, function: Mapping[str, Tensor]) -> Tensor:
-        return self.task.values(inputs, function)
-
-    def observed(self, generator: torch.Generator, values: Tensor) -> Tensor:
-        return self.task.observed(generator, values)
-
-    def optimal(self) -> Optimal:
-        return self.task.optimal()

@@ -66,8 +66,8 @@ def _variant(context: Context, name: str, n: int) -> Iterator[Entry]:
             words = ("causal, " if is_causal else "") + ("forward and backward" if backward else "forward")
             yield Comparison(
                 f"{name}, {n:,} tokens, {words}",
-                Side(name, variant_call(name, **size), _probe(context, name, size)),
-                Side(_fused_name(name), variant_call(f"fused {name}", **size), _probe(context, f"fused {name}", size)),
+                Side(name, variant_call(name, **size), _probe(name, size)),
+                Side(_fused_name(name), variant_call(f"fused {name}", **size), _probe(f"fused {name}", size)),
                 partial(agreements, name, min(n, 1000), is_causal, backward, context.device),
                 Floor(
                     operations,
@@ -84,12 +84,11 @@ def _fused_name(name: str) -> str:
     return "fused attention with its maps" if name == "augmented" else "fused attention"
 
 
-def _probe(context: Context, name: str, size: dict[str, Any]) -> Probe | None:
+def _probe(name: str, size: dict[str, Any], *, always: bool = False) -> Probe | None:
     # Memory says most where training needs it, and each probe costs seconds.
     wanted = size["backward"] and not size["is_causal"] and size["n"] in (128, 2048, 4096, 8192)
-    return (
-        Probe("iclens.benchmarks.cases.attention:variant_call", {"name": name, **size}, {"n": 16}) if wanted else None
-    )
+    found = Probe("iclens.benchmarks.cases.attention:variant_call", {"name": name, **size}, {"n": 16})
+    return found if wanted or always else None
 
 
 def variant_call(name: str, n: int, is_causal: bool, backward: bool, device: str) -> Callable[[], object]:
@@ -162,14 +161,10 @@ def _naive(context: Context) -> Iterator[Entry]:
         size: dict[str, Any] = {"n": n, "is_causal": False, "backward": True, "device": "cpu"}
         yield Comparison(
             f"{name}, {n:,} tokens, forward and backward",
-            Side(name, variant_call(name, **size), _probe_always(name, size)),
-            Side("naive form", variant_call(f"naive {name}", **size), _probe_always(f"naive {name}", size)),
+            Side(name, variant_call(name, **size), _probe(name, size, always=True)),
+            Side("naive form", variant_call(f"naive {name}", **size), _probe(f"naive {name}", size, always=True)),
             partial(agreements, name, n, False, True, "cpu"),
         )
-
-
-def _probe_always(name: str, size: dict[str, Any]) -> Probe:
-    return Probe("iclens.benchmarks.cases.attention:variant_call", {"name": name, **size}, {"n": 16})
 
 
 def _random_features(context: Context) -> Entry:

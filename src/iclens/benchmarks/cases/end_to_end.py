@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iclens.benchmarks import gpt2_shaped
 from iclens.benchmarks.captum_ablation import feature_ablation
 from iclens.benchmarks.case import (
     CASES,
@@ -28,11 +29,9 @@ from iclens.benchmarks.case import (
 )
 from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.few_shot import ANSWERS, answer_ids, few_shot, groups_of
-from iclens.benchmarks.gpt2_shaped import SMALL as GPT2_SMALL
-from iclens.benchmarks.gpt2_shaped import TINY as GPT2_TINY
 from iclens.benchmarks.gpt2_shaped import Shape
 from iclens.benchmarks.largest import largest_tensor
-from iclens.benchmarks.llama_shaped import LARGE, LONG, SMALL, gpt2_model, llama_model, smollm2
+from iclens.benchmarks.llama_shaped import LARGE, LONG, SMALL, llama_model, smollm2
 from iclens.benchmarks.measuring import MEBIBYTE
 from iclens.benchmarks.memory import peak_bytes
 from iclens.benchmarks.pass_counts import counts
@@ -75,7 +74,7 @@ def explain_end_to_end(context: Context) -> Iterator[Entry]:
 
 def comparisons(context: Context) -> Iterator[Entry]:
     """Yield the timed comparisons of `explain`: both shapes, SmolLM2 where it is installed, and Captum."""
-    llama_shape, gpt2_shape = context.pick(SMALL, LARGE), context.pick(GPT2_TINY, GPT2_SMALL)
+    llama_shape, gpt2_shape = context.pick(SMALL, LARGE), context.pick(gpt2_shaped.TINY, gpt2_shaped.SMALL)
     llama = Text(llama_model(llama_shape), few_shot(*EIGHT))
     yield llama.beside_forward(context, 4.5, llama_shape)
     yield llama.beside_forward(context, 12.0, llama_shape, rerun=True)
@@ -89,7 +88,7 @@ def comparisons(context: Context) -> Iterator[Entry]:
     del llama
     if not context.quick:
         yield from _real(context)
-    gpt2 = Text(gpt2_model(gpt2_shape), few_shot(*context.pick((4, 26, 12), SIXTEEN)))
+    gpt2 = Text(gpt2_shaped.lens_model(gpt2_shape), few_shot(*context.pick((4, 26, 12), SIXTEEN)))
     yield gpt2.beside_forward(context, 4.0, gpt2_shape)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -115,16 +116,9 @@ def _lasso(context: Context) -> Comparison:
     y = x @ weights + 0.5 * torch.randn(batch, n, 1, generator=generator, dtype=torch.float64)
     ours = build_estimator("lasso", {"alpha": 0.01})
 
-    def exact(_: int) -> Any:
-        from sklearn.linear_model import Lasso
-
-        return Lasso(alpha=0.01, fit_intercept=False, tol=1e-15, max_iter=1_000_000)
-
-    def usual(_: int) -> Any:
-        from sklearn.linear_model import Lasso
-
-        return Lasso(alpha=0.01, fit_intercept=False, max_iter=100_000)
-
+    of_both: dict[str, Any] = {"alpha": 0.01, "fit_intercept": False}
+    exact = _regressor("linear_model.Lasso", **of_both, tol=1e-15, max_iter=1_000_000)
+    usual = _regressor("linear_model.Lasso", **of_both, max_iter=100_000)
     return Comparison(
         f"lasso to 1e-8, {batch} prompts of {n} points",
         Side("all prefixes at once", lambda: ours.prefixes(x, y)),
@@ -175,28 +169,19 @@ def _distances(x: Tensor) -> object:
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _linear(n: int) -> Any:
-    from sklearn.linear_model import LinearRegression
-
-    return LinearRegression(fit_intercept=False)
-
-
-def _sklearn_ridge(n: int) -> Any:
-    from sklearn.linear_model import Ridge
-
-    return Ridge(alpha=ALPHA, fit_intercept=False)
+def _regressor(name: str, **options: Any) -> Callable[[int], Any]:
+    """Make a regressor of scikit-learn, e.g. `"linear_model.Ridge"`; the library is read when it is first asked for."""
+    module, kind = name.split(".")
+    return lambda n: getattr(importlib.import_module(f"sklearn.{module}"), kind)(**options)
 
 
 def _neighbours(n: int) -> Any:
-    from sklearn.neighbors import KNeighborsRegressor
-
-    return KNeighborsRegressor(min(n, 3))
+    return _regressor("neighbors.KNeighborsRegressor", n_neighbors=min(n, 3))(n)
 
 
-def _sklearn_kernel_ridge(n: int) -> Any:
-    from sklearn.kernel_ridge import KernelRidge
-
-    return KernelRidge(alpha=ALPHA, kernel="rbf")
+_linear = _regressor("linear_model.LinearRegression", fit_intercept=False)
+_sklearn_ridge = _regressor("linear_model.Ridge", alpha=ALPHA, fit_intercept=False)
+_sklearn_kernel_ridge = _regressor("kernel_ridge.KernelRidge", alpha=ALPHA, kernel="rbf")
 
 
 def _kernel_operations(n: int, d: int) -> float:

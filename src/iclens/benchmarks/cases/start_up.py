@@ -61,11 +61,9 @@ def start_up(context: Context) -> Iterator[Entry]:
     if context.quick:
         return
     yield beside("import iclens", IMPORT, "import transformers", "import transformers")
-    peer = missing("transformer_lens")
-    if peer is None:
-        yield beside("import iclens", IMPORT, "import transformer_lens", "import transformer_lens")
-    else:
-        yield peer
+    yield missing("transformer_lens") or beside(
+        "import iclens", IMPORT, "import transformer_lens", "import transformer_lens"
+    )
     yield beside("iclens --help", HELP, "an empty Python", "", 1.5)
     yield beside(
         "iclens explain, the bundled model and prompt",

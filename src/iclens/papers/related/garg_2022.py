@@ -251,7 +251,7 @@ class LearningCurves(Recipe[CurveSettings]):
         for ax, (task, baselines) in zip(figure.subplots(2, 2).flat, BASELINES.items(), strict=True):
             rows = table.where(task=task)
             curve = seed_curve(rows.where(learner="model"), "k", "error")
-            band(ax, curve.x, curve.low, curve.mean, curve.high, "trained model")
+            band(ax, curve, "trained model")
             for label in baselines:
                 if label in _LASSO:
                     continue

@@ -213,8 +213,7 @@ class DebiasedHeads(Recipe[HeadsSettings]):
             if label != "one head":
                 curves = Table(row for row in curves if row["seed"] in kept)
             if len(curves):
-                curve = seed_curve(curves, "step", "loss")
-                band(left, curve.x, curve.low, curve.mean, curve.high, label)
+                band(left, seed_curve(curves, "step", "loss"), label)
         for name, style in {"debiased step": "--", "plain step": ":", "Bayes": "-."}.items():
             level = table.where(reference=name).column("reference_error").mean()
             left.axhline(level, color="0.5", linestyle=style, label=name)

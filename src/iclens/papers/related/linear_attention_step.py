@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -129,7 +129,7 @@ class LinearAttentionStep(Recipe[StepSettings]):
         for a in settings.half_widths:
             best, expected = best_step(settings.n_context, settings.d, a)
             curve = seed_curve(table.where(a=a).only("eta"), "eta", "error")
-            band(left, curve.x / best, curve.low, curve.mean, curve.high, f"head, x ~ U(−{a:g}, {a:g})")
+            band(left, replace(curve, x=curve.x / best), f"head, x ~ U(−{a:g}, {a:g})")
             left.plot([1], [expected], "o", color=left.lines[-1].get_color(), mfc="none", ms=9)
             residual = seed_curve(table.where(a=a).only("steps"), "steps", "residual")
             right.plot(residual.x, residual.mean, "o-", label=f"x ~ U(−{a:g}, {a:g})")

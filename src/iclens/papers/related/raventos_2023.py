@@ -171,15 +171,13 @@ class TaskDiversity(Recipe[PoolSettings]):
         for ax, (kind, title) in zip(axes, titles.items(), strict=False):
             rows = table.where(prompts=kind)
             for column, label in names.items():
-                curve = seed_curve(rows, "tasks", column)
-                band(ax, curve.x, np.maximum(curve.low, 0.1), curve.mean, curve.high, label, marker="o", markersize=4)
+                band(ax, seed_curve(rows, "tasks", column), label, least=0.1, marker="o", markersize=4)
             log_ticks(ax.yaxis, [0.25, 0.35, 0.5, 0.7, 1, 2, 4, 8])
             ax.set(ylabel="squared error, noise included", title=title)
             ax.legend()
         fresh = table.where(prompts="fresh")
         shares = Table({"tasks": row["tasks"], "share": value} for row, value in zip(fresh, _share(fresh), strict=True))
-        curve = seed_curve(shares, "tasks", "share")
-        band(axes[2], curve.x, curve.low, curve.mean, curve.high, "model", marker="o", markersize=4)
+        band(axes[2], seed_curve(shares, "tasks", "share"), "model", marker="o", markersize=4)
         axes[2].axhline(0.5, color="0.5", linestyle="--", label="as far from both")
         axes[2].set(ylabel="distance to dMMSE / (to dMMSE + to ridge)", title="fresh weights", ylim=(0, 1))
         axes[2].legend()

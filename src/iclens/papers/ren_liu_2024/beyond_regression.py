@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -17,7 +19,7 @@ from iclens.papers.ren_liu_2024.beyond_regression_models import (
 )
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import Figure, band, log_ticks, new_figure
-from iclens.recipes.seed_curves import seed_curve, seed_mean
+from iclens.recipes.seed_curves import Curve, seed_curve, seed_mean
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 
@@ -114,9 +116,8 @@ class BeyondRegression(Recipe[BeyondSettings]):
             for weights, style in (("fresh", "--"), ("trained", "-")):
                 rows = table.where(kind=kind, weights=weights)
                 for dtype, colour in (("float64", "C0"), ("float32", "C1")):
-                    x, low, mean, high = _log_curve(rows.where(dtype=dtype))
-                    look = {"color": colour, "linestyle": style, "marker": "o", "ms": 4}
-                    band(ax, x, low, mean, high, f"{dtype}, {weights}", **look)
+                    look: dict[str, Any] = {"color": colour, "linestyle": style, "marker": "o", "ms": 4}
+                    band(ax, _log_curve(rows.where(dtype=dtype)), f"{dtype}, {weights}", **look)
                 curve = seed_curve(rows.where(dtype="float64"), "depth", "held_before")
                 ax.plot(curve.x, curve.mean, "C2", linestyle=style, marker="s", ms=4, label=f"control, {weights}")
             bundled = table.where(kind=kind, weights="bundled")
@@ -133,11 +134,11 @@ class BeyondRegression(Recipe[BeyondSettings]):
         return figure
 
 
-def _log_curve(rows: Table) -> tuple[np.ndarray, ...]:
-    """Depths, and the geometric mean of the residual with its interval, low, mean, high."""
+def _log_curve(rows: Table) -> Curve:
+    """The geometric mean of the residual against the depth, with its interval."""
     logs = Table({"depth": row["depth"], "log": np.log10(max(float(row["residual"] or 0), 1e-18))} for row in rows)
     curve = seed_curve(logs, "depth", "log")
-    return curve.x, 10**curve.low, 10**curve.mean, 10**curve.high
+    return Curve(curve.x, 10**curve.mean, 10**curve.low, 10**curve.high)
 
 
 def _rounding(double: Table, single: Table) -> Verdict:

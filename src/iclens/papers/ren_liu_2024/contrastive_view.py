@@ -163,8 +163,7 @@ class ContrastiveView(Recipe[ContrastiveSettings]):
         }
         for ax, (name, label) in zip(figure.subplots(1, 3), labels.items(), strict=True):
             for method in (DUAL, SIMSIAM, NO_STOP):
-                curve = seed_curve(table.where(method=method), "share", name)
-                band(ax, curve.x, curve.low, curve.mean, curve.high, method)
+                band(ax, seed_curve(table.where(method=method), "share", name), method)
             for index, method in ((3, CONTRASTIVE), (4, TARGETS)):
                 if name == "alignment" and method == TARGETS:
                     continue

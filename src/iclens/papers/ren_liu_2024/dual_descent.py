@@ -13,7 +13,7 @@ from iclens.features import FeatureMap, Mercer, PositiveRandomFeatures, TaylorFe
 from iclens.papers.ren_liu_2024.softmax_layer import random_layer
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import Figure, band, new_figure
-from iclens.recipes.seed_curves import seed_curve, seed_estimate
+from iclens.recipes.seed_curves import Curve, seed_curve, seed_estimate
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
@@ -175,9 +175,8 @@ class DualDescent(Recipe[DescentSettings]):
         left.legend()
         for name in table.unique("features"):
             curve = seed_curve(table.where(features=name, order="order 0"), "step", "distance")
-            floor = np.full_like(curve.x, 1e-17)
-            low, mean = np.maximum(curve.low, floor), np.maximum(curve.mean, floor)
-            band(right, curve.x, low, mean, np.maximum(curve.high, floor), str(name))
+            seen = Curve(curve.x, *(np.maximum(of, 1e-17) for of in (curve.mean, curve.low, curve.high)))
+            band(right, seen, str(name))
         right.set(
             xlabel="demonstrations seen",
             ylabel="‖W φ(q) − h'‖ / ‖h'‖",

@@ -196,9 +196,7 @@ class GeneralizationBound(Recipe[BoundSettings]):
             rows = random.where(varied=varied)
             for name, text in {"gap": "measured gap", **BOUNDS}.items():
                 curve = seed_curve(rows, column, name)
-                band(
-                    ax, curve.x, np.maximum(curve.low, curve.mean / 10), curve.mean, curve.high, text, marker="o", ms=4
-                )
+                band(ax, curve, text, least=curve.mean / 10, marker="o", ms=4)
             ax.axhline(1, color="gray", linestyle=":", label="range of the loss")
             ax.set(yscale="log", xlabel=label, ylabel="in units of the range of the loss")
             log_ticks(ax.xaxis, rows.numbers(column))

@@ -185,14 +185,13 @@ class RandomFeatures(Recipe[FeatureSettings]):
                         errors.where(orthogonal=kind, logit_scale=middle), "n_features", f"{name}_{measure}"
                     )
                     label = f"{measure.upper()}, {KINDS[kind]}"
-                    low = np.maximum(curve.low, curve.mean / 30)
-                    band(ax, curve.x, low, curve.mean, curve.high, label, color=colour, linestyle=line)
+                    band(ax, curve, label, least=curve.mean / 30, color=colour, linestyle=line)
             title = "attention matrix" if name == "attention" else "output"
             ax.set(xscale="log", yscale="log", xlabel="number of features $d_r$", ylabel=f"error of the {title}")
         matrix.legend(fontsize="small")
         for index, scale in enumerate(settings.logit_scales):
             curve = seed_curve(errors.where(orthogonal=False, logit_scale=scale), "n_features", "output_relative")
-            band(scales, curve.x, curve.low, curve.mean, curve.high, f"scores × {scale:g}", color=f"C{index}")
+            band(scales, curve, f"scores × {scale:g}", color=f"C{index}")
         scales.set(xscale="log", yscale="log", xlabel="number of features $d_r$", ylabel="relative error of the output")
         scales.legend(fontsize="small")
         return figure

@@ -142,9 +142,7 @@ class SequenceLength(Recipe[LengthSettings]):
         for ax, n_layers in zip(axes, (1, 2), strict=False):
             for attention in (SOFTMAX, *_OTHERS):
                 curve = seed_curve(errors.where(n_layers=n_layers, attention=attention), "length", "relative")
-                # A lower end at or below 0 has no place on a logarithmic axis.
-                low = np.maximum(curve.low, curve.mean / 100)
-                band(ax, curve.x, low, curve.mean, curve.high, attention, marker="o", ms=4)
+                band(ax, curve, attention, least=curve.mean / 100, marker="o", ms=4)
             log_ticks(ax.xaxis, errors.where(n_layers=n_layers).numbers("length"))
             ax.set(
                 xlabel="demonstrations",

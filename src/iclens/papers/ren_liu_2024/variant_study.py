@@ -221,11 +221,10 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
             for ax, kind in zip(line, kinds, strict=False):
                 shown = [label for label, row in self.rows.items() if row.kind in (kind, "normal")]
                 for place, label in enumerate(shown):
-                    curve = seed_curve(curves.where(row=label), "epoch", "loss")
                     # There are six colours; more lines are dotted.
-                    look = {"color": "0.5", "linestyle": "--"} if label == "normal" else {}
+                    look: dict[str, Any] = {"color": "0.5", "linestyle": "--"} if label == "normal" else {}
                     look = look or {"linestyle": ":" if place > len(_COLOURS) else "-"}
-                    band(ax, curve.x, curve.low, curve.mean, curve.high, label, **look)
+                    band(ax, seed_curve(curves.where(row=label), "epoch", "loss"), label, **look)
                     if len(tests):  # a table of an older version has none
                         test = seed_curve(tests.where(row=label), "epoch", "test_error")
                         ax.plot(test.x, test.mean, ".", color=ax.lines[-1].get_color(), markersize=3)

@@ -83,14 +83,6 @@ def deep_rows(
     rows = []
     for found in trainer.run(steps, seconds, watch):
         for run, seed in enumerate(seeds):
-            rows.append(
-                {
-                    "seed": seed,
-                    "step": found.step,
-                    "seconds": found.seconds,
-                    "loss": float(found.loss[run]),
-                    "in_domain": float(found.in_domain[run]),
-                    "shifted": float(found.shifted[run]),
-                }
-            )
+            losses = {name: float(getattr(found, name)[run]) for name in ("loss", "in_domain", "shifted")}
+            rows.append({"seed": seed, "step": found.step, "seconds": found.seconds} | losses)
     return Table(rows)

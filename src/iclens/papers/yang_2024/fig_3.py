@@ -130,7 +130,7 @@ class YangFig3(Recipe[GapSettings]):
         axes = figure.subplots()
         for shifted, label in ((False, "in domain"), (True, "out of domain, λ ~ N(1, 4I)")):
             curve = seed_curve(table.where(shifted=shifted), "n_prompt", "gap")
-            band(axes, curve.x, curve.low, curve.mean, curve.high, label, marker="o", markersize=3)
+            band(axes, curve, label, marker="o", markersize=3)
         axes.axvline(settings.n_features, color="gray", linestyle="--", label="N = m")
         axes.set(xlabel="N, labelled tokens in the prompt", ylabel="(1/K) ‖ŷ* − ŷ^best‖²", ylim=(0, None))
         axes.legend()

@@ -17,7 +17,7 @@ from iclens.papers.yang_2024.task import Dictionary
 from iclens.papers.yang_2024.training import DictionaryTrainer, DictionaryTraining, Measurement
 from iclens.recipes.contract import Progress
 from iclens.recipes.figures import band
-from iclens.recipes.seed_curves import seed_curve
+from iclens.recipes.seed_curves import Curve, seed_curve
 from iclens.recipes.settings import chosen, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
@@ -52,13 +52,8 @@ class TaskSettings:
 
     def training(self) -> DictionaryTraining:
         """How to train."""
-        return DictionaryTraining(
-            batch=self.batch,
-            n_draws=self.n_draws,
-            n_test=self.n_test,
-            learning_rate=self.learning_rate,
-            every=self.every,
-        )
+        names = ("batch", "n_draws", "n_test", "learning_rate", "every")
+        return DictionaryTraining(**{name: getattr(self, name) for name in names})
 
 
 def one_layer_rows(settings: TaskSettings, normalised: bool, n_heads: int, progress: Progress) -> Table:
@@ -82,14 +77,8 @@ def one_layer_rows(settings: TaskSettings, normalised: bool, n_heads: int, progr
     rows = []
     for found in trainer.run(settings.steps, watch):
         for seed in seeds:
-            row: dict[str, Any] = {
-                "seed": seed,
-                "step": found.step,
-                "loss": float(found.loss[seed]),
-                "excess": float(found.excess[seed]),
-                "in_domain": float(found.in_domain[seed]),
-                "shifted": float(found.shifted[seed]),
-            }
+            row: dict[str, Any] = {"seed": seed, "step": found.step}
+            row |= {name: float(getattr(found, name)[seed]) for name in ("loss", "excess", "in_domain", "shifted")}
             rows.append(row | ({name: values[seed] for name, values in known.items()} if found.step == 0 else {}))
     return Table(rows)
 
@@ -125,5 +114,4 @@ def log_band(axes: Any, rows: Table, x: str, y: str, label: str, **line: Any) ->
     curve = seed_curve(Table(logs), "x", "log")
     at = np.array([row["x"] for row in logs])
     whole = np.array([(at == position).sum() for position in curve.x]) == len(rows.unique("seed"))
-    low, mean, high = (np.exp(ends[whole]) for ends in (curve.low, curve.mean, curve.high))
-    band(axes, curve.x[whole], low, mean, high, label, **line)
+    band(axes, Curve(curve.x[whole], *(np.exp(of[whole]) for of in (curve.mean, curve.low, curve.high))), label, **line)
