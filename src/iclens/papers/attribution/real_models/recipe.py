@@ -37,8 +37,8 @@ MORE = (
     *("lasso_margin_8", "lasso_margin_16", "lasso_margin_32", "lasso_margin", "lasso_margin_128", "lasso", "random"),
 )
 OF_LABELS = ("label_surprise", "label_surprise_orders", "label_doubt", "detail_self")
-USUAL = (*WITHIN_FIVE, "shares", "masked", *MORE, *OF_LABELS)
-HEAVY = ("integrated_gradients", "shapley_sampling")
+USUAL = (*WITHIN_FIVE, "shares", "masked", *MORE)
+HEAVY = ("integrated_gradients", "shapley_sampling", *OF_LABELS)
 LONG = 64
 """More demonstrations than this are many."""
 
@@ -63,8 +63,8 @@ class RealSettings:
     long_tasks: tuple[str, ...] = chosen(("present-past", "english-spanish"), "reporting tasks with prompts so long")
     long_prompts: int = chosen(2, "a task of the longest prompts")
     methods: tuple[str, ...] = chosen(USUAL, "registered scores, those that need a further library left out")
-    heavy: tuple[str, ...] = chosen(HEAVY, "scores of many passes, at the first of the sizes only")
-    n_heavy: int = chosen(4, "prompts a task for them")
+    heavy: tuple[str, ...] = chosen(HEAVY, "scores of many passes or of labels, at the first size")
+    n_heavy: int = chosen(4, "prompts a task for them, the last ones")
     methods_long: tuple[str, ...] = chosen((*WITHIN_FIVE, "shares", *MORE), "at the longest prompts")
     methods_labels: tuple[str, ...] = chosen(
         (*WITHIN_FIVE, "shares", "influence_mirrored_4", "rerun", "random", *OF_LABELS), "for wrong labels"
@@ -88,7 +88,7 @@ class RealSettings:
         "scored once more in another order",
     )
     n_subsets: tuple[int, ...] = chosen((64, 32, 32), "random subsets for LDS, for each of the sizes and the longest")
-    n_ceiling: int = chosen(4, "prompts a task and size with masks on the same subsets")
+    n_ceiling: int = chosen(4, "prompts a task with masks on the same subsets, the last ones of the first size")
     label_tasks: tuple[str, ...] = chosen(("sentiment", "sst2"), "the first to tune on")
     n_pools: int = chosen(20, "pools of 20 with 4 wrong labels, a task")
     n_label_queries: int = chosen(6, "labelled queries that a pool is scored for")
@@ -181,6 +181,7 @@ class WhichOnRealModels(Recipe[RealSettings]):
                     *("gradient_step", "path", "knock_out", "influence", "influence_mirrored", "shares_2"),
                     *("attention_weights", "detail", "random", *OF_LABELS),
                 ),
+                methods_settling=(*WITHIN_FIVE, "masked", "hybrid_8", "rerun", "random"),
                 n_pools=6,
                 n_label_queries=1,
                 n_settling=4,
@@ -218,15 +219,22 @@ class WhichOnRealModels(Recipe[RealSettings]):
         def add(study: str, tasks: tuple[str, ...], size: int, number: int) -> None:
             made.extend({"study": study, "task": task, "size": size, "number": number} for task in tasks)
 
-        turns = max((*settings.prompts, settings.n_pools, settings.n_curation, settings.long_prompts, 1))
+        every = (*settings.tuning, *settings.reporting)
+        turns = max((*settings.prompts, settings.n_pools))
         for turn in range(turns):
-            for size, count in zip(settings.sizes, settings.prompts, strict=True):
-                add("removal", (*settings.tuning, *settings.reporting) if turn < count else (), size, turn)
-            add("wrong labels", settings.label_tasks if turn < settings.n_pools else (), N_POOL, turn)
-            add("settling", settings.families if settings.n_settling and turn == 0 else (), 10, turn)
-            add("removal", settings.long_tasks if turn < settings.long_prompts else (), settings.long_size, turn)
-            add("curation", settings.label_tasks[-1:] if turn < settings.n_curation else (), N_POOL, turn)
-        return made
+            for place, (size, count) in enumerate(zip(settings.sizes, settings.prompts, strict=True)):
+                add("removal", every if turn < count else (), size, turn)
+                if place == 0:
+                    add("wrong labels", settings.label_tasks if turn < settings.n_pools else (), N_POOL, turn)
+        # What takes long, or is one piece, comes after the first two turns.
+        later = [part for part in made if int(part["number"] or 0) > 1]
+        made = [part for part in made if int(part["number"] or 0) <= 1]
+        add("settling", settings.families if settings.n_settling else (), 10, 0)
+        for turn in range(settings.long_prompts):
+            add("removal", settings.long_tasks, settings.long_size, turn)
+        for turn in range(settings.n_curation):
+            add("curation", settings.label_tasks[-1:], N_POOL, turn)
+        return [*made, *later]
 
     def measure(self, part: Part, settings: RealSettings, progress: Progress) -> Table:
         """One row a method, and for settling demonstrations also a prompt."""
@@ -299,7 +307,8 @@ def _rows(study: str, task: str, size: int, number: int, settings: RealSettings)
     subject = Subject(model, pairs.asked(drawn[:-1], drawn[-1]))
     place = settings.sizes.index(size) if size in settings.sizes else len(settings.sizes)
     methods = settings.methods if size in settings.sizes else settings.methods_long
-    if place == 0 and number < settings.n_heavy:
+    left = settings.prompts[0] - number if place == 0 else 0
+    if 0 < left <= settings.n_heavy:
         methods = (*methods, *settings.heavy)
     return removal_rows(
         subject,
@@ -307,7 +316,7 @@ def _rows(study: str, task: str, size: int, number: int, settings: RealSettings)
         settings.n_subsets[place],
         seed,
         stable=settings.stable if size <= LONG else (),
-        ceiling=size <= LONG and number < settings.n_ceiling,
+        ceiling=0 < left <= settings.n_ceiling,
     )
 
 
