@@ -37,7 +37,7 @@ from iclens.papers.attribution.real_models.claims import (
 from iclens.papers.attribution.real_models.data import missing, read_task, settling_prompts
 from iclens.papers.attribution.real_models.labels import accuracy
 from iclens.papers.attribution.real_models.removal import MASKED
-from iclens.papers.attribution.real_models.rule import default_score
+from iclens.papers.attribution.real_models.rule import default_score, mean
 from iclens.papers.attribution.real_models.scoring import Subject
 from iclens.recipes.contract import RECIPES
 from iclens.recipes.table import Table
@@ -257,6 +257,13 @@ def test_the_default_is_the_best_of_the_tuning_tasks_within_its_passes():
     assert default_score(reporting_only(0.0), SETTINGS.tuning) == "influence_mirrored"
     assert default_score(planted(("removal", 8, "influence", "lds", 0.9)), SETTINGS.tuning) == "influence"
     assert default_score(Table(), SETTINGS.tuning) is None
+
+
+def test_scores_that_are_all_the_same_foretell_nothing():
+    undefined = planted(("removal", 8, "lasso_margin_16", "lds", float("nan")))
+    rows = Table(row for row in undefined if row["size"] == 8)
+    assert mean(rows, "lds", "lasso_margin_16").mean == 0
+    assert mean(rows, "lds", "rerun").n == mean(rows, "lds", "lasso_margin_16").n
 
 
 def test_without_a_size_its_claims_are_not_tested():

@@ -13,6 +13,7 @@ from iclens.papers.attribution.real_models.rule import (
     default_score,
     difference,
     mean,
+    means_of,
     of_tasks,
     ranked,
     units,
@@ -137,9 +138,9 @@ def _chosen(
 ) -> tuple[str | None, Table]:
     """The best method on the first task, and the rows of the other tasks; of the only one where there is one."""
     rows = of_tasks(table, tasks, study=study)
-    tuned = units(of_tasks(rows, tasks[:1]), measure)
+    tuned = of_tasks(rows, tasks[:1])
     reported = of_tasks(rows, tasks[1:])
-    known = {name: sum(own.values()) / len(own) for name, own in tuned.items() if name not in without}
+    known = {name: value for name, value in means_of(tuned, measure).items() if name not in without}
     if not known or not len(reported):
         return None, reported
     return max(known, key=lambda name: known[name]), reported

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import torch
 
 from iclens.errors import UserError
 from iclens.lens import LensModel
+from iclens.lens.model.files import find
 from iclens.lens.model.loading import load
 from iclens.lens.scores.method import ATTRIBUTIONS
 from iclens.papers.attribution.real_models.claims import CLAIMS, Split, estimate_text, judged
 from iclens.papers.attribution.real_models.data import digest, missing, read_task
 from iclens.papers.attribution.real_models.labels import N_POOL, curation_rows, wrong_label_rows
 from iclens.papers.attribution.real_models.removal import removal_rows
-from iclens.papers.attribution.real_models.rule import default_score, mean, of_tasks, passes, units
+from iclens.papers.attribution.real_models.rule import default_score, mean, means_of, of_tasks, passes, units
 from iclens.papers.attribution.real_models.scoring import Subject
 from iclens.papers.attribution.real_models.settling import settling_rows
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
@@ -198,7 +198,7 @@ class WhichOnRealModels(Recipe[RealSettings]):
         if lacking:
             return lacking
         try:
-            _loaded(settings.model)
+            find(settings.model)
         except UserError as error:
             return f"The model cannot be had here: {error}"
         return ""
@@ -271,10 +271,11 @@ class WhichOnRealModels(Recipe[RealSettings]):
         default = default_score(table, settings.tuning)
         for axes, size in zip(panels, sizes, strict=False):
             rows = of_tasks(table, settings.reporting, study="removal", size=size)
+            costs = passes(rows)
             for name in units(rows, "lds"):
-                cost, found = passes(rows, name), mean(rows, "lds", name)
-                if not np.isfinite(cost) or name == "random":
+                if name not in costs or name == "random":
                     continue
+                cost, found = costs[name], mean(rows, "lds", name)
                 lasso = name.startswith("lasso")
                 colour = "C1" if name == default else "C2" if lasso or name == "rerun" else "C0"
                 axes.errorbar(max(cost, 0.5), found.mean, [[found.mean - found.low], [found.high - found.mean]],
@@ -333,14 +334,13 @@ def _weight(part: Part, settings: RealSettings) -> float:
 
 
 def _summary(rows: Table, heads: dict[str, str], key: str) -> Table:
-    found = {name: mean(rows, key, name) for name in units(rows, key)}
+    found, spent = {name: mean(rows, key, name) for name in units(rows, key)}, passes(rows) or means_of(rows, "passes")
+    seconds = means_of(rows, "seconds")
     made: list[dict[str, Cell]] = []
     for name in sorted(found, key=lambda name: -found[name].mean):
-        own = rows.where(method=name)
         cost: dict[str, Cell] = {}
-        if "seconds" in own.names:
-            spent = passes(rows, name) if "forward" in own.names else float(own.column("passes").mean())
-            cost = {"passes": round(spent, 2), "seconds": round(float(own.column("seconds").mean()), 2)}
+        if name in spent:
+            cost = {"passes": round(spent[name], 2), "seconds": round(seconds[name], 2)}
         means = {head: estimate_text(mean(rows, measure, name)) for measure, head in heads.items()}
         made.append({"method": name, "n": found[name].n, **cost, **means})
     return Table(made)

@@ -29,11 +29,18 @@ Unit = tuple[object, ...]
 
 
 def units(table: Table, measure: str) -> dict[str, dict[Unit, float]]:
-    """By method, one number for every prompt that has it."""
+    """By method, one number for every prompt that has it.
+
+    An LDS that is undefined is of scores that are all the same: they foretell nothing, which counts as 0.
+    """
     found: dict[str, dict[Unit, float]] = defaultdict(dict)
     for row in table:
         value = row.get(measure)
-        if isinstance(value, int | float) and value == value:
+        if isinstance(value, int | float):
+            if value != value:
+                if not measure.startswith("lds"):
+                    continue
+                value = 0.0
             unit = (row["study"], row["task"], row["size"], row["number"], row.get("prompt"))
             found[str(row["method"])][unit] = float(value)
     return dict(found)
@@ -51,31 +58,35 @@ def mean(table: Table, measure: str, method: str) -> Estimate:
     return estimate(torch.tensor(list(units(table, measure).get(method, {}).values()), dtype=torch.float64))
 
 
+def means_of(table: Table, measure: str) -> dict[str, float]:
+    """The mean of every method over prompts."""
+    return {name: sum(own.values()) / len(own) for name, own in units(table, measure).items()}
+
+
 def of_tasks(table: Table, tasks: Collection[str], **cells: object) -> Table:
     """The rows of some tasks with these cells."""
-    chosen = table.where(**cells)  # type: ignore[arg-type]
-    return Table(row for row in chosen if row["task"] in tasks)
+    return Table(
+        row for row in table if row["task"] in tasks and all(row[name] == value for name, value in cells.items())
+    )
 
 
-def passes(table: Table, method: str) -> float:
-    """Mean forward and backward passes of a method."""
-    own = table.where(method=method)
-    if "forward" not in own.names:
-        return float("nan")
-    return float((own.column("forward") + own.column("backward")).mean())
+def passes(table: Table) -> dict[str, float]:
+    """Mean forward and backward passes of every method."""
+    backward = means_of(table, "backward")
+    return {name: forward + backward[name] for name, forward in means_of(table, "forward").items()}
 
 
 def ranked(table: Table, limit: float, among: Sequence[str] | None = None) -> dict[str, float]:
-    """Scores of at most `limit` passes by their mean LDS over tasks and sizes, the best first.
+    """Scores of at most `limit` passes by their mean LDS over tasks and sizes, the best first; of prompts alone.
 
     Only those that were measured on every prompt of the table count.
     """
-    found = units(table.where(study="removal"), "lds")
+    found, cost = units(table, "lds"), passes(table)
     everywhere = max((len(values) for values in found.values()), default=0)
     means: dict[str, float] = {}
     for name, values in found.items():
         excluded = name in (*NEEDS_LABELS, "random", MASKED) or (among is not None and name not in among)
-        if excluded or len(values) < everywhere or not passes(table, name) <= limit:
+        if excluded or len(values) < everywhere or not cost[name] <= limit:
             continue
         means[name] = _over_cells(values)
     return dict(sorted(means.items(), key=lambda one: -one[1]))
