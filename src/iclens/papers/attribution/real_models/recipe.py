@@ -318,6 +318,7 @@ def _rows(study: str, task: str, size: int, number: int, settings: RealSettings)
         seed,
         stable=settings.stable if size <= LONG else (),
         ceiling=0 < left <= settings.n_ceiling,
+        pairs=size <= LONG,
     )
 
 

@@ -11,12 +11,16 @@ from torch import Tensor
 from iclens.attribution.label_places import reordered
 from iclens.attribution.training_weights import weighted_margins
 from iclens.lens.scores.faithfulness import lds, random_subsets, spearman, top
+from iclens.papers.attribution.real_models.pairs import foretold
 from iclens.papers.attribution.real_models.scoring import Scored, Subject
 from iclens.recipes.table import Cell
 
 TOPS = (1, 3, 5)
 MASKED = "(masks on the same subsets)"
 """The row whose "score" of a subset is the margin with the others masked: what any score of masks could reach."""
+
+PAIRS = "(pairs)"
+"""The row that foretells subsets by a quadratic model instead of a sum of scores."""
 
 
 def removal_rows(
@@ -27,6 +31,7 @@ def removal_rows(
     *,
     stable: Sequence[str] = (),
     ceiling: bool = False,
+    pairs: bool = False,
 ) -> list[dict[str, Cell]]:
     """A row a method: LDS and top-k drops for the margin and the whole answer's log-probability, stability, costs.
 
@@ -37,6 +42,7 @@ def removal_rows(
         seed: of the methods; the subsets and the other order have seeds of their own.
         stable: methods that also score the demonstrations in another order.
         ceiling: add the row `MASKED`.
+        pairs: add the row `PAIRS`.
     """
     n = len(subject.asked.demonstrations)
     scored = subject.scored(methods, seed)
@@ -58,6 +64,12 @@ def removal_rows(
         if name in again:
             row["stability"] = _number(spearman(values.tolist(), again[name].tolist()))
         rows.append(row)
+    if pairs:
+        lens, start = subject.lens(), subject.clock()
+        sums = foretold(lens, subsets.double(), torch.Generator().manual_seed(seed))
+        cost = {"forward": lens.passes.forward_passes, "backward": lens.passes.backward_passes}
+        rows.append({"method": PAIRS, **cost, "seconds": subject.clock() - start})
+        rows[-1]["lds"] = _number(spearman(sums.tolist(), of_subsets.margins.tolist()))
     if ceiling:
         masked = weighted_margins(subject.lens(), subsets.double())
         rows.append({"method": MASKED, "lds": _number(spearman(masked.tolist(), of_subsets.margins.tolist()))})

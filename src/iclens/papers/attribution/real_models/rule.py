@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 
 from iclens.intervals import Estimate, estimate
-from iclens.papers.attribution.real_models.removal import MASKED
+from iclens.papers.attribution.real_models.removal import MASKED, PAIRS
 from iclens.recipes.table import Table
 
 CHEAP = 4.5
@@ -22,7 +22,7 @@ CHEAP = 4.5
 NEEDS_LABELS = ("label_surprise", "label_surprise_orders", "label_doubt", "detail", "detail_self")
 OURS = (
     *("gradient_step", "path", "knock_out", "influence", "influence_mirrored", "influence_mirrored_4"),
-    *("shares_2", "shares", "hybrid_8", "hybrid_16"),
+    *("shares_2", "shares", "hybrid_8", "hybrid_16", PAIRS),
 )
 
 Unit = tuple[object, ...]
