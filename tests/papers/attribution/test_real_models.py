@@ -80,6 +80,11 @@ def test_a_tiny_run_has_every_study_and_is_checked_and_drawn(folder, tiny_run):
     assert set(ENTRY.summaries(back, settings)) >= {"wrong labels: few", "settling: rules", "curation: few"}
     for axes in ENTRY.plot(back, settings).axes:
         assert axes.get_xlabel()
+    for kept in ({"size": 5}, {"study": "settling"}):
+        some = back.where(**kept)
+        assert ENTRY.check(some, settings)
+        assert ENTRY.summaries(some, settings)
+        assert ENTRY.plot(some, settings).axes
     first = ENTRY.parts(settings)[0]
     timed = [name for name in back.names if name != "seconds"]
     again = ENTRY.measure_part(first, settings)

@@ -258,8 +258,9 @@ class WhichOnRealModels(Recipe[RealSettings]):
                     found[name] = _summary(rows, _REMOVAL, "lds")
         for study, heads, key in (("wrong labels", _LABELS, "auroc"), ("settling", _SETTLING, "hit"),
                                   ("curation", {"accuracy": "accuracy"}, "accuracy")):  # fmt: skip
-            for task in table.where(study=study).unique("task") if len(table) else ():
-                found[f"{study}: {task}"] = _summary(table.where(study=study, task=task), heads, key)
+            rows = table.where(study=study)
+            for task in rows.unique("task") if len(rows) else ():
+                found[f"{study}: {task}"] = _summary(rows.where(task=task), heads, key)
         return found
 
     def plot(self, table: Table, settings: RealSettings) -> Figure:
