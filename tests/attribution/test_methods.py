@@ -29,17 +29,33 @@ COSTS = {
     "path": (1, 1),
     "knock_out": (1 + (N + 1) * 2 / 23, 0),
     "influence": (2, 1),
+    "influence_mirrored": (2, 2),
+    "influence_mirrored_4": (8, 8),
+    "shares_2": (2, 2),
+    "hybrid_8": (2 + 8, 2),
+    "hybrid_16": (2 + 16, 2),
+    "masked": (N + 1, 0),
     "shares": (N_WEIGHTS + 2, N_WEIGHTS),
     "rerun": (N + 1, 0),
     "attention_weights": (1, 0),
     "attention_rollout": (1, 0),
     "gradient_x_input": (1, 1),
+    "gradient_norm": (1, 1),
+    "detail": (1, 0),
+    "detail_self": (1, 0),
+    "label_surprise": (1, 0),
+    "label_surprise_orders": (8, 0),
+    "label_doubt": (8, 0),
     "integrated_gradients": (50, 50),
     "captum_feature_ablation": (N + 1, 0),
     "captum_shapley": (5 * N + 1, 0),
     "shapley_sampling": (5 * (N - 1) + 2, 0),
     "lasso": (64, 0),
     "lasso_margin": (64, 0),
+    "lasso_margin_8": (8, 0),
+    "lasso_margin_16": (16, 0),
+    "lasso_margin_32": (32, 0),
+    "lasso_margin_128": (128, 0),
     "random": (0, 0),
 }
 
@@ -80,12 +96,12 @@ def test_scores_are_finite_repeatable_and_cost_what_they_say(name):
     assert len(set(first.values.tolist())) > 1
     torch.testing.assert_close(first.values, again.values, rtol=0, atol=0)
     assert (first.forward_passes, first.backward_passes) == pytest.approx(COSTS[name])
-    if name not in ("gradient_x_input", "integrated_gradients", "random"):
+    if name not in ("gradient_x_input", "gradient_norm", "integrated_gradients", "random"):
         # Embeddings handed in by the gradients pass the module once only; all others embed every prompt that they run.
         n = shared_lens().tokenized.n_tokens
         tokens = sum(math.prod(shape) for shape in calls)
         assert tokens <= first.forward_passes * n * (1 + 1e-9)
-        if "lasso" not in name and name not in ("rerun", "shapley_sampling"):
+        if not name.startswith(("lasso", "hybrid")) and name not in ("rerun", "shapley_sampling"):
             assert tokens == pytest.approx(first.forward_passes * n)
 
 

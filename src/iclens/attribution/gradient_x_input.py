@@ -28,11 +28,17 @@ def margins_at(lens: Lens, inputs: Float[Tensor, "batch n width"]) -> Float[Tens
     return lens.readouts.margin(logits[None])[0]
 
 
-@ATTRIBUTIONS.register("gradient_x_input")
-def score(lens: Lens, generator: torch.Generator) -> Scores:
-    """⟨∂ margin/∂ embedding, embedding⟩, summed over a demonstration's tokens."""
+def embedding_gradient(lens: Lens) -> tuple[Float[Tensor, "n width"], Float[Tensor, "n width"]]:
+    """The token embeddings, and the margin's gradient at them: a forward and a backward pass."""
     inputs = embeddings(lens)[None].requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(margins_at(lens, inputs).sum(), inputs)
     lens.passes.backward_passes += 1
-    return Scores(lens.by_demonstration((gradient * inputs).sum(-1)[0]), 1.0, 1.0)
+    return inputs.detach()[0], gradient[0]
+
+
+@ATTRIBUTIONS.register("gradient_x_input")
+def score(lens: Lens, generator: torch.Generator) -> Scores:
+    """⟨∂ margin/∂ embedding, embedding⟩, summed over a demonstration's tokens."""
+    inputs, gradient = embedding_gradient(lens)
+    return Scores(lens.by_demonstration((gradient * inputs).sum(-1)), 1.0, 1.0)

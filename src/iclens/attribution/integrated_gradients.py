@@ -13,7 +13,6 @@ from iclens.lens.model.placed import doubled
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 
 N_STEPS = 50
-BATCH = 64
 
 
 def integrate(
@@ -37,7 +36,8 @@ def integrate(
     nodes, weights = np.polynomial.legendre.leggauss(n_steps)
     times = torch.tensor((nodes + 1) / 2).to(inputs)
     shares = doubled(inputs.new_zeros(len(inputs)))
-    for some, mass in zip(times.split(BATCH), torch.tensor(weights / 2).split(BATCH), strict=True):
+    at_once = max(1, lens.passes.most_tokens // len(inputs))
+    for some, mass in zip(times.split(at_once), torch.tensor(weights / 2).split(at_once), strict=True):
         points = (start + some[:, None, None] * line).requires_grad_()
         with torch.enable_grad():
             (gradients,) = torch.autograd.grad(margins_at(lens, points).sum(), points)

@@ -39,9 +39,11 @@ def logit_scaled(log_probabilities: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     return below - torch.log(-torch.expm1(below))
 
 
-def ablations(lens: Lens, generator: torch.Generator) -> Bool[Tensor, "n_ablations n_demonstrations"]:
-    """64 random subsets, each demonstration kept with probability ½."""
-    return torch.rand(N_ABLATIONS, lens.n_demonstrations, generator=generator) < 0.5
+def ablations(
+    lens: Lens, generator: torch.Generator, n_ablations: int = N_ABLATIONS
+) -> Bool[Tensor, "n_ablations n_demonstrations"]:
+    """Random subsets, each demonstration kept with probability ½."""
+    return torch.stack([torch.rand(lens.n_demonstrations, generator=generator) < 0.5 for _ in range(n_ablations)])
 
 
 @ATTRIBUTIONS.register("lasso")

@@ -1,0 +1,125 @@
+"""One prompt scored by many methods: each pays for its own passes, and no shortened prompt runs twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import index
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from iclens.lens import Lens, LensModel, Readout
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.scores.deletions import Outcome
+from iclens.lens.scores.method import ATTRIBUTIONS, Scores
+from iclens.papers.attribution.real_models.data import Asked
+
+NODES = 6
+"""Weights that adaptive shares are integrated over, at most."""
+
+MOST_TOKENS = 1 << 11
+
+Left = tuple[int, ...]
+
+
+@dataclass
+class Shortened:
+    """What the model says of a prompt without some demonstrations, by their numbers, and the seconds that it took."""
+
+    outcomes: dict[Left, tuple[float, float, bool]] = field(default_factory=dict)
+    seconds: dict[Left, float] = field(default_factory=dict)
+
+
+class SharingLens(Lens):
+    """A lens whose shortened prompts are shared with others of the same prompt.
+
+    They count as passes of whoever asks for them; `spared` are the seconds that they would have taken.
+    """
+
+    def __init__(self, *args: Any, shortened: Shortened, clock: Callable[[], float], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.shortened, self.clock, self.spared = shortened, clock, 0.0
+
+    def rerun(self, sets: Sequence[Iterable[int]]) -> Outcome:
+        """Run the prompts that have not run yet."""
+        wanted: list[Left] = [tuple(sorted(index(i) for i in one)) for one in sets]
+        new = [one for one in dict.fromkeys(wanted) if one not in self.shortened.outcomes]
+        if new:
+            start = self.clock()
+            outcome = super().rerun(new)
+            seconds = self.clock() - start
+            # A shortened prompt takes about as long as it has demonstrations.
+            sizes = [self.n_demonstrations - len(one) + 1 for one in new]
+            for one, size, *said in zip(new, sizes, *(part.tolist() for part in outcome), strict=True):
+                self.shortened.outcomes[one] = tuple(said)
+                self.shortened.seconds[one] = seconds * size / sum(sizes)
+        self.passes.forward_passes += len(wanted) - len(new)
+        self.spared += sum(map(self.shortened.seconds.__getitem__, wanted))
+        self.spared -= sum(map(self.shortened.seconds.__getitem__, new))
+        margins, log_ps, answered = zip(*(self.shortened.outcomes[one] for one in wanted), strict=True)
+        wide = torch.float64
+        return Outcome(torch.tensor(margins, dtype=wide), torch.tensor(log_ps, dtype=wide), torch.tensor(answered))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A method's scores of one prompt.
+
+    Attributes:
+        scores: the scores and their passes.
+        seconds: what it would have taken alone.
+    """
+
+    scores: Scores
+    seconds: float
+
+    @property
+    def passes(self) -> float:
+        """Forward and backward passes."""
+        return self.scores.forward_passes + self.scores.backward_passes
+
+
+class Subject:
+    """A prompt, what is explained of it, and what ran of it so far.
+
+    Without labels, what is explained is the right answer's logit over those of the nine likeliest other tokens; the
+    pass that fixes them is nobody's cost.
+    """
+
+    def __init__(self, lens_model: LensModel, asked: Asked, clock: Callable[[], float] = time.process_time) -> None:
+        self.lens_model, self.asked, self.clock = lens_model, asked, clock
+        self.shortened = Shortened()
+        answers = asked.labels or None
+        self.readout: Readout = Lens(lens_model, asked.prompt, answers=answers, answer=asked.answer, held=False).readout
+
+    def lens(self, *, held: bool = False, prompt: Prompt | None = None) -> SharingLens:
+        """A lens that has run nothing yet but the shared shortened prompts, or one of another order of the prompt."""
+        shortened = self.shortened if prompt is None else Shortened()
+        return SharingLens(
+            self.lens_model,
+            self.asked.prompt if prompt is None else prompt,
+            readout=self.readout,
+            held=held,
+            nodes=NODES,
+            most_tokens=MOST_TOKENS,
+            shortened=shortened,
+            clock=self.clock,
+        )
+
+    def scored(self, methods: Sequence[str], seed: int, prompt: Prompt | None = None) -> dict[str, Scored]:
+        """Score by every method, each on a lens of its own and with the same seed, so that ablations are the same."""
+        found = {}
+        for name in methods:
+            lens = self.lens(held=name == "path", prompt=prompt)
+            start = self.clock()
+            scores = ATTRIBUTIONS[name](lens, torch.Generator().manual_seed(seed))
+            found[name] = Scored(scores, self.clock() - start + lens.spared)
+        return found
+
+    def deletions(self, keep: Bool[Tensor, "n_prompts n_demonstrations"]) -> Outcome:
+        """The shortened prompts, one per keep-mask."""
+        return self.lens().deletions(keep)
