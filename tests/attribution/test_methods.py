@@ -34,7 +34,7 @@ COSTS = {
     "shares_2": (2, 2),
     "hybrid_8": (2 + 8, 2),
     "hybrid_16": (2 + 16, 2),
-    "masked": (N + 1, 0),
+    "masked": (N + 2, 0),
     "shares": (N_WEIGHTS + 2, N_WEIGHTS),
     "rerun": (N + 1, 0),
     "attention_weights": (1, 0),

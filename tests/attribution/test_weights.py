@@ -11,7 +11,6 @@ from iclens.attribution import ATTRIBUTIONS
 from iclens.attribution.hybrid import corrected
 from iclens.attribution.influence_mirrored import HIGH, LOW
 from iclens.attribution.lasso import ablations
-from iclens.attribution.training_weights import influences_at, weighted_margins
 
 N = len(PAIRS)
 
@@ -23,18 +22,8 @@ def by_lens(weights) -> torch.Tensor:
 
 def test_influences_at_several_weights_are_the_lens_s_own():
     weights = torch.rand(3, N, generator=seeded()).double() + 0.1
-    found = influences_at(shared_lens(), weights)
+    found = shared_lens().influences(weights)
     torch.testing.assert_close(found, torch.stack([by_lens(row.tolist()) for row in weights]))
-
-
-def test_influences_are_the_slopes_of_the_weighted_margins():
-    weights = torch.rand(N, generator=seeded()).double() + 0.1
-    step = 1e-5
-    ends = torch.cat([weights + step * torch.eye(N), weights - step * torch.eye(N)])
-    up, down = weighted_margins(shared_lens(), ends).split(N)
-    torch.testing.assert_close(
-        influences_at(shared_lens(), weights[None])[0], (up - down) / (2 * step), rtol=1e-5, atol=1e-7
-    )
 
 
 def test_masked_hides_each_demonstration_from_all_later_tokens():

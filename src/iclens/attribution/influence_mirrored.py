@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclens.attribution.training_weights import influences_at
 from iclens.lens.lens import Lens
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
 
@@ -24,7 +23,7 @@ def mirrored(lens: Lens, generator: torch.Generator, n_pairs: int = 1) -> Float[
     n = lens.n_demonstrations
     first = torch.stack([torch.randperm(n, generator=generator) < n // 2 for _ in range(n_pairs)])
     chosen = torch.cat([first, ~first])
-    return influences_at(lens, torch.where(chosen, HIGH, LOW).double()).mean(0)
+    return lens.influences(torch.where(chosen, HIGH, LOW).double()).mean(0)
 
 
 def score(lens: Lens, generator: torch.Generator, *, n_pairs: int) -> Scores:

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iclens.attribution.training_weights import influences_at
 from iclens.lens.lens import Lens
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
 
@@ -18,6 +17,6 @@ def score(lens: Lens, generator: torch.Generator) -> Scores:
     def values() -> Tensor:
         nodes, masses = (torch.from_numpy(one) for one in np.polynomial.legendre.leggauss(2))
         weights = ((nodes + 1) / 2)[:, None].expand(-1, lens.n_demonstrations)
-        return masses / 2 @ influences_at(lens, weights)
+        return masses / 2 @ lens.influences(weights)
 
     return counted(lens, values)

@@ -161,6 +161,14 @@ class Lens:
         given = torch.tensor([list(map(float, weights))], dtype=torch.float64)
         return self.passes.influence(given, query_only=query_only)[0]
 
+    def influences(self, weights: Float[Tensor, "m n_demonstrations"]) -> Float[Tensor, "m n_demonstrations"]:
+        """∂M/∂w_i at several weight vectors, side by side: a forward and a backward pass for each.
+
+        Raises:
+            UserError: a weight that is not positive.
+        """
+        return self.passes.influences(weights[:, None])[:, 0]
+
     def shares(self, nodes: int | None = None, *, query_only: bool = False) -> Shares:
         """Divide the margin's change from no demonstration to all among them: ∫₀¹ ∂M/∂w (t, …, t) dt.
 

@@ -74,7 +74,7 @@ class Passes:
     _influences: dict[tuple[tuple[float, ...] | None, bool], Influence] = field(default_factory=dict, init=False)
     _shares: dict[tuple[int, bool], Shares] = field(default_factory=dict, init=False)
     _nothing: dict[bool, Tensor] = field(default_factory=dict, init=False)
-    _pairs: dict[tuple[int, int], tuple[Pairs, ...]] = field(default_factory=dict, init=False)
+    _pairs: dict[tuple[int, int, int], tuple[Pairs, ...]] = field(default_factory=dict, init=False)
     _knocked: dict[tuple[tuple[tuple[tuple[int, ...], ...], ...], bool], KnockOuts] = field(
         default_factory=dict, init=False
     )
@@ -110,7 +110,7 @@ class Passes:
     @cached_property
     def groups(self) -> Int[Tensor, "batch n"]:
         """The demonstration of every token, −1 for none and where prompts are filled up."""
-        groups = torch.full(self.traced.tokens.ids.shape, -1)
+        groups = torch.full(self._asked[0].ids.shape, -1)
         for row, one in zip(groups, self.questions, strict=True):
             row[: one.tokenized.n_tokens] = one.tokenized.groups
         return groups
@@ -224,7 +224,17 @@ class Passes:
                 self._shares[nodes, query_only] = shares(take, margins, without, self.groups, nodes)
         return self._shares[nodes, query_only]
 
-    def pairs(self, n_vectors: int = N_VECTORS, seed: int = 0) -> tuple[Pairs, ...]:
+    def influences(self, weights: Float[Tensor, "m batch n_sources"]) -> Float[Tensor, "m batch n_sources"]:
+        """∂M/∂w_i of every prompt at several weight vectors, side by side: a forward and a backward pass for each.
+
+        All later edges carry the weights. A prompt with fewer sources than another leaves its last entries unused.
+
+        Raises:
+            UserError: a weight that is not positive.
+        """
+        return self._influences_at(weights)[0]
+
+    def pairs(self, n_vectors: int = N_VECTORS, seed: int = 0, n_checks: int = N_CHECKS) -> tuple[Pairs, ...]:
         """How the influence of every prompt's demonstrations changes with the weight of the others.
 
         All later edges carry the weights, which are scaled to those of `influence`. Random halves of the demonstrations
@@ -233,36 +243,35 @@ class Passes:
         Args:
             n_vectors: weight vectors at which the gradient is taken, in mirrored pairs.
             seed: of the vectors and of the halves.
+            n_checks: random halves; without any the error of predictions is not known.
 
         Raises:
             UserError: too few vectors, or an odd number.
         """
-        if (n_vectors, seed) not in self._pairs:
+        if (n_vectors, seed, n_checks) not in self._pairs:
             batch, generator = len(self.questions), torch.Generator().manual_seed(seed)
             vectors = weight_vectors(batch, self._most, generator, n_vectors)
-            kept = torch.rand(batch, N_CHECKS, self._most, generator=generator) < 0.5
+            kept = torch.rand(batch, n_checks, self._most, generator=generator) < 0.5
             at = self.influence().weights.where(self.groups >= 0, 0.0).amax(1)
             vectors *= (at / HALF)[:, None]
             with self._stage("pairs"):
-                prompts = torch.arange(batch).repeat(n_vectors)
-                found = self._influence(vectors.flatten(0, 1), prompts, False)
-                gradients = by_source(found.by_token, self.groups[prompts], self._most)[:, :-1].unflatten(
-                    0, (-1, batch)
-                )
-                margins = found.margin.unflatten(0, (-1, batch))
+                gradients, margins = self._influences_at(vectors)
+            checked = torch.empty(batch, 0)
+            if n_checks:
                 sets = [[tuple((~one[:n]).nonzero().flatten().tolist()) for one in own] for own, n in self._sizes(kept)]
-            checked = self.knock_out(sets, query_only=False)
-            self._pairs[n_vectors, seed] = tuple(
-                fit(
-                    vectors[:, b, :n],
-                    gradients[:, b, :n],
-                    margins[:, b],
-                    own[:, :n],
-                    doubled(checked.margins[b]).cpu(),
-                )
+                checked = doubled(self.knock_out(sets, query_only=False).margins).cpu()
+            self._pairs[n_vectors, seed, n_checks] = tuple(
+                fit(vectors[:, b, :n], gradients[:, b, :n], margins[:, b], own[:, :n], checked[b])
                 for b, (own, n) in enumerate(self._sizes(kept))
             )
-        return self._pairs[n_vectors, seed]
+        return self._pairs[n_vectors, seed, n_checks]
+
+    def _influences_at(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives (m, batch, n_sources) and margins (m, batch) at weight vectors."""
+        prompts = torch.arange(len(self.questions)).repeat(len(weights))
+        found = self._influence(weights.flatten(0, 1), prompts, False)
+        gradients = by_source(found.by_token, self.groups[prompts], self._most)[:, :-1]
+        return gradients.unflatten(0, weights.shape[:2]), found.margin.unflatten(0, weights.shape[:2])
 
     def _sizes(self, kept: Tensor) -> Iterable[tuple[Tensor, int]]:
         return zip(kept, (one.tokenized.n_demonstrations for one in self.questions), strict=True)
@@ -295,9 +304,9 @@ class Passes:
 
     def _influence(self, weights: Tensor, chosen: Tensor, query_only: bool) -> Influence:
         """The influence on some of the prompts, by their numbers, at weights of their demonstrations."""
-        traced = self.traced
-        here = chosen.to(traced.tokens.ids.device)
-        tokens, edges = traced.tokens[here], self._edges(query_only)[here]
+        every, asked = self._asked
+        here = chosen.to(every.ids.device)
+        tokens, edges = every[here], self._edges(query_only)[here]
         # −1 of tokens in no demonstration finds the 1 in the last place.
         of_sources = nn.functional.pad(weights.double(), (0, 1), value=1.0)
         of_tokens = of_sources.gather(1, self.groups[chosen] % of_sources.shape[1])
@@ -307,7 +316,7 @@ class Passes:
         at_once = max(len(self.questions), self.most_tokens // tokens.ids.shape[1])
         parts = []
         for some in (slice(first, first + at_once) for first in range(0, len(chosen), at_once)):
-            readouts = traced.readouts[here[some]]
+            readouts = asked[here[some]]
             parts.append(influence(self.lens_model, tokens[some], readouts, edges[some], of_tokens[some]))
         return Influence.joined(parts)
 
@@ -344,15 +353,15 @@ class Passes:
     def _without(self, query_only: bool) -> Float[Tensor, " batch"]:
         """The margins when no demonstration is trained on."""
         if query_only not in self._nothing:
-            traced, edges = self.traced, self._edges(query_only)
+            (tokens, readouts), edges = self._asked, self._edges(query_only)
             weights = torch.where(edges.groups >= 0, 0.0, 1.0)
             self.forward_passes += 1
-            logits = logits_at(self.lens_model, traced.tokens, traced.readouts, edges, weights)
-            self._nothing[query_only] = traced.readouts.margin(logits).double().cpu()
+            logits = logits_at(self.lens_model, tokens, readouts, edges, weights)
+            self._nothing[query_only] = readouts.margin(logits).double().cpu()
         return self._nothing[query_only]
 
     def _edges(self, query_only: bool) -> Edges:
-        starts = self.traced.tokens.starts
+        starts = self._asked[0].starts
         return Edges(self.groups.to(starts.device), starts if query_only else torch.zeros_like(starts))
 
     def path_residuals(self, whole: PathScores) -> Float[Tensor, " batch"]:
@@ -386,6 +395,14 @@ class Passes:
         return {key: limit.tolist() for key, limit in limits.items()}
 
     @cached_property
+    def _asked(self) -> tuple[PaddedTokens, Readouts]:
+        """The tokens and what is read of their logits; no pass runs where the answers alone decide that."""
+        settled = [readout for one in self.questions if (readout := one.settled) is not None]
+        if len(settled) == len(self.questions):
+            return self._tokens(settled), self._readouts(settled)
+        return self.traced.tokens, self.traced.readouts
+
+    @cached_property
     def _first(self) -> tuple[list[_Said], Trace]:
         """What the model says to every prompt, and the pass in which its margin is read."""
         with self._stage("answer"):
@@ -405,13 +422,15 @@ class Passes:
 
     def _read(self, readouts: Sequence[Readout], held: bool, *, forced: bool = True) -> Trace:
         """The pass over the prompts and the tokens that are forced after them."""
+        return self._traced(self._tokens(readouts, forced=forced), self._readouts(readouts), held=held)
+
+    def _tokens(self, readouts: Sequence[Readout], *, forced: bool = True) -> PaddedTokens:
         rows = [
             torch.cat([one.tokenized.input_ids, torch.tensor(readout.forced if forced else (), dtype=torch.long)])
             for one, readout in zip(self.questions, readouts, strict=True)
         ]
         starts = [one.tokenized.query_start for one in self.questions]
-        tokens = PaddedTokens.of(rows, starts, self.lens_model.device)
-        return self._traced(tokens, self._readouts(readouts), held=held)
+        return PaddedTokens.of(rows, starts, self.lens_model.device)
 
     def _traced(self, tokens: PaddedTokens, readouts: Readouts, *, held: bool) -> Trace:
         self.forward_passes += 1

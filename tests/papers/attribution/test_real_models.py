@@ -36,7 +36,6 @@ from iclens.papers.attribution.real_models.claims import (
 )
 from iclens.papers.attribution.real_models.data import missing, read_task, settling_prompts
 from iclens.papers.attribution.real_models.labels import accuracy
-from iclens.papers.attribution.real_models.pairs import quadratic
 from iclens.papers.attribution.real_models.removal import MASKED, PAIRS
 from iclens.papers.attribution.real_models.rule import default_score, mean
 from iclens.papers.attribution.real_models.scoring import Subject
@@ -108,16 +107,6 @@ def test_lds_is_of_really_shortened_prompts(folder, tiny_run):
     without = lens.rerun([(), (int(scores.argmax()),)])
     assert row["drop_1"] == pytest.approx(float(without.margins[0] - without.margins[1]), abs=1e-4)
     assert {MASKED, PAIRS} <= set(tiny_run.where(study="removal").unique("method"))
-
-
-def test_a_quadratic_margin_is_recovered_from_its_gradients():
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(4, 4, generator=generator), torch.randn(4, generator=generator)
-    a, weights = a + a.T, torch.rand(6, 4, generator=generator)
-    found_b, found_a = quadratic(weights, b + (weights - weights.mean(0)) @ a, ridge=0.0)
-    torch.testing.assert_close(found_a, a)
-    torch.testing.assert_close(found_b, b)
-    assert float(quadratic(weights, torch.randn(6, 4, generator=generator), ridge=1e9)[1].abs().max()) < 1e-6
 
 
 def test_methods_pay_for_shared_deletions_as_if_they_were_alone(folder):

@@ -27,11 +27,11 @@ from iclens.benchmarks.ceilings import Floor
 from iclens.benchmarks.few_shot import ANSWERS, few_shot
 from iclens.benchmarks.gpt2_shaped import SMALL as GPT2_SMALL
 from iclens.benchmarks.gpt2_shaped import TINY as GPT2_TINY
-from iclens.benchmarks.gpt2_shaped import Shape
-from iclens.benchmarks.llama_shaped import LARGE, SMALL, gpt2_model, llama_model, smollm2
+from iclens.benchmarks.gpt2_shaped import Shape, lens_model
+from iclens.benchmarks.llama_shaped import LARGE, SMALL, llama_model, smollm2
 from iclens.benchmarks.measuring import MEBIBYTE
 from iclens.benchmarks.memory import peak_bytes
-from iclens.lens import Explanation, Lens, LensModel, explain
+from iclens.lens import Explanation, Lens, explain
 
 SIXTY_FOUR = (64, 10, 59)
 """Demonstrations, words of each, words of the query: 1,023 tokens."""
@@ -47,7 +47,7 @@ def influence_of_all(context: Context) -> Iterator[Entry]:
     """Influence of every demonstration: in forward passes, beside deleting one at a time, and in memory."""
     yield from defaults(context)
     shape = context.pick(GPT2_TINY, GPT2_SMALL)
-    many = Text(gpt2_model(shape), few_shot(*context.pick((8, 10, 12), SIXTY_FOUR)))
+    many = Text(lens_model(shape), few_shot(*context.pick((8, 10, 12), SIXTY_FOUR)))
     yield _beside_forward(many, context, shape)
     yield _beside_deletion(many, context)
     del many
@@ -174,5 +174,5 @@ def influence_call(quick: bool, n_demonstrations: int, words: int, query_words: 
     """The call of the influence on a GPT-2 with room for a long prompt, in a process of its own."""
     text = few_shot(n_demonstrations, words, query_words)
     shape = GPT2_TINY if quick else GPT2_SMALL
-    lens_model: LensModel = gpt2_model(replace(shape, positions=max(shape.positions, 1 << 13)))
-    return lambda: influence(Text(lens_model, text))
+    model = lens_model(replace(shape, positions=max(shape.positions, 1 << 13)))
+    return lambda: influence(Text(model, text))

@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from iclens.attribution.label_places import reordered
-from iclens.attribution.training_weights import weighted_margins
 from iclens.lens.scores.faithfulness import lds, random_subsets, spearman, top
-from iclens.papers.attribution.real_models.pairs import foretold
 from iclens.papers.attribution.real_models.scoring import Scored, Subject
 from iclens.recipes.table import Cell
 
 TOPS = (1, 3, 5)
+N_VECTORS = 6
+"""Weight vectors of the pairs: twelve passes."""
 MASKED = "(masks on the same subsets)"
 """The row whose "score" of a subset is the margin with the others masked: what any score of masks could reach."""
 
@@ -66,12 +66,13 @@ def removal_rows(
         rows.append(row)
     if pairs:
         lens, start = subject.lens(), subject.clock()
-        sums = foretold(lens, subsets.double(), torch.Generator().manual_seed(seed))
+        sums = lens.passes.pairs(N_VECTORS, seed, n_checks=0)[0].predict(subsets)
         cost = {"forward": lens.passes.forward_passes, "backward": lens.passes.backward_passes}
         rows.append({"method": PAIRS, **cost, "seconds": subject.clock() - start})
         rows[-1]["lds"] = _number(spearman(sums.tolist(), of_subsets.margins.tolist()))
     if ceiling:
-        masked = weighted_margins(subject.lens(), subsets.double())
+        cut = [(~kept).nonzero().flatten().tolist() for kept in subsets]
+        masked = subject.lens().passes.knock_out([cut], query_only=False).margins[0]
         rows.append({"method": MASKED, "lds": _number(spearman(masked.tolist(), of_subsets.margins.tolist()))})
     return rows
 
