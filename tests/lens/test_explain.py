@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from iclens.errors import UserError
 from iclens.lens import Lens, Prompt, explain
 from iclens.lens.read.tolerance import path_residual, tolerance_of
 from iclens.lens.scores.faithfulness import agreements, spearman, top_k
@@ -234,3 +235,36 @@ def test_agreement_of_rankings():
     assert spearman([1.0], [1.0]) is None
     assert spearman([1.0, 1.0], [1.0, 2.0]) is None
     assert top_k([1.0, 1.0, 0.0], [1.0, 0.0, 1.0], 1) == 1.0
+
+
+def test_edges_are_the_same_choice_for_influence_shares_and_knock_out(model, tokenizer):
+    every = ["influence", "shares", "knock_out"]
+    lens = Lens(model, TEXT, tokenizer=tokenizer, answers=["positive", "negative"])
+    found = {edges: lens.explanation(every, edges=edges) for edges in (None, "later", "query")}
+    for edges, one in found.items():
+        assert one.edges == edges
+        assert one.exact
+        influence = lens.by_demonstration(lens.influence(query_only=edges == "query").by_token)
+        cut = lens.knock_out(query_only=edges != "later").margin_changes
+        assert [source.score("influence") for source in one.sources] == pytest.approx(influence.tolist(), rel=1e-9)
+        assert [source.score("knock_out") for source in one.sources] == pytest.approx(cut.tolist(), rel=1e-9)
+    default, later, query = (found[edges] for edges in (None, "later", "query"))
+    for name, same, other in (("influence", later, query), ("shares", later, query), ("knock_out", query, later)):
+        values = [source.score(name) for source in default.sources]
+        assert values == pytest.approx([source.score(name) for source in same.sources], rel=1e-9)
+        assert values != pytest.approx([source.score(name) for source in other.sources], rel=1e-3)
+    with pytest.raises(UserError, match="'later' or 'query'"):
+        lens.explanation(every, edges="all")
+
+
+def test_pairs_are_those_of_the_lens_and_are_drawn(model, tokenizer):
+    found = explain(model, TEXT, tokenizer=tokenizer, answers=["positive", "negative"], pairs=True, seed=2)
+    own = found.lens.pairs(seed=2)
+    assert found.pairs.matrix == tuple(map(tuple, own.matrix.tolist()))
+    assert (found.pairs.error, found.pairs.spread) == (own.error, own.spread)
+    assert (found.pairs.redundant, found.pairs.dependent) == (own.redundant, own.dependent)
+    axes = found.plot_pairs()
+    n = len(found.sources)
+    assert axes.images[0].get_array().shape == (n, n)
+    with pytest.raises(UserError, match="pairs=True"):
+        explain(model, TEXT, tokenizer=tokenizer).plot_pairs()
