@@ -276,7 +276,14 @@ def test_chat_templates_that_hide_a_message(template, message):
         ([{"role": "assistant", "content": "a"}, *turns("a", "b", "c")], "message 0 .*'user' is due"),
         ([{"role": "tool", "content": "a"}], "'user' is due"),
         ([{"content": "a"}], "no role"),
-        ([{"role": "user", "content": ["a"]}], "no string"),
+        ([{"role": "user", "content": None}], r"message 0 \(user\) is no string"),
+        ([{"role": "user", "content": ["a"]}], r"part 0 of the content of message 0 \(user\) is 'a'"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": "b"}]}],
+            r"part 1 of the content of message 0 \(user\) is of the type 'image_url'",
+        ),
+        ([{"role": "user", "content": [{"type": "text"}]}], "part 0 .* of the type 'text'"),
+        ([{"role": "user", "content": []}], "message 0 .* is empty"),
     ],
 )
 def test_chats_out_of_order(messages, message):
