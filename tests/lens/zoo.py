@@ -276,8 +276,8 @@ def draw(model: Any, seed: int) -> Any:
     return model
 
 
-def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
-    """A random model of the zoo."""
+def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, *, detours: bool = False) -> Any:
+    """A random model of the zoo; in float64 it computes in float64 throughout, unless its own detours are wanted."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
     model_type, fields = (CAUSAL | ENCODERS)[name]
@@ -296,7 +296,7 @@ def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
         torch.float16: model.half,
     }
     model = casts[dtype]().eval()
-    if dtype == torch.float64 and model_type in _SINGLE:
+    if dtype == torch.float64 and model_type in _SINGLE and not detours:
         model.forward = partial(_in_double, model.forward)
     return model
 

@@ -266,8 +266,9 @@ class Passes:
         """
         dtype = self.lens_model.dtype
         # Parts that are computed in float32 whatever the weights' type keep the digits of float32.
-        least = max(tolerance_of(dtype), tolerance_of(torch.float32) if self.lens_model.family.single else 0.0)
-        limits = {key: torch.full((len(self.questions),), least, dtype=torch.float64) for key in residuals}
+        single = {key: tolerance_of(torch.float32) for key in self.lens_model.family.single}
+        least = {key: max(tolerance_of(dtype), single.get(key, 0.0)) for key in residuals}
+        limits = {key: torch.full((len(self.questions),), one, dtype=torch.float64) for key, one in least.items()}
         if is_half(dtype) and any(bool((doubled(one).cpu() > limits[key]).any()) for key, one in residuals.items()):
             traced = self.traced
             with self._stage("noise of half precision"):

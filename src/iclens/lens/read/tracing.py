@@ -226,6 +226,7 @@ def off_by(traced: Trace) -> Float[Tensor, " batch"]:
         against_own_pass(lens_model, traced.attended, tokens.real, capped=traced.capped) as off,
         unembedding_only(lens_model, positions),
     ):
-        logits = run(lens_model, tokens.ids)
+        # Positions of the same shape as in the traced pass: on it depends the last digit of what is turned in float32.
+        logits = run(lens_model, tokens.ids, position_ids=tokens.places)
     off["logits"] = relative(traced.logits, logits)
     return torch.stack([one.to(tokens.ids.device) for one in off.values()]).amax(0)
