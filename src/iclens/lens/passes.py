@@ -198,7 +198,7 @@ class Passes:
                     n_sources = int(self.groups.max()) + 1
                     return self._influence(weights[:, None].expand(-1, n_sources), chosen, query_only)
 
-                margins = self.traced.margins.double().cpu()
+                margins = doubled(self.traced.margins).cpu()
                 self._shares[nodes, query_only] = shares(take, margins, without, self.groups, nodes)
         return self._shares[nodes, query_only]
 
@@ -238,12 +238,12 @@ class Passes:
         of_tokens = of_sources.gather(1, self.groups[chosen] % of_sources.shape[1])
         self.forward_passes += len(chosen) / len(self.questions)
         self.backward_passes += len(chosen) / len(self.questions)
-        return influence(self.lens_model, tokens, traced.readouts[here], edges, of_tokens.to(here.device))
+        return influence(self.lens_model, tokens, traced.readouts[here], edges, of_tokens)
 
     def _without(self, query_only: bool) -> Float[Tensor, " batch"]:
         """The margins when no demonstration is trained on."""
         traced, edges = self.traced, self._edges(query_only)
-        weights = torch.where(edges.groups >= 0, 0.0, 1.0)
+        weights = torch.where(edges.groups.cpu() >= 0, 0.0, 1.0)
         self.forward_passes += 1
         return margins_at(self.lens_model, traced.tokens, traced.readouts, edges, weights)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from iclens.dual import DualModel
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
-from iclens.lens.model.placed import wide
+from iclens.lens.model.placed import cast, wide
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import fast, softmax_rows
 from iclens.lens.read.capture import against_own_pass, attention_outputs, relative, run
@@ -76,15 +76,16 @@ class LayerTrace:
         """Make the dual model of one query head: its `predict()` is the head's `output` at the read-out positions.
 
         Of one prompt, and of some `rows` of its positions; `groups` are the demonstrations, as in
-        `DualModel.from_attention`; computed in `dtype`, say float64, or as the queries are kept. A learned sink is one
+        `DualModel.from_attention`; computed in `dtype`, say float64 (in memory where the device has none), or as the
+        queries are kept. A learned sink is one
         more training pair after all tokens, of no demonstration.
         """
         shared = head // (self.q.shape[1] // self.k.shape[1])
         q, k, v = self.q[prompt, head, rows], self.k[prompt, shared], self.v[prompt, shared]
-        q, k, v = (tensor.to(dtype or self.q.dtype) for tensor in (q, k, v))
-        sink = None if self.sinks is None else self.sinks[head]
+        q, k, v = (cast(tensor, dtype or self.q.dtype) for tensor in (q, k, v))
+        sink = None if self.sinks is None else self.sinks[head].to(q.device)
         how: dict[str, Any] = {"scale": self.scale, "softcap": self.softcap, "sink": sink}
-        return head_dual(q, k, v, groups, **how, mask=self.mask[prompt, rows])
+        return head_dual(q, k, v, groups, **how, mask=self.mask[prompt, rows].to(q.device))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.placed import doubled
 from iclens.lens.read.capture import run
 from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.margin import Readouts
@@ -77,12 +78,12 @@ def influence(
         raise UserError("influence needs gradients, which torch.inference_mode() forbids: use torch.no_grad() instead.")
     if not bool((weights > 0).all()):
         raise UserError("a training weight is not positive: influence is the derivative at positive weights.")
-    how = Weighting(edges, weights.double().log())
+    how = Weighting(edges, doubled(weights).log())
     margins = _margins(lens_model, tokens, readouts, how, grad=True)
     with torch.enable_grad():
         margins.sum().backward()
     by_head = torch.stack([how.found[layer.attention_name].cpu() for layer in lens_model.anatomy.layers], 1)
-    return Influence(by_head, weights.cpu(), margins.detach().double().cpu())
+    return Influence(by_head, weights.cpu(), doubled(margins.detach()).cpu())
 
 
 def margins_at(
@@ -93,8 +94,8 @@ def margins_at(
     weights: Float[Tensor, "batch n"],
 ) -> Float[Tensor, " batch"]:
     """Every prompt's margin M(w) at training weights of its tokens, zero among them; one forward pass."""
-    logarithms = torch.where(weights > 0, weights.double().log(), NEVER)
-    return _margins(lens_model, tokens, readouts, Weighting(edges, logarithms), grad=False).double().cpu()
+    logarithms = torch.where(weights > 0, doubled(weights).log(), NEVER)
+    return doubled(_margins(lens_model, tokens, readouts, Weighting(edges, logarithms), grad=False)).cpu()
 
 
 def _margins(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, how: Weighting, *, grad: bool) -> Tensor:
