@@ -322,7 +322,7 @@ class Passes:
         """The candidates' scores and what is explained, from the logits at the prompts' last tokens."""
         # Offset 0 is always read, and the least.
         logits = traced.logits[:, 0].cpu()
-        ids = [[entry.token_ids for entry in one.answers.candidates] for one in self.questions]
+        ids = [[entry.read_ids for entry in one.answers.candidates] for one in self.questions]
         every, cost = score_candidates(traced, ids, self.most_tokens)
         self.forward_passes += cost
         said: list[_Said] = []
