@@ -17,7 +17,7 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.model.placed import doubled
 from iclens.lens.read.answers import likeliest
 from iclens.lens.read.margin import Readout, Readouts
-from iclens.lens.read.noise import n_noisy_passes, rounding_noise
+from iclens.lens.read.noise import rounding_noise
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answer, Question
 from iclens.lens.read.tolerance import MOST, NOISES, is_half, path_residual, tolerance_of
@@ -272,7 +272,7 @@ class Passes:
         if is_half(dtype) and any(bool((doubled(one).cpu() > limits[key]).any()) for key, one in residuals.items()):
             traced = self.traced
             with self._stage("noise of half precision"):
-                self.forward_passes += 1 + n_noisy_passes(self.lens_model)
+                self.forward_passes += 2
                 everywhere, noise = (NOISES * doubled(one).cpu() for one in rounding_noise(traced))
             for key, limit in limits.items():
                 limits[key] = torch.maximum(limit, everywhere if key == "capture" else noise).clamp_max(MOST)

@@ -29,6 +29,7 @@ from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.heads import head_dual
 from iclens.lens.read.margin import Readouts
 from iclens.lens.read.padded import PaddedTokens, take, unembedding_only
+from iclens.lens.read.routing import Routes, recording_routes, routed_as
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Trace:
         outputs: a module -> its output there (norms, attention, MLPs, the last layer, unembedding).
         attended: every attention module's own output (batch, n, width), for the check.
         logits: at the read-out positions.
+        routes: what the routers of a model in half precision returned.
         leaves: what the path's backward pass starts from; None when the pass was not held.
     """
 
@@ -112,6 +114,7 @@ class Trace:
     outputs: dict[nn.Module, Tensor]
     attended: dict[str, Tensor]
     logits: Float[Tensor, "batch n_positions vocabulary"]
+    routes: Routes
     leaves: Leaves | None
 
     @property
@@ -199,10 +202,11 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
         stack.callback(anatomy.head.register_forward_hook(keep_logits).remove)
         stack.enter_context(unembedding_only(lens_model, positions))
         stack.enter_context(fused_activations(lens_model))
+        routes = stack.enter_context(recording_routes(lens_model))
         logits = run(lens_model, tokens.ids, position_ids=tokens.places).detach()
     check_finite(lens_model, tokens, logits)
     ordered = tuple(layers[layer.attention_name] for layer in anatomy.layers)
-    return Trace(lens_model, tokens, readouts, ordered, inputs, outputs, attended, logits, leaves)
+    return Trace(lens_model, tokens, readouts, ordered, inputs, outputs, attended, logits, routes, leaves)
 
 
 def _watched(lens_model: LensModel) -> list[nn.Module]:
@@ -220,12 +224,14 @@ def off_by(traced: Trace) -> Float[Tensor, " batch"]:
     """How far the numbers of a traced pass are from the model's own: the worst relative difference in each prompt.
 
     Compared are the output of every attention module (after W_O) at every real token, and the logits that are read,
-    each relative to the largest magnitude of the model's own numbers in that prompt.
+    each relative to the largest magnitude of the model's own numbers in that prompt. In half precision the model's own
+    pass sends its tokens to the experts of the traced one.
     """
     lens_model, tokens, positions = traced.lens_model, traced.tokens, traced.readouts.positions
     with (
         against_own_pass(lens_model, traced.attended, tokens.real, capped=traced.capped) as off,
         unembedding_only(lens_model, positions),
+        routed_as(traced.routes),
     ):
         # Positions of the same shape as in the traced pass: on it depends the last digit of what is turned in float32.
         logits = run(lens_model, tokens.ids, position_ids=tokens.places)
