@@ -136,7 +136,8 @@ def test_a_page_that_fails_leaves_no_other_file(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "no/such/folder"], "there is no folder"),
+        (["--model", "no/such/folder", "--prompt", "a.txt"], "there is no folder"),
+        (["--model", "smollm2"], "iclens explain --model smollm2 --prompt sums.txt"),
         (["--prompt", "nowhere.txt"], "nowhere.txt"),
         (["--demonstrations", "x.jsonl"], "needs --query"),
         (["--prompt", "a.txt", "--demonstrations", "b.jsonl"], "both given"),

@@ -122,7 +122,7 @@ BAD = {
     '{"prompt": "a is b .\\n\\nhorse is", "answers": ["vux", 3]}': 'item 1 of "answers" is a JSON number',
     '{"prompt": "a is b .\\n\\nhorse is", "answer": ["vux"]}': '"answer" is a JSON list',
     '{"prompt": "a is b .\\n\\nhorse is", "answers": ["qqqq"]}': "unknown to the tokenizer",
-    '{"prompt": "a is b .\\n\\nhorse is", "answers": ["vux", "vux nef"]}': "starts with the tokens",
+    '{"prompt": "a = b .\\n\\nhorse is", "answers": ["vux", "vux nef"]}': "starts with the tokens",
     '{"prompt": "a is b .\\n\\nhorse is", "id": true}': '"id" is True',
     '{"prompt": "a is b .\\n\\nhorse is", "id": " "}': "a string that is not empty",
     '{"prompt": "a is b .\\n\\nhorse is", "id": "\\ud800"}': "surrogate",

@@ -143,6 +143,16 @@ def test_a_mistake_is_told_in_place_and_the_input_kept(short):
     problem.wait_for(state="hidden")
 
 
+def test_a_refused_opening_prompt_is_told_in_place_and_can_be_mended(visit, served):
+    page = visit(served.address + link({**SHORT, "query": "word " * 200}))
+    says(page, "#problem", "context holds 128")
+    assert page.locator("body.waiting").count() == 0
+    page.locator("#query").fill("horse is")
+    page.locator("#problem").wait_for(state="hidden")
+    settled(page)
+    assert len(scores(page)) == 3
+
+
 def test_a_server_that_is_gone_is_told_in_place(short):
     short.route("**/api/*", lambda route: route.abort())
     short.locator("#query").fill("lion is")

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from tests.explorer.conftest import CHAT
+from tests.lens.many_prompts import tokenizer
+from tests.lens.zoo import build
 
 import iclens
 from iclens.cli.explore import Explore
@@ -254,6 +256,19 @@ def test_other_hosts_are_warned_about(monkeypatch, capsys, served):
     assert "no password" in found.err
     assert Explore(port=0).run() == 0
     assert "no password" not in capsys.readouterr().err
+
+
+def test_an_example_of_ours_that_the_model_refuses_keeps_no_page_from_opening(monkeypatch, tmp_path):
+    build("llama").save_pretrained(tmp_path)
+    # Of the words of the example this tokenizer knows none.
+    tokenizer().save_pretrained(tmp_path)
+    asked = {}
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: asked.update(app=self.config.app))
+    assert Explore(model=str(tmp_path), port=0).run() == 0
+    assert asked
+    (tmp_path / "prompt.txt").write_text("w1 is w2\n\n" * 60 + "w3 is")
+    with pytest.raises(iclens.UserError, match="context holds 128"):
+        Explore(model=str(tmp_path), prompt=tmp_path / "prompt.txt", port=0).run()
 
 
 def test_numbers_that_are_not_finite_are_refused(served, model):

@@ -70,6 +70,10 @@ class _Device(TorchFunctionMode):
             with _Device(backwards=True):
                 found = _engine_run_backward(tuple(outputs), ones, False, False, tuple(leaves), False, False)
             return tree_map(to_mps if there else to_cpu, found)
+        if name == "backward":
+            with _Device(backwards=True):
+                _engine_run_backward(tuple(args), (itself(torch.ones_like, args, {}),), False, False, (), True, True)
+            return None
         found = func(*tree_map(to_cpu, args), **tree_map(to_cpu, kwargs))
         return tree_map(lambda x: to_mps(x) if isinstance(x, Tensor) else x, found) if there else found
 

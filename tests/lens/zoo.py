@@ -260,17 +260,8 @@ def _in_double(forward: Any, *args: Any, **kwargs: Any) -> Any:
         return forward(*args, **kwargs)
 
 
-def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
-    """A random model of the zoo: every weight, bias and norm drawn, so that nothing is zero or one by habit."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    model_type, fields = (CAUSAL | ENCODERS)[name]
-    config = AutoConfig.for_model(model_type, **fields)
-    torch.manual_seed(seed)
-    loader = AutoModelForCausalLM if name in CAUSAL else AutoModel
-    # As a causal model it would be built without its vision tower, which is `llama4_text`.
-    loader = AutoModelForImageTextToText if model_type == "llama4" else loader
-    model = loader.from_config(config)
+def draw(model: Any, seed: int) -> Any:
+    """Draw every weight, bias and norm of a model, so that nothing is zero or one by habit."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for path, parameter in model.named_parameters():
@@ -282,6 +273,21 @@ def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
             else:
                 parameter.add_(0.3 * noise)
     model.tie_weights()
+    return model
+
+
+def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, *, detours: bool = False) -> Any:
+    """A random model of the zoo; in float64 it computes in float64 throughout, unless its own detours are wanted."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    model_type, fields = (CAUSAL | ENCODERS)[name]
+    config = AutoConfig.for_model(model_type, **fields)
+    torch.manual_seed(seed)
+    loader = AutoModelForCausalLM if name in CAUSAL else AutoModel
+    # As a causal model it would be built without its vision tower, which is `llama4_text`.
+    loader = AutoModelForImageTextToText if model_type == "llama4" else loader
+    model = loader.from_config(config)
+    draw(model, seed)
     # `to` would cast the complex buffers of a vision tower too.
     casts = {
         torch.float32: model.float,
@@ -290,7 +296,7 @@ def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
         torch.float16: model.half,
     }
     model = casts[dtype]().eval()
-    if dtype == torch.float64 and model_type in _SINGLE:
+    if dtype == torch.float64 and model_type in _SINGLE and not detours:
         model.forward = partial(_in_double, model.forward)
     return model
 

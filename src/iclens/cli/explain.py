@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,10 +16,6 @@ from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.work.progress import stages
 from iclens.work.whole_files import check_writable, write_atomically
-
-if TYPE_CHECKING:
-    from iclens.lens.model.loading import LensModel
-    from iclens.lens.prompt import Prompt
 
 _ONE_PROMPT = (
     "prompt",
@@ -37,6 +33,12 @@ _ONE_PROMPT = (
     "seed",
 )
 """Options that --batch does not have."""
+
+_NO_PROMPT = (
+    "there is no prompt to explain: give a file of text, JSON or chat messages (--prompt FILE), pairs and a new input "
+    "(--demonstrations FILE.jsonl --query TEXT), or a file of many prompts (--batch FILE --out FOLDER). For example: "
+    r"printf '2+3=5\n\n5+2=7\n\n4+4=' > sums.txt && iclens explain --model {model} --prompt sums.txt --answers 8 7"
+)
 
 _FILES = {"json": "JSON", "html": "Page"}
 
@@ -130,13 +132,14 @@ class Explain:
             raise UserError(f"--nodes {self.nodes}: take at least 1.")
         if self.next_tokens < 1:
             raise UserError(f"--next-tokens {self.next_tokens}: report at least 1.")
+        path = self._prompt_file()
 
-        from iclens.lens import WRITERS, explain, load, print_table
+        from iclens.lens import WRITERS, explain, load, print_table, read_prompt
 
         with stages("explaining") as stage:
             stage("loading the model")
             lens_model = load(self.model, dtype=self.dtype, device=self.device, device_map=self.device_map)
-            prompt = self._prompt(lens_model)
+            prompt = read_prompt(path, lens_model.tokenizer, **vars(prompt_options(self)))
             explanation = explain(
                 lens_model,
                 prompt,
@@ -197,21 +200,24 @@ class Explain:
         files = {"json": self.json, "html": self.html}
         return {kind: path for kind, path in files.items() if path is not None}
 
-    def _prompt(self, lens_model: LensModel) -> Prompt:
-        from iclens.lens.prompt import read_prompt
+    def _prompt_file(self) -> Path:
+        """The file that holds the prompt, or its demonstrations.
 
+        Raises:
+            UserError: none is given, or two are.
+        """
         if self.prompt is not None and self.demonstrations is not None:
             raise UserError("--prompt and --demonstrations are both given: give one of them.")
-        path = self.prompt or self.demonstrations
         if self.demonstrations is not None and self.query is None:
             raise UserError("--demonstrations needs --query, the input whose output the model is to say.")
-        if path is None:
-            if self.model != "bundled":
-                raise UserError("no prompt: give --prompt FILE, or --demonstrations FILE with --query TEXT.")
-            from iclens import bundled
+        path = self.prompt or self.demonstrations
+        if path is not None:
+            return path
+        if self.model != "bundled":
+            raise UserError(_NO_PROMPT.format(model=shlex.quote(self.model)))
+        from iclens import bundled
 
-            path = bundled.path() / "prompt.txt"
-        return read_prompt(path, lens_model.tokenizer, **vars(prompt_options(self)))
+        return bundled.path() / "prompt.txt"
 
 
 def _list_models() -> int:

@@ -87,11 +87,15 @@ class Explore:
                 example = opening(self.model, prompt, self.answers)
                 stage("reading the first prompt")
                 # The first pass of a process is slow; the first user should not wait for it. It also shows what is
-                # wrong with the prompt before a page opens.
-                viewed = Kept(lens_model).of(Ask.read(example, lens_model.tokenizer))
-                for name, view in VIEWS.items():
-                    asked = {**example, "layer": 0, "head": 0} if name == "head" else example
-                    view(viewed, Ask.read(asked, lens_model.tokenizer))
+                # wrong with the user's prompt before a page opens; what is wrong with ours, the page says.
+                try:
+                    viewed = Kept(lens_model).of(Ask.read(example, lens_model.tokenizer))
+                    for name, view in VIEWS.items():
+                        asked = {**example, "layer": 0, "head": 0} if name == "head" else example
+                        view(viewed, Ask.read(asked, lens_model.tokenizer))
+                except UserError:
+                    if self.prompt is not None or self.answers:
+                        raise
             alone = is_loopback(self.host)
             names = (self.host, socket.gethostname())
             app = build_app(lens_model, example, names, alone, self.store, self.gallery)

@@ -13,6 +13,7 @@ from iclens.explorer.ask import Ask
 from iclens.explorer.bound_view import bound_view, number
 from iclens.explorer.viewed import Viewed
 from iclens.lens import Lens, LensModel
+from iclens.lens.model.placed import doubled
 from iclens.lens.prompt.tokens import FIRST
 
 MOST_PAIRS = 24
@@ -39,7 +40,7 @@ def head_view(viewed: Viewed, ask: Ask) -> dict[str, Any]:
     record = lens.traced.layers[layer]
     # The first position that is read is the prompt's last token, whatever of an answer follows it.
     dual = record.dual(head, lens.groups, rows=slice(0, 1), dtype=torch.float64)
-    output = record.output[0, head, 0].double()
+    output = doubled(record.output[0, head, 0])
     weights = dual.weights()[0]
     parts = dual.contributions()[0]
     initial = dual.initial()[0]

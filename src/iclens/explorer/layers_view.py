@@ -12,6 +12,7 @@ from iclens.explorer.ask import Ask
 from iclens.explorer.viewed import Viewed
 from iclens.lens import Lens
 from iclens.lens.model.anatomy import matrix
+from iclens.lens.model.placed import doubled
 
 MOST_ANSWERS = 8
 
@@ -31,7 +32,7 @@ def layers_view(viewed: Viewed, ask: Ask) -> dict[str, Any]:
     states, probabilities = _states(lens, list(wanted.values()))
     head = lens.model.anatomy.head
     assert head is not None
-    rows = matrix(head)[list(wanted.values())].double()
+    rows = doubled(matrix(head)[list(wanted.values())])
     rows = rows * (states.norm(dim=-1).mean() / rows.norm(dim=-1, keepdim=True).clamp_min(torch.finfo().tiny))
     flat, explained = principal(torch.cat([states, rows]))
     names = ["embedding", *(f"layer {i}" for i in range(lens.model.n_layers))]
@@ -75,7 +76,7 @@ def _states(lens: Lens, ids: list[int]) -> tuple[Tensor, Tensor]:
     logits = anatomy.head(stream)
     # The model's own logits: it may cap or scale what its unembedding gives.
     logits[-1] = traced.logits[0, 0]
-    return stream.double(), torch.softmax(logits.double(), -1)[:, ids]
+    return doubled(stream), torch.softmax(doubled(logits), -1)[:, ids]
 
 
 def principal(

@@ -131,7 +131,7 @@ def explanations(
                     *about_completeness(answer.margin, complete),
                     *about_certainty(taken),
                     *about_the_first_token(tokens[0], sunk[b]),
-                    *about_experts(model, checks),
+                    *about_experts(model),
                     *about_rounding(answer.margin, float(uncertainty(largest[b], model.dtype)), dtype),
                 ),
                 cost=passes.cost,

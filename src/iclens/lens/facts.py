@@ -60,7 +60,10 @@ class NextToken:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate answer: log p(answer | prompt) is the sum over its `tokens`; the explained one is `chosen`."""
+    """A candidate answer: log p(answer | prompt) is the sum over its `tokens`; the explained one is `chosen`.
+
+    Where another candidate begins with this one, it is the sum over its tokens and what ends an answer in the prompt.
+    """
 
     text: str
     tokens: tuple[str, ...]

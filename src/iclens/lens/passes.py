@@ -18,7 +18,7 @@ from iclens.lens.model.placed import doubled
 from iclens.lens.prompt.tokens import by_source
 from iclens.lens.read.answers import likeliest
 from iclens.lens.read.margin import Readout, Readouts
-from iclens.lens.read.noise import n_noisy_passes, rounding_noise
+from iclens.lens.read.noise import rounding_noise
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answer, Question
 from iclens.lens.read.tolerance import MOST, NOISES, is_half, path_residual, tolerance_of
@@ -312,7 +312,6 @@ class Passes:
         of_tokens = of_sources.gather(1, self.groups[chosen] % of_sources.shape[1])
         self.forward_passes += len(chosen) / len(self.questions)
         self.backward_passes += len(chosen) / len(self.questions)
-        of_tokens = of_tokens.to(here.device)
         at_once = max(len(self.questions), self.most_tokens // tokens.ids.shape[1])
         parts = []
         for some in (slice(first, first + at_once) for first in range(0, len(chosen), at_once)):
@@ -348,16 +347,16 @@ class Passes:
 
     @property
     def _margins(self) -> Float[Tensor, " batch"]:
-        return self.traced.margins.double().cpu()
+        return doubled(self.traced.margins).cpu()
 
     def _without(self, query_only: bool) -> Float[Tensor, " batch"]:
         """The margins when no demonstration is trained on."""
         if query_only not in self._nothing:
             (tokens, readouts), edges = self._asked, self._edges(query_only)
-            weights = torch.where(edges.groups >= 0, 0.0, 1.0)
+            weights = torch.where(edges.groups.cpu() >= 0, 0.0, 1.0)
             self.forward_passes += 1
             logits = logits_at(self.lens_model, tokens, readouts, edges, weights)
-            self._nothing[query_only] = readouts.margin(logits).double().cpu()
+            self._nothing[query_only] = doubled(readouts.margin(logits)).cpu()
         return self._nothing[query_only]
 
     def _edges(self, query_only: bool) -> Edges:
@@ -379,12 +378,13 @@ class Passes:
         """
         dtype = self.lens_model.dtype
         # Parts that are computed in float32 whatever the weights' type keep the digits of float32.
-        least = max(tolerance_of(dtype), tolerance_of(torch.float32) if self.lens_model.family.single else 0.0)
-        limits = {key: torch.full((len(self.questions),), least, dtype=torch.float64) for key in residuals}
+        single = {key: tolerance_of(torch.float32) for key in self.lens_model.family.single}
+        least = {key: max(tolerance_of(dtype), single.get(key, 0.0)) for key in residuals}
+        limits = {key: torch.full((len(self.questions),), one, dtype=torch.float64) for key, one in least.items()}
         if is_half(dtype) and any(bool((doubled(one).cpu() > limits[key]).any()) for key, one in residuals.items()):
             traced = self.traced
             with self._stage("noise of half precision"):
-                self.forward_passes += 1 + n_noisy_passes(self.lens_model)
+                self.forward_passes += 2
                 everywhere, noise = (NOISES * doubled(one).cpu() for one in rounding_noise(traced))
             for key, limit in limits.items():
                 limits[key] = torch.maximum(limit, everywhere if key == "capture" else noise).clamp_max(MOST)
@@ -444,7 +444,7 @@ class Passes:
         """The candidates' scores and what is explained, from the logits at the prompts' last tokens."""
         # Offset 0 is always read, and the least.
         logits = traced.logits[:, 0].cpu()
-        ids = [[entry.token_ids for entry in one.answers.candidates] for one in self.questions]
+        ids = [[entry.read_ids for entry in one.answers.candidates] for one in self.questions]
         every, cost = score_candidates(traced, ids, self.most_tokens)
         self.forward_passes += cost
         said: list[_Said] = []

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from iclens.display_text import percent
-from iclens.lens.facts import Completeness, Residual, Taken, Token
+from iclens.lens.facts import Completeness, Taken, Token
 from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt.tokens import FIRST
 from iclens.lens.read.answers import Answers
@@ -92,13 +90,12 @@ def about_rounding(margin: float, unsure: float, dtype: str) -> tuple[str, ...]:
     )
 
 
-def about_experts(model: LensModel, checks: Sequence[Residual]) -> tuple[str, ...]:
-    """A remark where a check failed in half precision in a model that chooses experts."""
-    routed = any(layer.held for layer in model.anatomy.layers)
-    if not routed or not is_half(model.dtype) or all(check.holds for check in checks):
+def about_experts(model: LensModel) -> tuple[str, ...]:
+    """Say what rounding in half precision does to a model that chooses experts."""
+    if not is_half(model.dtype) or not any(layer.held for layer in model.anatomy.layers):
         return ()
     name = str(model.dtype).removeprefix("torch.")
     return (
-        f"in {name} rounding may decide which experts a token goes to, so that two passes over one prompt differ: load "
-        "the model in float32 before you trust these numbers.",
+        f"In {name} rounding may decide which experts a token goes to. The checks compare passes with the same choice, "
+        "but a knock-out may change it by rounding alone: load the model in float32 where small differences count.",
     )

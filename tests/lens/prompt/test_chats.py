@@ -49,6 +49,17 @@ def test_the_tokens_are_those_of_the_template(template, chat):
     assert read_document(prompt.to_document(), tokenizer) == prompt
 
 
+@pytest.mark.parametrize("template", [CHATML, LLAMA_LIKE])
+def test_text_in_parts_is_the_same_text(template):
+    tokenizer = with_chat(template)
+    parts = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in [SYSTEM, *TURNS]]
+    prompt = read_document({"messages": parts}, tokenizer)
+    assert prompt == Prompt.from_chat([SYSTEM, *TURNS], tokenizer)
+    assert read_document(prompt.to_document(), tokenizer) == prompt
+    two = [{"role": "user", "content": [{"type": "text", "text": text} for text in ("a is b\n\n", "c is")]}]
+    assert shown(Prompt.from_chat(two, tokenizer)) == ["a is b"]
+
+
 def test_a_text_that_brings_the_first_token_along_is_doubtful():
     tokenizer = with_chat(CHATML)
     (note,) = tokenize(Prompt.from_text("<s>a b\n\nc"), tokenizer).notes

@@ -113,6 +113,22 @@ def test_the_space_before_an_answer_is_the_demonstrations(text, lead, end):
     assert prompt.text.endswith(end)
 
 
+@pytest.mark.parametrize(
+    ("text", "follow"),
+    [
+        ("2+2=4\n\n3+5=8\n\n1+6=", "\n\n1+6="),
+        ("1+4=5\n\n7+8=15\n\n1+6=", "\n\n1+6="),  # 5 is no end of 15, but a part of it
+        ("cat is animal .\n\nred is colour .\n\ndog is", " .\n\ndog is"),
+        ("cat is animal .\n\ndog is", " .\n\ndog is"),
+        ("Q: cat\nA: animal!\n\nQ: fly\nA: animal!\n\nQ: dog\nA:", "!\n\nQ: dog\nA:"),
+        ("2 pears = 2 kg\n\n3 pears = 3 kg\n\n5 pears =", " kg\n\n5 pears ="),
+        ("great film positive\n\ndull movie negative\n\nlong book", None),
+    ],
+)
+def test_what_follows_an_answer_is_read_off_the_demonstrations(text, follow):
+    assert Prompt.from_text(text).follow == follow
+
+
 def test_windows_line_ends_byte_order_mark_and_blank_lines_around():
     prompt = Prompt.from_text("\ufeff\r\n\r\na: b\r\n \t\r\nc: d\r\n\r\ne:\r\n\r\n")
     assert pieces(prompt) == ["a: b", "c: d"]
@@ -276,7 +292,14 @@ def test_chat_templates_that_hide_a_message(template, message):
         ([{"role": "assistant", "content": "a"}, *turns("a", "b", "c")], "message 0 .*'user' is due"),
         ([{"role": "tool", "content": "a"}], "'user' is due"),
         ([{"content": "a"}], "no role"),
-        ([{"role": "user", "content": ["a"]}], "no string"),
+        ([{"role": "user", "content": None}], r"message 0 \(user\) is no string"),
+        ([{"role": "user", "content": ["a"]}], r"part 0 of the content of message 0 \(user\) is 'a'"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": "b"}]}],
+            r"part 1 of the content of message 0 \(user\) is of the type 'image_url'",
+        ),
+        ([{"role": "user", "content": [{"type": "text"}]}], "part 0 .* of the type 'text'"),
+        ([{"role": "user", "content": []}], "message 0 .* is empty"),
     ],
 )
 def test_chats_out_of_order(messages, message):

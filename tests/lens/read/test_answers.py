@@ -242,9 +242,32 @@ def test_answer_that_starts_another_is_told_apart_by_what_follows():
     # The answer whole is put behind the prompt, to read what comes after it.
     assert readout.append == readout.forced == short.token_ids
     assert set(readout.terms) == {(n, line_end, 1.0), (n, long.token_ids[n], -1.0)}
-    text = Prompt.from_text(PROMPT.text)
+    (note,) = answers.notes
+    assert "begins with 'animal'" in note
+    assert repr("\n") in note
+    # Plain text says by its demonstrations what follows an answer, if the query's last words stand in them.
+    assert build(["animal", "animal q"], prompt=Prompt.from_text(PROMPT.text)) == answers
+    text = Prompt.from_text(PROMPT.text.removesuffix("Output:") + "What is it?")
     with pytest.raises(UserError, match="'animal q' starts with the tokens of 'animal'"):
         build(["animal", "animal q"], prompt=text).readout(tokenizer, torch.zeros(400), 0)
+
+
+@pytest.mark.parametrize("chosen", ["1", "12"])
+def test_an_answer_that_starts_another_is_scored_with_its_end(chosen):
+    tokenizer, prompt = byte_level(), Prompt.from_text("2+3=5\n\n5+2=7\n\n4+4=")
+    wrapped = LensModel.wrap(model(), tokenizer)
+    found = iclens.explain(wrapped, prompt, answers=["1", "12"], answer=chosen, scores=["gradient_step", "knock_out"])
+    assert found.exact
+    tokenized = tokenize(prompt, tokenizer)
+    one, two, end = (tokenizer(text)["input_ids"][0] for text in ("1", "2", "\n"))
+    logits = logits_behind(tokenized, (one,))
+    log_p = torch.log_softmax(logits, -1)
+    theirs = {"1": log_p[-2, one] + log_p[-1, end], "12": log_p[-2, one] + log_p[-1, two]}
+    for candidate in found.candidates:
+        assert candidate.log_probability == pytest.approx(float(theirs[candidate.text]))
+    sign = 1 if chosen == "1" else -1
+    assert found.margin == pytest.approx(sign * float(logits[-1, end] - logits[-1, two]))
+    assert found.answer_log_probability == pytest.approx(float(theirs[chosen]))
 
 
 def test_likeliest_tokens_are_the_models():

@@ -124,6 +124,7 @@ function isStale() {
 /** A sentence in place of the answer; what was typed stays, unless the reader takes back the edit of a chat or of pairs. */
 function renderProblem(sentence) {
   document.body.classList.remove("waiting");
+  document.body.classList.add("settled");
   byId("problem").hidden = false;
   byId("problem").textContent = sentence;
   const differs = JSON.stringify(question()) !== JSON.stringify(shown.asked);

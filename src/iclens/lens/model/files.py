@@ -100,17 +100,22 @@ def find(name: str) -> ModelFiles:
         raise UserError(f"the model is the text {name[:30]!r}…: the model comes first, then the prompt.")
     path = Path(name).expanduser()
     if path.is_file():
-        if path.suffix != ".gguf":
+        if not _is_gguf(name):
             raise UserError(
                 f"{name} is a file: give the folder that holds config.json and the weights, or a .gguf file."
             )
         return ModelFiles(str(path.parent), _whole(path))
     if path.is_dir():
         return _in_folder(name, path)
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf") or not name.strip():
-        kind = "file" if name.endswith(".gguf") else "folder"
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or _is_gguf(name) or not name.strip():
+        kind = "file" if _is_gguf(name) else "folder"
         raise UserError(f"there is no {kind} {name!r}.")
     return _on_hub(name)
+
+
+def _is_gguf(name: str) -> bool:
+    """Whether a name ends as those of GGUF files do, in small letters or in capitals."""
+    return name.lower().endswith(".gguf")
 
 
 def _packaged(name: str) -> Path:
@@ -130,7 +135,7 @@ def _in_folder(name: str, path: Path) -> ModelFiles:
     saved = [*path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")]
     if (path / "adapter_config.json").is_file() and not any(file.name.startswith("model") for file in saved):
         return _adapter(name, path)
-    packed = sorted(path.glob("*.gguf"))
+    packed = sorted(file for file in path.iterdir() if _is_gguf(file.name))
     if packed and not saved:
         if len(packed) > 1:
             raise UserError(f"the folder {name} holds {len(packed)} GGUF files: name one, e.g. {packed[0]}.")
@@ -142,7 +147,7 @@ def _in_folder(name: str, path: Path) -> ModelFiles:
 
 def _whole(path: Path) -> str:
     """The name of a GGUF file that holds a whole model."""
-    if re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
+    if re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name, re.IGNORECASE):
         raise UserError(
             f"{path} is one part of a model that was cut into several GGUF files, which transformers does not read: "
             "join them first (llama-gguf-split --merge)."

@@ -18,7 +18,8 @@ from iclens.lens.model.adapters import check_adapter, with_adapter, without_adap
 from iclens.lens.model.anatomy import Anatomy, bind
 from iclens.lens.model.families import FAMILIES, Family
 from iclens.lens.model.files import ModelFiles, check_weights, find, first_line, quiet, unsupported, why_no_config
-from iclens.lens.model.gguf import check_tensors, complete, note_on_begin, read_header, why_not
+from iclens.lens.model.gguf import check_tensors, note_on_begin, read_header, why_not
+from iclens.lens.model.gguf_settings import complete
 from iclens.lens.model.placed import home_of
 from iclens.lens.model.quantised import method_of, plain, reading
 from iclens.lens.prompt.tokens import check_tokenizer

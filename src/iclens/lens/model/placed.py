@@ -19,6 +19,11 @@ def doubled(x: torch.Tensor) -> torch.Tensor:
     return (x if has_double(x.device) else x.cpu()).double()
 
 
+def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The numbers in some type; float64 as `doubled`."""
+    return doubled(x) if dtype == torch.float64 else x.to(dtype)
+
+
 def has_double(device: torch.device) -> bool:
     """Whether a device computes in float64; Apple's does not."""
     return device.type != "mps"

@@ -110,13 +110,13 @@ def split_space(space: str) -> tuple[str, str]:
     return space[:cut], space[cut:]
 
 
-def space_after_cue(demonstrations: Sequence[str], query: str) -> str | None:
-    r"""Find the white space that follows the query's last words in every demonstration, or None.
+def after_cue(demonstrations: Sequence[str], query: str) -> tuple[str, list[str]] | None:
+    r"""Find the white space that follows the query's last words in every demonstration, and what comes after it there.
 
     The cue is the longest end of the query that every demonstration contains and that starts and ends with whole
-    words, such as `"\nOutput:"` or `" is"`. Its last occurrence in a demonstration counts.
+    words, such as `"\nOutput:"` or `" is"`. Its last occurrence in a demonstration counts. None without a cue.
     """
-    best: str | None = None
+    best: tuple[str, list[str]] | None = None
     for length in range(1, min(len(query), _LONGEST_CUE) + 1):
         cue = query[-length:]
         if not all(cue in demonstration for demonstration in demonstrations):
@@ -124,12 +124,29 @@ def space_after_cue(demonstrations: Sequence[str], query: str) -> str | None:
         before = query[-length - 1 : -length] if length < len(query) else ""
         if not cue.strip() or (cue[0].isalnum() and before.isalnum()):
             continue
-        spaces = set()
+        spaces, answers = set(), []
         for demonstration in demonstrations:
             rest = demonstration[demonstration.rfind(cue) + length :]
             answer = rest.lstrip()
             joined = cue[-1].isalnum() and rest[:1].isalnum()
             spaces.add(None if not answer or joined else rest[: len(rest) - len(answer)])
-        if len(spaces) == 1 and None not in spaces:
-            best = spaces.pop()
+            answers.append(answer)
+        if len(spaces) == 1 and (space := spaces.pop()) is not None:
+            best = space, answers
     return best
+
+
+def ending(answers: Sequence[str]) -> str:
+    """Find what ends every answer without being a part of it, such as `" ."` in `vux .`, `nef .`; often nothing.
+
+    It is what all share at their end, from a whole word on; of answers that are all the same, the punctuation.
+    """
+    if len(set(answers)) == 1:
+        found = re.search(r"\W*$", answers[0])
+        assert found is not None
+        return found[0] if found.start() else ""
+    shortest = min(map(len, answers))
+    n = next((n for n in range(shortest) if len({answer[-1 - n] for answer in answers}) > 1), shortest - 1)
+    while n and answers[0][-n].isalnum() and any(answer[-n - 1].isalnum() for answer in answers):
+        n -= 1
+    return answers[0][len(answers[0]) - n :]

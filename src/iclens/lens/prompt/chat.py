@@ -63,12 +63,11 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> Chat:
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise UserError(f'message {i} has no role: write {{"role": "user", "content": "..."}}.')
-        if not isinstance(message.get("content"), str):
-            raise UserError(f"the content of message {i} is no string: iclens reads chats of plain text.")
-        if not message["content"].strip():
+        content = _content(message.get("content"), f"message {i} ({message['role']})")
+        if not content.strip():
             raise UserError(f"message {i} ({message['role']}) is empty: it needs at least one visible character.")
-        check_unicode(message["content"])
-        chat.append(dict(message))
+        check_unicode(content)
+        chat.append({**message, "content": content})
     first = 1 if chat and is_system(chat[0]) else 0
     for i, message in enumerate(chat[first:], start=first):
         expected = ("user", "assistant")[(i - first) % 2]
@@ -77,6 +76,22 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> Chat:
     if (len(chat) - first) % 2 == 0:
         raise UserError(f"the chat has no query, since its last message is not the user's: {_RIGHT}.")
     return chat
+
+
+def _content(content: Any, name: str) -> str:
+    """The text of a message's content: a string, or text parts, which templates write one after the other."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise UserError(f"the content of {name} is no string: iclens reads chats of plain text.")
+    for k, part in enumerate(content):
+        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = f"of the type {part.get('type')!r}" if isinstance(part, Mapping) else repr(part)
+            raise UserError(
+                f"part {k} of the content of {name} is {one_line(kind, 40)}: iclens reads chats of plain text, whose "
+                'parts are {"type": "text", "text": "..."}.'
+            )
+    return "".join(part["text"] for part in content)
 
 
 def write(

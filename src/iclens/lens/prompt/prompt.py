@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from iclens.errors import UserError
-from iclens.lens.prompt.blocks import blocks, check_unicode, space_after_cue, split_space, without_pattern
+from iclens.lens.prompt.blocks import after_cue, blocks, check_unicode, ending, split_space, without_pattern
 from iclens.lens.prompt.chat import check_messages, is_system, within, write
 from iclens.lens.prompt.splitting import Split, split_text
 from iclens.lens.prompt.template import DEFAULT_TEMPLATE, parse_template
@@ -159,9 +159,9 @@ class Prompt:
         asked = spans[-1].of(body).rstrip()
         shots = [span.of(body) for span in demonstrations]
         unlike = without_pattern(shots, asked)[1]
-        tail = space_after_cue([shot for i, shot in enumerate(shots) if i not in unlike], asked)
-        if tail is None:
-            tail = body[begin + len(asked) :].split("\n")[0].rstrip("\r") or " "
+        known = after_cue([shot for i, shot in enumerate(shots) if i not in unlike], asked)
+        tail = known[0] if known else body[begin + len(asked) :].split("\n")[0].rstrip("\r") or " "
+        follow = ending(known[1]) + body[demonstrations[-1].end : begin] + asked if known else None
         kept, lead = split_space(tail)
         body = body[:begin] + asked + kept
         read = cls(
@@ -171,6 +171,7 @@ class Prompt:
             instruction=Span(0, spans[n_blocks - 1].end) if n_blocks else None,
             labels=(None,) * len(demonstrations),
             lead=lead,
+            follow=follow,
             notes=split.notes,
         )
         if split.separator is None and not split.of_lines:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from iclens.errors import UserError
 from iclens.lens.facts import Candidate, NextToken
 from iclens.lens.prompt.blocks import half_pair
+from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import TokenizedPrompt, encode
 from iclens.lens.read.margin import Readout
 
@@ -31,14 +32,22 @@ class Answer:
         text: the answer as it was given.
         token_ids: its vocabulary ids behind the prompt's.
         tokens: the text of each of its tokens.
-        following: ids of what stands after the answer in a demonstration, when known; needed only to tell an
-            answer from a longer one that starts with it.
+        following: ids of what stands after the answer in a demonstration, for an answer with which another begins;
+            empty for others, and where that is not known.
+        n_following: how many of these tell it from all that begin with it; they count to its log-probability, since
+            that of its own tokens alone would be that of the longer ones too.
     """
 
     text: str
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
     following: tuple[int, ...] = ()
+    n_following: int = 0
+
+    @property
+    def read_ids(self) -> tuple[int, ...]:
+        """The ids whose log-probability is the answer's."""
+        return self.token_ids + self.following[: self.n_following]
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,9 @@ class Answers:
                     f"the prompt has {tokenized.n_tokens} tokens and the answer {text!r} {len(entry.token_ids)}, but "
                     f"the model's context holds {context_length}: shorten the prompt."
                 )
-        return cls(tuple(built.values()), chosen, tuple(notes))
+        ended = [_ended(entry, list(built.values()), tokenized, tokenizer) for entry in built.values()]
+        notes += [_note_on_end(entry, tokenizer) for entry in ended if entry.n_following]
+        return cls(tuple(ended), chosen, tuple(notes))
 
     def choose(self, log_probabilities: Sequence[float]) -> int:
         """Index of the candidate to explain: the user's, or else the likeliest; a `UserError` when there is none."""
@@ -176,7 +187,7 @@ class Answers:
         alternatives = f"that of {named}" if len(others) == 1 else f"the mean logit of {named}"
         return Readout(
             tuple((at, index, weight) for (at, index), weight in sorted(weights.items())),
-            answer.token_ids,
+            answer.read_ids,
             append=forced,
             answer=answer.text,
             definition=f"The logit of the answer {answer.text!r} minus {alternatives}, {where}.",
@@ -203,7 +214,7 @@ def _build_one(text: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[A
         raise UserError(f"the answer {text!r} has no visible character: it would tokenise to nothing.")
     if half_pair(text):
         raise UserError(f"the answer {text!a} holds half of a surrogate pair: give whole characters.")
-    piece = text if text[0].isspace() else prompt.lead + text
+    piece = _piece(text, prompt)
     ids, split = _continuation(piece, tokenized, tokenizer)
     if not ids:
         raise UserError(f"the answer {text!r} tokenises to nothing: the tokenizer knows none of its characters.")
@@ -221,10 +232,34 @@ def _build_one(text: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[A
             f"The tokenizer would join the answer {text!r} to the end of the prompt; its tokens were found apart, "
             "as they follow the prompt's own."
         )
-    longer = _continuation(piece + prompt.follow, tokenized, tokenizer)[0] if prompt.follow else []
-    following = longer[len(ids) :] if longer[: len(ids)] == ids else []
     names = tuple(token_text(tokenizer, index) for index in ids)
-    return Answer(text, tuple(ids), names, tuple(following)), notes
+    return Answer(text, tuple(ids), names), notes
+
+
+def _ended(entry: Answer, every: Sequence[Answer], tokenized: TokenizedPrompt, tokenizer: Any) -> Answer:
+    """An answer with what follows it in the demonstrations, where another one begins with it."""
+    prompt, n = tokenized.prompt, len(entry.token_ids)
+    longer = [one for one in every if one is not entry and one.token_ids[:n] == entry.token_ids]
+    if not longer or not prompt.follow:
+        return entry
+    ids, _ = _continuation(_piece(entry.text, prompt) + prompt.follow, tokenized, tokenizer)
+    if tuple(ids[:n]) != entry.token_ids:
+        return entry
+    ended = replace(entry, following=tuple(ids[n:]))
+    return replace(ended, n_following=max(_told_apart(ended, one)[1] for one in longer) - n + 1)
+
+
+def _piece(text: str, prompt: Prompt) -> str:
+    """An answer as it stands behind the prompt."""
+    return text if text[0].isspace() else prompt.lead + text
+
+
+def _note_on_end(entry: Answer, tokenizer: Any) -> str:
+    end = "".join(token_text(tokenizer, index) for index in entry.following[: entry.n_following])
+    return (
+        f"Another answer begins with {entry.text!r}: the two are told apart by {end!r}, which follows an answer in the "
+        f"demonstrations and counts to the probability of {entry.text!r}."
+    )
 
 
 def _continuation(piece: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[list[int], bool]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from iclens.dual import DualModel, TrainingWeights
 from iclens.errors import UserError
 from iclens.kernels import SoftcappedKernel
+from iclens.lens.model.placed import cast
 from iclens.lens.model.session import AttentionCall
 from iclens.lens.read.attend import with_sink
 
@@ -111,14 +112,14 @@ class HeadRecord(AttentionCall):
             queries: positions whose outputs are predicted; None for all tokens. Only their rows of the mask are formed.
             groups: the demonstrations, as in `DualModel.from_attention`; None makes every token one of its own.
             prompt: which prompt of the batch.
-            dtype: computed in this type, say float64; None for the model's own.
+            dtype: computed in this type, say float64 (in memory where the device has none); None for the model's own.
             training_weights: how often each demonstration counts in this head alone, as in
                 `DualModel.from_attention`; None for once.
 
         Raises:
             UserError: there is no such head, prompt or position, or what `DualModel.from_attention` refuses.
         """
-        q, k, v = (tensor.to(dtype or tensor.dtype) for tensor in self.head(head, prompt))
+        q, k, v = (cast(tensor, dtype or tensor.dtype) for tensor in self.head(head, prompt))
         n = len(q)
         chosen = list(range(n)) if queries is None else [queries] if isinstance(queries, int) else list(queries)
         for position in chosen:
@@ -128,6 +129,6 @@ class HeadRecord(AttentionCall):
         masks = self.rows_at(places[None])
         mask = masks[prompt if len(masks) > 1 else 0]
         groups = n if groups is None else groups
-        how: dict[str, Any] = {"scale": self.scale, "softcap": self.softcap, "mask": mask}
-        how |= {"sink": None if self.sinks is None else self.sinks[head], "training_weights": training_weights}
-        return head_dual(q[places], k, v, groups, **how)
+        how: dict[str, Any] = {"scale": self.scale, "softcap": self.softcap, "mask": mask.to(q.device)}
+        sink = None if self.sinks is None else self.sinks[head].to(q.device)
+        return head_dual(q[places], k, v, groups, **how, sink=sink, training_weights=training_weights)

@@ -14,29 +14,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from iclens.lens.model.loading import LensModel
 from iclens.lens.read.capture import attention_outputs, relative, run
 from iclens.lens.read.padded import unembedding_only
+from iclens.lens.read.routing import recording_routes, routed_as
 from iclens.lens.read.tracing import Trace
-
-ROUTED = 8
-"""Noisy passes over a model that chooses experts: a choice that rounding decides is seen in some of them only."""
-
-
-def n_noisy_passes(lens_model: LensModel) -> int:
-    """How many of a model's own passes are compared with its plain one."""
-    return ROUTED if any(layer.held for layer in lens_model.anatomy.layers) else 1
 
 
 @torch.no_grad()
 def rounding_noise(traced: Trace) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """How far the model's own passes are apart when layers round otherwise, the worst of them relative as in `off_by`.
+    """How far two of the model's own passes are apart when layers round otherwise, relative as in `off_by`.
 
     The first number is the worst of what `off_by` compares, the outputs of the attention modules and the logits that
     are read; the second one is of the logits alone.
 
-    In all but the first what every layer hands on is moved by up to half a unit of its last digit, at random with a
-    fixed seed. The lens's own attention and masks have no part in it, so that an error of theirs cannot excuse itself.
+    In the second one what every layer hands on is moved by up to half a unit of its last digit, at random with a fixed
+    seed, and tokens go to the experts of the first. The lens's own attention and masks have no part in it, so that an
+    error of theirs cannot excuse itself.
     """
     lens_model, tokens = traced.lens_model, traced.tokens
     generator = torch.Generator(tokens.ids.device).manual_seed(0)
@@ -51,19 +44,15 @@ def rounding_noise(traced: Trace) -> tuple[Float[Tensor, " batch"], Float[Tensor
         return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
 
     def compare(name: str, theirs: Tensor) -> None:
-        keep(name, relative(theirs, own[name], tokens.real))
-
-    def keep(name: str, distance: Tensor) -> None:
-        distance = distance.to(tokens.ids.device)
-        off[name] = torch.maximum(off[name], distance) if name in off else distance
+        off[name] = relative(theirs, own[name], tokens.real).to(tokens.ids.device)
 
     with unembedding_only(lens_model, traced.readouts.positions):
-        with attention_outputs(lens_model, own.__setitem__):
+        with attention_outputs(lens_model, own.__setitem__), recording_routes(lens_model) as routes:
             logits = run(lens_model, tokens.ids)
         with ExitStack() as stack:
             for layer in lens_model.anatomy.layers:
                 stack.callback(layer.module.register_forward_hook(moved).remove)
             stack.enter_context(attention_outputs(lens_model, compare))
-            for _ in range(n_noisy_passes(lens_model)):
-                keep("logits", relative(run(lens_model, tokens.ids), logits))
+            stack.enter_context(routed_as(routes))
+            off["logits"] = relative(run(lens_model, tokens.ids), logits).to(tokens.ids.device)
     return torch.stack(list(off.values())).amax(0), off["logits"]

@@ -49,8 +49,8 @@ class Question:
 
     @property
     def n_answer(self) -> int:
-        """Tokens of the longest candidate answer; 1 where there are no candidates."""
-        return max((len(one.token_ids) for one in self.answers.candidates), default=1)
+        """Tokens that are read of the longest candidate answer; 1 where there are no candidates."""
+        return max((len(one.read_ids) for one in self.answers.candidates), default=1)
 
     @property
     def longest(self) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from iclens.dual import DualModel, TrainingWeights
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
-from iclens.lens.model.placed import wide
+from iclens.lens.model.placed import cast, wide
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.read.attend import fast, softmax_rows
 from iclens.lens.read.capture import against_own_pass, attention_outputs, relative, run
@@ -29,6 +29,7 @@ from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.heads import head_dual
 from iclens.lens.read.margin import Readouts
 from iclens.lens.read.padded import PaddedTokens, take, unembedding_only
+from iclens.lens.read.routing import Routes, recording_routes, routed_as
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,17 @@ class LayerTrace:
         """Make the dual model of one query head: its `predict()` is the head's `output` at the read-out positions.
 
         Of one prompt, and of some `rows` of its positions; `groups` are the demonstrations, as in
-        `DualModel.from_attention`; computed in `dtype`, say float64, or as the queries are kept. A learned sink is one
-        more training pair after all tokens, of no demonstration. `training_weights` count in this head alone.
+        `DualModel.from_attention`; computed in `dtype`, say float64 (in memory where the device has none), or as the
+        queries are kept. A learned sink is one more training pair after all tokens, of no demonstration.
+        `training_weights` count in this head alone.
         """
         shared = head // (self.q.shape[1] // self.k.shape[1])
         q, k, v = self.q[prompt, head, rows], self.k[prompt, shared], self.v[prompt, shared]
-        q, k, v = (tensor.to(dtype or self.q.dtype) for tensor in (q, k, v))
-        sink = None if self.sinks is None else self.sinks[head]
+        q, k, v = (cast(tensor, dtype or self.q.dtype) for tensor in (q, k, v))
+        sink = None if self.sinks is None else self.sinks[head].to(q.device)
         how: dict[str, Any] = {"scale": self.scale, "softcap": self.softcap, "sink": sink}
-        return head_dual(q, k, v, groups, **how, mask=self.mask[prompt, rows], training_weights=training_weights)
+        mask = self.mask[prompt, rows].to(q.device)
+        return head_dual(q, k, v, groups, **how, mask=mask, training_weights=training_weights)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Trace:
         outputs: a module -> its output there (norms, attention, MLPs, the last layer, unembedding).
         attended: every attention module's own output (batch, n, width), for the check.
         logits: at the read-out positions.
+        routes: what the routers of a model in half precision returned.
         leaves: what the path's backward pass starts from; None when the pass was not held.
     """
 
@@ -112,6 +116,7 @@ class Trace:
     outputs: dict[nn.Module, Tensor]
     attended: dict[str, Tensor]
     logits: Float[Tensor, "batch n_positions vocabulary"]
+    routes: Routes
     leaves: Leaves | None
 
     @property
@@ -199,10 +204,11 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
         stack.callback(anatomy.head.register_forward_hook(keep_logits).remove)
         stack.enter_context(unembedding_only(lens_model, positions))
         stack.enter_context(fused_activations(lens_model))
+        routes = stack.enter_context(recording_routes(lens_model))
         logits = run(lens_model, tokens.ids, position_ids=tokens.places).detach()
     check_finite(lens_model, tokens, logits)
     ordered = tuple(layers[layer.attention_name] for layer in anatomy.layers)
-    return Trace(lens_model, tokens, readouts, ordered, inputs, outputs, attended, logits, leaves)
+    return Trace(lens_model, tokens, readouts, ordered, inputs, outputs, attended, logits, routes, leaves)
 
 
 def _watched(lens_model: LensModel) -> list[nn.Module]:
@@ -220,13 +226,16 @@ def off_by(traced: Trace) -> Float[Tensor, " batch"]:
     """How far the numbers of a traced pass are from the model's own: the worst relative difference in each prompt.
 
     Compared are the output of every attention module (after W_O) at every real token, and the logits that are read,
-    each relative to the largest magnitude of the model's own numbers in that prompt.
+    each relative to the largest magnitude of the model's own numbers in that prompt. In half precision the model's own
+    pass sends its tokens to the experts of the traced one.
     """
     lens_model, tokens, positions = traced.lens_model, traced.tokens, traced.readouts.positions
     with (
         against_own_pass(lens_model, traced.attended, tokens.real, capped=traced.capped) as off,
         unembedding_only(lens_model, positions),
+        routed_as(traced.routes),
     ):
-        logits = run(lens_model, tokens.ids)
+        # Positions of the same shape as in the traced pass: on it depends the last digit of what is turned in float32.
+        logits = run(lens_model, tokens.ids, position_ids=tokens.places)
     off["logits"] = relative(traced.logits, logits)
     return torch.stack([one.to(tokens.ids.device) for one in off.values()]).amax(0)

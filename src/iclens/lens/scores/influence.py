@@ -24,6 +24,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.placed import doubled
 from iclens.lens.read.capture import run
 from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.margin import Readouts
@@ -94,14 +95,14 @@ def influence(
         raise UserError("influence needs gradients, which torch.inference_mode() forbids: use torch.no_grad() instead.")
     if not bool((weights > 0).all()):
         raise UserError("a training weight is not positive: influence is the derivative at positive weights.")
-    how = Weighting(edges, weights.double().log())
+    how = Weighting(edges, doubled(weights).log())
     margins = readouts.margin(_logits(lens_model, tokens, readouts, how, grad=True))
     with torch.enable_grad():
         margins.sum().backward()
     names = [layer.attention_name for layer in lens_model.anatomy.layers]
     by_head = torch.stack([how.found[name].cpu() for name in names], 1)
     residual = torch.stack([how.off[name].cpu() for name in names]).amax(0)
-    return Influence(by_head, weights.cpu(), margins.detach().double().cpu(), residual.double())
+    return Influence(by_head, weights.cpu(), doubled(margins.detach()).cpu(), residual.double())
 
 
 def where_it_shows(
@@ -151,7 +152,7 @@ def logits_at(
     weights: Float[Tensor, "batch n"],
 ) -> Float[Tensor, "batch n_read vocab"]:
     """What every prompt's readouts read at training weights of its tokens, zero among them; one forward pass."""
-    logarithms = torch.where(weights > 0, weights.double().log(), NEVER)
+    logarithms = torch.where(weights > 0, doubled(weights).log(), NEVER)
     return _logits(lens_model, tokens, readouts, Weighting(edges, logarithms), grad=False)
 
 

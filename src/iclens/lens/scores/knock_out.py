@@ -24,6 +24,7 @@ from iclens.lens.read.attend import MOST_SCORES, weigh
 from iclens.lens.read.capture import relative, run
 from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.padded import OfPrompts, take, unembedding_only
+from iclens.lens.read.routing import routed_as
 from iclens.lens.read.tracing import Trace
 
 MOST_LOGITS = 1 << 26
@@ -159,12 +160,20 @@ def _again(traced: Trace, hidden: Tensor, some: slice, most_scores: int) -> tupl
     def each_set(rows: Tensor) -> Tensor:
         return rows.repeat_interleave(n_sets, 0)
 
+    def first_set_as_before(own: Tensor, kept: Tensor) -> Tensor:
+        """Routers return for the set that knocks out nothing what they returned in the full pass."""
+        routed = own.reshape(n_prompts, n_sets, n_query, -1).clone()
+        before = kept.to(own.device).reshape(*traced.tokens.ids.shape, -1)
+        routed[:, 0] = take(before[some], places)
+        return routed.reshape(own.shape)
+
     readouts = traced.readouts[some]
     read = readouts.positions - starts[:, None]
     with (
         attending(traced.lens_model, attend, places=each_set(places)),
         unembedding_only(traced.lens_model, each_set(read)),
         fused_activations(traced.lens_model),
+        routed_as(traced.routes, first_set_as_before),
     ):
         logits = run(traced.lens_model, each_set(take(tokens.ids, places)), position_ids=each_set(places))
     logits = logits.unflatten(0, (n_prompts, n_sets))

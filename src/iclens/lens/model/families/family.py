@@ -51,8 +51,9 @@ class Family:
         final_norm: path of the norm before the unembedding, or None.
         projection: path of a linear map between the final norm and the unembedding, or None.
         branch_scale: m.
-        single: True when parts are computed in float32 whatever the weights are, in operations whose last digit depends
-            on how many tokens there are: in float64, passes agree no better than in float32.
+        single: keys of checks that hold no better in float64 than in float32, because the model computes parts in
+            float32 whatever its weights are: `"capture"` where that is the softmax of the attention that is compared
+            with, `"knock_out"` where it is an operation whose last digit depends on how many tokens run together.
         query_scale: factor of the queries that an attention module (first argument) applies at some positions (second
             one), where it counts these from the first token of a pass, whatever positions it is given; None without.
     """
@@ -75,7 +76,7 @@ class Family:
     final_norm: str | None = None
     projection: str | None = None
     branch_scale: float = 1.0
-    single: bool = False
+    single: tuple[str, ...] = ()
     query_scale: Callable[[Any, Tensor], Tensor] | None = None
 
 

@@ -27,7 +27,7 @@ def _layout(config: Any, **changes: Any) -> Family:
 def gemma(config: Any) -> Family:
     """Scaled embeddings, norms before and after the branches, soft caps of scores and logits, sliding windows."""
     # The eager attention, which alone has soft caps, takes its softmax in float32.
-    return _layout(config, single=getattr(config, "attn_logit_softcapping", None) is not None)
+    return _layout(config, single=("capture",) if getattr(config, "attn_logit_softcapping", None) else ())
 
 
 @FAMILIES.register("gemma3")

@@ -22,7 +22,8 @@ def _layout(config: Any, root: str) -> Family:
             "feed_forward.shared_expert.activation_fn",
         ),
         held=("feed_forward.router",),
-        single=True,
+        # Queries and keys are turned in float32, and the routers' scores end in it.
+        single=("knock_out",),
         query_scale=temperature,
     )
 
