@@ -148,7 +148,7 @@ class Lens:
         Args:
             weights: where the derivative is taken: one weight for all demonstrations, or one for each; 1 is the prompt
                 itself, ½ halfway to a prompt without them. Without weights ½, or the smaller weight at which they
-                matter most where the answer is certain at ½ (`weights` of the result says which).
+                matter most where the answer is certain at ½: the result's `weights` say which, and its `unit`.
             query_only: weight the edges from the query's tokens alone, not those from all later tokens.
 
         Raises:

@@ -66,7 +66,7 @@ def about_certainty(taken: Taken | None) -> tuple[str, ...]:
         return ()
     return (
         f"The model is certain of this answer even when all demonstrations weigh half: the influence is taken where "
-        f"they weigh 1/{round(1 / taken.weight)}, and counts per unit of weight there.",
+        f"they weigh 1/{round(1 / taken.weight)}, and this weight counts as half.",
     )
 
 

@@ -165,6 +165,8 @@ def test_a_certain_answer_has_its_influence_where_it_is_won():
     assert weight in tried
     larger = [HALF, *(t for t in tried if t > weight)]
     assert all(weight * strengths(lens, weight)[0] > t * strengths(lens, t)[0] for t in larger)
+    # This weight counts as half.
+    torch.testing.assert_close(found.by_token, lens.influence(weight).by_token * weight / HALF)
     values = lens.by_demonstration(found.by_token)
     assert min(values[[0, 2, 3]]) > max(0.0, float(values[1]))
 

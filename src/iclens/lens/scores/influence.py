@@ -16,7 +16,7 @@ is taken where a relative change of the weights moves the margin most.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -54,21 +54,24 @@ class Influence(OfPrompts):
         weights: the weight of every token, 1 for tokens without one.
         margin: M(w).
         residual: how far the attention weights behind `by_head` are from those of the pass, the largest of any layer.
+        unit: the weight by which `by_weight` and `by_token` count: 1, or twice the weight of all demonstrations where
+            `where_it_shows` took the influence of a certain answer, so that this weight counts as half.
     """
 
     by_head: Float[Tensor, "*batch n_layers n_heads n"]
     weights: Float[Tensor, "*batch n"]
     margin: Float[Tensor, "*batch"]
     residual: Float[Tensor, "*batch"]
+    unit: Float[Tensor, "*batch"]
 
     @property
     def by_weight(self) -> Float[Tensor, "*batch n_layers n_heads n"]:
-        """∂M/∂w of each token through each head of each layer, in float64."""
-        return self.by_head.double() / self.weights.double()[..., None, None, :]
+        """∂M/∂w of each token through each head of each layer, per `unit`, in float64."""
+        return self.by_head.double() * (self.unit[..., None] / self.weights.double())[..., None, None, :]
 
     @property
     def by_token(self) -> Float[Tensor, "*batch n"]:
-        """∂M/∂w of each token, summed over layers and heads, in float64."""
+        """∂M/∂w of each token, per `unit`, summed over layers and heads, in float64."""
         return self.by_weight.sum((-3, -2))
 
 
@@ -102,7 +105,8 @@ def influence(
     names = [layer.attention_name for layer in lens_model.anatomy.layers]
     by_head = torch.stack([how.found[name].cpu() for name in names], 1)
     residual = torch.stack([how.off[name].cpu() for name in names]).amax(0)
-    return Influence(by_head, weights.cpu(), doubled(margins.detach()).cpu(), residual.double())
+    margins = doubled(margins.detach()).cpu()
+    return Influence(by_head, weights.cpu(), margins, residual.double(), torch.ones_like(margins))
 
 
 def where_it_shows(
@@ -112,6 +116,8 @@ def where_it_shows(
     strength: Callable[[Influence, Int[Tensor, " some"]], Float[Tensor, " some"]],
 ) -> Influence:
     """Take every prompt's influence where all demonstrations weigh half, or less where that shows nothing.
+
+    Where they weigh t, it is 2t ∂M/∂w: the weight where it is taken counts as half.
 
     Args:
         take: the influence on some prompts, by their numbers, when all demonstrations of each have one weight.
@@ -137,6 +143,7 @@ def where_it_shows(
         found = take(torch.full((len(chosen),), weight, dtype=torch.float64), chosen)
         now = strength(found, chosen)
         better = now > shown[chosen]
+        found = replace(found, unit=torch.full_like(found.unit, weight / HALF))
         best = best.replaced(chosen[better], found[better])
         shown[chosen] = torch.maximum(now, shown[chosen])
         left = (found.margin - none[chosen]).abs()
