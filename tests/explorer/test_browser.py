@@ -32,7 +32,7 @@ def texts(page):
 def test_the_numbers_on_the_page_are_those_of_explain(short, served):
     _, whole = served.ask("explain", SHORT)
     assert short.locator("#answer").inner_text() == whole["answer"]
-    assert scores(short) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], abs=6e-4)
+    assert scores(short) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
     assert short.locator("#conclusion p").all_inner_texts() == whole["conclusion"] != []
     assert "All 3 checks" in short.locator("#checks").inner_text()
     short.locator("input[value=gradient_step]").check(force=True)
@@ -60,7 +60,7 @@ def test_while_the_explanation_is_on_its_way_nothing_of_another_score_or_prompt_
     known = page.locator("#conclusion").inner_text()
     assert known
     waiting = []
-    page.route("**/api/explain", waiting.append)
+    page.route("**/api/explain", lambda route: waiting.append(route))
     page.locator("#query").fill("lion is")
     assert page.locator("#conclusion").inner_text() == ""
     page.wait_for_selector("body.answered:not(.waiting):not(.settled)")
@@ -74,19 +74,22 @@ def test_while_the_explanation_is_on_its_way_nothing_of_another_score_or_prompt_
     page.locator("input[value=gradient_step]").check(force=True)
     _, seen = served.ask("glance", {**SHORT, "query": "lion is"})
     assert scores(page) == pytest.approx([one["gradient_step"] for one in seen["sources"]], abs=6e-4)
-    page.wait_for_timeout(300)
+    with page.expect_response("**/api/explain"):
+        page.wait_for_timeout(300)
+        waiting.pop().continue_()
     page.unroute("**/api/explain")
-    waiting[-1].continue_()
     settled(page)
     _, whole = served.ask("explain", {**SHORT, "query": "lion is"})
     assert page.locator("#conclusion p").all_inner_texts() == whole["conclusion"]
     # What is switched off changes neither scores nor conclusion: they stay.
-    page.route("**/api/explain", waiting.append)
+    page.route("**/api/explain", lambda route: waiting.append(route))
     page.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
     page.wait_for_selector("#without:not([hidden])")
     assert page.locator("#conclusion p").all_inner_texts() == whole["conclusion"]
     page.locator("input[value=influence]").check(force=True)
-    assert scores(page) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], abs=6e-4)
+    assert scores(page) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
+    page.wait_for_timeout(300)
+    waiting.pop().abort()
 
 
 def test_a_link_of_an_earlier_version_keeps_its_colour(visit, served):
@@ -143,6 +146,7 @@ def test_scores_stay_with_the_demonstrations_that_they_are_of(short):
     short.unroute("**/api/glance")
     short.locator("#query").fill("dog is")
     short.locator("#problem").wait_for(state="hidden")
+    settled(short)
     assert len(scores(short)) == 2
 
 
@@ -240,7 +244,7 @@ def test_a_chat_is_sent_as_a_chat_and_an_edit_of_it_is_taken_back(browser, chat)
         page = opened()
         known = page.locator("#answer").inner_text(), scores(page), texts(page)
         _, whole = chat.ask("explain", chat.example)
-        assert known[1] == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], abs=6e-4)
+        assert known[1] == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
         page.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
         page.wait_for_selector("#without:not([hidden])")
         settled(page)
@@ -290,7 +294,7 @@ def test_an_address_that_cannot_be_written_stops_nothing(visit, served):
     page.locator("#query").fill("dog is")
     settled(page)
     _, whole = served.ask("explain", {**SHORT, "query": "dog is"})
-    assert scores(page) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], abs=6e-4)
+    assert scores(page) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
     page.get_by_role("button", name="Copy the link").click()
     says(page, "#said", "copied")
     other = visit(page.evaluate("navigator.clipboard.readText()"))

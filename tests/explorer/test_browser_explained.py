@@ -61,7 +61,7 @@ def test_every_number_can_be_read(opened, explanation):
     totals = page.locator("table.scores tfoot .number").all_inner_texts()
     additive = ("gradient_step", "path", "influence", "shares")
     sums = [sum(effect.score(name) for effect in explanation.sources) for name in additive]
-    assert [number(total) for total in totals] == pytest.approx(sums, abs=6e-4)
+    assert [number(total) for total in totals] == pytest.approx(sums, rel=1e-5, abs=6e-4)
     ranked = [f"#{effect.index}" for effect in explanation.ranked()]
     assert page.locator("table.scores tbody th").all_inner_texts() == ranked
     page.get_by_text("The command", exact=True).click()
@@ -82,7 +82,7 @@ def test_every_word_and_colour_is_of_the_score_that_is_chosen(opened, explanatio
     said = {"gradient_step": "direct effect"}.get(name, name)
     page = opened(explanation)
     page.locator(f"input[value={name}]").check(force=True)
-    assert scores(page) == pytest.approx([effect.score(name) for effect in explanation.sources], abs=6e-4)
+    assert scores(page) == pytest.approx([effect.score(name) for effect in explanation.sources], rel=1e-5, abs=6e-4)
     assert page.locator("#tokens-note").inner_text().startswith(f"Coloured by {said}")
     assert f"demonstrations’ {said}" in page.locator("#map-note").inner_text()
     assert page.locator("#map").get_attribute("aria-label") == f"{said} by layer and head"
