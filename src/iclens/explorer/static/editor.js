@@ -1,7 +1,7 @@
 // Editing the prompt: one row for each demonstration.
 
 import { byId, el, oneLine, put } from "./elements.js";
-import { colour, largest, signed } from "./numbers.js";
+import { colour, largest, plain, signed } from "./numbers.js";
 import { nameOf, withUnit } from "./scores.js";
 import { change, given, isSaved, state } from "./state.js";
 
@@ -31,7 +31,7 @@ export function renderScores(newest, stale = false) {
   if (!stale) unscored = false;
   const scores = unscored ? null : newest;
   const most = scores === null ? 0 : largest(scores);
-  byId("full").textContent = most > 0 ? `full colour: ${withUnit(most.toFixed(3), state.colour)}` : "";
+  byId("full").textContent = most > 0 ? `full colour: ${withUnit(plain(most), state.colour)}` : "";
   rows.forEach((row, i) => {
     const value = scores?.[i] ?? null;
     row.score.textContent = value === null ? "…" : signed(value);

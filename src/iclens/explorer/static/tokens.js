@@ -1,7 +1,7 @@
 // The prompt token by token, coloured.
 
 import { byId, el, put, visible } from "./elements.js";
-import { colour, largest, signed } from "./numbers.js";
+import { colour, largest, plain, signed } from "./numbers.js";
 import { BY_TOKEN, OF_THE_REST, fullNameOf, nameOf, ofToken, withUnit } from "./scores.js";
 
 /** Colours tokens by a score of their own, or whole demonstrations by one of theirs; not at all while it is not known. */
@@ -33,7 +33,7 @@ export function renderTokens(seen, explanation, kind, scores) {
 
 function noteOf(kind, isPending, isOwn, most) {
   if (isPending) return `Coloured by ${fullNameOf(kind)}: …`;
-  const size = withUnit(most.toFixed(3), kind);
+  const size = withUnit(plain(most), kind);
   const rest = OF_THE_REST.includes(kind) ? "" : "The rest of the prompt has none. ";
   return `Coloured by ${fullNameOf(kind)}${isOwn ? "" : " of whole demonstrations"}; full colour is ${size}. ${rest}${isOwn ? "Point at a token for its numbers." : ""}`;
 }
