@@ -33,7 +33,7 @@ def test_the_numbers_on_the_page_are_those_of_explain(short, served):
     _, whole = served.ask("explain", SHORT)
     assert short.locator("#answer").inner_text() == whole["answer"]
     assert scores(short) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
-    assert short.locator("#conclusion p").all_inner_texts() == whole["conclusion"] != []
+    assert short.locator("#conclusion span").all_inner_texts() == whole["conclusion"] != []
     assert "All 3 checks" in short.locator("#checks").inner_text()
     short.locator("input[value=gradient_step]").check(force=True)
     assert scores(short) == pytest.approx([one["gradient_step"] for one in whole["sources"]], abs=6e-4)
@@ -80,12 +80,12 @@ def test_while_the_explanation_is_on_its_way_nothing_of_another_score_or_prompt_
     page.unroute("**/api/explain")
     settled(page)
     _, whole = served.ask("explain", {**SHORT, "query": "lion is"})
-    assert page.locator("#conclusion p").all_inner_texts() == whole["conclusion"]
+    assert page.locator("#conclusion span").all_inner_texts() == whole["conclusion"]
     # What is switched off changes neither scores nor conclusion: they stay.
     page.route("**/api/explain", lambda route: waiting.append(route))
     page.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
     page.wait_for_selector("#without:not([hidden])")
-    assert page.locator("#conclusion p").all_inner_texts() == whole["conclusion"]
+    assert page.locator("#conclusion span").all_inner_texts() == whole["conclusion"]
     page.locator("input[value=influence]").check(force=True)
     assert scores(page) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
     page.wait_for_timeout(300)

@@ -117,7 +117,7 @@ def test_a_score_without_a_map_says_that_direct_effects_stand_in(opened, explana
 def test_the_conclusion_stands_below_the_answer(opened, explanation):
     assert SCORES[0] == "gradient_step"
     page = opened(explanation)
-    assert page.locator("#conclusion p").all_inner_texts() == list(explanation.conclusion) != []
+    assert page.locator("#conclusion span").all_inner_texts() == list(explanation.conclusion) != []
     assert page.locator("#conclusion").evaluate("one => one.previousElementSibling.contains(answer)")
 
 

@@ -89,7 +89,7 @@ function renderWithout(seen, names) {
 export function renderConclusion(explanation) {
   const node = byId("conclusion");
   node.style.minHeight = explanation === null ? `${node.offsetHeight}px` : "";
-  put(node, ...(explanation?.conclusion ?? []).map((sentence) => el("p", {}, oneLine(sentence, MOST_SAID))));
+  put(node, ...(explanation?.conclusion ?? []).flatMap((sentence) => [el("span", {}, oneLine(sentence, MOST_SAID)), " "]));
 }
 
 /** The checks of the whole explanation, or what is still being computed. */
