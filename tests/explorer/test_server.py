@@ -9,17 +9,11 @@ import torch
 from tests.explorer.conftest import CHAT
 
 import iclens
-from iclens.benchmarks.few_shot import ANSWERS as FEW_SHOT_ANSWERS
-from iclens.benchmarks.few_shot import few_shot
-from iclens.benchmarks.llama_shaped import SMALL, llama_model
-from iclens.benchmarks.pass_counts import counted, posted
 from iclens.cli.explore import Explore
 from iclens.cli.main import main
 from iclens.explorer import page
-from iclens.explorer.app import build_app
 from iclens.explorer.guard import is_loopback
 from iclens.lens.prompt.prompt import Prompt
-from iclens.training.default_dtype import default_dtype
 
 TEXT = "cat is vux .\n\napple is nef .\n\ndog is vux .\n\nhorse is"
 ANSWERS = ["vux", "nef"]
@@ -43,25 +37,6 @@ def test_explain_is_what_the_command_writes(served, tmp_path, capsys):
     arguments = ["explain", "--prompt", str(tmp_path / "prompt.txt"), "--answers", *ANSWERS]
     assert main([*arguments, "--json", str(tmp_path / "e.json")]) == 0
     assert without_cost(found) == without_cost(json.loads((tmp_path / "e.json").read_text()))
-
-
-def test_an_edit_traces_its_prompt_once_and_runs_the_model_four_times_at_most():
-    with default_dtype(torch.float32):
-        llama = llama_model(SMALL)
-    prompt = few_shot(3, 5, 4)
-    asked = {"text": prompt, "answers": list(FEW_SHOT_ANSWERS), "layer": 0, "head": 0}
-    app = build_app(llama)
-    with counted(len(llama.tokenizer(prompt)["input_ids"])) as passes:
-        posted(app, "glance", asked)
-        assert (passes.traced, passes.all) == (1, 1)
-        posted(app, "explain", asked)
-        # The second one that attends as the lens does is the influence's, at other weights.
-        assert passes.traced == 2
-        assert passes.all <= 4
-        before = passes.all
-        for view in ("layers", "head", "explain"):
-            posted(app, view, asked)
-        assert passes.all == before
 
 
 def test_the_scores_that_are_asked_for_are_explained(served, model):
