@@ -29,10 +29,11 @@ export function renderMap(seen, explanation, score) {
   const { single } = found;
   const rows = byId("of").value === "all" || !single.length ? found.rows : single[Number(byId("of").value)];
   shown = found.rows;
-  if (rows !== null) byId("of").closest("label").hidden = !single.length;
+  // It stays where it is while a map is computed.
+  if (rows !== null || found.name === null) byId("of").closest("label").hidden = !single.length;
   byId("map-note").textContent = mapNote(found, score);
   byId("map").hidden = found.name === null;
-  if (found.name === null) return void (byId("of").closest("label").hidden = true);
+  if (found.name === null) return;
   byId("map").setAttribute("aria-label", `${nameOf(found.name)} by layer and head`);
   if (!cells.length) buildMap(given.model.n_layers, given.model.n_heads);
   const most = rows === null ? 0 : largest(rows.flat());
