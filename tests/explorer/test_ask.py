@@ -39,11 +39,13 @@ def test_blocks_stay_the_blocks_that_were_written(demonstrations, query):
 
 @given(st.lists(blocks, min_size=1, max_size=4), blocks, st.one_of(st.just(""), blocks))
 def test_a_question_written_back_asks_the_same(demonstrations, query, instruction):
-    ask = Ask.read({"demonstrations": demonstrations, "query": query, "instruction": instruction, "off": [0]})
+    blocks = {"demonstrations": demonstrations, "query": query, "instruction": instruction}
+    ask = Ask.read({**blocks, "off": [0], "scores": ["path", "influence"]})
     again = Ask.read(ask.to_document())
     assert again.prompt.text == ask.prompt.text
     assert again.prompt.demonstrations == ask.prompt.demonstrations
     assert again.off == ask.off
+    assert again.scores == ask.scores == ("path", "influence")
 
 
 CHAT = [
@@ -115,6 +117,9 @@ def test_pairs_are_written_through_the_template():
         ({"demonstrations": ["a"], "query": "x", "off": [1]}, "the prompt has 1"),
         ({"demonstrations": ["a"], "query": "x", "off": [True]}, "list of the demonstrations' numbers"),
         ({"demonstrations": ["a"], "query": "x", "layer": -1}, "whole number"),
+        ({"demonstrations": ["a"], "query": "x", "scores": "path"}, "list of strings"),
+        ({"demonstrations": ["a"], "query": "x", "scores": ["paht"]}, "'path'"),
+        ({"demonstrations": ["a"], "query": "x", "scores": ["path", "path"]}, "named twice"),
         ({"demonstrations": ["a \ud800"], "query": "x"}, "surrogate"),
     ],
 )

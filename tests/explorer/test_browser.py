@@ -32,11 +32,74 @@ def texts(page):
 def test_the_numbers_on_the_page_are_those_of_explain(short, served):
     _, whole = served.ask("explain", SHORT)
     assert short.locator("#answer").inner_text() == whole["answer"]
+    assert scores(short) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
+    assert short.locator("#conclusion span").all_inner_texts() == whole["conclusion"] != []
+    assert "All 3 checks" in short.locator("#checks").inner_text()
+    short.locator("input[value=gradient_step]").check(force=True)
     assert scores(short) == pytest.approx([one["gradient_step"] for one in whole["sources"]], abs=6e-4)
+
+
+def test_further_scores_are_computed_when_they_are_asked_for(short, served):
+    offered = short.locator("input[name=colour]")
+    assert offered.evaluate_all("all => all.map((one) => one.value)") == ["influence", "gradient_step"]
+    short.get_by_role("button", name="more").click()
+    settled(short)
+    assert short.locator("#more").is_hidden()
+    every = ["influence", "gradient_step", "path", "knock_out"]
+    assert offered.evaluate_all("all => all.map((one) => one.value)") == every
+    _, whole = served.ask("explain", {**SHORT, "scores": every})
     assert "All 5 checks" in short.locator("#checks").inner_text()
-    short.get_by_text("knock-out", exact=True).first.click()
+    short.locator("input[value=knock_out]").check(force=True)
     changes = [one["knock_out"]["margin_change"] for one in whole["sources"]]
     assert scores(short) == pytest.approx(changes, abs=6e-4)
+    assert "--scores influence gradient_step path knock_out" in short.locator("#command").text_content()
+
+
+def test_while_the_explanation_is_on_its_way_nothing_of_another_score_or_prompt_is_shown(visit, served):
+    page = visit(served.address + link(SHORT))
+    known = page.locator("#conclusion").inner_text()
+    assert known
+    waiting = []
+    page.route("**/api/explain", lambda route: waiting.append(route))
+    page.locator("#query").fill("lion is")
+    assert page.locator("#conclusion").inner_text() == ""
+    page.wait_for_selector("body.answered:not(.waiting):not(.settled)")
+    assert page.locator("#conclusion").inner_text() == ""
+    assert page.locator(".demonstration .score").all_inner_texts() == ["…"] * 3
+    assert page.locator("#tokens-note").inner_text() == "Coloured by influence: …"
+    assert page.locator("#tokens .tinted, .cell.tinted, .demonstration.tinted").count() == 0
+    assert page.locator(".cell").first.get_attribute("title") == "layer 0, head 0: …"
+    assert page.locator("#map-note").inner_text().endswith("influence through each head: …")
+    # Direct effects are known from the same pass as the answer.
+    page.locator("input[value=gradient_step]").check(force=True)
+    _, seen = served.ask("glance", {**SHORT, "query": "lion is"})
+    assert scores(page) == pytest.approx([one["gradient_step"] for one in seen["sources"]], abs=6e-4)
+    with page.expect_response("**/api/explain"):
+        page.wait_for_timeout(300)
+        waiting.pop().continue_()
+    page.unroute("**/api/explain")
+    settled(page)
+    _, whole = served.ask("explain", {**SHORT, "query": "lion is"})
+    assert page.locator("#conclusion span").all_inner_texts() == whole["conclusion"]
+    # What is switched off changes neither scores nor conclusion: they stay.
+    page.route("**/api/explain", lambda route: waiting.append(route))
+    page.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
+    page.wait_for_selector("#without:not([hidden])")
+    assert page.locator("#conclusion span").all_inner_texts() == whole["conclusion"]
+    page.locator("input[value=influence]").check(force=True)
+    assert scores(page) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
+    page.wait_for_timeout(300)
+    waiting.pop().abort()
+
+
+def test_a_link_of_an_earlier_version_keeps_its_colour(visit, served):
+    page = visit(served.address + link({**SHORT, "colour": "knock_out"}))
+    assert page.locator("input[value=knock_out]").is_checked()
+    assert page.locator("#tokens-note").inner_text().startswith("Coloured by knock-out of whole demonstrations")
+    assert len(scores(page)) == 3
+    page = visit(served.address + link({**SHORT, "colour": "gradient_step"}))
+    assert page.locator("input[value=gradient_step]").is_checked()
+    assert page.locator("#more").is_visible()
 
 
 def test_switching_a_demonstration_off_shows_what_was_estimated_and_what_is(short, served):
@@ -75,7 +138,7 @@ def test_scores_stay_with_the_demonstrations_that_they_are_of(short):
     says(short, "#problem", "The model failed.")
     assert short.locator(".demonstration .score").all_inner_texts() == known
     short.get_by_role("button", name="Delete: demonstration 0").click()
-    for selector in ("input[value=path]", "input[value=gradient_step]"):
+    for selector in ("input[value=gradient_step]", "input[value=influence]"):
         assert short.locator(".demonstration .score").all_inner_texts() == ["…", "…"]
         short.locator(selector).check()
     short.locator("#query").fill("lion is")
@@ -83,12 +146,13 @@ def test_scores_stay_with_the_demonstrations_that_they_are_of(short):
     short.unroute("**/api/glance")
     short.locator("#query").fill("dog is")
     short.locator("#problem").wait_for(state="hidden")
+    settled(short)
     assert len(scores(short)) == 2
 
 
 @pytest.mark.parametrize("answers", [["cat", "dog", "plum", "saw", "horse", "nef", "vux"], ["vux nef", "vux zup"], []])
 def test_a_heads_pulls_are_the_cells_of_the_maps(visit, served, answers):
-    page = visit(served.address + link({**SHORT, "answers": answers, "layer": 3, "head": 0}))
+    page = visit(served.address + link({**SHORT, "answers": answers, "layer": 3, "head": 0, "colour": "gradient_step"}))
     settled(page)
     says(page, "#head h3 >> nth=0", "Layer 3, head 0")
     rows = page.locator("#head table.dual tbody tr").all()
@@ -189,8 +253,8 @@ def test_a_chat_is_sent_as_a_chat_and_an_edit_of_it_is_taken_back(browser, chat)
     with visits(browser, chat.address, "body.settled") as opened:
         page = opened()
         known = page.locator("#answer").inner_text(), scores(page), texts(page)
-        _, seen = chat.ask("glance", chat.example)
-        assert known[1] == pytest.approx([one["gradient_step"] for one in seen["sources"]], abs=6e-4)
+        _, whole = chat.ask("explain", chat.example)
+        assert known[1] == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
         page.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
         page.wait_for_selector("#without:not([hidden])")
         settled(page)
@@ -221,6 +285,7 @@ def test_a_hostile_prompt_does_nothing(short):
 
 def test_a_link_brings_everything_back(short, visit):
     short.locator(".demonstration input[type=checkbox]").nth(2).uncheck()
+    short.get_by_role("button", name="more").click()
     short.get_by_text("knock-out", exact=True).first.click()
     short.locator(".cell").nth(3).click()
     settled(short)
@@ -238,8 +303,8 @@ def test_an_address_that_cannot_be_written_stops_nothing(visit, served):
     refuse_addresses(page)
     page.locator("#query").fill("dog is")
     settled(page)
-    _, seen = served.ask("glance", {**SHORT, "query": "dog is"})
-    assert scores(page) == pytest.approx([one["gradient_step"] for one in seen["sources"]], abs=6e-4)
+    _, whole = served.ask("explain", {**SHORT, "query": "dog is"})
+    assert scores(page) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
     page.get_by_role("button", name="Copy the link").click()
     says(page, "#said", "copied")
     other = visit(page.evaluate("navigator.clipboard.readText()"))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from tests.explorer.browsing import MARKS, number, scores, visits
-from tests.explorer.test_explained import ANSWERS, OPTIONS, TEXT
+from tests.explorer.test_explained import ANSWERS, OPTIONS, SCORES, TEXT
 
 import iclens
 from iclens.display_text import signed
@@ -38,6 +38,9 @@ def test_every_number_can_be_read(opened, explanation):
         for value in (
             effect.gradient_step,
             effect.path,
+            effect.scores["influence"],
+            effect.scores["shares"],
+            *effect.of_output.values(),
             effect.knock_out.margin_change,
             effect.knock_out.log_probability_change,
             effect.rerun_margin_change,
@@ -51,6 +54,14 @@ def test_every_number_can_be_read(opened, explanation):
         assert residual.name in text
     for title in ("Groups knocked out together", "How well the scores predict", "How far the scores agree", "Made by"):
         assert title in text
+    taken, complete = explanation.influence_at, explanation.completeness
+    assert f"1/{round(1 / taken.weight)} of its weight" in text if taken.weight < 0.5 else "half its weight" in text
+    assert f"the logit difference is {signed(taken.margin)[:6]}" in text
+    assert f"shares against what the demonstrations change, at {len(complete.weights)} weights" in text
+    totals = page.locator("table.scores tfoot .number").all_inner_texts()
+    additive = ("gradient_step", "path", "influence", "shares")
+    sums = [sum(effect.score(name) for effect in explanation.sources) for name in additive]
+    assert [number(total) for total in totals] == pytest.approx(sums, rel=1e-5, abs=6e-4)
     ranked = [f"#{effect.index}" for effect in explanation.ranked()]
     assert page.locator("table.scores tbody th").all_inner_texts() == ranked
     page.get_by_text("The command", exact=True).click()
@@ -64,6 +75,50 @@ def test_tokens_and_demonstrations_take_the_colour_that_is_chosen(opened, explan
     titles = page.locator("#tokens span").evaluate_all("all => all.map((one) => one.title)")
     paths = [number(title.split("total effect ")[1]) for title in titles]
     assert paths == pytest.approx([token.path for token in explanation.tokens], abs=6e-4)
+
+
+@pytest.mark.parametrize("name", ["influence", "shares", "gradient_step"])
+def test_every_word_and_colour_is_of_the_score_that_is_chosen(opened, explanation, name):
+    said = {"gradient_step": "direct effect"}.get(name, name)
+    page = opened(explanation)
+    page.locator(f"input[value={name}]").check(force=True)
+    assert scores(page) == pytest.approx([effect.score(name) for effect in explanation.sources], rel=1e-5, abs=6e-4)
+    assert page.locator("#tokens-note").inner_text().startswith(f"Coloured by {said}")
+    assert f"demonstrations’ {said}" in page.locator("#map-note").inner_text()
+    assert page.locator("#map").get_attribute("aria-label") == f"{said} by layer and head"
+    labels = page.locator(".demonstration .score").evaluate_all("all => all.map((one) => one.ariaLabel)")
+    assert labels == [f"{said} of demonstration {i}" for i in range(3)]
+    assert ("per unit of weight" in page.locator("#full").inner_text()) == (name == "influence")
+    # The map of all, and of one.
+    single = [effect.maps.get(name) or effect.by_layer_and_head for effect in explanation.sources]
+    for chosen, rows in (("all", explanation.total_by_layer_and_head(name)), ("1", single[1])):
+        page.locator("#of").select_option(chosen)
+        shown = page.locator(".cell").evaluate_all("all => all.map((one) => one.title)")
+        flat = [value for row in rows for value in row]
+        assert [number(title.split(": ")[1]) for title in shown] == pytest.approx(flat, rel=1e-4, abs=6e-4)
+    titles = page.locator("#tokens span").evaluate_all("all => all.map((one) => one.title)")
+    values = [token.scores.get(name, token.gradient_step) for token in explanation.tokens]
+    own = [number(title.split(f"{said} ")[1].split(",")[0]) for title in titles]
+    assert own == pytest.approx(values, rel=1e-4, abs=6e-4)
+
+
+@pytest.mark.parametrize("name", ["path", "knock_out", "rerun"])
+def test_a_score_without_a_map_says_that_direct_effects_stand_in(opened, explanation, name):
+    page = opened(explanation)
+    page.locator(f"input[value={name}]").check(force=True)
+    note = page.locator("#map-note").inner_text()
+    assert "there is no map by heads" in note
+    assert "direct effect" in note
+    shown = page.locator(".cell").evaluate_all("all => all.map((one) => one.title)")
+    flat = [value for row in explanation.total_by_layer_and_head() for value in row]
+    assert [number(title.split(": ")[1]) for title in shown] == pytest.approx(flat, abs=6e-4)
+
+
+def test_the_conclusion_stands_below_the_answer(opened, explanation):
+    assert SCORES[0] == "gradient_step"
+    page = opened(explanation)
+    assert page.locator("#conclusion span").all_inner_texts() == list(explanation.conclusion) != []
+    assert page.locator("#conclusion").evaluate("one => one.previousElementSibling.contains(answer)")
 
 
 def test_a_loaded_explanation_is_shown_without_layers_and_heads(opened, explanation, tmp_path):
@@ -89,6 +144,7 @@ def test_the_scores_that_were_computed_are_shown_and_no_others(opened, model):
     heads = page.locator("table.scores thead th").all_inner_texts()
     assert heads == ["#", "demonstration", "lasso", "total effect"]
     assert page.locator(".cell").count() == 0
+    assert "No map" in page.locator("#map-note").inner_text()
 
 
 def test_a_check_that_fails_is_said_first(opened, explanation):

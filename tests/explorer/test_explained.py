@@ -22,7 +22,8 @@ from iclens.explorer.explained import explained_page
 
 TEXT = "cat is vux .\n\napple is nef .\n\ndog is vux .\n\nhorse is"
 ANSWERS = ("vux", "nef")
-OPTIONS = {"knock_out": ((0, 2),), "rerun_text": True, "faithfulness": True, "seed": 3}
+SCORES = ("gradient_step", "path", "knock_out", "influence", "shares")
+OPTIONS = {"scores": SCORES, "knock_out": ((0, 2),), "rerun_text": True, "faithfulness": True, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,40 @@ def test_every_number_of_the_explanation_is_in_it(source, explanation):
     assert all(one["rerun_margin_change"] is not None and one["by_layer_and_head"] for one in shown["sources"])
     totals = torch.tensor([one["by_layer_and_head"] for one in shown["sources"]]).sum(0)
     torch.testing.assert_close(torch.tensor(data["glance"]["by_layer_and_head"]), totals, rtol=1e-4, atol=1e-5)
+    for name in ("influence", "shares"):
+        totals = torch.tensor([one["maps"][name] for one in shown["sources"]]).sum(0)
+        size = float(totals.abs().max())
+        torch.testing.assert_close(torch.tensor(data["glance"]["maps"][name]), totals, rtol=1e-4, atol=1e-4 * size)
+    assert shown["conclusion"] == list(explanation.conclusion)
+
+
+def test_a_page_keeps_as_many_maps_of_single_demonstrations_as_it_has_room_for(explanation):
+    def with_maps(layers, *scores):
+        rows = ((0.125,) * 20,) * layers
+        sources = tuple(
+            dataclasses.replace(
+                one,
+                by_layer_and_head=rows if "gradient_step" in scores else (),
+                maps={name: rows for name in scores if name != "gradient_step"},
+            )
+            for one in explanation.sources
+        )
+        found = dataclasses.replace(explanation, scores=scores, sources=sources, lens=None)
+        return data_of(explained_page(found))
+
+    def held(data):
+        sources = data["explanation"]["sources"]
+        own = [{*one["maps"], *(["gradient_step"] if one.get("by_layer_and_head") else [])} for one in sources]
+        assert all(one == own[0] for one in own)
+        return own[0]
+
+    # Three demonstrations through 20 heads: 60 numbers a layer.
+    assert held(with_maps(40, "influence", "gradient_step", "shares")) == {"influence", "gradient_step", "shares"}
+    for layers in (50, 130):
+        data = with_maps(layers, "influence", "shares", "gradient_step")
+        assert held(data) == ({"influence", "shares"} if layers == 50 else {"influence"})
+        assert len(data["glance"]["maps"]["shares"]) == len(data["glance"]["by_layer_and_head"]) == layers
+    assert held(with_maps(140, "influence", "gradient_step")) == set()
 
 
 def test_its_python_gives_the_same_explanation(source, explanation):
@@ -102,14 +137,15 @@ def test_its_python_gives_the_same_explanation(source, explanation):
     assert again.seed == explanation.seed == 3
 
 
-@pytest.mark.parametrize("scores", [("path",), ("knock_out", "gradient_step"), ("lasso", "rerun")])
+@pytest.mark.parametrize("scores", [("path",), ("knock_out", "gradient_step"), ("lasso", "rerun"), ("influence",)])
 def test_a_page_holds_the_scores_that_were_asked_for_and_no_others(model, scores):
     found = iclens.explain(model, TEXT, answers=ANSWERS, scores=scores, command="the true command")
     data = data_of(explained_page(found))
     assert data["explanation"] == plain(found)
     assert tuple(data["explanation"]["scores"]) == scores
-    assert ("failed" in data["heads"]) == ("gradient_step" not in scores)
+    assert ("failed" in data["heads"]) == ({"gradient_step", "influence"} & set(scores) == set())
     assert bool(data["glance"]["by_layer_and_head"]) == ("gradient_step" in scores)
+    assert bool(data["glance"]["maps"]["influence"]) == ("influence" in scores)
     assert len(data["layers"]["layers"]) == model.n_layers
 
 
@@ -120,7 +156,7 @@ def test_a_page_of_a_loaded_explanation_lacks_layers_and_heads_alone(source, exp
     data, whole = data_of((tmp_path / "page.html").read_text(encoding="utf-8")), data_of(source)
     for name in ("explanation", "model"):
         assert data[name] == whole[name], name
-    for name in ("probability", "by_layer_and_head", "n_tokens", "without"):
+    for name in ("probability", "by_layer_and_head", "maps", "n_tokens", "without"):
         assert data["glance"][name] == whole["glance"][name], name
     for name in ("demonstrations", "query", "answers", "answer", "off"):
         assert data["ask"][name] == whole["ask"][name], name

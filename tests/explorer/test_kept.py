@@ -7,10 +7,14 @@ import torch
 from tests.explorer.test_recreate import floats
 
 import iclens
+from iclens.benchmarks.few_shot import ANSWERS as FEW_SHOT_ANSWERS
+from iclens.benchmarks.few_shot import few_shot
+from iclens.benchmarks.llama_shaped import SMALL, llama_model
 from iclens.cli.main import main
 from iclens.explorer.app import VIEWS
 from iclens.explorer.ask import Ask
 from iclens.explorer.viewed import Kept
+from iclens.training.default_dtype import default_dtype
 
 TEXT = "cat is vux .\n\napple is nef .\n\ndog is vux .\n\nhorse is"
 ASKED = {"text": TEXT, "answers": ["vux", "nef"]}
@@ -39,15 +43,31 @@ def edit(kept, asked):
         view(kept.of(ask), ask)
 
 
-@pytest.mark.parametrize(("off", "whole"), [([], 2), ([1], 3), ([0, 2], 3)])
-def test_an_edit_is_one_traced_pass_and_few_others(model, off, whole):
-    n = Kept(model).of(Ask.read(ASKED)).lens.tokenized.n_tokens
-    with counted(model) as calls:
-        edit(Kept(model), {**ASKED, "off": off})
-    assert [shape for shape, own in calls if own].count((1, n)) == 1
+@pytest.fixture(scope="module")
+def llama():
+    """A model that is not certain of any answer."""
+    with default_dtype(torch.float32):
+        return llama_model(SMALL)
+
+
+@pytest.mark.parametrize(("off", "whole"), [([], 3), ([1], 4), ([0, 2], 4)])
+def test_an_edit_is_one_traced_pass_and_few_others(llama, off, whole):
+    asked = {"text": few_shot(3, 5, 4), "answers": list(FEW_SHOT_ANSWERS)}
+    n = Kept(llama).of(Ask.read(asked)).lens.tokenized.n_tokens
+    with counted(llama) as calls:
+        edit(Kept(llama), {**asked, "off": off})
+    # The influence is read in a pass of its own, at other weights.
+    assert [shape for shape, own in calls if own].count((1, n)) == 2
     # The query alone runs once for each set that is knocked out; without what is off the prompt is shorter.
     assert len([shape for shape, _ in calls if shape[1] > n // 3]) == whole
-    assert sum(shape.numel() for shape, _ in calls) <= 4 * n
+    assert sum(shape.numel() for shape, _ in calls) <= (5 if off else 4) * n
+
+
+def test_a_glance_is_one_pass(llama):
+    asked = Ask.read({"text": few_shot(3, 5, 4), "answers": list(FEW_SHOT_ANSWERS)})
+    with counted(llama) as calls:
+        VIEWS["glance"](Kept(llama).of(asked), asked)
+    assert len(calls) == 1
 
 
 def test_a_demonstration_that_is_switched_needs_no_new_trace(model):

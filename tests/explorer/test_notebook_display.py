@@ -20,9 +20,7 @@ def test_an_explanation_shows_its_ranking_and_escapes_its_text(model):
     assert "<b>apple" not in shown
     assert "&lt;b&gt;apple&lt;/b&gt;" in shown
     expected = [
-        round(value, 3)
-        for one in explanation.ranked()
-        for value in (one.gradient_step, one.path, one.knock_out.margin_change)
+        round(value, 3) for one in explanation.ranked() for value in (one.scores["influence"], one.gradient_step)
     ]
     assert cells(shown) == expected
     assert "exact to rounding" in shown

@@ -41,6 +41,19 @@ def test_explain_is_what_the_command_writes(served, tmp_path, capsys):
     assert without_cost(found) == without_cost(json.loads((tmp_path / "e.json").read_text()))
 
 
+def test_the_scores_that_are_asked_for_are_explained(served, model):
+    scores = ["path", "knock_out", "influence"]
+    asked = {"text": TEXT, "answers": ANSWERS, "scores": scores}
+    status, found = served.ask("explain", asked)
+    assert status == 200
+    assert without_cost(found) == without_cost(
+        json.loads(json.dumps(iclens.explain(model, TEXT, answers=ANSWERS, scores=scores).to_dict()))
+    )
+    status, refused = served.ask("explain", {**asked, "scores": ["paht"]})
+    assert status == 422
+    assert "path" in refused["error"]
+
+
 @pytest.mark.parametrize("answers", [ANSWERS, [], ["vux nef", "vux zup"]], ids=["one token", "none", "several tokens"])
 def test_a_glance_shows_the_numbers_of_explain(served, model, answers):
     status, seen = served.ask("glance", {"text": TEXT, "answers": answers, "off": [0, 2]})
@@ -50,6 +63,8 @@ def test_a_glance_shows_the_numbers_of_explain(served, model, answers):
     for name in ("candidates", "next_tokens", "answer", "answer_log_probability", "margin", "margin_definition"):
         assert seen[name] == whole[name], name
     for one, other in zip(seen["sources"], whole["sources"], strict=True):
+        # The explanation sums within input and output first.
+        assert one.pop("gradient_step") == pytest.approx(other["gradient_step"], rel=1e-12)
         assert one == {name: other[name] for name in one}
     for one, other in zip(seen["tokens"], whole["tokens"], strict=True):
         assert one == {name: other[name] for name in one} | {"path": None}
@@ -217,9 +232,13 @@ def test_a_saved_page_holds_the_numbers_to_six_digits(served):
     _, whole = served.ask("explain", document)
     assert without_cost(data["explanation"]) == page.rounded(without_cost(whole))
     shown = page.rounded(seen)
+    totals = data["glance"].pop("maps")["influence"]
+    each = torch.tensor([one["maps"]["influence"] for one in whole["sources"]])
+    torch.testing.assert_close(torch.tensor(totals), each.sum(0), rtol=1e-4, atol=1e-5)
     assert data["glance"] == {name: shown[name] for name in data["glance"]}
-    # What the page shows at once is in the explanation, too.
-    for name in set(shown) - set(data["glance"]) - {"tokens", "sources"}:
+    # What the page shows at once is in the explanation, too, whose notes say more.
+    assert set(shown["notes"]) <= set(data["explanation"]["notes"])
+    for name in set(shown) - set(data["glance"]) - {"tokens", "sources", "notes"}:
         assert data["explanation"][name] == shown[name], name
     assert len(data["heads"]) == 8
     assert data["heads"]["3,0"] == page.rounded(served.ask("head", {**document, "layer": 3, "head": 0})[1])

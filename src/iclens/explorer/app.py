@@ -29,6 +29,7 @@ from iclens.explorer.runs_view import Runs
 from iclens.explorer.snapshot import question_snapshot
 from iclens.explorer.viewed import Kept, Viewed
 from iclens.lens import LensModel
+from iclens.lens.building import SCORES
 
 MOST_BYTES = 1_000_000
 """Largest question that is read."""
@@ -69,7 +70,8 @@ def build_app(
         return Ask.read(document, lens_model.tokenizer)
 
     async def home(request: Request) -> Response:
-        return HTMLResponse(page.served({"mode": "live", "model": facts, "example": example, "lab": lab_facts()}))
+        opened = {"mode": "live", "model": facts, "example": example, "lab": lab_facts()}
+        return HTMLResponse(page.served({**opened, "scores": SCORES}))
 
     async def asked(
         request: Request, read: Callable[[Any], Asked], work: Callable[[Asked], Response], turn: asyncio.Lock

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from iclens.errors import UserError
-from iclens.explorer.reading import known, whole
+from iclens.explorer.reading import known, texts, whole
+from iclens.lens.building import SCORES
+from iclens.lens.lens import check_scores
 from iclens.lens.prompt import Prompt, read_document
 from iclens.lens.prompt.documents import read_answers
 
@@ -14,7 +16,7 @@ _PROMPT = (
     "text", "prompt", "messages", "demonstrations", "query", "instruction", "instruction_blocks", "template",
     "separator", "template_args", "system_in_user",
 )  # fmt: skip
-_KEYS = (*_PROMPT, "document", "answers", "answer", "off", "layer", "head")
+_KEYS = (*_PROMPT, "document", "answers", "answer", "off", "layer", "head", "scores")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Ask:
         off: indices of the demonstrations that are switched off.
         layer: the layer that is looked at, or None.
         head: the head that is looked at, or None.
+        scores: the scores of the whole explanation.
     """
 
     prompt: Prompt
@@ -36,6 +39,7 @@ class Ask:
     off: tuple[int, ...] = ()
     layer: int | None = None
     head: int | None = None
+    scores: tuple[str, ...] = SCORES
 
     @classmethod
     def read(cls, document: Any, tokenizer: Any = None) -> Ask:
@@ -50,15 +54,17 @@ class Ask:
             tokenizer: needed for chat messages alone, for its chat template.
 
         Raises:
-            UserError: a key that is not known, a value of the wrong kind, a prompt that cannot be read, or an edited
-                block of a chat, whose text alone does not tell its messages.
+            UserError: a key that is not known, a value of the wrong kind, a prompt that cannot be read, an unknown
+                score, or an edited block of a chat, whose text alone does not tell its messages.
         """
         document = known(document, _KEYS, '{"text": …} or {"demonstrations": […], "query": …}')
         answers, answer = read_answers(document)
         parts = {key: document[key] for key in _PROMPT if document.get(key) is not None}
         prompt = _prompt(document.get("document"), parts, tokenizer)
         off = _off(document.get("off") or [], len(prompt.demonstrations))
-        return cls(prompt, answers, answer or None, off, whole(document, "layer"), whole(document, "head"))
+        scores = tuple(texts(document, "scores")) or SCORES
+        check_scores(scores)
+        return cls(prompt, answers, answer or None, off, whole(document, "layer"), whole(document, "head"), scores)
 
     def to_document(self) -> dict[str, Any]:
         """Write the question as the page edits it: blocks of text, and the document from which these were read.
@@ -70,7 +76,8 @@ class Ask:
             document = self.prompt.to_document()
         written = {} if document is None else {"document": document}
         given = {"answers": list(self.answers), "answer": self.answer, "off": list(self.off)}
-        return {**_blocks(self.prompt), **written, **given, "layer": self.layer, "head": self.head}
+        scores = {} if self.scores == SCORES else {"scores": list(self.scores)}
+        return {**_blocks(self.prompt), **written, **given, "layer": self.layer, "head": self.head, **scores}
 
 
 def _prompt(document: Any, parts: dict[str, Any], tokenizer: Any) -> Prompt:

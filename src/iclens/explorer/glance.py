@@ -73,9 +73,9 @@ def beside(seen: Mapping[str, Any], python: str, less: dict[str, Any] | None = N
 
 
 def whole(viewed: Viewed, ask: Ask) -> Explanation:
-    """Explain a question with all scores and checks; what is off is knocked out together."""
-    lens = viewed.lens
-    return lens.explanation(knock_out=[ask.off] if ask.off else [], command=recreate.command(ask, lens.model))
+    """Explain a question with its scores and all checks; what is off is knocked out together."""
+    lens, groups = viewed.lens, [ask.off] if ask.off else []
+    return lens.explanation(ask.scores, knock_out=groups, command=recreate.command(ask, lens.model))
 
 
 def explanation(viewed: Viewed, ask: Ask) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 
 from iclens.explorer.ask import Ask
 from iclens.lens import Explanation, LensModel, Prompt, explain
+from iclens.lens.building import SCORES
 
 _NO_COMMAND = "# No prompt file gives this prompt, whose parts were set in Python: copy the Python instead."
 
@@ -57,7 +58,7 @@ def command(ask: Ask, lens_model: LensModel, **options: Any) -> str:
     words += ["--prompt", name, *reading]
     words += ["--answers", *(_answer(ask, answer) for answer in ask.answers)] if ask.answers else []
     words += ["--answer", _answer(ask, ask.answer)] if ask.answer is not None else []
-    for option, value in (_off(ask) | options).items():
+    for option, value in (_beyond(ask) | options).items():
         words.append("--" + ("next-tokens" if option == "n_next" else option.replace("_", "-")))
         if option == "knock_out":
             words += [",".join(map(str, group)) for group in value]
@@ -90,7 +91,7 @@ def python(ask: Ask, lens_model: LensModel, **options: Any) -> str:
         loaded, model = f"model = iclens.load({', '.join([model, *told])})\n", "model"
     if document is None:
         imports += "from iclens.lens import Prompt, Span\n"
-    given = {"answers": list(ask.answers) or None, "answer": ask.answer} | _off(ask) | options
+    given = {"answers": list(ask.answers) or None, "answer": ask.answer} | _beyond(ask) | options
     arguments = [f"{name}={value!r}" for name, value in given.items() if value is not None]
     return (
         f"{imports}\n"
@@ -101,8 +102,10 @@ def python(ask: Ask, lens_model: LensModel, **options: Any) -> str:
     )
 
 
-def _off(ask: Ask) -> dict[str, Any]:
-    return {"knock_out": (ask.off,)} if ask.off else {}
+def _beyond(ask: Ask) -> dict[str, Any]:
+    """Further arguments of `explain` that a question stands for."""
+    scores = {} if ask.scores == SCORES else {"scores": ask.scores}
+    return scores | ({"knock_out": (ask.off,)} if ask.off else {})
 
 
 def _loading(lens_model: LensModel) -> dict[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import torch
 
 from iclens.errors import UserError
 from iclens.explorer import recreate
@@ -16,6 +18,7 @@ from iclens.explorer.layers_view import layers_view
 from iclens.explorer.page import rounded
 from iclens.explorer.viewed import Viewed
 from iclens.lens import Explanation
+from iclens.lens.scored import BY_WEIGHT
 
 MOST_HEADS = 12
 _MOST_MAPS = 8_000
@@ -27,7 +30,10 @@ _NO_MODEL = (
     "This part needs the model, and the explanation was saved without it (it was read from a file, or was one of "
     "many): explain the prompt again and save that as a page."
 )
-_NO_STEP = "The heads are ordered by their direct effects, which were not asked for: add the score gradient_step."
+_NO_MAP = (
+    "The heads are ordered by what they do to the logit difference, and no score that was asked for tells it: add the "
+    "score influence or gradient_step."
+)
 
 
 def snapshot(
@@ -48,12 +54,10 @@ def snapshot(
         less: what `without` gives.
     """
     shown = found.to_dict()
-    seen = beside(shown, python, less)
-    totals = seen["by_layer_and_head"]
-    if sum(map(len, totals)) * len(found.sources) > _MOST_MAPS:
-        for effect in shown["sources"]:
-            del effect["by_layer_and_head"]
-    heads: dict[str, Any] = {"failed": _NO_MODEL if viewed is None else _NO_STEP}
+    seen = beside(shown, python, less) | {"maps": {name: found.total_by_layer_and_head(name) for name in BY_WEIGHT}}
+    _bound(shown["sources"], found.scores)
+    totals = [one for one in (seen["by_layer_and_head"], *seen["maps"].values()) if one]
+    heads: dict[str, Any] = {"failed": _NO_MODEL if viewed is None else _NO_MAP}
     layers = {"failed": _NO_MODEL}
     if viewed is not None:
         layers = _or_why_not(lambda: layers_view(viewed, Ask(viewed.lens.prompt)))
@@ -89,9 +93,25 @@ def _or_why_not(view: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"failed": f"This could not be computed: {' '.join(str(error).split())}"}
 
 
-def _heads(viewed: Viewed, asked: Mapping[str, Any], totals: list[list[float]]) -> dict[str, Any]:
-    """The head that is looked at, and as many others as the page has room for, from the largest total on."""
-    cells = [(abs(value), (layer, head)) for layer, row in enumerate(totals) for head, value in enumerate(row)]
+def _bound(sources: list[dict[str, Any]], scores: Sequence[str]) -> None:
+    """Leave out the maps of single demonstrations for which a page has no room; those of the first scores stay."""
+    room = _MOST_MAPS
+    for name in scores:
+        held = [(one, "by_layer_and_head") if name == "gradient_step" else (one["maps"], name) for one in sources]
+        size = sum(len(row) for maps, key in held for row in maps.get(key, ()))
+        if size <= room:
+            room -= size
+        else:
+            for maps, key in held:
+                del maps[key]
+
+
+def _heads(viewed: Viewed, asked: Mapping[str, Any], totals: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
+    """The head that is looked at, and as many others as the page has room for, from the strongest in any map on."""
+    sizes = torch.tensor(totals, dtype=torch.float64).abs()
+    # Each map is told by its own colours, whatever its size.
+    shown = (sizes / sizes.amax((1, 2), keepdim=True).clamp_min(torch.finfo().tiny)).amax(0).tolist()
+    cells = [(value, (layer, head)) for layer, row in enumerate(shown) for head, value in enumerate(row)]
     looked_at = [] if asked["layer"] is None or asked["head"] is None else [(asked["layer"], asked["head"])]
     heads: dict[str, Any] = {}
     room = _MOST_HEAD_BYTES

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from iclens.explorer.ask import Ask
 from iclens.lens import Lens, LensModel
+from iclens.lens.building import SCORES
 from iclens.lens.prompt.tokens import FIRST, by_source
 from iclens.lens.scores.gradient_step import gradient_step
 
@@ -99,8 +100,8 @@ class Kept:
         Raises:
             UserError: the prompt or the answers cannot be handled.
         """
-        # What is off or looked at is read from the same lens.
-        asked = replace(ask, off=(), layer=None, head=None)
+        # What is off or looked at, and every score, is read from the same lens.
+        asked = replace(ask, off=(), layer=None, head=None, scores=SCORES)
         viewed = self._kept.pop(asked, None)
         if viewed is None:
             viewed = Viewed(Lens(self.lens_model, ask.prompt, answers=ask.answers or None, answer=ask.answer))

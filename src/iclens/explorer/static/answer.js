@@ -4,6 +4,7 @@ import { byId, el, oneLine, put, share } from "./elements.js";
 import { percent, plain, signed } from "./numbers.js";
 
 const MOST_NEXT = 6;
+const MOST_SAID = 400; // characters of a sentence
 
 export function renderAnswer(seen) {
   const { without } = seen;
@@ -82,6 +83,13 @@ function renderWithout(seen, names) {
     ),
     row(["text removed, model run again"], without.measured.margin, without.measured.probability, "strong"),
   );
+}
+
+/** What the numbers say, in words; nothing, in as much room, while they are computed. */
+export function renderConclusion(explanation) {
+  const node = byId("conclusion");
+  node.style.minHeight = explanation === null ? `${node.offsetHeight}px` : "";
+  put(node, ...(explanation?.conclusion ?? []).flatMap((sentence) => [el("span", {}, oneLine(sentence, MOST_SAID)), " "]));
 }
 
 /** The checks of the whole explanation, or what is still being computed. */

@@ -2,7 +2,7 @@
 
 import { bar, byId, el, oneLine, put } from "./elements.js";
 import { largest, percent, plain, signed } from "./numbers.js";
-import { BY_TOKEN, nameOf, scoreOf } from "./scores.js";
+import { BY_TOKEN, OF_THE_REST, isInNats, nameOf, scoreOf } from "./scores.js";
 
 const OTHERS = {
   first: "First token of the text (attention sink)",
@@ -34,6 +34,7 @@ export function renderDetails(explanation, seen) {
   put(
     byId("details"),
     ...scores(explanation),
+    ...outputs(explanation),
     ...others(explanation.others, explanation.scores),
     ...likely(seen),
     ...agreement(explanation.agreement),
@@ -47,15 +48,15 @@ export function renderDetails(explanation, seen) {
 function scores(explanation) {
   const { sources } = explanation;
   const columns = explanation.scores.flatMap((score) => [
-    [nameOf(score), (one) => scoreOf(one, score)],
-    ...(score === "knock_out" ? [["knock-out, log-prob.", (one) => one.knock_out.log_probability_change]] : []),
+    { name: nameOf(score), of: (one) => scoreOf(one, score), isAdditive: BY_TOKEN.includes(score) },
+    ...(score === "knock_out" ? [{ name: "knock-out, log-prob.", of: (one) => one.knock_out.log_probability_change }] : []),
   ]);
-  const measures = columns.map(([name, of]) => ({ name, of, most: largest(sources.map(of)) }));
-  const [[, first]] = columns;
-  const ranked = [...sources].sort((a, b) => first(b) - first(a));
+  const measures = columns.map((one) => ({ ...one, most: largest(sources.map(one.of)) }));
+  const [first] = columns;
+  const ranked = [...sources].sort((a, b) => first.of(b) - first.of(a));
   return [
-    el("h3", {}, "Demonstrations, from the strongest support"),
-    el("p", { class: "note" }, "In nats of the logit difference: positive supports the answer. Bars fill each column by its own largest value."),
+    el("h3", {}, `Demonstrations, from the strongest support by ${first.name}`),
+    el("p", { class: "note" }, `${unitOf(explanation)}: positive supports the answer. Bars fill each column by its own largest value. ${taken(explanation)}`),
     el(
       "table",
       { class: "ranked scores" },
@@ -73,12 +74,44 @@ function scores(explanation) {
           ),
         ),
       ),
+      together(sources, columns),
     ),
   ];
 }
 
+function unitOf({ scores }) {
+  return scores.every(isInNats) ? "In nats of the logit difference" : "Each score in its own unit";
+}
+
+/** The sums of the scores that may be summed. */
+function together(sources, columns) {
+  if (!columns.some((one) => one.isAdditive)) return null;
+  const sum = (of) => sources.reduce((all, one) => all + (of(one) ?? 0), 0);
+  const cell = ({ name, of, isAdditive }) => (isAdditive ? el("td", { "data-name": name }, el("span", { class: "number" }, signed(sum(of)))) : el("td"));
+  return el("tfoot", {}, el("tr", {}, el("td"), el("th", { scope: "row", class: "text" }, "all together"), ...columns.map(cell)));
+}
+
+/** Where the influence was taken. */
+function taken({ influence_at: at, edges }) {
+  if (!at) return "";
+  const whose = edges === "query" ? "the query’s tokens" : "all later tokens";
+  const weight = at.weight === 0.5 ? "half" : `1/${Math.round(1 / at.weight)} of`;
+  return `Influence counts per unit of weight, where every demonstration has ${weight} its weight in the attention of ${whose}; the logit difference is ${signed(at.margin)} there.`;
+}
+
+/** What comes from the tokens of the outputs. */
+function outputs({ sources, scores }) {
+  const columns = scores.filter((score) => sources.some((one) => score in (one.of_output ?? {})));
+  if (!columns.length) return [];
+  const rows = sources.map((one) => [`#${one.index}`, ...columns.map((score) => signed(one.of_output[score]))]);
+  return [
+    ...table("What comes from the outputs of the demonstrations", ["demonstration", ...columns.map(nameOf)], rows),
+    el("p", { class: "note" }, "The part of each score that the tokens of the output (the label) bring; the rest comes from the input."),
+  ];
+}
+
 function others(parts, scores) {
-  const columns = BY_TOKEN.filter((score) => scores.includes(score));
+  const columns = OF_THE_REST.filter((score) => scores.includes(score));
   if (!parts.length || !columns.length) return [];
   const most = columns.map((score) => largest(parts.map((one) => one[score])));
   return [
@@ -131,9 +164,14 @@ function faithfulness(tests) {
 
 function checks(explanation) {
   const rows = explanation.residuals.map((one) => [oneLine(one.name), one.value === null ? "not a number" : plain(one.value), plain(one.tolerance), one.holds ? "✓ holds" : "✗ exceeded"]);
+  const whole = explanation.completeness;
+  if (whole) {
+    const name = `shares against what the demonstrations change, at ${whole.weights.length} weights`;
+    rows.push([name, plain(whole.gap), plain(whole.tolerance), whole.gap <= whole.tolerance ? "✓ complete" : "✗ incomplete"]);
+  }
   const notes = explanation.notes.map((note) => el("li", {}, oneLine(note)));
   return [
-    ...table("Checks against the model", ["compared", "relative difference", "tolerance", "verdict"], rows, (row) => (row[3].startsWith("✗") ? "broken" : null)),
+    ...table("Checks against the model", ["compared", "relative difference", "tolerance", "verdict"], rows, (row) => (row[3] === "✗ exceeded" ? "broken" : null)),
     ...(notes.length ? [el("ul", { class: "note" }, ...notes)] : []),
   ];
 }

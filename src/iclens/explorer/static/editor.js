@@ -1,9 +1,11 @@
 // Editing the prompt: one row for each demonstration.
 
 import { byId, el, oneLine, put } from "./elements.js";
-import { colour, largest, signed } from "./numbers.js";
-import { nameOf } from "./scores.js";
+import { colour, largest, plain, signed } from "./numbers.js";
+import { nameOf, withUnit } from "./scores.js";
 import { change, given, isSaved, state } from "./state.js";
+
+const MORE = ["path", "knock_out"]; // scores that are offered beyond those that are computed anyway
 
 const rows = [];
 let unscored = false; // no scores have come since the rows were built
@@ -18,7 +20,7 @@ export function renderEditor() {
   byId("query").value = state.query;
   byId("answers").value = state.answers.join(", ");
   byId("instruction").value = state.instruction;
-  for (const radio of document.getElementsByName("colour")) radio.checked = radio.value === state.colour;
+  offerScores();
   renderSwitches();
 }
 
@@ -29,10 +31,11 @@ export function renderScores(newest, stale = false) {
   if (!stale) unscored = false;
   const scores = unscored ? null : newest;
   const most = scores === null ? 0 : largest(scores);
-  byId("full").textContent = most > 0 ? `full colour: ${most.toFixed(3)} nats` : "";
+  byId("full").textContent = most > 0 ? `full colour: ${withUnit(plain(most), state.colour)}` : "";
   rows.forEach((row, i) => {
     const value = scores?.[i] ?? null;
     row.score.textContent = value === null ? "…" : signed(value);
+    row.score.setAttribute("aria-label", `${nameOf(state.colour)} of demonstration ${i}`);
     row.item.classList.toggle("stale", stale);
     colour(row.item, value, most);
   });
@@ -68,7 +71,7 @@ function buildRow(one, i) {
       renderSwitches();
     },
   });
-  const score = el("output", { class: "number score", "aria-label": `Score of ${name}` }, "…");
+  const score = el("output", { class: "number score" }, "…");
   const button = (sign, label, act) =>
     el("button", { type: "button", class: "icon", title: label, "aria-label": `${label}: ${name}`, onclick: act }, sign);
   const flip = button("⇄", "Give it the next candidate answer", () => flipLabel(one, text));
@@ -154,17 +157,24 @@ function blocksOf(text) {
     .filter((block) => block.trim());
 }
 
-/** Offers the scores that the explanation of a saved page holds, and no others. */
-function offerScores(scores) {
-  for (const radio of [...document.getElementsByName("colour")]) radio.closest("label").remove();
-  const choices = scores.map((name) => el("label", {}, el("input", { type: "radio", name: "colour", value: name }), el("span", {}, nameOf(name))));
-  byId("colour").append(...choices);
-  state.colour = scores[0];
+/** Offers the scores that the explanation holds, and no others. */
+function offerScores() {
+  const offered = [...document.getElementsByName("colour")];
+  if (offered.map((radio) => radio.value).join() !== state.scores.join()) {
+    for (const radio of offered) radio.closest("label").remove();
+    byId("more").before(...state.scores.map(choiceOf));
+  }
+  for (const radio of document.getElementsByName("colour")) radio.checked = radio.value === state.colour;
+  byId("more").hidden = MORE.every((name) => state.scores.includes(name));
+}
+
+function choiceOf(name) {
+  const choose = () => change("view", (now) => (now.colour = name));
+  return el("label", {}, el("input", { type: "radio", name: "colour", value: name, onchange: choose }), el("span", {}, nameOf(name)));
 }
 
 /** Connects what lies around the rows. */
 export function startEditor(example, takeOver) {
-  if (given.explanation) offerScores(given.explanation.scores);
   byId("query").addEventListener("input", (event) => change("prompt", (now) => (now.query = event.target.value)));
   byId("instruction").addEventListener("input", (event) => change("prompt", (now) => (now.instruction = event.target.value)));
   byId("answers").addEventListener("input", (event) => {
@@ -198,15 +208,17 @@ export function startEditor(example, takeOver) {
     restructure(() => takeOver({ ...blankQuestion(), demonstrations: blocks.slice(0, -1), query: blocks.at(-1) }));
   });
   byId("whole").addEventListener("input", () => byId("whole").setCustomValidity(""));
+  byId("more").addEventListener("click", () => {
+    change("prompt", (now) => (now.scores = [...new Set([...now.scores, ...MORE])]));
+    offerScores();
+    document.querySelector("#colour input:checked").focus();
+  });
   byId("again").addEventListener("click", () => restructure(() => takeOver(example)));
-  for (const radio of document.getElementsByName("colour")) {
-    radio.addEventListener("change", () => change("view", (now) => (now.colour = radio.value)));
-  }
   if (isSaved) for (const id of ["query", "answers"]) byId(id).readOnly = true;
   const { name, n_layers, n_heads } = given.model;
   byId("model").textContent = `iclens ${isSaved ? "explain" : "explore"} · ${oneLine(name)} · ${n_layers} layers of ${n_heads} heads`;
 }
 
 function blankQuestion() {
-  return { instruction: "", answers: [], answer: null, off: [] };
+  return { instruction: "", answers: [], answer: null, off: [], scores: state.scores };
 }

@@ -3,64 +3,105 @@
 import { boundOf } from "./bound.js";
 import { bar, byId, el, oneLine, put, share, svg } from "./elements.js";
 import { colour, largest, percent, plain, signed, wide } from "./numbers.js";
+import { BY_HEAD, fullNameOf, mapOf, nameOf, withUnit } from "./scores.js";
 import { change, given, state } from "./state.js";
 
 const LEAST_WEIGHT = 1e-4; // training pairs that are shown, beyond the first few
 const FEW_PAIRS = 6;
 
 let cells = [];
+let shown = null; // the map of all demonstrations that is shown
 
-/** The map: one button for each head; arrow keys walk through it. */
-export function renderMap(seen) {
+/** The demonstrations of which there may be a map of their own. */
+export function renderMapChoice(seen) {
   const chosen = byId("of").value;
-  const maps = seen.sources.every((one) => one.by_layer_and_head?.length) ? seen.sources : [];
   put(
     byId("of"),
     el("option", { value: "all" }, "all demonstrations"),
-    ...maps.map((one) => el("option", { value: one.index }, `#${one.index} ${oneLine(one.text, 30)}`)),
+    ...seen.sources.map((one) => el("option", { value: one.index }, `#${one.index} ${oneLine(one.text, 30)}`)),
   );
   byId("of").value = [...byId("of").options].some((option) => option.value === chosen) ? chosen : "all";
-  const rows = byId("of").value === "all" ? seen.by_layer_and_head : maps[Number(byId("of").value)].by_layer_and_head;
-  byId("of").closest("label").hidden = !maps.length;
-  if (!rows.length) {
-    byId("map").removeAttribute("role");
-    return put(byId("map"), el("p", { class: "note" }, "The map is of direct effects, which were not computed."));
-  }
-  const most = largest(rows.flat());
-  cells = rows.map((row, layer) =>
-    row.map((value, head) => {
-      const cell = el("button", {
-        type: "button",
-        role: "gridcell",
-        class: "cell",
-        "aria-label": `layer ${layer}, head ${head}: ${signed(value)} nats`,
-        title: `layer ${layer}, head ${head}: ${signed(value)}`,
-        tabindex: "-1",
-        onclick: () => choose(layer, head),
-        onkeydown: (event) => walk(event, layer, head),
-      });
+}
+
+/** The map of the chosen score, or of one that stands in where that has none; one button for each head. */
+export function renderMap(seen, explanation, score) {
+  const found = foundMap(seen, explanation, score);
+  const { single } = found;
+  const rows = byId("of").value === "all" || !single.length ? found.rows : single[Number(byId("of").value)];
+  shown = found.rows;
+  // It stays where it is while a map is computed.
+  if (rows !== null || found.name === null) byId("of").closest("label").hidden = !single.length;
+  byId("map-note").textContent = mapNote(found, score);
+  byId("map").hidden = found.name === null;
+  if (found.name === null) return;
+  byId("map").setAttribute("aria-label", `${nameOf(found.name)} by layer and head`);
+  if (!cells.length) buildMap(given.model.n_layers, given.model.n_heads);
+  const most = rows === null ? 0 : largest(rows.flat());
+  cells.forEach((row, layer) =>
+    row.forEach((cell, head) => {
+      const value = rows?.[layer][head] ?? null;
+      const said = `layer ${layer}, head ${head}: ${rows === null ? "…" : signed(value)}`;
+      cell.title = said;
+      cell.setAttribute("aria-label", rows === null ? said : withUnit(said, found.name));
       colour(cell, value, most);
-      return cell;
     }),
-  );
-  const map = byId("map");
-  map.style.setProperty("--columns", rows[0].length);
-  map.classList.toggle("dense", rows[0].length > 16);
-  put(
-    map,
-    el("div", { class: "row heading", "aria-hidden": "true" }, el("span"), ...rows[0].map((_, head) => el("span", {}, String(head)))),
-    ...cells.map((row, layer) => el("div", { role: "row", class: "row" }, el("span", { class: "layer", "aria-hidden": "true" }, String(layer)), ...row)),
   );
   renderChosen();
 }
 
+/** Which score has a map: its name (null for none), its rows (null while they are computed), those of single demonstrations. */
+function foundMap(seen, explanation, score) {
+  const { sources } = explanation ?? seen;
+  for (const name of [score, ...BY_HEAD]) {
+    const maps = sources.map((one) => mapOf(one, name));
+    const single = maps.every(Boolean) ? maps : [];
+    const rows = mapOf(seen, name) ?? (single.length ? sum(single) : null);
+    const isPending = explanation === null && name === score && BY_HEAD.includes(name);
+    if (rows || isPending) return { name, rows, single };
+  }
+  return { name: null, rows: null, single: [] };
+}
+
+function sum(maps) {
+  return maps[0].map((row, layer) => row.map((_, head) => maps.reduce((all, one) => all + one[layer][head], 0)));
+}
+
+function mapNote({ name, rows }, score) {
+  if (name === null) return `No map: neither ${nameOf(score)} nor another score that was computed is known for each head.`;
+  const own = name === score ? "The" : `Of the ${nameOf(score)} there is no map by heads; this is the`;
+  return `${own} demonstrations’ ${fullNameOf(name)} through each head${rows === null ? ": …" : "."}`;
+}
+
+/** One button for each head; arrow keys walk through them. */
+function buildMap(layers, heads) {
+  const buttonOf = (layer, head) =>
+    el("button", {
+      type: "button",
+      role: "gridcell",
+      class: "cell",
+      tabindex: "-1",
+      onclick: () => choose(layer, head),
+      onkeydown: (event) => walk(event, layer, head),
+    });
+  const upTo = (n) => [...Array(n).keys()];
+  cells = upTo(layers).map((layer) => upTo(heads).map((head) => buttonOf(layer, head)));
+  const map = byId("map");
+  map.style.setProperty("--columns", heads);
+  map.classList.toggle("dense", heads > 16);
+  put(
+    map,
+    el("div", { class: "row heading", "aria-hidden": "true" }, el("span"), ...upTo(heads).map((head) => el("span", {}, String(head)))),
+    ...cells.map((row, layer) => el("div", { role: "row", class: "row" }, el("span", { class: "layer", "aria-hidden": "true" }, String(layer)), ...row)),
+  );
+}
+
 function renderChosen() {
   const at = cells[state.layer]?.[state.head];
+  const reached = at ?? cells.flat().find((cell) => cell === document.activeElement) ?? cells[0][0];
   cells.flat().forEach((cell) => {
     cell.setAttribute("aria-selected", cell === at);
-    cell.tabIndex = -1;
+    cell.tabIndex = cell === reached ? 0 : -1;
   });
-  (at ?? cells[0][0]).tabIndex = 0;
 }
 
 function choose(layer, head) {
@@ -78,12 +119,12 @@ function walk(event, layer, head) {
   next.focus();
 }
 
-/** The head that moves the margin most, to begin with. */
-export function strongest(seen) {
+/** The head with the largest number of the map, to begin with. */
+export function strongest() {
   let best = [0, 0];
-  seen.by_layer_and_head.forEach((row, layer) =>
+  shown?.forEach((row, layer) =>
     row.forEach((value, head) => {
-      if (Math.abs(value) > Math.abs(seen.by_layer_and_head[best[0]][best[1]])) best = [layer, head];
+      if (Math.abs(value) > Math.abs(shown[best[0]][best[1]])) best = [layer, head];
     }),
   );
   return best;

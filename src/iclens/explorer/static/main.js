@@ -1,11 +1,11 @@
 // From an edit to what is shown: the answer at once, what costs more right after.
 
 import { writeAddress } from "./address.js";
-import { renderAnswer, renderChecks } from "./answer.js";
+import { renderAnswer, renderChecks, renderConclusion } from "./answer.js";
 import { renderDetails } from "./details.js";
 import { renderEditor, renderScores, startEditor } from "./editor.js";
 import { byId, el } from "./elements.js";
-import { renderHead, renderHeadProblem, renderMap, startHeads, strongest } from "./heads.js";
+import { renderHead, renderHeadProblem, renderMap, renderMapChoice, startHeads, strongest } from "./heads.js";
 import { openLab } from "./lab.js";
 import { renderLayers, renderLayersProblem } from "./layers.js";
 import { openRuns } from "./runs.js";
@@ -17,7 +17,7 @@ import { renderTokens } from "./tokens.js";
 import { addView, startViews, viewOf } from "./views.js";
 
 const PAUSE = 40; // milliseconds without another key before the model is asked
-const REST = 200; // and before the slower numbers are
+const REST = 120; // and before the slower numbers are
 
 const shown = { asked: null, glance: null, explanation: null };
 let running = null;
@@ -26,8 +26,11 @@ let timer = 0;
 function edited() {
   running?.abort();
   clearTimeout(timer);
-  renderScores(currentScores(), true);
   document.body.classList.add("waiting");
+  if (!isExplained(question())) {
+    renderConclusion(null);
+    renderScores(currentScores(), true);
+  }
   timer = setTimeout(() => (keepAddress(), refresh()), PAUSE);
 }
 
@@ -44,14 +47,15 @@ async function refresh() {
   try {
     const glance = await ask("glance", asked, signal);
     if (signal.aborted) return;
+    if (!isExplained(asked)) shown.explanation = null;
     shown.asked = asked;
     shown.glance = glance;
-    shown.explanation = null;
     renderGlance();
-    if (state.colour === "gradient_step" && !isSaved) await rest(REST, signal);
+    if (!isSaved) await rest(REST, signal);
     const explanation = await ask("explain", asked, signal);
     if (signal.aborted) return;
     shown.explanation = explanation;
+    renderConclusion(explanation);
     renderChecks(explanation);
     renderDetails(explanation, glance);
     renderColours();
@@ -75,7 +79,7 @@ async function refreshLayers(asked, signal) {
 }
 
 async function refreshHead(asked, signal) {
-  const [layer, head] = state.layer === null ? strongest(shown.glance) : [state.layer, state.head];
+  const [layer, head] = state.layer === null ? strongest() : [state.layer, state.head];
   try {
     const view = await ask("head", { ...asked, layer, head }, signal);
     if (!signal.aborted) renderHead(view, shown.glance.answer);
@@ -93,8 +97,14 @@ function rest(milliseconds, signal) {
 
 /** The scores of the chosen colour; null while they are not known. */
 function currentScores() {
-  const found = state.colour === "gradient_step" ? shown.glance : shown.explanation;
-  return found?.sources.map((one) => scoreOf(one, state.colour)) ?? null;
+  const scores = (shown.explanation ?? shown.glance)?.sources.map((one) => scoreOf(one, state.colour));
+  return scores?.some((one) => one !== null) ? scores : null;
+}
+
+/** Whether the explanation at hand is of this question, but for what is switched off, which changes none of its scores. */
+function isExplained(asked) {
+  const but = (one) => JSON.stringify({ ...one, off: [] });
+  return shown.explanation !== null && but(asked) === but(shown.asked);
 }
 
 function renderGlance() {
@@ -103,9 +113,10 @@ function renderGlance() {
   byId("problem").hidden = true;
   byId("found").classList.remove("stale");
   renderAnswer(shown.glance);
+  renderConclusion(shown.explanation);
   renderChecks(null);
   renderDetails(null);
-  renderMap(shown.glance);
+  renderMapChoice(shown.glance);
   renderShare(shown.glance);
   renderColours();
 }
@@ -113,7 +124,12 @@ function renderGlance() {
 function renderColours(stale = false) {
   const scores = currentScores();
   renderScores(scores, stale);
-  renderTokens(shown.glance, shown.explanation, state.colour, scores ?? []);
+  renderTokens(shown.glance, shown.explanation, state.colour, scores);
+  drawMap();
+}
+
+function drawMap() {
+  renderMap(shown.glance, shown.explanation, state.colour);
 }
 
 /** Whether the numbers at hand are of the prompt before the last edit. */
@@ -157,7 +173,7 @@ function open() {
 
 document.body.classList.toggle("saved", isSaved);
 startEditor(given.example, takeOver);
-startHeads(() => renderMap(shown.glance));
+startHeads(drawMap);
 startShare();
 window.addEventListener("hashchange", () => {
   if (isSaved || viewOf(location.hash) !== "prompt") return;

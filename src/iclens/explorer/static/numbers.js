@@ -2,7 +2,7 @@
 
 const ROUNDING = 1e-7;
 
-/** A contribution in nats with its sign, e.g. +1.234, −0.050, +2.1e−5; what float32 cannot tell from 0 as ≈ 0. */
+/** A contribution with its sign, in the six digits that a saved page holds, e.g. +1.234, −0.050, +2.1e−5; what float32 cannot tell from 0 as ≈ 0. */
 export function signed(value) {
   if (value != null && value !== 0 && Math.abs(value) < ROUNDING) return "≈ 0";
   return exact(value);
@@ -12,7 +12,7 @@ function exact(value) {
   if (value == null) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  const text = size >= 0.001 && size < 10000 ? value.toFixed(3) : value.toExponential(1);
+  const text = size >= 0.001 && size < 10000 ? value.toFixed(size < 1000 ? 3 : 2) : value.toExponential(1);
   return (value > 0 ? "+" : "") + text.replaceAll("-", "−").replace("e+", "e");
 }
 

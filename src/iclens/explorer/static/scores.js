@@ -2,11 +2,20 @@
 
 import { oneLine } from "./elements.js";
 
-const NAMES = { gradient_step: "direct effect", path: "total effect", knock_out: "knock-out", rerun: "text removed" };
+const NAMES = { influence: "influence", shares: "shares", gradient_step: "direct effect", path: "total effect", knock_out: "knock-out", rerun: "text removed" };
 const WAYS = { gradient_step: " (gradient step)", path: " (path)" };
 
-/** Scores that every token has; the others are of whole demonstrations. */
-export const BY_TOKEN = ["gradient_step", "path"];
+/** Scores with respect to training weights, which tokens outside the demonstrations do not have. */
+const BY_WEIGHT = ["influence", "shares"];
+
+/** Scores that every token may have; the others are of whole demonstrations. */
+export const BY_TOKEN = [...BY_WEIGHT, "gradient_step", "path"];
+
+/** Scores that are known for each head, the one that stands in for the others first. */
+export const BY_HEAD = ["gradient_step", ...BY_WEIGHT];
+
+/** Scores that the rest of the prompt has, too. */
+export const OF_THE_REST = ["gradient_step", "path"];
 
 /** A score's name in few words. */
 export function nameOf(score) {
@@ -18,9 +27,31 @@ export function fullNameOf(score) {
   return nameOf(score) + (WAYS[score] ?? "");
 }
 
-/** A demonstration's score, in nats; null where it was not computed. */
+/** Whether a score is in nats; further methods have units of their own, such as attention weights. */
+export function isInNats(score) {
+  return score in NAMES;
+}
+
+/** A size with the unit of its score. */
+export function withUnit(text, score) {
+  if (!isInNats(score)) return text;
+  return score === "influence" ? `${text} nats per unit of weight` : `${text} nats`;
+}
+
+/** A demonstration's score; null where it is not known. */
 export function scoreOf(source, score) {
   if (score === "knock_out") return source.knock_out?.margin_change ?? null;
   if (score === "rerun") return source.rerun_margin_change ?? null;
   return source[score] ?? source.scores?.[score] ?? null;
+}
+
+/** A token's part of a score; null where it is not known. */
+export function ofToken(token, score) {
+  return token[score] ?? token.scores?.[score] ?? null;
+}
+
+/** A score by layer and head, of a demonstration or of all; null where it is not known. */
+export function mapOf(holder, score) {
+  const rows = score === "gradient_step" ? holder.by_layer_and_head : holder.maps?.[score];
+  return rows?.length ? rows : null;
 }

@@ -5,6 +5,9 @@ import { coded, decoded } from "./address.js";
 export const given = JSON.parse(document.getElementById("data").textContent);
 export const isSaved = given.mode === "saved";
 
+/** The scores of a saved explanation, or those that the server computes where no others are asked for. */
+const SCORES = given.explanation?.scores ?? given.scores ?? [];
+
 export const state = {
   document: null, // pairs or chat messages that the blocks of text show
   instruction: "",
@@ -12,7 +15,8 @@ export const state = {
   query: "",
   answers: [],
   answer: null,
-  colour: "gradient_step",
+  scores: SCORES,
+  colour: SCORES[0],
   layer: null,
   head: null,
 };
@@ -40,6 +44,8 @@ export function takeOver(question) {
   state.answer = question.answer ?? null;
   state.layer = question.layer ?? null;
   state.head = question.head ?? null;
+  state.scores = question.scores?.length ? question.scores : SCORES;
+  if (!state.scores.includes(state.colour)) state.colour = state.scores[0];
 }
 
 /** The question for the server. */
@@ -54,6 +60,7 @@ export function question() {
   // Beside a document, an instruction that was emptied is an edit, too.
   if (state.instruction.trim() || state.document) asked.instruction = state.instruction;
   if (state.answer !== null) asked.answer = state.answer;
+  if (state.scores !== SCORES) asked.scores = state.scores;
   return asked;
 }
 
@@ -66,8 +73,10 @@ export function toHash() {
 export function fromHash(hash) {
   const read = hash.startsWith("#q=") ? decoded(hash.slice(3)) : undefined;
   if (!isQuestion(read)) return false;
+  // Links of earlier versions have a colour that was always computed then.
+  if (!read.scores && ["knock_out", "path"].includes(read.colour)) read.scores = [...SCORES, read.colour];
   takeOver(read);
-  state.colour = ["knock_out", "path"].includes(read.colour) ? read.colour : "gradient_step";
+  state.colour = state.scores.includes(read.colour) ? read.colour : state.scores[0];
   return true;
 }
 
@@ -79,6 +88,7 @@ function isQuestion(read) {
     texts(read.demonstrations) &&
     typeof read.query === "string" &&
     texts(read.answers ?? []) &&
+    texts(read.scores ?? []) &&
     Array.isArray(read.off ?? []) &&
     ["string", "undefined"].includes(typeof read.instruction) &&
     (read.answer == null || typeof read.answer === "string") &&

@@ -1,19 +1,17 @@
 // The prompt token by token, coloured.
 
 import { byId, el, put, visible } from "./elements.js";
-import { colour, largest, signed } from "./numbers.js";
-import { BY_TOKEN, fullNameOf, nameOf } from "./scores.js";
+import { colour, largest, plain, signed } from "./numbers.js";
+import { BY_TOKEN, OF_THE_REST, fullNameOf, nameOf, ofToken, withUnit } from "./scores.js";
 
-/** Colours tokens by a score of their own, or whole demonstrations by one of theirs. */
+/** Colours tokens by a score of their own, or whole demonstrations by one of theirs; not at all while it is not known. */
 export function renderTokens(seen, explanation, kind, scores) {
-  // An explanation has the path, too, which a glance has not.
+  // A glance has direct effects alone.
   const ofTokens = explanation?.tokens ?? seen.tokens;
-  const isOwn = BY_TOKEN.includes(kind);
-  const values = ofTokens.map((token) => (isOwn ? token[kind] : token.part === null ? null : (scores[token.part] ?? null)));
+  const isOwn = ofTokens.some((token) => ofToken(token, kind) !== null);
+  const values = ofTokens.map((token) => (isOwn ? ofToken(token, kind) : token.part === null ? null : (scores?.[token.part] ?? null)));
   const most = largest(values.filter((_, i) => seen.tokens[i].part !== null)) || largest(values);
-  byId("tokens-note").textContent =
-    `Coloured by ${fullNameOf(kind)}${isOwn ? "" : " of whole demonstrations"}; full colour is ${most.toFixed(3)} nats. ` +
-    (isOwn ? "Point at a token for its numbers." : "The rest of the prompt has none.");
+  byId("tokens-note").textContent = noteOf(kind, scores === null, isOwn, most);
   const pieces = document.createDocumentFragment();
   let before = "";
   for (const [i, token] of seen.tokens.entries()) {
@@ -33,8 +31,15 @@ export function renderTokens(seen, explanation, kind, scores) {
   put(byId("tokens"), pieces);
 }
 
+function noteOf(kind, isPending, isOwn, most) {
+  if (isPending) return `Coloured by ${fullNameOf(kind)}: …`;
+  const size = withUnit(plain(most), kind);
+  const rest = OF_THE_REST.includes(kind) ? "" : "The rest of the prompt has none. ";
+  return `Coloured by ${fullNameOf(kind)}${isOwn ? "" : " of whole demonstrations"}; full colour is ${size}. ${rest}${isOwn ? "Point at a token for its numbers." : ""}`;
+}
+
 function titleOf(part, token, ofDemonstration) {
-  const own = BY_TOKEN.filter((name) => token[name] !== null).map((name) => `${nameOf(name)} ${signed(token[name])}`);
+  const own = BY_TOKEN.filter((name) => ofToken(token, name) !== null).map((name) => `${nameOf(name)} ${signed(ofToken(token, name))}`);
   const whole = Object.entries(ofDemonstration).filter(([, value]) => value !== null);
   return `${part}: ${[...own, ...whole.map(([name, value]) => `of the demonstration ${nameOf(name)} ${signed(value)}`)].join(", ")}`;
 }
