@@ -83,6 +83,7 @@ def test_those_named_make_up_most_of_the_support_and_no_fewer_do(values: list[fl
     support = sum(max(0.0, one) for one in values)
     if support == 0.0:
         assert "No demonstration supports the answer" in text
+        assert "oppose" in text
         return
     ranked = sorted(range(6), key=lambda i: -values[i])
     count = next(k for k in range(1, 7) if sum(values[i] for i in ranked[:k]) >= 2 / 3 * support - 1e-12)

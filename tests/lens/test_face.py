@@ -269,14 +269,17 @@ def test_progress_as_a_function_is_called_with_every_stage():
     assert list(dict.fromkeys(stages)) == ["answer", "check against the model", "path", "rerun"]
 
 
-SIGNLESS = {"attention_weights", "attention_rollout", "gradient_x_input", "random"}
+SIGNLESS = {"attention_weights", "attention_rollout", "gradient_x_input", "gradient_norm", "random"}
 """Methods whose numbers say how much, or nothing, but not for or against."""
+
+OF_LABELS = {"detail", "detail_self", "label_surprise", "label_surprise_orders", "label_doubt"}
+"""Methods that need pairs of input and output, and that say of these whether their labels are right."""
 
 
 def test_positive_supports_in_every_score():
     """Two animals with two labels, and things that are no animals: each label's only support is one demonstration."""
     against, support, *rest = "dog is nef .", "cat is vux .", "plum is zup .", "peru is koba .", "apple is zup ."
-    names = sorted(set(ATTRIBUTIONS) - SIGNLESS)
+    names = sorted(set(ATTRIBUTIONS) - SIGNLESS - OF_LABELS)
     e = explain(model(), "\n\n".join([against, support, *rest, "horse is"]), answers=["vux", "nef"], answer="vux",
                 scores=names)  # fmt: skip
     deleted = [explain(model(), "\n\n".join([*kept, *rest, "horse is"]), answers=["vux", "nef"], answer="vux").margin

@@ -59,7 +59,7 @@ def test_one_pass_serves_all_and_asking_twice_runs_nothing() -> None:
         lens.knock_out([(0, 2)])
         assert shapes[3:] == [(2, 4)]
         for _ in range(2):
-            found = lens.explanation()
+            found = lens.explanation(["gradient_step", "path", "knock_out"])
         assert found.exact
         assert len(shapes) == 4
 
@@ -135,12 +135,12 @@ def test_a_path_that_single_precision_cannot_sum_is_taken_in_double() -> None:
     in_single = path(trace(model, passes.traced.tokens, passes.traced.readouts, held=True))
     assert float(passes.path_residuals(in_single)[0]) > 1e-5
     assert float(passes.path_residuals(passes.path)[0]) <= 1e-5
-    assert lens.explanation().exact
+    assert lens.explanation(["path"]).exact
     assert passes.backward_passes == 2
     assert float(lens.answer.margin) == pytest.approx(float(lens.path.margin))
     # Without the huge biases single precision is enough.
     once = Lens(cancelling(0.0), PROMPTS[1])
-    assert once.explanation().exact
+    assert once.explanation(["path"]).exact
     assert once.passes.backward_passes == 1
 
 

@@ -91,7 +91,7 @@ def test_no_attention_looks_ahead(attention, tokens, n_layers):
 @pytest.mark.parametrize("construction", ["lowest", "hardest", "dissimilar", "random", "noise", "learned"])
 @pytest.mark.parametrize("selection", ["query", "key"])
 def test_no_negatives_come_from_later_tokens(construction, selection):
-    options = {"construction": construction, "selection": selection, "beta": 0.5, "k": 2}
+    options = {"construction": construction, "selection": selection, "beta": 0.5, "n_negatives": 2}
     model = small("transformer", attention="negative", attention_options=options)
     inputs, labels = prompts("transformer", (0, 1))
     answers = model(inputs, labels)

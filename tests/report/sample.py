@@ -17,8 +17,10 @@ from iclens.lens.facts import (
     ModelFacts,
     NextToken,
     OtherPart,
+    PairEffects,
     Residual,
     SourceEffect,
+    Taken,
     Token,
 )
 
@@ -64,6 +66,7 @@ def make(
         )
     for word in ["Text:", *(" " + draw.choice(WORDS) for _ in range(max(1, n_tokens - len(tokens) - 2))), "\nMood:"]:
         tokens.append(Token(word, None, "query", draw.gauss(0, 0.1), draw.gauss(0, 0.2)))
+    zeros = ((0.0,) * len(effects),) * len(effects)
     return Explanation(
         model=ModelFacts("bundled", "gpt2", n_layers, n_heads, 1_234_567, "float32", 1024),
         prompt="".join(token.text for token in tokens[1:]),
@@ -98,6 +101,8 @@ def make(
         ),
         scores=("gradient_step", "path", "knock_out"),
         completeness=Completeness(0.5, 0.02, 0.05, (0.125, 0.5)),
+        influence_at=Taken(0.5, 3.2),
+        pairs=PairEffects(zeros, zeros, ((0, 2),), ((1, 2),), 0.3, 1.1, 8),
         group_knock_outs=(KnockOut((0, 3), 1.2, 3.1, 0.4),),
         faithfulness=(Faithfulness("gradient_step", 0.47, 5.2, 3, 64), Faithfulness("path", None, 5.0, 3, 64)),
         notes=("Token 7 ('calm') lies across demonstration 1 and demonstration 2; it counts as demonstration 2.",),

@@ -76,7 +76,7 @@ def _rests(found: Explanation) -> Iterator[str]:
         else:
             yield f"No few demonstrations carry the answer: {share} of all support comes from {len(few)}, {by}."
     against = [i for i in reversed(ranked) if scores[i] < 0.0 and scores[i] <= -OPPOSES * largest]
-    if against and support > 0.0:
+    if against:
         more = f" and {len(against) - _MOST_NAMED} more" if len(against) > _MOST_NAMED else ""
         verb = "opposes it" if len(against) == 1 else "oppose it"
         yield f"{_named(against[:_MOST_NAMED], more)} {verb}."

@@ -73,7 +73,7 @@ def test_a_sink_may_stand_first_or_last() -> None:
 
 
 def test_an_explanation_shows_the_sinks_part() -> None:
-    found = explain(reader("gpt_oss"), PROMPTS[1])
+    found = explain(reader("gpt_oss"), PROMPTS[1], scores=["gradient_step", "path"])
     assert found.exact
     (part,) = (one for one in found.others if one.name == "learned_sinks")
     assert (part.gradient_step, part.path) == (0.0, 0.0)
