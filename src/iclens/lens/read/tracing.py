@@ -160,8 +160,12 @@ def trace(lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, *, he
         q, out = (wide(take(x.detach().transpose(1, 2), positions).transpose(1, 2)) for x in (call.q, output))
         with torch.no_grad():
             weights = softmax_rows(replace(call, k=wide(call.k)), q, read[:, None])
+        k, v = call.k, call.v.detach()
+        if not held:
+            # Where one product gives queries, keys and values, these are parts of a larger tensor.
+            k, v = (x.clone() if x.untyped_storage().nbytes() > x.nbytes else x for x in (k, v))
         layers[call.name] = LayerTrace(
-            call.name, q, weights, read, call.k, call.v.detach(), out, seen, call.scale, call.softcap, call.sinks
+            call.name, q, weights, read, k, v, out, seen, call.scale, call.softcap, call.sinks
         )
         return output
 

@@ -125,36 +125,44 @@ class _Weighted(Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, anchor: Tensor, call: AttentionCall, how: Weighting, rows: int
     ) -> Tensor:
         out = _outputs(replace(call, q=q.detach(), k=k.detach(), v=v.detach()), how)
-        ctx.save_for_backward(q, k, v, out)
+        # The output itself is formed again; a projection of it and its size are enough to tell whether it is the same.
+        ctx.save_for_backward(q, k, v, out @ _probe(out), out.norm(dim=-1))
         ctx.call, ctx.how, ctx.rows = replace(call, q=q[:0], k=k[:0], v=v[:0]), how, rows
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out = ctx.saved_tensors
-        call = replace(ctx.call, q=q, k=k, v=v)
-        pulled, ctx.how.found[call.name], ctx.how.off[call.name] = pull(
-            call, out, gradients[0], ctx.how, rows=ctx.rows, wanted=any(ctx.needs_input_grad[:3])
-        )
+        q, k, v, projection, size = ctx.saved_tensors
+        call, name = replace(ctx.call, q=q, k=k, v=v), ctx.call.name
+        wanted = any(ctx.needs_input_grad[:3])
+        found = pull(call, projection, gradients[0], ctx.how, rows=ctx.rows, wanted=wanted)
+        *pulled, ctx.how.found[name], off = found
+        ctx.how.off[name] = off / size.flatten(1).amax(1).clamp_min(torch.finfo(size.dtype).tiny)
         return (*pulled, None, None, None, None)
+
+
+def _probe(out: Tensor) -> Tensor:
+    """A direction of length one in which outputs are compared."""
+    probe = torch.arange(1, out.shape[-1] + 1, dtype=torch.float32, device=out.device).sqrt().cos()
+    return (probe / probe.norm()).to(out)
 
 
 def pull(
     call: AttentionCall,
-    out: Tensor,
+    projection: Tensor,
     gradient: Tensor,
     how: Weighting,
     *,
     rows: int = _ROWS,
     most_scores: int = MOST_SCORES,
     wanted: bool = True,
-) -> tuple[tuple[Tensor | None, ...], Tensor, Tensor]:
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor, Tensor]:
     """Pull the gradient of the heads' output back to queries, keys and values, and to the logarithms of the weights.
 
     Args:
         call: the attention.
-        out: its output (batch, query heads, n_query, d_v).
-        gradient: of what is read with respect to `out`.
+        projection: of its output onto `_probe`, (batch, query heads, n_query).
+        gradient: of what is read with respect to its output (batch, query heads, n_query, d_v).
         how: the weights.
         rows: queries whose scores are formed at once, at most.
         most_scores: scores that are formed at once, at most.
@@ -162,17 +170,14 @@ def pull(
 
     Returns:
         The gradients of q, k and v, None when they are not wanted; ∂M/∂log w (batch, query heads, n_key) of each token,
-        were its weight its own; and the check,
-        max_t |Σ_j α_tj ⟨v_j, g_t⟩ − ⟨out_t, g_t⟩| / max_t |out_t| |g_t| (batch).
+        were its weight its own; and how far the output that is formed again is from the projection, (batch).
     """
     batch, key_heads, n_key, width = call.k.shape
     heads = call.q.shape[1]
     grad_q, grad_k, grad_v = (torch.zeros_like(one) if wanted else None for one in (call.q, call.k, call.v))
-    found = gradient.new_zeros(batch, heads, n_key)
+    found, off = gradient.new_zeros(batch, heads, n_key), gradient.new_zeros(batch)
     edges, plain = how.edges.to(call.q.device), how.plain
-    # ⟨out_t, gradient_t⟩: what the softmax's normaliser gives back.
-    mean = (out * gradient).sum(-1, keepdim=True)
-    off = gradient.new_zeros(batch)
+    probed = call.v @ _probe(call.v)
     for some, keys, mask in blocks(call, most_scores, rows):
         k, v = call.k[:, :, keys], call.v[:, :, keys]
         carrying = edges.rows(some)
@@ -185,11 +190,11 @@ def pull(
         def folded(x: Tensor, count: int = n_rows) -> Tensor:
             return x.reshape(batch, key_heads, call.groups * count, x.shape[-1])
 
-        pulled = (folded(g) @ v.transpose(-1, -2)).reshape(alpha.shape)
-        change = pulled.sub_(mean[:, :, some]).mul_(alpha)
-        # What a learned sink takes of the attention is in no key.
-        kept = 0.0 if call.sinks is None else mean[:, :, some, 0] * (1 - alpha.sum(-1))
-        off = torch.maximum(off, (change.sum(-1) - kept).abs().flatten(1).amax(1))
+        again = (folded(alpha) @ probed[:, :, keys, None]).reshape(batch, heads, n_rows)
+        off = torch.maximum(off, (again - projection[:, :, some]).abs().flatten(1).amax(1))
+        # Less ⟨out_t, gradient_t⟩: what the softmax's normaliser gives back. What a learned sink takes has no value.
+        change = (folded(g) @ v.transpose(-1, -2)).reshape(alpha.shape).mul_(alpha)
+        change = change.sub_(alpha * change.sum(-1, keepdim=True))
         found[:, :, keys] += torch.where(carrying[..., keys], change, 0).sum(2)
         if grad_q is None or grad_k is None or grad_v is None:
             continue
@@ -199,5 +204,4 @@ def pull(
         change = folded(change) * call.scale
         grad_q[:, :, some] = (change @ k).reshape(batch, heads, n_rows, width)
         grad_k[:, :, keys] += change.transpose(-1, -2) @ folded(q)
-    size = (out.norm(dim=-1) * gradient.norm(dim=-1)).flatten(1).amax(1)
-    return (grad_q, grad_k, grad_v), found, off / size.clamp_min(torch.finfo(size.dtype).tiny)
+    return grad_q, grad_k, grad_v, found, off
