@@ -237,7 +237,7 @@ class Passes:
     def pairs(self, n_vectors: int = N_VECTORS, seed: int = 0, n_checks: int = N_CHECKS) -> tuple[Pairs, ...]:
         """How the influence of every prompt's demonstrations changes with the weight of the others.
 
-        All later edges carry the weights, which are scaled to those of `influence`. Random halves of the demonstrations
+        All later edges carry the weights, which count by the unit of `influence`. Random halves of the demonstrations
         are cut out for the check.
 
         Args:
@@ -252,10 +252,10 @@ class Passes:
             batch, generator = len(self.questions), torch.Generator().manual_seed(seed)
             vectors = weight_vectors(batch, self._most, generator, n_vectors)
             kept = torch.rand(batch, n_checks, self._most, generator=generator) < 0.5
-            at = self.influence().weights.where(self.groups >= 0, 0.0).amax(1)
-            vectors *= (at / HALF)[:, None]
+            unit = self.influence().unit[:, None]
             with self._stage("pairs"):
-                gradients, margins = self._influences_at(vectors)
+                gradients, margins = self._influences_at(vectors * unit)
+            gradients = gradients * unit
             checked = torch.empty(batch, 0)
             if n_checks:
                 sets = [[tuple((~one[:n]).nonzero().flatten().tolist()) for one in own] for own, n in self._sizes(kept)]

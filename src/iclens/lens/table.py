@@ -200,6 +200,8 @@ class _Printer:
         self.table(("", ">", ">"), rows)
         error = f"error {plain(pairs.error)} nats where the logit difference varies by {plain(pairs.spread)}"
         self.line(self.faint(f" subsets predicted with pairs: {error} (random halves)"))
+        if pairs.error >= pairs.spread:
+            self.line(self.faint(" no better than their mean: for one subset, knock out the others (--knock-out)"))
 
     def _others(self) -> None:
         known = [name for name in ("gradient_step", "path") if name in self.e.scores]

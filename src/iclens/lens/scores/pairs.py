@@ -54,7 +54,7 @@ class Pairs:
     """A quadratic model of one prompt's margin in the training weights of its demonstrations.
 
     Attributes:
-        influence: b, the mean derivative, nats per unit of weight.
+        influence: b, the mean derivative, nats per unit of weight; all weights count here by that unit of `Influence`.
         matrix: H, symmetric; nats per unit of either weight. The diagonal says how an effect bends by itself.
         noise: standard error of each entry of H, from leaving out pairs of mirrored vectors.
         constant: M(c).
@@ -71,7 +71,7 @@ class Pairs:
     margins: Float[Tensor, " n_checks"]
 
     def predict(self, keep: Bool[Tensor, "*any n"]) -> Float[Tensor, "*any"]:
-        """The margin when the model sees these demonstrations only."""
+        """The margin when the model sees these demonstrations only, each with a weight of one unit."""
         off = keep.double() - self.weights.mean(0)
         return self.constant + off @ self.influence + (off @ self.matrix * off).sum(-1) / 2
 
