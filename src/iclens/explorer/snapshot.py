@@ -93,7 +93,7 @@ def _or_why_not(view: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"failed": f"This could not be computed: {' '.join(str(error).split())}"}
 
 
-def _bound(sources: list[dict[str, Any]], scores: Sequence[str]) -> None:
+def _bound(sources: Sequence[dict[str, Any]], scores: Sequence[str]) -> None:
     """Leave out the maps of single demonstrations for which a page has no room; those of the first scores stay."""
     room = _MOST_MAPS
     for name in scores:
