@@ -99,15 +99,22 @@ class _Integral:
         largest = max(abs(self.margin - self.without), float(by_group.sum(0).abs().max()))
         return margins.diff() - by_group.sum(1), max(largest, torch.finfo(torch.float64).tiny)
 
-    def following(self) -> float | None:
-        """The next weight; None when the errors are small."""
+    def following(self) -> list[float]:
+        """The next weights, that of the largest error first; none when the errors are small together.
+
+        One in the worst interval, and one in every other whose error alone is too large: it has to be cut anyway.
+        """
         if not self.margins:
-            return HALF
+            return [HALF]
         errors, largest = self.judged()
-        if float(errors.abs().sum()) <= COMPLETE * largest:
-            return None
-        worst = int(errors.abs().argmax())
-        a, b = self.ends[worst : worst + 2]
+        sizes = errors.abs()
+        if float(sizes.sum()) <= COMPLETE * largest:
+            return []
+        ranked = sizes.argsort(descending=True, stable=True).tolist()
+        return [self._cut(i) for i in ranked if i == ranked[0] or float(sizes[i]) > COMPLETE * largest]
+
+    def _cut(self, interval: int) -> float:
+        a, b = self.ends[interval : interval + 2]
         if a == 0.0:
             return b / _DROP
         return b if b not in self.margins else (a * b) ** 0.5
@@ -123,8 +130,9 @@ def shares(
     """Divide every prompt's change of the margin among its tokens.
 
     Each prompt has its own weights, by one rule for every model: half first; then, in the interval with the largest
-    error, its upper end 1, a quarter of the smallest weight, or the geometric mean of its ends; until the errors sum to
-    `COMPLETE` of the change.
+    error and in all whose error alone is too large, its upper end 1, a quarter of the smallest weight, or the geometric
+    mean of its ends; until the errors sum to `COMPLETE` of the change. The weights of one step, of all prompts, go
+    through the model together.
 
     Args:
         take: the influence on some prompts, by their numbers, when all demonstrations of each have one weight.
@@ -140,14 +148,14 @@ def shares(
         raise UserError(f"nodes is {nodes}: take at least 1.")
     n_groups = int(groups.max()) + 1
     integrals = [_Integral(*one) for one in zip(margin.double().tolist(), without.double().tolist(), strict=True)]
-    for _ in range(nodes):
-        asked = {b: t for b, one in enumerate(integrals) if (t := one.following()) is not None}
+    while True:
+        asked = [(b, t) for b, one in enumerate(integrals) for t in one.following()[: max(0, nodes - len(one.margins))]]
         if not asked:
             break
-        chosen = torch.tensor(list(asked))
-        found = take(torch.tensor(list(asked.values()), dtype=torch.float64), chosen)
+        chosen = torch.tensor([b for b, _ in asked])
+        found = take(torch.tensor([t for _, t in asked], dtype=torch.float64), chosen)
         by_group = by_source(found.by_head.double().sum((1, 2)), groups[chosen], n_groups)[:, :-1]
-        for i, (b, t) in enumerate(asked.items()):
+        for i, (b, t) in enumerate(asked):
             one = integrals[b]
             one.by_head[t], one.by_group[t], one.margins[t] = found.by_head[i], by_group[i], float(found.margin[i])
             one.residual = max(one.residual, float(found.residual[i]))
