@@ -26,7 +26,8 @@ def smol():
 
 
 def explain(prompt, **options):
-    return iclens.explain(smol(), prompt, answers=ANSWERS, answer="8", **options)
+    scores = ["knock_out", "gradient_step"]
+    return iclens.explain(smol(), prompt, answers=ANSWERS, answer="8", scores=scores, **options)
 
 
 def test_the_first_demonstration_is_not_the_sink():
