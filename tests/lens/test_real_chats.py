@@ -26,8 +26,8 @@ def smol():
 
 
 def explain(prompt, **options):
-    scores = ["knock_out", "gradient_step"]
-    return iclens.explain(smol(), prompt, answers=ANSWERS, answer="8", scores=scores, **options)
+    options = {"scores": ["knock_out", "gradient_step"]} | options
+    return iclens.explain(smol(), prompt, answers=ANSWERS, answer="8", **options)
 
 
 def test_the_first_demonstration_is_not_the_sink():
