@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,9 @@ from iclens.work.whole_files import write_atomically
 
 _DIGEST = hashlib.sha256().digest_size
 _ENDING = ".part"
+_GRACE = 2.0
+"""Seconds that a lock may be held by what a killed process leaves: its workers take a moment to see that it is gone."""
+
 _LOCK = "lock"
 
 _TRIES = 100
@@ -119,10 +123,15 @@ class Parts:
         """
         import fcntl
 
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise self._busy() from None
+        deadline = time.monotonic() + _GRACE
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise self._busy() from None
+                time.sleep(_GRACE / 40)
         try:
             return os.path.samestat(os.fstat(descriptor), os.stat(self.folder / _LOCK))
         except FileNotFoundError:
