@@ -118,6 +118,9 @@ def test_version_2_knew_no_first_token(tmp_path):
         (CURRENT | {"margin": "large"}, "is no explanation of schema version 5: 'large' is no float"),
         (CURRENT | {"residuals": []}, "is no explanation of schema version 5: 'residuals' is empty"),
         (CURRENT | {"sources": 3}, "is no explanation of schema version 5: "),
+        (CURRENT | {"pairs": CURRENT["pairs"] | {"noise": []}}, "'noise' is no table of"),
+        (CURRENT | {"pairs": CURRENT["pairs"] | {"redundant": [[]]}}, "a group of 'pairs' is empty"),
+        (CURRENT | {"influence_at": {"weight": 0, "margin": 1.0}}, "the weight 0 is not between 0 and 1"),
     ],
 )
 def test_a_file_that_is_none_is_one_clear_sentence(document, message, tmp_path):

@@ -238,7 +238,8 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
     """A document as this version writes it, but for its residuals that are no numbers, which JSON holds as null.
 
     Raises:
-        ValueError: there is no score, no check or no next token, which every explanation has.
+        ValueError: there is no score, no check or no next token, which every explanation has; or pairs of another
+            number of sources, or a weight that is none.
     """
     # Version 4 had no `influence_at`, `edges`, `pairs` and `of_output`. Version 3 had neither `completeness` nor scores
     # of tokens and maps of further scores. Version 2 counted the first token of the text to the part that it begins;
@@ -257,6 +258,15 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
     for name in ("scores", "residuals", "next_tokens"):
         if not document[name]:
             raise ValueError(f"{name!r} is empty")
+    n, pairs, taken = len(document["sources"]), document.get("pairs"), document.get("influence_at")
+    if pairs is not None:
+        for name in ("matrix", "noise"):
+            if len(pairs[name]) != n or any(len(row) != n for row in pairs[name]):
+                raise ValueError(f"{name!r} is no table of {n} × {n}")
+        if not all(map(len, (*pairs["redundant"], *pairs["dependent"]))):
+            raise ValueError("a group of 'pairs' is empty")
+    if taken is not None and not 1e-12 <= taken["weight"] <= 1.0:
+        raise ValueError(f"the weight {taken['weight']!r} is not between 0 and 1")
     keys = {name: key for key, name in RESIDUALS.items()}
     residuals = [
         {"key": keys.get(one["name"], "")} | one | {"value": math.nan if one["value"] is None else one["value"]}
