@@ -33,6 +33,11 @@ class Estimate:
         half = (self.high - self.low) / 2
         return self.low - half <= expected <= self.high + half
 
+    @property
+    def short(self) -> str:
+        """The mean and half the width of the interval, e.g. `0.943 ±0.011`; empty where there is no prompt."""
+        return f"{self.mean:.3f} ±{(self.high - self.low) / 2:.3f}" if self.n else ""
+
     def __str__(self) -> str:
         return format(self, ".3f")
 

@@ -55,7 +55,7 @@ def test_two_shares_are_gauss_legendre():
     torch.testing.assert_close(shared_lens().score("shares_2").values, expected)
 
 
-def test_corrected_scores_that_foretell_everything_are_only_scaled():
+def test_corrected_scores_that_predict_everything_are_only_scaled():
     scores, keep = torch.randn(6, generator=seeded()).double(), torch.rand(20, 6, generator=seeded(1)) < 0.5
     found = corrected(scores, keep, 3.0 + 2.5 * keep.double() @ scores)
     torch.testing.assert_close(found, 2.5 * scores)

@@ -102,6 +102,9 @@ def test_labels_that_say_the_same_and_scores_that_disagree_are_named() -> None:
     text = said(replace(found(), pairs=pairs))
     assert "#0, #2 and #3 say the same" in text
     assert "#1 and #4 depend on each other" in text
+    blind = said(replace(found(), pairs=replace(pairs, error=1.5)))
+    assert "cannot be told" in blind
+    assert "say the same" not in blind
     none = replace(pairs, redundant=(), dependent=())
     assert "No two demonstrations say the same" in said(replace(found(), pairs=none))
     apart = Agreement("shares", "gradient_step", -0.2, 0.0, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,21 @@ def test_a_lock_that_its_last_holder_took_away_is_no_lock(
         assert parts.read("0" * 40) == b"content"
     with parts.held():
         pass
+
+
+def test_a_lock_that_is_let_go_soon_is_waited_for(tmp_path: Path) -> None:
+    """Workers of a killed process hold its lock until they notice that it is gone."""
+    parts = Parts(tmp_path / "o.parquet.parts")
+    with parts.held():
+        lock = next(path for path in parts.folder.iterdir() if path.name == "lock")
+    parts.folder.mkdir(exist_ok=True)
+    with lock.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        release = threading.Timer(0.3, fcntl.flock, (file, fcntl.LOCK_UN))
+        release.start()
+        with parts.held():
+            assert release.finished.is_set()
+        release.join()
 
 
 def test_a_folder_that_always_goes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def corrected(
     keep: Bool[Tensor, "n_deletions n_demonstrations"],
     margins: Float[Tensor, " n_deletions"],
 ) -> Float[Tensor, " n_demonstrations"]:
-    """Scores that foretell the margins of some shortened prompts, and stay near given ones where these say nothing.
+    """Correct scores so that they predict the margins of some shortened prompts, and else stay near the given ones.
 
     margins ≈ c + a ⟨scores, keep⟩ by least squares, a ≥ 0; what is left is fitted by ridge regression on the
     keep-masks, with a penalty as large as the masks' total variance, n/4: half of what is left counts as additive.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.lens.lens import Lens
+from iclens.lens.prompt.outputs import outputs_of
 from iclens.lens.prompt.prompt import Prompt, Span
 from iclens.lens.prompt.tokens import TokenizedPrompt, tokenize
 from iclens.lens.read.capture import run
@@ -32,20 +33,18 @@ def reordered(prompt: Prompt, order: Sequence[int]) -> Prompt:
 
 
 def label_places(tokenized: TokenizedPrompt) -> list[range]:
-    """The tokens of every demonstration's label: its last occurrence in the demonstration.
+    """The tokens of every demonstration's label.
 
     Raises:
         UserError: a label is not known, does not stand in its demonstration, or begins the text.
     """
     prompt, places = tokenized.prompt, []
-    for i, (span, label) in enumerate(zip(prompt.demonstrations, prompt.labels, strict=True)):
-        at = -1 if not label else span.of(prompt.text).rfind(label.strip())
-        if label is None or at < 0:
+    for i, (output, label) in enumerate(zip(outputs_of(prompt), prompt.labels, strict=True)):
+        if label is None or output is None:
             raise UserError(
                 f"the label of demonstration {i} is not known: write the prompt from pairs of input and output."
             )
-        start = span.start + at
-        end = start + len(label.strip())
+        start, end = output.start, output.start + len(label.strip())
         inside = [t for t, (a, b) in enumerate(tokenized.offsets) if a < end and b > start]
         if not inside or inside[0] == 0:
             raise UserError(

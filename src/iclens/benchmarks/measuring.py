@@ -85,7 +85,7 @@ class Compared:
 
     @property
     def memory_share(self) -> float | None:
-        """Our peak over theirs."""
+        """Our peak memory over theirs, a ratio; None where either was not measured."""
         ours, other = self.peaks
         return None if ours is None or not other else ours / other
 
@@ -132,7 +132,7 @@ class CaseResult:
 
 
 def measure(entry: Entry, context: Context, progress: Progress = lambda text: None) -> Result:
-    """The numbers of one entry."""
+    """Check that the outputs of an entry agree, then time it. What is absent or only listed is its own result."""
     if isinstance(entry, Absent | Listing):
         return entry
     if isinstance(entry, Curve):

@@ -76,7 +76,7 @@ class Explain:
         nodes: weights that the score shares is integrated over at most.
         edges: "later" weights and cuts the attention of all later tokens to a demonstration, "query" that of the query
             alone; when left out, the first for influence and shares, the second for the knock-out.
-        pairs: also find which demonstrations say the same, or depend on each other; as dear as 24 forward passes.
+        pairs: also find which demonstrations say the same, or depend on each other; 25 passes more.
         dtype: precision of the weights; float32 when left out, so that residuals are tight; auto keeps the
             checkpoint's.
         device: where to compute, e.g. cpu or cuda.

@@ -82,7 +82,7 @@ class HeadsDual:
 
     @property
     def n_heads(self) -> int:
-        """Number of (query) heads."""
+        """How many query heads there are; keys and values may be shared by groups of them."""
         return self.W_O.shape[0]
 
     @property

@@ -105,7 +105,7 @@ class LayerDual:
 
     @property
     def n_demonstrations(self) -> int:
-        """Number of demonstrations."""
+        """How many demonstrations the layer's heads are trained on, numbered from 0."""
         return self.heads.dual.n_demonstrations
 
     @property

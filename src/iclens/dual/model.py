@@ -168,7 +168,7 @@ class DualModel:
 
     @property
     def n_demonstrations(self) -> int:
-        """Number of demonstrations."""
+        """How many demonstrations the model is trained on, numbered from 0; W_0 is none of them."""
         return self.groups.n_demonstrations
 
     @cached_property

@@ -91,6 +91,9 @@ def _together(found: Explanation) -> Iterator[str]:
     """Which demonstrations say the same, and which need each other."""
     if found.pairs is None:
         return
+    if found.pairs.error >= found.pairs.spread:
+        yield "Which of them act together cannot be told: pairs do not predict the subsets of this prompt."
+        return
     for group in found.pairs.redundant[:_MOST_NAMED]:
         yield f"{_named(group)} say the same: with the others there, each loses half of its effect or more."
     for pair in found.pairs.dependent[:_MOST_NAMED]:

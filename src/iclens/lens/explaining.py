@@ -68,7 +68,7 @@ def explain(
         edges: `"later"`: training weights and knock-outs act on the attention of all later tokens, nearer to deleting
             the text; `"query"`: on that of the query's tokens alone. By default influence and shares take the first,
             and the knock-out the second, which runs only the query again.
-        pairs: also find which demonstrations say the same, or depend on each other; costs 24 forward-equivalent passes.
+        pairs: also find which demonstrations say the same, or depend on each other; 25 passes more.
         n_next: number of likely next tokens to report.
         seed: seed of what is drawn.
         command: the command that gives the same numbers, to be shown with them.

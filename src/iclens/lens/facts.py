@@ -106,7 +106,8 @@ class SourceEffect:
         scores: what further methods gave, by their names in `ATTRIBUTIONS`.
         maps: `influence` and `shares` split like `by_layer_and_head`, where asked for.
         of_output: which part of `gradient_step`, `path`, `influence` and `shares` comes from the tokens of its output
-            (its label), the rest from its input; empty where the text does not show which is which.
+            (its label) and of what closes it, the rest from its input; empty where the text does not show which is
+            which.
     """
 
     index: int

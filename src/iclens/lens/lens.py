@@ -155,11 +155,11 @@ class Lens:
             UserError: a weight that is not positive, or another number of weights than demonstrations.
         """
         if weights is None or isinstance(weights, float | int):
-            return self.passes.influence(weights, query_only=query_only)[0]
+            return self.passes.by_weight.influence(weights, query_only=query_only)[0]
         if len(weights) != self.n_demonstrations:
             raise UserError(f"there are {len(weights)} weights for {self.n_demonstrations} demonstrations.")
         given = torch.tensor([list(map(float, weights))], dtype=torch.float64)
-        return self.passes.influence(given, query_only=query_only)[0]
+        return self.passes.by_weight.influence(given, query_only=query_only)[0]
 
     def influences(self, weights: Float[Tensor, "m n_demonstrations"]) -> Float[Tensor, "m n_demonstrations"]:
         """∂M/∂w_i at several weight vectors, side by side: a forward and a backward pass for each.
@@ -167,7 +167,7 @@ class Lens:
         Raises:
             UserError: a weight that is not positive.
         """
-        return self.passes.influences(weights[:, None])[:, 0]
+        return self.passes.by_weight.influences(weights[:, None])[:, 0]
 
     def shares(self, nodes: int | None = None, *, query_only: bool = False) -> Shares:
         """Divide the margin's change from no demonstration to all among them: ∫₀¹ ∂M/∂w (t, …, t) dt.
@@ -179,7 +179,7 @@ class Lens:
         Raises:
             UserError: fewer than one node.
         """
-        return self.passes.shares(nodes, query_only=query_only)[0]
+        return self.passes.by_weight.shares(nodes, query_only=query_only)[0]
 
     def pairs(self, n_vectors: int = N_VECTORS, *, seed: int = 0) -> Pairs:
         """Which demonstrations are redundant with, or depend on, which others: ∂²M/∂w_i∂w_j near half weight.
@@ -194,7 +194,7 @@ class Lens:
         Raises:
             UserError: too few vectors, or an odd number.
         """
-        return self.passes.pairs(n_vectors, seed)[0]
+        return self.passes.by_weight.pairs(n_vectors, seed)[0]
 
     def predict(self, keep: Iterable[int], *, seed: int = 0) -> float:
         """Predict the margin when the model sees some demonstrations only, by `pairs`; no pass runs for it.

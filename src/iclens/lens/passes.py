@@ -10,12 +10,12 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from iclens.lens.by_weight import ByWeight
 from iclens.lens.facts import Candidate, Cost
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.placed import doubled
-from iclens.lens.prompt.tokens import by_source
 from iclens.lens.read.answers import likeliest
 from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.noise import rounding_noise
@@ -23,16 +23,13 @@ from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answer, Question
 from iclens.lens.read.tolerance import MOST, NOISES, is_half, path_residual, tolerance_of
 from iclens.lens.read.tracing import Trace, off_by, trace
-from iclens.lens.read.weighted import Edges
 from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.cut_out import cut_out
 from iclens.lens.scores.deletions import Outcome, rerun
 from iclens.lens.scores.gradient_step import GradientStep, gradient_step
-from iclens.lens.scores.influence import HALF, Influence, influence, logits_at, where_it_shows
 from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
-from iclens.lens.scores.pairs import N_CHECKS, N_VECTORS, Pairs, fit, weight_vectors
 from iclens.lens.scores.path import PathScores, path
-from iclens.lens.scores.shares import MOST_NODES, Shares, shares
+from iclens.lens.scores.shares import MOST_NODES
 
 MOST_TOKENS = 1 << 12
 """Tokens that go through the model at once where prompts run several times."""
@@ -71,10 +68,6 @@ class Passes:
     """Backward passes so far."""
     seconds: dict[str, float] = field(default_factory=dict, init=False)
     """Seconds that each stage took."""
-    _influences: dict[tuple[tuple[float, ...] | None, bool], Influence] = field(default_factory=dict, init=False)
-    _shares: dict[tuple[int, bool], Shares] = field(default_factory=dict, init=False)
-    _nothing: dict[bool, Tensor] = field(default_factory=dict, init=False)
-    _pairs: dict[tuple[int, int, int], tuple[Pairs, ...]] = field(default_factory=dict, init=False)
     _knocked: dict[tuple[tuple[tuple[tuple[int, ...], ...], ...], bool], KnockOuts] = field(
         default_factory=dict, init=False
     )
@@ -110,7 +103,7 @@ class Passes:
     @cached_property
     def groups(self) -> Int[Tensor, "batch n"]:
         """The demonstration of every token, −1 for none and where prompts are filled up."""
-        groups = torch.full(self._asked[0].ids.shape, -1)
+        groups = torch.full(self.asked[0].ids.shape, -1)
         for row, one in zip(groups, self.questions, strict=True):
             row[: one.tokenized.n_tokens] = one.tokenized.groups
         return groups
@@ -127,14 +120,14 @@ class Passes:
     def gradient_step(self) -> GradientStep:
         """Every token's direct contribution to its prompt's margin."""
         traced = self.traced
-        with self._stage("gradient step"):
+        with self.stage("gradient step"):
             return gradient_step(traced)
 
     @cached_property
     def path(self) -> PathScores:
         """Every token's share of its prompt's margin through all layers."""
         traced = self.traced
-        with self._stage("path"):
+        with self.stage("path"):
             if traced.leaves is None or traced.leaves.unembedded is None:
                 traced = self._traced(traced.tokens, traced.readouts, held=True)
             whole = path(traced)
@@ -146,10 +139,15 @@ class Passes:
             return whole
 
     @cached_property
+    def by_weight(self) -> ByWeight:
+        """What depends on the training weights of the demonstrations: influence, shares, pairs."""
+        return ByWeight(self)
+
+    @cached_property
     def own_pass(self) -> Float[Tensor, " batch"]:
         """How far the traced pass is from a plain one of the model: the check that comes before all others."""
         traced = self.traced
-        with self._stage("check against the model"):
+        with self.stage("check against the model"):
             self.forward_passes += 1
             residuals = off_by(traced)
             traced.attended.clear()
@@ -171,115 +169,21 @@ class Passes:
         if key not in self._knocked:
             traced, groups = self.traced, self.groups
             hidden = hidden_keys(groups.to(traced.tokens.ids.device), chosen)
-            with self._stage("knock-out"):
+            with self.stage("knock-out"):
                 lengths = traced.tokens.lengths
                 share = float(((lengths - traced.tokens.starts) / lengths).mean()) if query_only else 1.0
                 self.forward_passes += (hidden.shape[1] + 1) * share
                 if query_only:
                     self._knocked[key] = knock_out(traced, hidden, most_tokens=self.most_tokens)
                 else:
-                    self._knocked[key] = cut_out(traced, hidden, self._edges(False), most_tokens=self.most_tokens)
+                    edges = self.by_weight.edges(False)
+                    self._knocked[key] = cut_out(traced, hidden, edges, most_tokens=self.most_tokens)
         return self._knocked[key]
-
-    def influence(
-        self, weights: float | Float[Tensor, "batch n_sources"] | None = None, *, query_only: bool = False
-    ) -> Influence:
-        """Differentiate every margin with respect to the training weights of its demonstrations, at some weights.
-
-        Args:
-            weights: one for all demonstrations, or one for each; without them half, or less in a prompt whose answer is
-                certain there, see `where_it_shows`.
-            query_only: weight the edges from the query's tokens alone, not those from all later tokens.
-
-        Raises:
-            UserError: a weight that is not positive.
-        """
-        if isinstance(weights, float | int):
-            weights = torch.full((len(self.questions), self._most), float(weights)).double()
-        key = (None if weights is None else tuple(weights.flatten().tolist()), query_only)
-        if key not in self._influences:
-            with self._stage("influence"):
-                if weights is None:
-                    found = self._where_it_shows(query_only)
-                else:
-                    found = self._influence(weights, torch.arange(len(self.questions)), query_only)
-                self._influences[key] = found
-        return self._influences[key]
-
-    def shares(self, nodes: int | None = None, *, query_only: bool = False) -> Shares:
-        """Divide every margin's change, from no demonstration to all, among the demonstrations' tokens.
-
-        Args:
-            nodes: how many weights the influence is integrated over, at most; those of the passes when None.
-            query_only: as in `influence`.
-
-        Raises:
-            UserError: fewer than one node.
-        """
-        nodes = self.nodes if nodes is None else nodes
-        if (nodes, query_only) not in self._shares:
-            with self._stage("shares"):
-                margins, without = self._margins, self._without(query_only)
-                take = self._taking(query_only)
-                self._shares[nodes, query_only] = shares(take, margins, without, self.groups, nodes)
-        return self._shares[nodes, query_only]
-
-    def influences(self, weights: Float[Tensor, "m batch n_sources"]) -> Float[Tensor, "m batch n_sources"]:
-        """∂M/∂w_i of every prompt at several weight vectors, side by side: a forward and a backward pass for each.
-
-        All later edges carry the weights. A prompt with fewer sources than another leaves its last entries unused.
-
-        Raises:
-            UserError: a weight that is not positive.
-        """
-        return self._influences_at(weights)[0]
-
-    def pairs(self, n_vectors: int = N_VECTORS, seed: int = 0, n_checks: int = N_CHECKS) -> tuple[Pairs, ...]:
-        """How the influence of every prompt's demonstrations changes with the weight of the others.
-
-        All later edges carry the weights, which count by the unit of `influence`. Random halves of the demonstrations
-        are cut out for the check.
-
-        Args:
-            n_vectors: weight vectors at which the gradient is taken, in mirrored pairs.
-            seed: of the vectors and of the halves.
-            n_checks: random halves; without any the error of predictions is not known.
-
-        Raises:
-            UserError: too few vectors, or an odd number.
-        """
-        if (n_vectors, seed, n_checks) not in self._pairs:
-            batch, generator = len(self.questions), torch.Generator().manual_seed(seed)
-            vectors = weight_vectors(batch, self._most, generator, n_vectors)
-            kept = torch.rand(batch, n_checks, self._most, generator=generator) < 0.5
-            unit = self.influence().unit[:, None]
-            with self._stage("pairs"):
-                gradients, margins = self._influences_at(vectors * unit)
-            gradients = gradients * unit
-            checked = torch.empty(batch, 0)
-            if n_checks:
-                sets = [[tuple((~one[:n]).nonzero().flatten().tolist()) for one in own] for own, n in self._sizes(kept)]
-                checked = doubled(self.knock_out(sets, query_only=False).margins).cpu()
-            self._pairs[n_vectors, seed, n_checks] = tuple(
-                fit(vectors[:, b, :n], gradients[:, b, :n], margins[:, b], own[:, :n], checked[b])
-                for b, (own, n) in enumerate(self._sizes(kept))
-            )
-        return self._pairs[n_vectors, seed, n_checks]
-
-    def _influences_at(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives (m, batch, n_sources) and margins (m, batch) at weight vectors."""
-        prompts = torch.arange(len(self.questions)).repeat(len(weights))
-        found = self._influence(weights.flatten(0, 1), prompts, False)
-        gradients = by_source(found.by_token, self.groups[prompts], self._most)[:, :-1]
-        return gradients.unflatten(0, weights.shape[:2]), found.margin.unflatten(0, weights.shape[:2])
-
-    def _sizes(self, kept: Tensor) -> Iterable[tuple[Tensor, int]]:
-        return zip(kept, (one.tokenized.n_demonstrations for one in self.questions), strict=True)
 
     def rerun(self, prompt: int, sets: Sequence[Iterable[int]]) -> Outcome:
         """Run one of the prompts again without the text of each set of demonstrations."""
         text, readout = self.questions[prompt].tokenized.prompt, self.readout(prompt)
-        with self._stage("rerun"):
+        with self.stage("rerun"):
             self.forward_passes += len(sets) / len(self.questions)
             return rerun(
                 self.lens_model,
@@ -302,67 +206,6 @@ class Passes:
         largest = self.traced.readouts.largest(self.traced.logits).to(step.margin.device)
         return path_residual(step.total, step.margin, step.largest, largest, self.lens_model.dtype)
 
-    def _influence(self, weights: Tensor, chosen: Tensor, query_only: bool) -> Influence:
-        """The influence on some of the prompts, by their numbers, at weights of their demonstrations."""
-        every, asked = self._asked
-        here = chosen.to(every.ids.device)
-        tokens, edges = every[here], self._edges(query_only)[here]
-        # −1 of tokens in no demonstration finds the 1 in the last place.
-        of_sources = nn.functional.pad(weights.double(), (0, 1), value=1.0)
-        of_tokens = of_sources.gather(1, self.groups[chosen] % of_sources.shape[1])
-        self.forward_passes += len(chosen) / len(self.questions)
-        self.backward_passes += len(chosen) / len(self.questions)
-        at_once = max(len(self.questions), self.most_tokens // tokens.ids.shape[1])
-        parts = []
-        for some in (slice(first, first + at_once) for first in range(0, len(chosen), at_once)):
-            readouts = asked[here[some]]
-            parts.append(influence(self.lens_model, tokens[some], readouts, edges[some], of_tokens[some]))
-        return Influence.joined(parts)
-
-    def _taking(self, query_only: bool) -> Callable[[Tensor, Tensor], Influence]:
-        """The influence on some prompts when all demonstrations of each have one weight; at half weight taken once."""
-
-        def take(weights: Tensor, chosen: Tensor) -> Influence:
-            each = weights[:, None].expand(-1, self._most)
-            if len(chosen) == len(self.questions) and bool((weights == HALF).all()):
-                key = (tuple(each.flatten().tolist()), query_only)
-                if key not in self._influences:
-                    self._influences[key] = self._influence(each, chosen, query_only)
-                return self._influences[key]
-            return self._influence(each, chosen, query_only)
-
-        return take
-
-    def _where_it_shows(self, query_only: bool) -> Influence:
-        def strength(found: Influence, chosen: Tensor) -> Tensor:
-            by_token = found.by_head.double().sum((1, 2))
-            return by_source(by_token, self.groups[chosen], self._most)[:, :-1].abs().sum(1)
-
-        return where_it_shows(self._taking(query_only), self._margins, lambda: self._without(query_only), strength)
-
-    @property
-    def _most(self) -> int:
-        """Demonstrations of the prompt that has most."""
-        return int(self.groups.max()) + 1
-
-    @property
-    def _margins(self) -> Float[Tensor, " batch"]:
-        return doubled(self.traced.margins).cpu()
-
-    def _without(self, query_only: bool) -> Float[Tensor, " batch"]:
-        """The margins when no demonstration is trained on."""
-        if query_only not in self._nothing:
-            (tokens, readouts), edges = self._asked, self._edges(query_only)
-            weights = torch.where(edges.groups.cpu() >= 0, 0.0, 1.0)
-            self.forward_passes += 1
-            logits = logits_at(self.lens_model, tokens, readouts, edges, weights)
-            self._nothing[query_only] = doubled(readouts.margin(logits)).cpu()
-        return self._nothing[query_only]
-
-    def _edges(self, query_only: bool) -> Edges:
-        starts = self._asked[0].starts
-        return Edges(self.groups.to(starts.device), starts if query_only else torch.zeros_like(starts))
-
     def path_residuals(self, whole: PathScores) -> Float[Tensor, " batch"]:
         """How far the parts of a path are from the margin of the traced pass."""
         traced, parts = self.traced, whole.parts.cpu()
@@ -383,7 +226,7 @@ class Passes:
         limits = {key: torch.full((len(self.questions),), one, dtype=torch.float64) for key, one in least.items()}
         if is_half(dtype) and any(bool((doubled(one).cpu() > limits[key]).any()) for key, one in residuals.items()):
             traced = self.traced
-            with self._stage("noise of half precision"):
+            with self.stage("noise of half precision"):
                 self.forward_passes += 2
                 everywhere, noise = (NOISES * doubled(one).cpu() for one in rounding_noise(traced))
             for key, limit in limits.items():
@@ -395,7 +238,7 @@ class Passes:
         return {key: limit.tolist() for key, limit in limits.items()}
 
     @cached_property
-    def _asked(self) -> tuple[PaddedTokens, Readouts]:
+    def asked(self) -> tuple[PaddedTokens, Readouts]:
         """The tokens and what is read of their logits; no pass runs where the answers alone decide that."""
         settled = [readout for one in self.questions if (readout := one.settled) is not None]
         if len(settled) == len(self.questions):
@@ -405,7 +248,7 @@ class Passes:
     @cached_property
     def _first(self) -> tuple[list[_Said], Trace]:
         """What the model says to every prompt, and the pass in which its margin is read."""
-        with self._stage("answer"):
+        with self.stage("answer"):
             settled = [one.settled for one in self.questions]
             known = [readout for readout in settled if readout is not None]
             if len(known) == len(settled):
@@ -467,7 +310,8 @@ class Passes:
         return PathScores(embedding, bias, whole.margin, residual)
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[None]:
+        """Name what runs inside the block, and add its seconds."""
         self.progress(name)
         start = time.perf_counter()
         yield

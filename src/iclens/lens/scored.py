@@ -151,8 +151,8 @@ def scored(
         knocked = passes.knock_out(sets, query_only=edges != "later")
         residuals["knock_out"] = knocked.residual
     query_only = edges == "query"
-    influence = passes.influence(query_only=query_only) if "influence" in scores else None
-    shares = passes.shares(query_only=query_only) if "shares" in scores else None
+    influence = passes.by_weight.influence(query_only=query_only) if "influence" in scores else None
+    shares = passes.by_weight.shares(query_only=query_only) if "shares" in scores else None
     if influence is not None:
         by_head["influence"] = influence.by_weight
     if shares is not None:
@@ -179,5 +179,5 @@ def scored(
         sets,
         knocked,
         removed,
-        passes.pairs(seed=seed) if pairs else None,
+        passes.by_weight.pairs(seed=seed) if pairs else None,
     )

@@ -35,9 +35,11 @@ _WORD = st.text("abcxyz", min_size=1, max_size=6)
 
 @given(st.lists(st.tuples(_WORD, _WORD), min_size=1, max_size=5), _WORD)
 def test_of_pairs_it_is_the_output(pairs: list[tuple[str, str]], query: str) -> None:
+    """With what closes the demonstration, where a causal model has read it."""
     for template in ("Input: {input}\nOutput: {output}", "{input} -> {output} ;"):
         prompt = Prompt.from_examples(pairs, query, template=template)
-        assert shown(prompt) == [output for _, output in pairs]
+        closing = template.split("{output}")[1]
+        assert shown(prompt) == [output + closing for _, output in pairs]
         spans = outputs_of(prompt)
         for span, whole in zip(spans, prompt.demonstrations, strict=True):
             assert span is not None

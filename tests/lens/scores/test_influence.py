@@ -181,7 +181,7 @@ def test_each_prompt_of_a_batch_has_its_own_weight():
     ]
     alone = [Lens("bundled", text, answers=["blick", "nef"]) for text in texts]
     model = alone[0].model
-    together = Passes(model, [ask(model, text, ["blick", "nef"], None) for text in texts]).influence()
+    together = Passes(model, [ask(model, text, ["blick", "nef"], None) for text in texts]).by_weight.influence()
     for one, own in zip(alone, (together[0], together[1]), strict=True):
         n = one.tokenized.n_tokens
         found = one.influence()

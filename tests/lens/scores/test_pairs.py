@@ -129,7 +129,7 @@ def test_with_many_vectors_the_matrix_is_the_slope_of_the_influence() -> None:
 def test_prompts_side_by_side_have_the_pairs_of_each_alone() -> None:
     model = reader("gpt2")
     questions = [ask(model, prompt, ["w1", "w2"], None) for prompt in PROMPTS[:2]]
-    together = Passes(model, questions, most_tokens=60).pairs()
+    together = Passes(model, questions, most_tokens=60).by_weight.pairs()
     most = max(one.tokenized.n_demonstrations for one in questions)
     for b, (question, found) in enumerate(zip(questions, together, strict=True)):
         lens, n = Lens(model, question), question.tokenized.n_demonstrations

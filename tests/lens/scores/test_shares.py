@@ -109,7 +109,7 @@ def test_prompts_side_by_side_have_weights_and_shares_of_their_own(name: str) ->
     model = reader(name)
     asked = questions(model)
     together = Passes(model, asked)
-    whole, at_half = together.shares(), together.influence()
+    whole, at_half = together.by_weight.shares(), together.by_weight.influence()
     assert len({tuple(one) for one in whole.weights.tolist()}) > 1
     for b, question in enumerate(asked):
         lens = Lens(model, question)

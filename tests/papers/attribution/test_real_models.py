@@ -264,7 +264,7 @@ def test_the_default_is_the_best_of_the_tuning_tasks_within_its_passes():
     assert default_score(Table(), SETTINGS.tuning) is None
 
 
-def test_scores_that_are_all_the_same_foretell_nothing():
+def test_scores_that_are_all_the_same_predict_nothing():
     undefined = planted(("removal", 8, "lasso_margin_16", "lds", float("nan")))
     rows = Table(row for row in undefined if row["size"] == 8)
     assert mean(rows, "lds", "lasso_margin_16").mean == 0

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import re
-
-from iclens.lens.prompt.blocks import without_pattern
+from iclens.lens.prompt.blocks import after_cue, without_pattern
 from iclens.lens.prompt.prompt import Prompt, Span
 
 
 def outputs_of(prompt: Prompt) -> tuple[Span | None, ...]:
-    """Find the output of every demonstration: None where the text does not show it.
+    """Find the output of every demonstration, with what follows it there: None where the text does not show it.
 
-    Where outputs are known (pairs, chats) each is the last place of its text. In plain text it is what follows, to the
-    demonstration's end, the words that stand before the answer in the query and in most demonstrations, e.g. `Label:`.
+    A causal model has read an output whole only at its last token and behind it, so that what closes a demonstration
+    counts to its output. Where outputs are known (pairs, chats), each begins at the last place of its text. In plain
+    text it is what follows the words that stand before the answer in the query and in most demonstrations, e.g.
+    `Label:`.
     """
     shots = [span.of(prompt.text) for span in prompt.demonstrations]
-    cue, lacking = without_pattern(shots, prompt.query.of(prompt.text))
-    found: list[Span | None] = []
-    for i, (span, text, label) in enumerate(zip(prompt.demonstrations, shots, prompt.labels, strict=True)):
-        if label is not None:
-            at, end = text.rfind(label), text.rfind(label) + len(label)
-        elif cue and i not in lacking:
-            at, end = _after(cue, text), len(text)
-        else:
-            at, end = -1, -1
-        # An output of white space alone, or of none, has no token of its own.
-        found.append(Span(at, end).shifted(span.start) if at >= 0 and text[at:end].strip() else None)
-    return tuple(found)
-
-
-def _after(cue: str, text: str) -> int:
-    boundary, space = r"(?<!\w)" if cue[0].isalnum() else "", r"\s+" if cue[-1].isalnum() else r"\s*"
-    places = [match.end() - 1 for match in re.finditer(boundary + re.escape(cue) + space + r"\S", text)]
-    return places[-1] if places else -1
+    begins: dict[int, int] = {}
+    for i, (text, label) in enumerate(zip(shots, prompt.labels, strict=True)):
+        if label is not None and label.strip():
+            begins[i] = text.rfind(label.strip())
+    query = prompt.query.of(prompt.text)
+    unknown = [i for i, label in enumerate(prompt.labels) if label is None]
+    unlike = without_pattern([shots[i] for i in unknown], query)[1]
+    alike = [i for place, i in enumerate(unknown) if place not in unlike]
+    after = after_cue([shots[i] for i in alike], query) if alike else None
+    if after is not None:
+        begins |= {i: len(shots[i]) - len(answer) for i, answer in zip(alike, after[1], strict=True)}
+    return tuple(
+        Span(span.start + begins[i], span.end) if begins.get(i, -1) >= 0 else None
+        for i, span in enumerate(prompt.demonstrations)
+    )

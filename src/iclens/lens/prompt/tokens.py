@@ -41,7 +41,8 @@ class TokenizedPrompt:
         offsets: the characters of `prompt.text` that each token covers, as the tokenizer reports them.
         groups: the demonstration of each token, −1 for none; it never falls along the prompt, −1 left aside.
         roles: the role of each token.
-        in_output: whether a token shows part of its demonstration's output (its label); False where that is not known.
+        in_output: whether a token shows part of its demonstration's output (its label) or stands behind it there; False
+            where that is not known.
         query_start: index of the first token of the query; all tokens from there on are the query's.
         texts: what to show for each token. Apart from added special tokens, whose own name stands, the texts joined
             give the prompt: white space that no token covers goes to the token after it, and of several tokens that

@@ -235,7 +235,6 @@ def _summary_rows(found: dict[str, Measured]) -> list[dict[str, Cell]]:
         if name != TRUTH:
             row |= {"forward": measured.forward_passes, "backward": measured.backward_passes}
         for measure in measured.measures:
-            mean = measured.of(measure)
-            row[headings.get(measure, measure)] = f"{mean.mean:.3f} ±{(mean.high - mean.low) / 2:.3f}"
+            row[headings.get(measure, measure)] = measured.of(measure).short
         rows.append(row)
     return rows

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from iclens.intervals import Estimate
 from iclens.papers.attribution.real_models.rule import (
     CHEAP,
     OURS,
@@ -162,11 +161,6 @@ def _rank(claim: Claim, table: Table, split: Split) -> Verdict:
         return claim.judged(all(rank < count for rank, count in ranks.values()), text, "last on 0 tasks")
     firsts = sum(rank == 1 for rank, _ in ranks.values())
     return claim.judged(firsts > len(ranks) / 2, text, "first on more than half of the tasks")
-
-
-def estimate_text(one: Estimate) -> str:
-    """Mean ± half the interval."""
-    return "" if one.n == 0 else f"{one.mean:.3f} ±{(one.high - one.low) / 2:.3f}"
 
 
 EIGHT = _asked("At 8 demonstrations the default score, of at most 4.5 passes, is ahead of leaving one out by deletion.")

@@ -10,7 +10,7 @@ from iclens.errors import UserError
 from iclens.lens import LensModel
 from iclens.lens.model.files import find
 from iclens.lens.model.loading import load
-from iclens.papers.attribution.real_models.claims import CLAIMS, estimate_text, judged
+from iclens.papers.attribution.real_models.claims import CLAIMS, judged
 from iclens.papers.attribution.real_models.data import digest, missing, read_task
 from iclens.papers.attribution.real_models.labels import N_POOL, curation_rows, wrong_label_rows
 from iclens.papers.attribution.real_models.removal import removal_rows
@@ -241,7 +241,7 @@ def _summary(rows: Table, heads: dict[str, str], key: str) -> Table:
         cost: dict[str, Cell] = {}
         if name in spent:
             cost = {"passes": round(spent[name], 2), "seconds": round(seconds[name], 2)}
-        means = {head: estimate_text(mean(rows, measure, name)) for measure, head in heads.items()}
+        means = {head: mean(rows, measure, name).short for measure, head in heads.items()}
         made.append({"method": name, "n": found[name].n, **cost, **means})
     return Table(made)
 

@@ -1,4 +1,4 @@
-"""What scores foretell of shortened prompts: LDS, top-k drop, and whether they are the same in another order."""
+"""How well scores predict shortened prompts: LDS, top-k drop, and stability when the demonstrations are reordered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MASKED = "(masks on the same subsets)"
 """The row whose "score" of a subset is the margin with the others masked: what any score of masks could reach."""
 
 PAIRS = "(pairs)"
-"""The row that foretells subsets by a quadratic model instead of a sum of scores."""
+"""The row that predicts subsets by a quadratic model instead of a sum of scores."""
 
 
 def removal_rows(
@@ -66,7 +66,7 @@ def removal_rows(
         rows.append(row)
     if pairs:
         lens, start = subject.lens(), subject.clock()
-        sums = lens.passes.pairs(N_VECTORS, seed, n_checks=0)[0].predict(subsets)
+        sums = lens.passes.by_weight.pairs(N_VECTORS, seed, n_checks=0)[0].predict(subsets)
         cost = {"forward": lens.passes.forward_passes, "backward": lens.passes.backward_passes}
         rows.append({"method": PAIRS, **cost, "seconds": subject.clock() - start})
         rows[-1]["lds"] = _number(spearman(sums.tolist(), of_subsets.margins.tolist()))

@@ -31,7 +31,7 @@ Unit = tuple[object, ...]
 def units(table: Table, measure: str) -> dict[str, dict[Unit, float]]:
     """By method, one number for every prompt that has it.
 
-    An LDS that is undefined is of scores that are all the same: they foretell nothing, which counts as 0.
+    An LDS is undefined where all scores are the same: they predict nothing, which counts as 0.
     """
     found: dict[str, dict[Unit, float]] = defaultdict(dict)
     for row in table:
