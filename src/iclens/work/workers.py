@@ -242,8 +242,6 @@ def _begin(threads: int, words: Any, stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The pool ends its processes by it when one of them was killed, also where the command was started to ignore it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # Words that nobody hears any more must not keep the process from ending.
-    words.cancel_join_thread()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -275,6 +273,7 @@ def _call(function: Callable[..., T], call: tuple[Any, ...], place: int) -> T:
 
 
 def _listen(words: Any, heard: Callable[..., None], over: threading.Event) -> None:
+    """Hear every word until the processes have ended, which wait until theirs are taken."""
     while True:
         try:
             place, said = words.get(timeout=0.2)
@@ -285,4 +284,7 @@ def _listen(words: Any, heard: Callable[..., None], over: threading.Event) -> No
             continue
         except (EOFError, OSError):
             return
-        heard(place, *said)
+        try:
+            heard(place, *said)
+        except Exception as error:
+            threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
