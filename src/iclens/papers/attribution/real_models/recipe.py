@@ -62,7 +62,7 @@ class WhichOnRealModels(Recipe[RealSettings]):
     )
     paper = Preset(RealSettings(), seconds=43_000)
     more = {  # noqa: RUF012
-        "hour": Preset(
+        "short": Preset(
             RealSettings(
                 reporting=("present-past", "english-spanish", "product-company"),
                 prompts=(4, 1),
@@ -86,7 +86,7 @@ class WhichOnRealModels(Recipe[RealSettings]):
                 n_curation=1,
                 n_validation=5,
             ),
-            seconds=4_200,
+            seconds=6_000,
         )
     }
 

@@ -41,7 +41,7 @@ class RealSettings:
         ("present-past", "english-spanish", "product-company", "sst2"), "looked at after the rule was written"
     )
     sizes: tuple[int, ...] = chosen((8, 32), "demonstrations of a prompt")
-    prompts: tuple[int, ...] = chosen((12, 6), "a task, for each of the sizes")
+    prompts: tuple[int, ...] = chosen((10, 5), "a task, for each of the sizes")
     long_size: int = chosen(128, "demonstrations of the longest prompts")
     long_tasks: tuple[str, ...] = chosen(("present-past", "english-spanish"), "reporting tasks with prompts so long")
     long_prompts: int = chosen(2, "a task of the longest prompts")
@@ -73,13 +73,13 @@ class RealSettings:
     n_subsets: tuple[int, ...] = chosen((64, 32, 32), "random subsets for LDS, for each of the sizes and the longest")
     n_ceiling: int = chosen(4, "prompts a task with masks on the same subsets, the last ones of the first size")
     label_tasks: tuple[str, ...] = chosen(("sentiment", "sst2"), "the first to tune on")
-    n_pools: int = chosen(20, "pools of 20 with 4 wrong labels, a task")
+    n_pools: int = chosen(12, "pools of 20 with 4 wrong labels, a task")
     n_label_queries: int = chosen(6, "labelled queries that a pool is scored for")
     families: tuple[str, ...] = chosen(
         ("verb_object", "linear_or_distinct", "tense_article"), "of settling demonstrations; the first to tune on"
     )
     n_settling: int = chosen(25, "prompts a family that the model gets right")
-    n_curation: int = chosen(4, "pools of 20 with 5 wrong labels")
+    n_curation: int = chosen(3, "pools of 20 with 5 wrong labels")
     n_validation: int = chosen(20, "queries that curation scores for")
     n_test: int = chosen(120, "queries that its accuracy is of")
     seed: int = chosen(0, "of prompts, methods and subsets")
