@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from iclens.lens.lens import Lens
-from iclens.lens.scores.method import ATTRIBUTIONS, Scores
+from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
 
 N_ABLATIONS = 64
 ALPHA = 0.01
@@ -54,5 +54,5 @@ def score(lens: Lens, generator: torch.Generator) -> Scores:
     section 3: keep-probability ½, α = 0.01, logit-scaled probability of the answer, 64 ablations.
     """
     keep = ablations(lens, generator)
-    outputs = logit_scaled(lens.deletions(keep).log_probabilities)
-    return Scores(fit(keep, outputs, max(1, len(lens.readout.answer_ids))), float(N_ABLATIONS))
+    n_tokens = max(1, len(lens.readout.answer_ids))
+    return counted(lens, lambda: fit(keep, logit_scaled(lens.deletions(keep).log_probabilities), n_tokens))

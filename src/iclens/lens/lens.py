@@ -24,7 +24,7 @@ from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, by_s
 from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.question import Answer, PromptLike, Question, ask
 from iclens.lens.read.tracing import Trace
-from iclens.lens.scores.deletions import Outcome
+from iclens.lens.scores.deletions import Outcome, shortened_ids
 from iclens.lens.scores.faithfulness import faithfulness as measure
 from iclens.lens.scores.gradient_step import GradientStep
 from iclens.lens.scores.influence import Influence
@@ -261,6 +261,11 @@ class Lens:
     def deletions(self, keep: Bool[Tensor, "n_prompts n_demonstrations"]) -> Outcome:
         """Run the model on really shortened prompts, one per keep-mask."""
         return self.rerun([(~row).nonzero().flatten().tolist() for row in keep])
+
+    def shortened(self, keep: Bool[Tensor, "n_prompts n_demonstrations"]) -> list[list[int]]:
+        """The token ids of really shortened prompts, one per keep-mask."""
+        sets = [(~row).nonzero().flatten().tolist() for row in keep]
+        return shortened_ids(self.model, self.prompt, sets)
 
     def by_demonstration(self, values: Float[Tensor, " n"]) -> Float[Tensor, " n_demonstrations"]:
         """Sum values of tokens within each demonstration, in float64."""

@@ -25,7 +25,7 @@ from iclens.lens.read.tolerance import MOST, NOISES, is_half, path_residual, tol
 from iclens.lens.read.tracing import Trace, off_by, trace
 from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.cut_out import cut_out
-from iclens.lens.scores.deletions import Outcome, rerun
+from iclens.lens.scores.deletions import Outcome, cost_of, run_texts, shortened_ids
 from iclens.lens.scores.gradient_step import GradientStep, gradient_step
 from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
 from iclens.lens.scores.path import PathScores, path
@@ -182,17 +182,22 @@ class Passes:
 
     def rerun(self, prompt: int, sets: Sequence[Iterable[int]]) -> Outcome:
         """Run one of the prompts again without the text of each set of demonstrations."""
-        text, readout = self.questions[prompt].tokenized.prompt, self.readout(prompt)
+        whole, readout = self.questions[prompt].tokenized, self.readout(prompt)
         with self.stage("rerun"):
-            self.forward_passes += len(sets) / len(self.questions)
-            return rerun(
-                self.lens_model,
-                text,
-                readout,
-                sets,
-                most_tokens=self.most_tokens,
-                advance=lambda done: self.progress("rerun"),
+            texts = [(ids, readout) for ids in shortened_ids(self.lens_model, whole.prompt, sets)]
+            self.forward_passes += self.share_of(prompt, [ids for ids, _ in texts])
+            return run_texts(
+                self.lens_model, texts, most_tokens=self.most_tokens, advance=lambda done: self.progress("rerun")
             )
+
+    def share_of(self, prompt: int, texts: Sequence[Sequence[int]]) -> float:
+        """How many passes over one of the prompts texts cost, by their tokens: what they begin with alike counts once.
+
+        In passes over all prompts side by side, as all costs.
+        """
+        forced = self.readout(prompt).forced
+        n = len(self.questions[prompt].tokenized.input_ids) + len(forced)
+        return cost_of(self.lens_model, [(*ids, *forced) for ids in texts]) / n / len(self.questions)
 
     @property
     def gradient_step_residuals(self) -> Float[Tensor, " batch"]:

@@ -63,6 +63,10 @@ class Given:
 
     mask: Bool[Tensor, "_ 1 n_query n_key"]
 
+    def at(self, places: Int[Tensor, " n"]) -> Bool[Tensor, "n n"]:
+        """The mask of one prompt as it was given; what a caller made says nothing of other places."""
+        return self.mask[0, 0]
+
     def rows(self, first: int, last: int) -> Bool[Tensor, "_ 1 rows n_key"]:
         """Cut out the rows of the queries first … last − 1."""
         return self.mask[:, :, first:last]

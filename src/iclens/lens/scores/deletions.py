@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.placed import doubled
@@ -16,6 +18,20 @@ from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.read.capture import run
 from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.padded import PaddedTokens, unembedding_only
+from iclens.lens.read.prefix_tree import n_different, prefix_trees, read_tree
+from iclens.lens.read.tolerance import tolerance_of
+
+MOST_NODES = 512
+"""Tokens of a tree: larger ones form more scores between texts that have nothing in common."""
+
+WORTH = 0.8
+"""Tokens of a tree over those of its texts, from which on a tree is quicker."""
+
+_SHARES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+"""Whether a model was seen to read a text in a tree as by itself; held against its own pass once."""
+
+_TIMES = 10
+"""How far a margin may be off, in residuals that count as exact: it is a difference of logits, which are larger."""
 
 
 class Outcome(NamedTuple):
@@ -44,15 +60,17 @@ def rerun(
 ) -> Outcome:
     """Run a causal language model on a prompt without the text of each set of demonstrations.
 
-    Shortened prompts stand side by side, those of like length together; one by one where the length of a text moves its
-    positions. The offsets of what is read count from each one's last token. `most_tokens` go through the model at once;
-    a longer prompt is a pass of its own. `advance` is called with the number of finished prompts after every pass.
+    What shortened prompts begin with alike is read once (see `prefix_tree`; for every model one of them is held against
+    its own pass). Where they share little they stand side by side, those of like length together; one by one where the
+    length of a text moves its positions. The offsets of what is read count from each one's last token. `most_tokens` go
+    through the model at once; a longer prompt is a pass of its own. `advance` is called with the number of finished
+    prompts after every pass.
 
     Raises:
         UserError: an index that is no demonstration.
     """
-    shortened = _token_ids(lens_model, [prompt.without(left_out) for left_out in sets])
-    return run_texts(lens_model, [(ids, readout) for ids in shortened], most_tokens, advance)
+    texts = [(ids, readout) for ids in shortened_ids(lens_model, prompt, sets)]
+    return run_texts(lens_model, texts, most_tokens, advance)
 
 
 @torch.no_grad()
@@ -62,30 +80,67 @@ def run_texts(
     most_tokens: int,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
-    """Run texts side by side, each by the ids of its prompt and what is read from the last of them on; see `rerun`."""
-    lengths = [len(ids) + len(readout.forced) for ids, readout in texts]
+    """Run texts, each by the ids of its prompt and what is read from the last of them on; see `rerun`."""
+    rows = [(*ids, *readout.forced) for ids, readout in texts]
+    margins, log_probabilities = torch.zeros(2, len(texts), dtype=torch.float64)
+    whole = Outcome(margins, log_probabilities, torch.zeros(len(texts), dtype=torch.bool))
+    done = 0
+
+    def put(numbers: Sequence[int], outcome: Outcome) -> None:
+        nonlocal done
+        for every, some in zip(whole, outcome, strict=True):
+            every[list(numbers)] = some
+        done += len(numbers)
+        advance(done)
+
+    if worth_sharing(lens_model, rows):
+        most = min(MOST_NODES, lens_model.context_length or MOST_NODES)
+        for tree in prefix_trees(rows, most):
+            some = [texts[i] for i in tree.numbers]
+            found = _read(some, lens_model, partial(read_tree, lens_model, tree))
+            if lens_model.model not in _SHARES:
+                _SHARES[lens_model.model] = _same(lens_model, found, some)
+                if not _SHARES[lens_model.model]:
+                    break
+            put(tree.numbers, found)
+    if not done:
+        for batch in _batches(lens_model, list(map(len, rows)), most_tokens):
+            put(batch, _run(lens_model, [texts[i] for i in batch]))
+    return whole
+
+
+def cost_of(lens_model: LensModel, rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens `run_texts` reads for these texts, where what texts share is read once."""
+    return n_different(rows) if worth_sharing(lens_model, rows) else sum(map(len, rows))
+
+
+def worth_sharing(lens_model: LensModel, rows: Sequence[Sequence[int]]) -> bool:
+    """Whether texts begin so much alike that one tree of them is quicker to read than each by itself.
+
+    A tree forms scores between all its tokens, and where the length of a text moves its positions it cannot be.
+    """
+    alike = longest_alike(lens_model)
+    if len(rows) < 2 or not _SHARES.get(lens_model.model, True) or (alike is not None and max(map(len, rows)) > alike):
+        return False
+    return n_different(rows) <= WORTH * sum(map(len, rows))
+
+
+def _batches(lens_model: LensModel, lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
+    """Texts of like length together: these waste least on padding."""
     alike = longest_alike(lens_model)
     batches: list[list[int]] = []
-    # Batches of like length waste least on padding.
-    for i in sorted(range(len(texts)), key=lengths.__getitem__):
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
         apart = alike is not None and lengths[i] > alike
         if batches and not apart and (len(batches[-1]) + 1) * lengths[i] <= most_tokens:
             batches[-1].append(i)
         else:
             batches.append([i])
-    margins, log_probabilities = torch.zeros(2, len(texts), dtype=torch.float64)
-    whole = Outcome(margins, log_probabilities, torch.zeros(len(texts), dtype=torch.bool))
-    done = 0
-    for batch in batches:
-        for every, some in zip(whole, _run(lens_model, [texts[i] for i in batch]), strict=True):
-            every[batch] = some
-        done += len(batch)
-        advance(done)
-    return whole
+    return batches
 
 
-def _token_ids(lens_model: LensModel, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Ids of each prompt, without end tokens that the tokenizer adds after the text."""
+def shortened_ids(lens_model: LensModel, prompt: Prompt, sets: Sequence[Iterable[int]]) -> list[list[int]]:
+    """Ids of the prompt without each set of demonstrations, and without end tokens that the tokenizer adds."""
+    prompts = [prompt.without(left_out) for left_out in sets]
     if not prompts:
         return []
     tokenizer = lens_model.tokenizer
@@ -105,11 +160,31 @@ def _token_ids(lens_model: LensModel, prompts: Sequence[Prompt]) -> list[list[in
 def _run(lens_model: LensModel, texts: Sequence[tuple[Sequence[int], Readout]]) -> Outcome:
     rows = [torch.tensor([*ids, *readout.forced], dtype=torch.long) for ids, readout in texts]
     tokens = PaddedTokens.of(rows, [0] * len(rows), lens_model.device)
+
+    def read(positions: Tensor) -> Tensor:
+        with unembedding_only(lens_model, positions):
+            return run(lens_model, tokens.ids, position_ids=tokens.places)
+
+    return _read(texts, lens_model, read)
+
+
+def _read(
+    texts: Sequence[tuple[Sequence[int], Readout]], lens_model: LensModel, read: Callable[[Tensor], Tensor]
+) -> Outcome:
+    """The outcome of texts whose logits at given positions somebody reads."""
     origins = [len(ids) - 1 for ids, _ in texts]
     readouts = Readouts.of([readout for _, readout in texts], origins, lens_model.device)
-    with unembedding_only(lens_model, readouts.positions):
-        logits = doubled(run(lens_model, tokens.ids, position_ids=tokens.places))
+    logits = doubled(read(readouts.positions))
     here = readouts.to(logits.device)
     likeliest = logits.argmax(-1).gather(1, here.answer_rows)
     answered = ((likeliest == here.answer_indices) | (here.answer_weights == 0)).all(-1)
     return Outcome(readouts.margin(logits).cpu(), readouts.log_probability(logits).cpu(), answered.cpu())
+
+
+def _same(lens_model: LensModel, found: Outcome, texts: Sequence[tuple[Sequence[int], Readout]]) -> bool:
+    """Whether the last text of a tree, read by itself with the model's own attention, says the same."""
+    alone = _run(lens_model, texts[-1:])
+    size = max(1.0, float(alone.margins.abs()), float(alone.log_probabilities.abs()))
+    off = max(float((mine[-1] - own[-1]).abs()) for mine, own in zip(found[:2], alone[:2], strict=True))
+    dtype = torch.float32 if lens_model.family.single else lens_model.dtype
+    return off <= _TIMES * max(tolerance_of(dtype), tolerance_of(lens_model.dtype)) * size

@@ -16,7 +16,7 @@ from iclens.papers.attribution.real_models.labels import N_POOL, curation_rows, 
 from iclens.papers.attribution.real_models.removal import removal_rows
 from iclens.papers.attribution.real_models.rule import default_score, mean, means_of, of_tasks, passes, units
 from iclens.papers.attribution.real_models.scoring import Subject
-from iclens.papers.attribution.real_models.settings import LONG, MORE, OF_LABELS, WITHIN_FIVE, RealSettings
+from iclens.papers.attribution.real_models.settings import CORE, LIGHT, LONG, MORE, OF_LABELS, WITHIN_FIVE, RealSettings
 from iclens.papers.attribution.real_models.settling import settling_rows
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import Figure, new_figure
@@ -65,22 +65,26 @@ class WhichOnRealModels(Recipe[RealSettings]):
         "short": Preset(
             RealSettings(
                 reporting=("present-past", "english-spanish", "product-company"),
-                prompts=(4, 1),
+                prompts=(4, 2),
                 long_tasks=("present-past",),
                 long_prompts=1,
-                n_heavy=1,
+                n_heavy=0,
                 n_ceiling=1,
-                methods_long=(
-                    *("gradient_step", "path", "influence", "influence_mirrored", "shares_2", "attention_weights"),
-                    *("detail", "hybrid_8", "rerun", "lasso_margin_8", "lasso_margin_16", "lasso_margin_32"),
-                    *("lasso_margin", "random"),
+                methods=(
+                    *CORE,
+                    "influence_mirrored",
+                    "shares_2",
+                    "path",
+                    "knock_out",
+                    "gradient_norm",
+                    "masked",
+                    "hybrid_8",
                 ),
-                methods_labels=(
-                    *("gradient_step", "path", "knock_out", "influence", "influence_mirrored", "shares_2"),
-                    *("attention_weights", "detail", "random", *OF_LABELS),
-                ),
-                methods_settling=(*WITHIN_FIVE, "masked", "hybrid_8", "rerun", "random"),
-                n_pools=6,
+                methods_long=CORE,
+                methods_labels=(*LIGHT, *OF_LABELS),
+                methods_settling=(*LIGHT, "gradient_norm", "factorial", "factorial_12", "masked", "rerun"),
+                stable=(*LIGHT[:-1], "factorial"),
+                n_pools=4,
                 n_label_queries=1,
                 n_settling=4,
                 n_curation=1,

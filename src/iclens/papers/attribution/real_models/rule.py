@@ -22,6 +22,7 @@ CHEAP = 4.5
 NEEDS_LABELS = ("label_surprise", "label_surprise_orders", "label_doubt", "detail", "detail_self")
 OURS = (
     *("gradient_step", "path", "knock_out", "influence", "influence_mirrored", "influence_mirrored_4"),
+    *("influence_halves", "influence_halves_2", "factorial", "factorial_12"),
     *("shares_2", "shares", "hybrid_8", "hybrid_16", PAIRS),
 )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from iclens.lens import Lens, LensModel, Readout
 from iclens.lens.prompt.prompt import Prompt
-from iclens.lens.scores.deletions import Outcome
+from iclens.lens.scores.deletions import Outcome, shortened_ids
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 from iclens.papers.attribution.real_models.data import Asked
 
@@ -28,39 +28,40 @@ Left = tuple[int, ...]
 
 @dataclass
 class Shortened:
-    """What the model says of a prompt without some demonstrations, by their numbers, and the seconds that it took."""
+    """What the model says of a prompt without some demonstrations, by their numbers, and the time that it took."""
 
     outcomes: dict[Left, tuple[float, float, bool]] = field(default_factory=dict)
-    seconds: dict[Left, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    passes: float = 0.0
 
 
 class SharingLens(Lens):
     """A lens whose shortened prompts are shared with others of the same prompt.
 
-    They count as passes of whoever asks for them; `spared` are the seconds that they would have taken.
+    They count for whoever asks for them as if they had run for it alone; `spared` are the seconds that they would have
+    taken more than they took, by the time that a pass over shortened prompts took so far.
     """
 
     def __init__(self, *args: Any, shortened: Shortened, clock: Callable[[], float], **options: Any) -> None:
         super().__init__(*args, **options)
-        self.shortened, self.clock, self.spared = shortened, clock, 0.0
+        self.kept, self.clock, self.spared = shortened, clock, 0.0
 
     def rerun(self, sets: Sequence[Iterable[int]]) -> Outcome:
         """Run the prompts that have not run yet."""
+        kept, start = self.kept, self.clock()
+        before = self.passes.forward_passes
         wanted: list[Left] = [tuple(sorted(index(i) for i in one)) for one in sets]
-        new = [one for one in dict.fromkeys(wanted) if one not in self.shortened.outcomes]
+        new = [one for one in dict.fromkeys(wanted) if one not in kept.outcomes]
         if new:
-            start = self.clock()
             outcome = super().rerun(new)
-            seconds = self.clock() - start
-            # A shortened prompt takes about as long as it has demonstrations.
-            sizes = [self.n_demonstrations - len(one) + 1 for one in new]
-            for one, size, *said in zip(new, sizes, *(part.tolist() for part in outcome), strict=True):
-                self.shortened.outcomes[one] = tuple(said)
-                self.shortened.seconds[one] = seconds * size / sum(sizes)
-        self.passes.forward_passes += len(wanted) - len(new)
-        self.spared += sum(map(self.shortened.seconds.__getitem__, wanted))
-        self.spared -= sum(map(self.shortened.seconds.__getitem__, new))
-        margins, log_ps, answered = zip(*(self.shortened.outcomes[one] for one in wanted), strict=True)
+            kept.outcomes.update(zip(new, zip(*(part.tolist() for part in outcome), strict=True), strict=True))
+        seconds = self.clock() - start
+        kept.seconds, kept.passes = kept.seconds + seconds, kept.passes + self.passes.forward_passes - before
+        texts = shortened_ids(self.model, self.prompt, wanted)
+        alone = self.passes.share_of(0, texts)
+        self.passes.forward_passes = before + alone
+        self.spared += alone * kept.seconds / max(kept.passes, 1e-12) - seconds
+        margins, log_ps, answered = zip(*(kept.outcomes[one] for one in wanted), strict=True)
         wide = torch.float64
         return Outcome(torch.tensor(margins, dtype=wide), torch.tensor(log_ps, dtype=wide), torch.tensor(answered))
 

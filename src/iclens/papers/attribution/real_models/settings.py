@@ -11,14 +11,31 @@ from iclens.recipes.settings import chosen, option
 
 WITHIN_FIVE = (
     *("gradient_step", "path", "knock_out", "influence", "influence_mirrored", "shares_2"),
+    *("influence_halves", "influence_halves_2", "factorial"),
     *("attention_weights", "attention_rollout", "gradient_x_input", "gradient_norm", "detail"),
 )
 """Scores of at most 5 passes, whatever the number of demonstrations."""
 
 MORE = (
-    *("influence_mirrored_4", "hybrid_8", "hybrid_16", "rerun"),
+    *("influence_mirrored_4", "hybrid_8", "hybrid_16", "factorial_12", "rerun"),
     *("lasso_margin_8", "lasso_margin_16", "lasso_margin_32", "lasso_margin", "lasso_margin_128", "lasso", "random"),
 )
+LIGHT = (
+    "gradient_step",
+    "influence",
+    "influence_halves",
+    "influence_halves_2",
+    "attention_weights",
+    "detail",
+    "random",
+)
+CORE = (
+    *LIGHT,
+    *("factorial", "factorial_12", "rerun"),
+    *("lasso_margin_8", "lasso_margin_16", "lasso_margin_32", "lasso_margin"),
+)
+"""What the comparison turns on, for a run of an hour or two."""
+
 OF_LABELS = ("label_surprise", "label_surprise_orders", "label_doubt", "detail_self")
 USUAL = (*WITHIN_FIVE, "shares", "masked", *MORE)
 HEAVY = ("integrated_gradients", "shapley_sampling", *OF_LABELS)
@@ -56,7 +73,7 @@ class RealSettings:
         (*WITHIN_FIVE, "shares", "masked", *MORE, *OF_LABELS), "for settling ones"
     )
     methods_curation: tuple[str, ...] = chosen(
-        ("gradient_step", "path", "influence", "influence_mirrored", "detail", *OF_LABELS), "for curation"
+        ("gradient_step", "path", "influence", "influence_halves", "detail", *OF_LABELS), "for curation"
     )
     stable: tuple[str, ...] = chosen(
         (
@@ -65,6 +82,8 @@ class RealSettings:
             "knock_out",
             "influence",
             "influence_mirrored",
+            "influence_halves_2",
+            "factorial",
             "shares_2",
             "attention_weights",
         ),

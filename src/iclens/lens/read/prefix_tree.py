@@ -1,0 +1,125 @@
+"""Texts that begin alike, run as one tree: a token that several of them share is read once.
+
+Every token attends to the tokens before it in its own texts and to no others, at the position that it has there;
+windows and chunks of a model count in these positions too. So each text is read as if it stood alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from iclens.lens.model.loading import LensModel
+from iclens.lens.model.session import AttentionCall, Given, Plain, Seen, attending
+from iclens.lens.read.attend import fast
+from iclens.lens.read.capture import run
+from iclens.lens.read.fused import fused_activations
+from iclens.lens.read.padded import unembedding_only
+
+
+@dataclass(frozen=True)
+class PrefixTree:
+    """Token ids as a tree, a node for each token with all that stands before it; parents come before their children.
+
+    Attributes:
+        numbers: which of the given texts these are.
+        ids: vocabulary id of each node.
+        parents: the node before it, −1 at the start of a text.
+        paths: for each text the nodes of its tokens.
+    """
+
+    numbers: tuple[int, ...]
+    ids: tuple[int, ...]
+    parents: tuple[int, ...]
+    paths: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def places(self) -> Int[Tensor, " n"]:
+        """The position of every node in its texts."""
+        places: list[int] = []
+        for parent in self.parents:
+            places.append(0 if parent < 0 else places[parent] + 1)
+        return torch.tensor(places)
+
+    @cached_property
+    def ancestors(self) -> Bool[Tensor, "n n"]:
+        """Which nodes stand before a node in its texts, itself among them."""
+        before = torch.eye(len(self.ids), dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                before[node] |= before[parent]
+        return before
+
+
+def prefix_trees(texts: Sequence[Sequence[int]], most_tokens: int) -> Iterator[PrefixTree]:
+    """Put texts, none of them empty, into trees of at most `most_tokens` nodes each, or of one longer text.
+
+    In the order of their ids neighbours share most, and a text shares with its neighbour whatever it shares with any
+    text before it.
+    """
+    numbers: list[int] = []
+    ids: list[int] = []
+    parents: list[int] = []
+    paths: list[tuple[int, ...]] = []
+    for number in sorted(range(len(texts)), key=lambda one: tuple(texts[one])):
+        text = texts[number]
+        shared = _alike(text, texts[numbers[-1]]) if numbers else 0
+        if numbers and len(ids) + len(text) - shared > most_tokens:
+            yield PrefixTree(tuple(numbers), tuple(ids), tuple(parents), tuple(paths))
+            numbers, ids, parents, paths, shared = [], [], [], [], 0
+        path = list(paths[-1][:shared]) if shared else []
+        for token in text[shared:]:
+            parents.append(path[-1] if path else -1)
+            path.append(len(ids))
+            ids.append(token)
+        numbers.append(number)
+        paths.append(tuple(path))
+    if numbers:
+        yield PrefixTree(tuple(numbers), tuple(ids), tuple(parents), tuple(paths))
+
+
+def n_different(texts: Sequence[Sequence[int]]) -> int:
+    """How many tokens texts have when those that begin alike share them."""
+    ordered = sorted(map(tuple, texts))
+    return sum(
+        len(text) - (_alike(text, before) if before else 0)
+        for before, text in zip([(), *ordered], ordered, strict=False)
+    )
+
+
+def read_tree(lens_model: LensModel, tree: PrefixTree, positions: Int[Tensor, "n_texts n_positions"]) -> Tensor:
+    """The logits (n_texts, n_positions, vocabulary) at some positions of every text, from one pass over the tree."""
+    device = lens_model.device
+    nodes = torch.tensor(
+        [[path[place] for place in own] for path, own in zip(tree.paths, positions.tolist(), strict=True)]
+    )
+    ids, places = torch.tensor([tree.ids], device=device), tree.places.to(device)
+    seen: dict[Seen, Given] = {}
+
+    def attend(call: AttentionCall) -> Tensor:
+        if call.seen not in seen:
+            whole = True if isinstance(call.seen, Plain) else call.seen.at(places)
+            seen[call.seen] = Given((tree.ancestors.to(device) & whole)[None, None])
+        return fast(replace(call, seen=seen[call.seen]))
+
+    # With a mask given, transformers does not take positions that begin again for texts in a row.
+    with (
+        attending(lens_model, attend, places=places[None]),
+        unembedding_only(lens_model, nodes.flatten()[None].to(device)),
+        fused_activations(lens_model),
+    ):
+        logits = run(lens_model, ids, torch.ones_like(ids), position_ids=places[None])
+    return logits[0].unflatten(0, nodes.shape)
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    for count, (mine, theirs) in enumerate(zip(one, other, strict=False)):
+        if mine != theirs:
+            return count
+    return min(len(one), len(other))

@@ -1,0 +1,83 @@
+"""Texts that begin alike, read as one tree, give what each gives alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.lens.zoo import CAUSAL, build
+
+from iclens.lens import LensModel
+from iclens.lens.model.rotary import longest_alike
+from iclens.lens.read.capture import run
+from iclens.lens.read.margin import Readout
+from iclens.lens.read.prefix_tree import n_different, prefix_trees, read_tree
+from iclens.lens.scores.deletions import cost_of, run_texts, worth_sharing
+
+TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=8)
+
+
+def halves(seed: int, count: int = 9, blocks: int = 5, width: int = 5) -> list[list[int]]:
+    """Random halves of some blocks of ids behind one start, each with the same end."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = torch.randint(3, 60, (blocks + 2, width), generator=generator).tolist()
+    kept = torch.rand(count, blocks, generator=generator) < 0.5
+    inside = [
+        [ids for part, here in zip(parts[1:], row, strict=False) if here for ids in part] for row in kept.tolist()
+    ]
+    return [[*parts[0], *own, *parts[-1]] for own in inside]
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_every_family_reads_a_tree_as_it_reads_its_texts(name: str) -> None:
+    model = LensModel.wrap(build(name, torch.float64), name=name)
+    texts = halves(seed=1)
+    # Its own softmax takes a detour through float32.
+    limit = 1e-5 if "capture" in model.family.single else 1e-10
+    if not worth_sharing(model, texts):
+        # The length of a text moves its positions: each runs alone.
+        assert longest_alike(model) is not None
+        return
+    with torch.no_grad():
+        for tree in prefix_trees(texts, 60):
+            last = torch.tensor([[len(texts[i]) - 2, len(texts[i]) - 1] for i in tree.numbers])
+            found = read_tree(model, tree, last)
+            for i, own in zip(tree.numbers, found, strict=True):
+                alone = run(model, torch.tensor([texts[i]]))[0, -2:]
+                assert (own - alone).abs().max() <= limit * alone.abs().max(), name
+
+
+@given(TEXTS, st.integers(1, 12))
+def test_trees_hold_every_text_once(texts: list[list[int]], most: int) -> None:
+    trees = list(prefix_trees(texts, most))
+    assert sorted(i for tree in trees for i in tree.numbers) == list(range(len(texts)))
+    for tree in trees:
+        assert len(tree.ids) <= most or len(tree.numbers) == 1 or len(set(tree.paths)) == 1
+        for i, path in zip(tree.numbers, tree.paths, strict=True):
+            assert [tree.ids[node] for node in path] == texts[i]
+            assert [tree.parents[node] for node in path] == [-1, *path[:-1]]
+            assert tree.places[list(path)].tolist() == list(range(len(path)))
+            assert tree.ancestors[path[-1]].nonzero().flatten().tolist() == sorted(path)
+
+
+@given(TEXTS)
+def test_one_tree_reads_every_beginning_once(texts: list[list[int]]) -> None:
+    beginnings = {tuple(text[:n]) for text in texts for n in range(1, len(text) + 1)}
+    (tree,) = prefix_trees(texts, 10_000)
+    assert len(tree.ids) == n_different(texts) == len(beginnings)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "opt"])
+def test_texts_side_by_side_and_as_a_tree_say_the_same(name: str) -> None:
+    model = LensModel.wrap(build(name, torch.float64), name=name)
+    readout = Readout(((0, 7, 1.0), (1, 9, -1.0)), answer_ids=(7, 8), append=(7,))
+    texts = [(ids, readout) for ids in halves(seed=3)]
+    together = run_texts(model, texts, 200)
+    for one, text in zip(zip(*together, strict=True), texts, strict=True):
+        alone = run_texts(model, [text], 200)
+        assert float(one[0]) == pytest.approx(float(alone.margins), abs=1e-10)
+        assert float(one[1]) == pytest.approx(float(alone.log_probabilities), abs=1e-10)
+        assert bool(one[2]) == bool(alone.answered)
+    rows = [[*ids, 7] for ids, _ in texts]
+    assert cost_of(model, rows) == n_different(rows) < sum(map(len, rows))
