@@ -51,11 +51,12 @@ def test_removal_really_removes_the_text():
     read = set()
 
     def listen(module, given, named):
-        for row in named["input_ids"].tolist():
-            # Rows are filled up with their last token, which no prompt has twice at its end.
-            while row[-1] == row[-2]:
-                row.pop()
-            read.add(tuple(row))
+        for row, places in zip(named["input_ids"].tolist(), named["position_ids"].tolist(), strict=True):
+            # Where texts share what they begin with, a token continues the last one of the place before its own.
+            text = []
+            for token, place in zip(row, places, strict=True):
+                text = [*text[:place], token]
+                read.add(tuple(text))
 
     handle = learner().model.register_forward_pre_hook(listen, with_kwargs=True)
     try:

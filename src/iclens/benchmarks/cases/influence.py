@@ -32,6 +32,7 @@ from iclens.benchmarks.llama_shaped import LARGE, SMALL, llama_model, smollm2
 from iclens.benchmarks.measuring import MEBIBYTE
 from iclens.benchmarks.memory import peak_bytes
 from iclens.lens import Explanation, Lens, explain
+from iclens.lens.scores.deletions import run_texts
 
 SIXTY_FOUR = (64, 10, 59)
 """Demonstrations, words of each, words of the query: 1,023 tokens."""
@@ -103,22 +104,29 @@ def _beside_deletion(text: Text, context: Context) -> Comparison:
     # Deleting is checked on a prompt of few demonstrations: it is what takes long.
     shorter = replace(text, prompt=few_shot(8, 10, 12))
 
-    def deleted() -> Explanation:
-        return explain(text.lens_model, text.prompt, answers=ANSWERS, scores=["rerun"])
-
     def by_influence() -> Explanation:
         return explain(text.lens_model, text.prompt, answers=ANSWERS, scores=["influence"])
 
     return Comparison(
         f"scores of demonstrations, from text: {text.title}",
         Side("explain by influence", by_influence),
-        Side("explain by deleting one at a time", deleted),
+        Side("deleting one at a time, every text by itself", lambda: one_at_a_time(text)),
         lambda: [*agreements(text), *_really_deleted(shorter)],
         targets=() if context.quick else (Target("speed-up", 12.0, "with all checks"),),
         most_pairs=2,
         warm_up=False,
         repeat=False,
     )
+
+
+def one_at_a_time(text: Text) -> torch.Tensor:
+    """Take what deleting each demonstration takes from the margin, from the text; every shorter text runs by itself."""
+    lens = Lens(text.lens_model, text.prompt, answers=ANSWERS, held=False)
+    n = lens.n_demonstrations
+    keep = torch.cat([~torch.eye(n, dtype=torch.bool), torch.ones(1, n, dtype=torch.bool)])
+    texts = [(ids, lens.readout) for ids in lens.shortened(keep)]
+    margins = run_texts(text.lens_model, texts, lens.passes.most_tokens, shared=False).margins
+    return margins[-1] - margins[:-1]
 
 
 def agreements(text: Text, step: float = 0.02) -> list[Agreement]:

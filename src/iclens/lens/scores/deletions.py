@@ -79,8 +79,13 @@ def run_texts(
     texts: Sequence[tuple[Sequence[int], Readout]],
     most_tokens: int,
     advance: Callable[[int], None] = lambda done: None,
+    *,
+    shared: bool = True,
 ) -> Outcome:
-    """Run texts, each by the ids of its prompt and what is read from the last of them on; see `rerun`."""
+    """Run texts, each by the ids of its prompt and what is read from the last of them on; see `rerun`.
+
+    Without `shared` what texts begin with alike is read for each: the naive way beside the fast one.
+    """
     rows = [(*ids, *readout.forced) for ids, readout in texts]
     margins, log_probabilities = torch.zeros(2, len(texts), dtype=torch.float64)
     whole = Outcome(margins, log_probabilities, torch.zeros(len(texts), dtype=torch.bool))
@@ -93,7 +98,7 @@ def run_texts(
         done += len(numbers)
         advance(done)
 
-    if worth_sharing(lens_model, rows):
+    if shared and worth_sharing(lens_model, rows):
         most = min(MOST_NODES, lens_model.context_length or MOST_NODES)
         for tree in prefix_trees(rows, most):
             some = [texts[i] for i in tree.numbers]
