@@ -73,11 +73,12 @@ def test_texts_side_by_side_and_as_a_tree_say_the_same(name: str) -> None:
     model = LensModel.wrap(build(name, torch.float64), name=name)
     readout = Readout(((0, 7, 1.0), (1, 9, -1.0)), answer_ids=(7, 8), append=(7,))
     texts = [(ids, readout) for ids in halves(seed=3)]
+    near = 1e-5 if model.family.single else 1e-10
     together = run_texts(model, texts, 200)
     for one, text in zip(zip(*together, strict=True), texts, strict=True):
         alone = run_texts(model, [text], 200)
-        assert float(one[0]) == pytest.approx(float(alone.margins), abs=1e-10)
-        assert float(one[1]) == pytest.approx(float(alone.log_probabilities), abs=1e-10)
+        assert float(one[0]) == pytest.approx(float(alone.margins), abs=near)
+        assert float(one[1]) == pytest.approx(float(alone.log_probabilities), abs=near)
         assert bool(one[2]) == bool(alone.answered)
     rows = [[*ids, 7] for ids, _ in texts]
     assert cost_of(model, rows) == n_different(rows) < sum(map(len, rows))

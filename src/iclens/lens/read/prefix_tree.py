@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iclens.lens.model.loading import LensModel
@@ -20,6 +20,9 @@ from iclens.lens.read.attend import fast
 from iclens.lens.read.capture import run
 from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.padded import unembedding_only
+
+_ROWS = 128
+"""Tokens whose attention is formed at once."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +95,26 @@ def n_different(texts: Sequence[Sequence[int]]) -> int:
     )
 
 
-def read_tree(lens_model: LensModel, tree: PrefixTree, positions: Int[Tensor, "n_texts n_positions"]) -> Tensor:
-    """The logits (n_texts, n_positions, vocabulary) at some positions of every text, from one pass over the tree."""
+def read_tree(
+    lens_model: LensModel, tree: PrefixTree, positions: Int[Tensor, "n_texts n_positions"]
+) -> Float[Tensor, "n_texts n_positions vocabulary"]:
+    """The logits at some positions of every text, from one pass over the tree."""
     device = lens_model.device
     nodes = torch.tensor(
         [[path[place] for place in own] for path, own in zip(tree.paths, positions.tolist(), strict=True)]
     )
     ids, places = torch.tensor([tree.ids], device=device), tree.places.to(device)
-    seen: dict[Seen, Given] = {}
+    ancestors, known = tree.ancestors.to(device), dict[Seen, list[_Block]]()
 
     def attend(call: AttentionCall) -> Tensor:
-        if call.seen not in seen:
-            whole = True if isinstance(call.seen, Plain) else call.seen.at(places)
-            seen[call.seen] = Given((tree.ancestors.to(device) & whole)[None, None])
-        return fast(replace(call, seen=seen[call.seen]))
+        if call.seen not in known:
+            whole = ancestors if isinstance(call.seen, Plain) else ancestors & call.seen.at(places)
+            known[call.seen] = list(_blocks(whole))
+        pieces = []
+        for rows, keys, mask in known[call.seen]:
+            k, v = call.k[:, :, keys], call.v[:, :, keys]
+            pieces.append(fast(replace(call, q=call.q[:, :, rows], k=k, v=v, seen=mask)))
+        return torch.cat(pieces, dim=2)
 
     # With a mask given, transformers does not take positions that begin again for texts in a row.
     with (
@@ -115,6 +124,17 @@ def read_tree(lens_model: LensModel, tree: PrefixTree, positions: Int[Tensor, "n
     ):
         logits = run(lens_model, ids, torch.ones_like(ids), position_ids=places[None])
     return logits[0].unflatten(0, nodes.shape)
+
+
+_Block = tuple[slice, Int[Tensor, " n_keys"], Given]
+
+
+def _blocks(seen: Bool[Tensor, "n n"]) -> Iterator[_Block]:
+    """Some rows at a time, with the keys that any of them sees: texts that lie apart form no scores with each other."""
+    for first in range(0, len(seen), _ROWS):
+        rows = slice(first, first + _ROWS)
+        keys = seen[rows].any(0).nonzero().flatten()
+        yield rows, keys, Given(seen[rows][:, keys][None, None])
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> int:

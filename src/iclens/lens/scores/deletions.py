@@ -21,9 +21,6 @@ from iclens.lens.read.padded import PaddedTokens, unembedding_only
 from iclens.lens.read.prefix_tree import n_different, prefix_trees, read_tree
 from iclens.lens.read.tolerance import tolerance_of
 
-MOST_NODES = 512
-"""Tokens of a tree: larger ones form more scores between texts that have nothing in common."""
-
 WORTH = 0.8
 """Tokens of a tree over those of its texts, from which on a tree is quicker."""
 
@@ -99,7 +96,7 @@ def run_texts(
         advance(done)
 
     if shared and worth_sharing(lens_model, rows):
-        most = min(MOST_NODES, lens_model.context_length or MOST_NODES)
+        most = min(most_tokens, lens_model.context_length or most_tokens)
         for tree in prefix_trees(rows, most):
             some = [texts[i] for i in tree.numbers]
             found = _read(some, lens_model, partial(read_tree, lens_model, tree))
@@ -122,7 +119,7 @@ def cost_of(lens_model: LensModel, rows: Sequence[Sequence[int]]) -> int:
 def worth_sharing(lens_model: LensModel, rows: Sequence[Sequence[int]]) -> bool:
     """Whether texts begin so much alike that one tree of them is quicker to read than each by itself.
 
-    A tree forms scores between all its tokens, and where the length of a text moves its positions it cannot be.
+    Where the length of a text moves its positions it cannot be.
     """
     alike = longest_alike(lens_model)
     if len(rows) < 2 or not _SHARES.get(lens_model.model, True) or (alike is not None and max(map(len, rows)) > alike):
