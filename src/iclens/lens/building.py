@@ -124,7 +124,7 @@ def explanations(
                 notes=(
                     *model.notes,
                     *tokenized.notes,
-                    *question.answers.notes,
+                    *question.notes,
                     *sight_notes(traced, b, passes.groups[b], tokenized.n_demonstrations),
                     *(() if sinks is None else (sink_note(sinks[b]),)),
                     *about_candidates(question.answers, answer),

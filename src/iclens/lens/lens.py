@@ -21,8 +21,8 @@ from iclens.lens.passes import MOST_TOKENS, Passes
 from iclens.lens.prompt.documents import PromptOptions, Written
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, by_source
-from iclens.lens.read.margin import Readout, Readouts
-from iclens.lens.read.question import Answer, PromptLike, Question, ask
+from iclens.lens.read.margin import MEASURES, Readout, Readouts
+from iclens.lens.read.question import Answer, PromptLike, Question, ask, responding
 from iclens.lens.read.tracing import Trace
 from iclens.lens.scores.deletions import Outcome
 from iclens.lens.scores.faithfulness import faithfulness as measure
@@ -46,8 +46,8 @@ class Lens:
     >>> lens = Lens("bundled", prompt, answers=["red", "blue"])    # doctest: +SKIP
     >>> lens.answer.text, lens.gradient_step.contributions.shape    # doctest: +SKIP
 
-    Model, prompt, answers, tokenizer, `precise` and `nodes` are those of `explain`; a `Question` in place of the
-    prompt holds its answers too. `readout` is what is explained instead of what the answers decide. With `held=False`
+    Model, prompt, answers, response (with `generate`, `seed`, `statement`, `foil`, `measure`), tokenizer, `precise` and
+    `nodes` are those of `explain`; a `Question` in place of the prompt holds its answers too. `readout` is what is explained instead of what the answers decide. With `held=False`
     the first pass keeps less, and a path costs one more. `most_tokens` go through the model at once where prompts run
     several times, and `progress` is called with the name of every stage before it starts. Further keywords say how the
     prompt is written: those of `PromptOptions`.
@@ -63,6 +63,12 @@ class Lens:
         *misplaced: Any,
         answers: Iterable[str] | None = None,
         answer: str | None = None,
+        response: str | None = None,
+        generate: int | None = None,
+        seed: int | None = None,
+        statement: str | None = None,
+        foil: str | None = None,
+        measure: str = MEASURES[0],
         tokenizer: Any = None,
         readout: Readout | None = None,
         held: bool = True,
@@ -79,6 +85,8 @@ class Lens:
         else:
             options = PromptOptions(**written)
             question = ask(self.model, prompt, answers, answer, options, readout, binding=bool(written))
+        said: dict[str, Any] = {"n_generated": generate, "seed": seed, "statement": statement}
+        question = responding(self.model, question, response, **said, foil=foil, measure=measure)
         at_once: dict[str, Any] = {"most_tokens": most_tokens, "progress": progress}
         self.passes = Passes(self.model, [question], held=held, precise=precise, nodes=nodes, **at_once)
         self.tokenized: TokenizedPrompt = question.tokenized

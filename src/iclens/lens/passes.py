@@ -211,7 +211,7 @@ class Passes:
         traced, parts = self.traced, whole.parts.cpu()
         largest = doubled(traced.readouts.largest(traced.logits)).cpu()
         margins = doubled(traced.margins).cpu()
-        return path_residual(parts.sum(-1), margins, parts.abs().amax(-1), largest, self.lens_model.dtype)
+        return path_residual(whole.total.cpu(), margins, parts.abs().amax(-1), largest, self.lens_model.dtype)
 
     def tolerances(self, residuals: Mapping[str, Float[Tensor, " batch"]]) -> dict[str, list[float]]:
         """The largest residual accepted as exact in each prompt, by the name of the check.
@@ -307,7 +307,7 @@ class Passes:
         self.backward_passes += float(near.double().mean())
         embedding, bias, residual = whole.embedding.clone(), whole.bias.clone(), whole.residual.clone()
         embedding[chosen], bias[chosen], residual[chosen] = exact.embedding, exact.bias, exact.residual
-        return PathScores(embedding, bias, whole.margin, residual)
+        return PathScores(embedding, bias, whole.margin, residual, whole.rest)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
