@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from iclens.dual import DualModel, TrainingWeights
 from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations
+from iclens.lens.contrast import Contrast
 from iclens.lens.explanation import Explanation
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.model.placed import doubled
@@ -88,7 +89,8 @@ class Lens:
         said: dict[str, Any] = {"n_generated": generate, "seed": seed, "statement": statement}
         question = responding(self.model, question, response, **said, foil=foil, measure=measure)
         at_once: dict[str, Any] = {"most_tokens": most_tokens, "progress": progress}
-        self.passes = Passes(self.model, [question], held=held, precise=precise, nodes=nodes, **at_once)
+        kind = Passes if question.foil is None else Contrast
+        self.passes = kind(self.model, [question], held=held, precise=precise, nodes=nodes, **at_once)
         self.tokenized: TokenizedPrompt = question.tokenized
         """The prompt's tokens."""
         self.prompt: Prompt = self.tokenized.prompt
@@ -176,6 +178,19 @@ class Lens:
             UserError: a weight that is not positive.
         """
         return self.passes.by_weight.influences(weights[:, None])[:, 0]
+
+    def response_influence(self, *, query_only: bool = False) -> Float[Tensor, "n_tokens n_demonstrations"]:
+        """∂ log p_t / ∂w_i of every token of the response, where `influence()` takes it; the rows sum to the influence.
+
+        Forward derivatives over the texts behind each demonstration, or a backward pass for each token, whichever
+        costs less.
+
+        Raises:
+            UserError: the lens has no response.
+        """
+        if self.passes.questions[0].response is None:
+            raise UserError("there is no response: make the lens with response=..., or generate=....")
+        return self.passes.by_weight.of_response(0, query_only=query_only).influence
 
     def shares(self, nodes: int | None = None, *, query_only: bool = False) -> Shares:
         """Divide the margin's change from no demonstration to all among them: ∫₀¹ ∂M/∂w (t, …, t) dt.

@@ -195,6 +195,11 @@ class Passes:
             )
 
     @property
+    def dual_models_residuals(self) -> Float[Tensor, " batch"]:
+        """How far the dual models are from the attention modules' own outputs."""
+        return self.gradient_step.attention_residual
+
+    @property
     def gradient_step_residuals(self) -> Float[Tensor, " batch"]:
         """How far direct contributions and the rest are from the margins.
 

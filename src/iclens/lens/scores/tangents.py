@@ -36,7 +36,7 @@ from iclens.lens.read.margin import Readouts
 from iclens.lens.read.padded import PaddedTokens, take, unembedding_only
 from iclens.lens.read.weighted import Edges, Weighting, weighted
 
-_LEAST = 16
+_LEAST = 48
 """Tokens of a piece, at least: a shorter one costs more by itself than it saves."""
 
 _BACKWARD = 2.5
@@ -55,12 +55,14 @@ class TokenInfluence:
         log_probabilities: log p_t at these weights.
         forward: whether forward derivatives gave them, rather than a backward pass for each token.
         cost: forward and backward passes.
+        fallback: why forward derivatives, which would cost less, did not go through the model; or empty.
     """
 
     by_source: Float[Tensor, "n_tokens n_sources"]
     log_probabilities: Float[Tensor, " n_tokens"]
     forward: bool
     cost: tuple[float, float]
+    fallback: str = ""
 
 
 def token_influence(
@@ -88,12 +90,19 @@ def token_influence(
     n, n_read = tokens.ids.shape[1], readouts.term_rows.shape[1]
     begins = _begins(edges, n_sources, n)
     if forward is None:
-        pushed = 1 + _TANGENT * sum(n - begin for begin in begins) / n
-        alike = longest_alike(lens_model)
-        forward = pushed < 1 + _BACKWARD * n_read and (alike is None or n <= alike)
+        forward = 1 + _TANGENT * sum(n - begin for begin in begins) / n < 1 + _BACKWARD * n_read
     if not forward:
         return _backward(lens_model, tokens, readouts, how, n_sources)
-    return _Push(lens_model, tokens, readouts, how, begins).matrix()
+    if longest_alike(lens_model) is not None:
+        fallback = "its positions depend on the length of the text"
+    else:
+        try:
+            return _Push(lens_model, tokens, readouts, how, begins).matrix()
+        except torch.OutOfMemoryError:
+            raise
+        except (NotImplementedError, RuntimeError) as error:
+            fallback = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return replace(_backward(lens_model, tokens, readouts, how, n_sources), fallback=fallback)
 
 
 def _begins(edges: Edges, n_sources: int, n: int) -> list[int]:
@@ -285,35 +294,37 @@ class _Attending:
         for known, new in ((known_k, dk), (known_v, dv)):
             if new is not None:
                 known[:count, :, piece.start : piece.end] = new[:, 0]
-        groups = self.piece.whole.how.edges.groups[0, : piece.end].to(self.q.device)
-        places = [(groups == i).nonzero().flatten() for i in piece.sources]
+        groups = piece.whole.how.edges.groups[0, : piece.end].to(self.q.device)
         begins = [piece.whole.begins[i] for i in piece.sources]
         values = nn.functional.pad(wide(self.v[0]), (0, 1), value=1.0)
         outputs = []
         for rows, alpha, carrying, slope in self._blocks():
             q, out = self._folded(self.q[:, :, rows])[0] * scale, self._folded(self.out[:, :, rows])[0]
+            own = None if dq is None else self._folded(dq[:, 0, :, rows]) * scale
             key_heads, n_rows, end = alpha.shape
-            found = alpha.new_empty(key_heads, count, n_rows, self.v.shape[-1])
-            for head in range(key_heads):
-                change = alpha.new_zeros(count, n_rows, end)
-                if dq is not None:
-                    own = self._folded(dq[:, 0, :, rows])[:, head].reshape(count * n_rows, -1) * scale
-                    torch.mm(own, wide(self.k[0, head]).T, out=change.view(count * n_rows, end))
-                for i, begin in enumerate(begins if dk is not None else ()):
-                    if begin < end:
-                        change[i, :, begin:].addmm_(q[head], wide(known_k[i, head, begin:end]).T)
-                if slope is not None:
-                    change *= slope[head]
-                for i, keys in enumerate(places):
-                    change[i, :, keys] += carrying[:, keys]
-                change *= alpha[head]
-                summed = change.view(count * n_rows, end) @ values[head]
-                summed = summed.view(count, n_rows, -1)
-                found[head] = summed[..., :-1] - summed[..., -1:] * out[head]
-                for i, begin in enumerate(begins if dv is not None else ()):
-                    if begin < end:
-                        found[head, i].addmm_(alpha[head, :, begin:], wide(known_v[i, head, begin:end]))
-            outputs.append(found.transpose(0, 1).unflatten(2, (self.groups, -1)).flatten(1, 2))
+            found = alpha.new_empty(count, key_heads, n_rows, self.v.shape[-1])
+            # One source and key head at a time, so that what is formed stays in the fast part of memory.
+            change = alpha.new_empty(n_rows, end)
+            for i, (source, begin) in enumerate(zip(piece.sources, begins, strict=True)):
+                keys = (groups == source).nonzero().flatten()
+                first, last = int(keys[0]), int(keys[-1]) + 1
+                weighted = carrying[:, first:last] * (groups[first:last] == source)
+                for head in range(key_heads):
+                    if own is None:
+                        change.zero_()
+                    else:
+                        torch.mm(own[i, head], wide(self.k[0, head]).T, out=change)
+                    if dk is not None and begin < end:
+                        change[:, begin:].addmm_(q[head], wide(known_k[i, head, begin:end]).T)
+                    if slope is not None:
+                        change *= slope[head]
+                    change[:, first:last] += weighted
+                    change *= alpha[head]
+                    summed = change @ values[head]
+                    torch.addcmul(summed[:, :-1], summed[:, -1:], out[head], value=-1, out=found[i, head])
+                    if dv is not None and begin < end:
+                        found[i, head].addmm_(alpha[head, :, begin:], wide(known_v[i, head, begin:end]))
+            outputs.append(found.unflatten(2, (self.groups, -1)).flatten(1, 2))
         return torch.cat(outputs, 2)[:, None].to(self.out.dtype)
 
     @property
