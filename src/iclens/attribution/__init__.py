@@ -13,4 +13,6 @@ from iclens.lens import ATTRIBUTIONS, Scores
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["ATTRIBUTIONS", "Scores"]
+from iclens.attribution.context import attribute, context_prompt
+
+__all__ = ["ATTRIBUTIONS", "Scores", "attribute", "context_prompt"]
