@@ -70,8 +70,8 @@ def attribute(
     Raises:
         UserError: something that cannot be read, or numbers that differ from the model's own.
 
-    Source: Cohen-Wang, Shah, Georgiev & Madry 2024, "ContextCite: attributing model generation to context"; the Lasso is
-    that of section 3 (keep-probability ½, α = 0.01 on standardised masks, target log p − log(1 − p)).
+    Source: Cohen-Wang, Shah, Georgiev & Madry 2024, "ContextCite: attributing model generation to context"; the Lasso
+    is that of section 3 (keep-probability ½, α = 0.01 on standardised masks, target log p − log(1 − p)).
     """
     if top_k is not None and top_k < 1:
         raise UserError(f"top_k is {top_k}: ask for at least 1 source.")
@@ -119,7 +119,8 @@ def context_prompt(
     check_unicode(body)
     spans = [span.shifted(len(before)) for span in spans]
     begin = len(before) + len(text) + len(asked) - len(asked.lstrip())
-    shift, lead, special, notes = 0, " ", True, ()
+    shift, lead, special = 0, " ", True
+    notes: tuple[str, ...] = ()
     if chat:
         whole = write(check_messages([{"role": "user", "content": body}]), tokenizer, None, False)
         shift = whole.places[0][0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -146,8 +146,8 @@ class ByWeight:
         (every, _), n = self.passes.asked, tokenized.n_tokens + len(response.token_ids) - 1
         tokens = PaddedTokens(every.ids[b : b + 1, :n], every.lengths[b : b + 1], every.starts[b : b + 1])
         readouts = Readouts.of([response.readout], [tokenized.n_tokens - 1], self.passes.lens_model.index_device)
-        edges, groups = self.edges(query_only)[b : b + 1], self.passes.groups[b, :n]
-        edges = replace(edges, groups=edges.groups[:, :n])
+        groups, starts = self.passes.groups[b, :n], tokens.starts
+        edges = Edges(groups[None].to(starts.device), starts if query_only else torch.zeros_like(starts))
         weights, n_sources = taken.weights[b : b + 1, :n], tokenized.n_demonstrations
         of_sources = torch.ones(n_sources).double().scatter(0, groups[groups >= 0], weights[0, groups >= 0].double())
         with self.passes.stage("influence on every token"):

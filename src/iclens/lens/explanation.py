@@ -272,9 +272,9 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
         ValueError: there is no score, no check or no next token, which every explanation has; or pairs of another
             number of sources, or a weight that is none.
     """
-    # A later version 5 has `response`. Version 4 had no `influence_at`, `edges`, `pairs` and `of_output`. Version 3 had neither `completeness` nor scores
-    # of tokens and maps of further scores. Version 2 counted the first token of the text to the part that it begins;
-    # its numbers stay as they were computed.
+    # A later version 5 has `response`. Version 4 had no `influence_at`, `edges`, `pairs` and `of_output`. Version 3 had
+    # neither `completeness` nor scores of tokens and maps of further scores. Version 2 counted the first token of the
+    # text to the part that it begins; its numbers stay as they were computed.
     if document["schema_version"] == 1:
         # It had `demonstrations`, no labels, no short names of residuals, and always the three scores.
         # Without candidates, the likeliest next token was explained.

@@ -48,10 +48,10 @@ class Lens:
     >>> lens.answer.text, lens.gradient_step.contributions.shape    # doctest: +SKIP
 
     Model, prompt, answers, response (with `generate`, `seed`, `statement`, `foil`, `measure`), tokenizer, `precise` and
-    `nodes` are those of `explain`; a `Question` in place of the prompt holds its answers too. `readout` is what is explained instead of what the answers decide. With `held=False`
-    the first pass keeps less, and a path costs one more. `most_tokens` go through the model at once where prompts run
-    several times, and `progress` is called with the name of every stage before it starts. Further keywords say how the
-    prompt is written: those of `PromptOptions`.
+    `nodes` are those of `explain`; a `Question` in place of the prompt holds its answers too. `readout` is what is
+    explained instead of what the answers decide. With `held=False` the first pass keeps less, and a path costs one
+    more. `most_tokens` go through the model at once where prompts run several times, and `progress` is called with the
+    name of every stage before it starts. Further keywords say how the prompt is written: those of `PromptOptions`.
 
     Raises:
         UserError: the model, the prompt or an answer cannot be handled exactly.

@@ -128,10 +128,10 @@ class _Printer:
 
     def _answer(self) -> None:
         response = self.e.response
-        name = "Answer" if response is None else "Response" if response.statement is None else "Statement"
+        title = "Answer" if response is None else "Response" if response.statement is None else "Statement"
         most = 200 if response is None else 1000
         size = max(18, len(self.e.noun) + 2)
-        self.line(name.ljust(size), self.text(one_line(self.e.answer.strip(), most), "bold"))
+        self.line(title.ljust(size), self.text(one_line(self.e.answer.strip(), most), "bold"))
         if response is not None and response.statement is not None:
             self.line("Response".ljust(size), one_line(response.text.strip(), most))
         if response is not None and response.foil is not None:

@@ -55,7 +55,9 @@ class Response:
             self.token_ids[self.first : self.last],
             append=self.token_ids[:-1],
             answer=self.text if self.statement is None else self.statement,
-            definition=f"The {log_p}." if self.measure == MEASURES[0] else f"log p − log(1 − p), with log p the {log_p}.",
+            definition=f"The {log_p}."
+            if self.measure == MEASURES[0]
+            else f"log p − log(1 − p), with log p the {log_p}.",
             answer_offset=self.first,
             measure=self.measure,
         )
@@ -116,7 +118,9 @@ def read_response(text: str, tokenized: TokenizedPrompt, tokenizer: Any, context
             "The tokenizer would join the response's beginning to the end of the prompt; the response's tokens were "
             "found apart, as they follow the prompt's own."
         )
-    return _fitting(Response(text, tuple(ids), tokens, None, 0, len(ids), notes=tuple(notes)), tokenized, context_length)
+    return _fitting(
+        Response(text, tuple(ids), tokens, None, 0, len(ids), notes=tuple(notes)), tokenized, context_length
+    )
 
 
 def generate(lens_model: LensModel, tokenized: TokenizedPrompt, most: int, seed: int | None = None) -> Response:
@@ -132,8 +136,8 @@ def generate(lens_model: LensModel, tokenized: TokenizedPrompt, most: int, seed:
     limit, n = lens_model.context_length, tokenized.n_tokens
     if limit is not None and n + most > limit + 1:
         raise UserError(
-            f"the prompt has {n} tokens, so that the model's context of {limit} holds {limit + 1 - n} more: generate no "
-            "more than these, or shorten the prompt."
+            f"the prompt has {n} tokens, so that the model's context of {limit} holds {limit + 1 - n} more: generate "
+            "no more than these, or shorten the prompt."
         )
     model, tokenizer = lens_model.model, lens_model.tokenizer
     how = copy.deepcopy(model.generation_config)

@@ -6,7 +6,8 @@ With attention weights, norms and gates held at their values, the network is lin
     margin = Σ_i ⟨G_embedding(i), embedding(i)⟩ + Σ_i Σ_biases ⟨G_bias(i), b⟩ + the unembedding's bias
 
 exactly: the first sum is what the tokens say, the second what the model adds at their positions whatever they
-say. Of an answer's log-probability the model's own probabilities are held, too, and minus their entropy is a constant. (Ren & Liu 2024, many layers, extended to a stack of layers with held gates.)
+say. Of an answer's log-probability the model's own probabilities are held, too, and minus their entropy is a constant.
+(Ren & Liu 2024, many layers, extended to a stack of layers with held gates.)
 """
 
 from __future__ import annotations

@@ -14,13 +14,15 @@ Whichever costs less is taken: forward derivatives, or a backward pass for each 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function
 
@@ -132,7 +134,7 @@ def _backward(
         how.found.clear()
         with torch.enable_grad():
             log_ps[t].backward(retain_graph=t + 1 < len(log_ps))
-        by_token = sum(doubled(one).cpu().sum(1) for one in how.found.values())
+        by_token = torch.stack([doubled(one).cpu().sum(1) for one in how.found.values()]).sum(0)
         rows.append(by_source(by_token, how.edges.groups.cpu(), n_sources)[0, :-1])
     return TokenInfluence(torch.stack(rows), doubled(log_ps.detach()).cpu(), False, (1.0, float(len(rows))))
 
@@ -262,6 +264,7 @@ class _Piece:
             tangent: Tensor = torch.func.jvp(piece, (torch.zeros_like(basis[0]),), (change,))[1]
             return tangent
 
+        _ready()
         with torch.no_grad():
             found: Tensor = torch.func.vmap(push)(basis)
         return found[:, 0]
@@ -397,6 +400,14 @@ class _Tangents(Function):
         # What the weights do not reach yet, as in the first layer, has no tangent, or one that is not of the batch.
         pushed = [None if d is None else x.movedim(d, 0) for x, d in zip(tangents, in_dims, strict=False)]
         return attending.tangent(*pushed, info.batch_size), 0
+
+
+@cache
+def _ready() -> None:
+    """Have PyTorch load what forward derivatives need, which warns of a part of its own that is deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
 
 
 def _pieces(begins: Sequence[int], n: int) -> Iterator[tuple[int, int, int]]:
