@@ -213,7 +213,10 @@ class ByWeight:
             by_token = found.by_head.double().sum((1, 2))
             return by_source(by_token, self.passes.groups[chosen], self._most)[:, :-1].abs().sum(1)
 
-        return where_it_shows(self._taking(query_only), self._margins, lambda: self._without(query_only), strength)
+        measures = self.passes.asked[1].measures[: len(self.passes.questions)].cpu()
+        most = torch.where(measures > 0, torch.inf, self._margins.abs())
+        take, without = self._taking(query_only), lambda: self._without(query_only)
+        return where_it_shows(take, self._margins, without, strength, most)
 
     @property
     def _most(self) -> int:
