@@ -15,6 +15,7 @@ from iclens.lazy import lazy_names
 
 if TYPE_CHECKING:
     from iclens.attention import apply, remove
+    from iclens.attribution import attribute
     from iclens.dual import DualModel
     from iclens.lens import Explanation, Lens, Prompt, capture, explain, explain_many, load
     from iclens.matching import match
@@ -30,6 +31,7 @@ __all__ = [
     "UserError",
     "__version__",
     "apply",
+    "attribute",
     "capture",
     "explain",
     "explain_many",
@@ -44,6 +46,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "attention": "apply remove",
+        "attribution": "attribute",
         "dual": "DualModel",
         "lens": "Explanation Lens Prompt capture explain explain_many load",
         "matching": "match",

@@ -15,10 +15,11 @@ from tests.lens.word_learner import MARGIN, PAIRS, PROMPT, learner, margins_one_
 from iclens.attribution import ATTRIBUTIONS
 from iclens.attribution.gradient_x_input import embeddings, margins_at
 from iclens.attribution.integrated_gradients import integrate
-from iclens.attribution.lasso import fit, logit_scaled
+from iclens.attribution.lasso import fit
 from iclens.attribution.replacement import Replacement, neutral_id
 from iclens.errors import UserError
 from iclens.lens import Lens
+from iclens.lens.read.margin import logit_of
 from iclens.lens.scores.deletions import Outcome
 
 N = len(PAIRS)
@@ -287,8 +288,8 @@ def test_logit_scaled_probability_has_no_loss_at_either_end():
     logits = torch.tensor([-700.0, -30.0, -1.0, 0.0, 2.0, 20.0])
     log_probabilities = -torch.log1p(torch.exp(-logits))
     log_probabilities[0] = -700.0
-    torch.testing.assert_close(logit_scaled(log_probabilities), logits, rtol=1e-6, atol=1e-8)
-    assert math.isfinite(float(logit_scaled(torch.zeros(1))[0]))
+    torch.testing.assert_close(logit_of(log_probabilities), logits, rtol=1e-6, atol=1e-8)
+    assert math.isfinite(float(logit_of(torch.zeros(1))[0]))
 
 
 def test_random_scores_follow_the_generator():

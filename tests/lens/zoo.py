@@ -276,8 +276,13 @@ def draw(model: Any, seed: int) -> Any:
     return model
 
 
-def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, *, detours: bool = False) -> Any:
-    """A random model of the zoo; in float64 it computes in float64 throughout, unless its own detours are wanted."""
+def build(
+    name: str, dtype: torch.dtype = torch.float32, seed: int = 0, *, detours: bool = False, throughout: bool = False
+) -> Any:
+    """A random model of the zoo; in float64 it computes in float64 throughout, unless its own detours are wanted.
+
+    Norms that go through float32 do so in float64, too, with `throughout`.
+    """
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
     model_type, fields = (CAUSAL | ENCODERS)[name]
@@ -296,7 +301,7 @@ def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, *, detou
         torch.float16: model.half,
     }
     model = casts[dtype]().eval()
-    if dtype == torch.float64 and model_type in _SINGLE and not detours:
+    if dtype == torch.float64 and (model_type in _SINGLE or throughout) and not detours:
         model.forward = partial(_in_double, model.forward)
     return model
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from iclens.attribution.context import attribute, context_prompt
 from iclens.lens import ATTRIBUTIONS, Scores
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["ATTRIBUTIONS", "Scores"]
+__all__ = ["ATTRIBUTIONS", "Scores", "attribute", "context_prompt"]

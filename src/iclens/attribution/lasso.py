@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from iclens.lens.lens import Lens
+from iclens.lens.read.margin import logit_of
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
 
 N_ABLATIONS = 64
@@ -33,12 +34,6 @@ def fit(
     return torch.tensor(np.asarray(model.coef_) / scaler.scale_ * n_tokens, dtype=torch.float64)
 
 
-def logit_scaled(log_probabilities: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """log(p/(1 − p)) from log p, without loss for p near 0; log p is kept below −1e-12."""
-    below = log_probabilities.double().clamp(max=-1e-12)
-    return below - torch.log(-torch.expm1(below))
-
-
 def ablations(
     lens: Lens, generator: torch.Generator, n_ablations: int = N_ABLATIONS
 ) -> Bool[Tensor, "n_ablations n_demonstrations"]:
@@ -55,4 +50,4 @@ def score(lens: Lens, generator: torch.Generator) -> Scores:
     """
     keep = ablations(lens, generator)
     n_tokens = max(1, len(lens.readout.answer_ids))
-    return counted(lens, lambda: fit(keep, logit_scaled(lens.deletions(keep).log_probabilities), n_tokens))
+    return counted(lens, lambda: fit(keep, logit_of(lens.deletions(keep).log_probabilities.double()), n_tokens))

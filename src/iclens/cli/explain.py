@@ -31,6 +31,12 @@ _ONE_PROMPT = (
     "pairs",
     "next_tokens",
     "seed",
+    "response",
+    "response_file",
+    "generate",
+    "statement",
+    "foil",
+    "measure",
 )
 """Options that --batch does not have."""
 
@@ -65,6 +71,12 @@ class Explain:
         system_in_user: put a chat's system message before the first user message, where the template has no such role.
         answers: candidate answers; the likeliest is explained against the mean of the others.
         answer: the answer to explain.
+        response: a text of any length that is explained instead of an answer, over all its tokens.
+        response_file: a file that holds it.
+        generate: let the model write a response of so many tokens at most: the likeliest, or drawn with --seed.
+        statement: a part of the response, word for word: its tokens alone are read.
+        foil: another response: the difference of the two log-probabilities is explained.
+        measure: of a response its "log_probability", or "logit": log p − log(1 − p).
         scores: which scores to compute, the one that orders the demonstrations first; besides those of the default
             shares, path, knock_out, rerun, lasso and all other methods of the registry.
         knock_out: groups of demonstrations to knock out together, numbered from 0, each like 3,7.
@@ -82,7 +94,7 @@ class Explain:
         device: where to compute, e.g. cpu or cuda.
         device_map: auto spreads a model that is larger than one device over all of them, memory and disk.
         next_tokens: how many likely next tokens to report.
-        seed: seed of the random subsets of --faithfulness.
+        seed: seed of what is drawn, such as the subsets of --faithfulness; with --generate the response is drawn too.
         list_models: list the families of models that are read exactly, what is particular to each, and what is
             refused; nothing is explained.
         many: many prompts at once.
@@ -100,6 +112,12 @@ class Explain:
     system_in_user: bool = False
     answers: tuple[str, ...] = ()
     answer: str | None = None
+    response: str | None = None
+    response_file: Path | None = None
+    generate: int | None = None
+    statement: str | None = None
+    foil: str | None = None
+    measure: Literal["log_probability", "logit"] = "log_probability"
     scores: tuple[str, ...] = ("influence", "gradient_step")
     knock_out: tuple[str, ...] = ()
     rerun: bool = False
@@ -114,7 +132,7 @@ class Explain:
     device: str = "cpu"
     device_map: Literal["auto"] | None = None
     next_tokens: int = 10
-    seed: int = 0
+    seed: int | None = None
     list_models: bool = False
     many: Annotated[Many, tyro.conf.arg(name="")] = field(default_factory=Many)
 
@@ -132,7 +150,7 @@ class Explain:
             raise UserError(f"--nodes {self.nodes}: take at least 1.")
         if self.next_tokens < 1:
             raise UserError(f"--next-tokens {self.next_tokens}: report at least 1.")
-        path = self._prompt_file()
+        path, response = self._prompt_file(), self._response()
 
         from iclens.lens import WRITERS, explain, load, print_table, read_prompt
 
@@ -145,6 +163,11 @@ class Explain:
                 prompt,
                 answers=self.answers or None,
                 answer=self.answer,
+                response=response,
+                generate=self.generate,
+                statement=self.statement,
+                foil=self.foil,
+                measure=self.measure,
                 scores=self.scores,
                 knock_out=groups,
                 rerun_text=self.rerun,
@@ -199,6 +222,23 @@ class Explain:
         """The files to write, by the name of their writer."""
         files = {"json": self.json, "html": self.html}
         return {kind: path for kind, path in files.items() if path is not None}
+
+    def _response(self) -> str | None:
+        """The response that is given.
+
+        Raises:
+            UserError: two are given, or the file cannot be read.
+        """
+        if self.response_file is None:
+            return self.response
+        if self.response is not None:
+            raise UserError("--response and --response-file are both given: give one of them.")
+        try:
+            return self.response_file.read_text(encoding="utf-8").rstrip("\r\n")
+        except OSError as error:
+            raise UserError(f"{self.response_file} cannot be read: {error.strerror}.") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{self.response_file} is no text in UTF-8.") from None
 
     def _prompt_file(self) -> Path:
         """The file that holds the prompt, or its demonstrations.

@@ -62,7 +62,7 @@ def cell(found: Explanation) -> str:
     failed = ", ".join(residual.name for residual in found.residuals if not residual.holds)
     verdict = f"not exact: {failed}" if failed else "exact to rounding"
     return (
-        f"<p><b><bdi>{escape(found.answer)}</bdi></b>, logit difference {found.margin:+.3f} nats "
+        f"<p><b><bdi>{escape(found.answer)}</bdi></b>, {found.noun} {found.margin:+.3f} nats "
         f"({escape(verdict)}). {escape(found.margin_definition)}</p><table><thead><tr><th></th>"
         f"<th>demonstration</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
     )

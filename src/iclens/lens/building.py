@@ -14,9 +14,11 @@ from iclens.lens.facts import (
     ModelFacts,
     OtherPart,
     Residual,
+    ResponseEffects,
     Token,
     total,
 )
+from iclens.lens.model.placed import doubled
 from iclens.lens.passes import Passes
 from iclens.lens.prompt.tokens import FIRST, NOT_A_DEMONSTRATION
 from iclens.lens.read.answers import likeliest, token_text
@@ -27,10 +29,11 @@ from iclens.lens.remarks import (
     about_certainty,
     about_completeness,
     about_experts,
+    about_fallback,
     about_rounding,
     about_the_first_token,
 )
-from iclens.lens.scored import BY_WEIGHT, scored
+from iclens.lens.scored import BY_WEIGHT, Scored, scored
 from iclens.lens.scores.faithfulness import agreements
 
 SCORES = ("influence", "gradient_step")
@@ -94,6 +97,7 @@ def explanations(
             )
             for t, (text, part, role) in enumerate(zip(texts, parts_of, roles, strict=False))
         )
+        response = _response(passes, found_scores, b)
         complete, taken = found_scores.completeness(b), found_scores.taken(b)
         checks = tuple(
             Residual(name, float(residuals[key][b]), limits[key][b], key)
@@ -112,7 +116,11 @@ def explanations(
                 margin=answer.margin,
                 margin_definition=answer.definition,
                 sources=sources,
-                others=_others(tokens) + (() if sinks is None else (_learned_sinks(scores),)),
+                others=(
+                    *_others(tokens),
+                    *(() if response is None or "path" not in scores else (_entropy(passes, b),)),
+                    *(() if sinks is None else (_learned_sinks(scores),)),
+                ),
                 residuals=checks,
                 agreement=agreements({name: [effect.score(name) or 0.0 for effect in sources] for name in scores}),
                 scores=tuple(scores),
@@ -120,11 +128,12 @@ def explanations(
                 influence_at=taken,
                 edges=edges,
                 pairs=found_scores.pair_effects(b),
+                response=response,
                 group_knock_outs=found_scores.knock_outs(b, answer)[-len(knock_out) :] if knock_out else (),
                 notes=(
                     *model.notes,
                     *tokenized.notes,
-                    *question.answers.notes,
+                    *question.notes,
                     *sight_notes(traced, b, passes.groups[b], tokenized.n_demonstrations),
                     *(() if sinks is None else (sink_note(sinks[b]),)),
                     *about_candidates(question.answers, answer),
@@ -132,6 +141,7 @@ def explanations(
                     *about_certainty(taken),
                     *about_the_first_token(tokens[0], sunk[b]),
                     *about_experts(model),
+                    *about_fallback(*found_scores.fallback(b)),
                     *about_rounding(answer.margin, float(uncertainty(largest[b], model.dtype)), dtype),
                 ),
                 cost=passes.cost,
@@ -150,6 +160,30 @@ def _others(tokens: Sequence[Token]) -> tuple[OtherPart, ...]:
         if chosen:
             parts.append(OtherPart(role, total(one.gradient_step for one in chosen), total(one.path for one in chosen)))
     return tuple(parts)
+
+
+def _response(passes: Passes, found: Scored, b: int) -> ResponseEffects | None:
+    """The response that one prompt's explanation is of."""
+    response, foil, of_tokens = passes.questions[b].response, passes.questions[b].foil, found.of_tokens[b]
+    if response is None:
+        return None
+    log_ps = doubled(passes.traced.readouts.token_log_probabilities(passes.traced.logits)[b])
+    return ResponseEffects(
+        response.text,
+        response.tokens,
+        tuple(log_ps[: len(response.tokens)].tolist()),
+        response.measure,
+        response.first,
+        response.last,
+        response.statement,
+        None if foil is None or foil.response is None else foil.response.text,
+        () if of_tokens is None else tuple(map(tuple, of_tokens.influence.tolist())),
+    )
+
+
+def _entropy(passes: Passes, b: int) -> OtherPart:
+    """What belongs to no token of a log-probability: minus the entropy of the predictions."""
+    return OtherPart("entropy", None, float(passes.path.rest[b]))
 
 
 def _learned_sinks(scores: Sequence[str]) -> OtherPart:

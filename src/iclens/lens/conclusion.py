@@ -42,8 +42,9 @@ def _matter(found: Explanation) -> Iterator[str]:
         then = f"With every demonstration at {'half' if weight == 2 else f'1/{weight} of'} its weight"
     else:
         return
-    said = f"{then}, the logit difference would be {signed(without)} instead of {signed(found.margin)} nats"
-    turned = without * found.margin < 0
+    said = f"{then}, the {found.noun} would be {signed(without)} instead of {signed(found.margin)} nats"
+    # A log-probability has no side of zero that decides.
+    turned = without * found.margin < 0 and (found.response is None or found.response.measure != "log_probability")
     little = abs(found.margin - without) <= HARDLY * abs(found.margin)
     if turned and found.margin > 0:
         yield f"{said}: they decide for this answer."

@@ -16,6 +16,7 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import MOST_TOKENS, Passes
 from iclens.lens.prompt import Prompt, PromptOptions
 from iclens.lens.prompt.documents import Written
+from iclens.lens.read.margin import MEASURES
 from iclens.lens.read.question import PromptLike, Question, ask
 from iclens.lens.scores.shares import MOST_NODES
 from iclens.work.progress import bar, stages
@@ -28,6 +29,11 @@ def explain(
     tokenizer: Any = None,
     answers: Iterable[str] | None = None,
     answer: str | None = None,
+    response: str | None = None,
+    generate: int | None = None,
+    statement: str | None = None,
+    foil: str | None = None,
+    measure: str = MEASURES[0],
     scores: Sequence[str] = SCORES,
     knock_out: Iterable[Iterable[int]] = (),
     rerun_text: bool = False,
@@ -37,7 +43,7 @@ def explain(
     edges: str | None = None,
     pairs: bool = False,
     n_next: int = 10,
-    seed: int = 0,
+    seed: int | None = None,
     command: str = "",
     progress: bool | Callable[[str], None] = False,
     **written: Unpack[Written],
@@ -58,6 +64,12 @@ def explain(
         tokenizer: the tokenizer of a Hugging Face model; the others bring theirs.
         answers: candidate answers. The likeliest is explained, against the mean of the others.
         answer: the answer to explain instead; without candidates its alternatives are the next most likely tokens.
+        response: a text of any length that is explained instead of answers: its log-probability, the sum over its
+            tokens, each after those before it.
+        generate: instead let the model write a response of so many tokens at most.
+        statement: a part of the response, word for word: its tokens alone are read.
+        foil: another response; the difference of the two log-probabilities is explained.
+        measure: of a response `"log_probability"`, or `"logit"`: log p − log(1 − p).
         scores: names of scores: `"gradient_step"`, `"path"`, `"knock_out"`, `"influence"`, `"shares"`, `"rerun"` or any
             of `ATTRIBUTIONS`; what they do not need is not run. The first orders the sources.
         knock_out: groups of demonstrations to knock out together, as indices from 0.
@@ -70,7 +82,7 @@ def explain(
             and the knock-out the second, which runs only the query again.
         pairs: also find which demonstrations say the same, or depend on each other; 25 passes more.
         n_next: number of likely next tokens to report.
-        seed: seed of what is drawn.
+        seed: seed of what is drawn; 0 when None, but a generated response is then the likeliest, not drawn.
         command: the command that gives the same numbers, to be shown with them.
         progress: True shows the stages on standard error; or a function that is called with each one's name.
         **written: how the prompt is written, see `PromptOptions`: `separator`, `template_args`, `system_in_user`,
@@ -87,10 +99,16 @@ def explain(
         "tokenizer": tokenizer,
         "answers": answers,
         "answer": answer,
+        "response": response,
+        "generate": generate,
+        "seed": seed,
+        "statement": statement,
+        "foil": foil,
+        "measure": measure,
         "precise": precise,
         "nodes": nodes,
     }
-    told: dict[str, Any] = {"faithfulness": faithfulness, "n_next": n_next, "seed": seed, "command": command}
+    told: dict[str, Any] = {"faithfulness": faithfulness, "n_next": n_next, "seed": seed or 0, "command": command}
     told |= {"edges": edges, "pairs": pairs}
     with _stages(progress) as stage:
         lens = Lens(model, prompt, held="path" in wanted, progress=stage, **asked, **written)

@@ -29,6 +29,7 @@ from iclens.lens.facts import (
     OtherPart,
     PairEffects,
     Residual,
+    ResponseEffects,
     SourceEffect,
     Taken,
     Token,
@@ -67,6 +68,7 @@ class Explanation:
         edges: which attention edges carry training weights and are cut, one of `EDGES`, as was asked for; None for
             each score's own: all later ones for influence and shares, the query's for the knock-out.
         pairs: how demonstrations act together; None when it was not asked for.
+        response: what every source did to each token of a response; None where answers are explained.
         group_knock_outs: knock-outs of groups that were asked for.
         faithfulness: one entry per method, empty when not asked for.
         notes: remarks, such as tokens that straddle two demonstrations.
@@ -96,6 +98,7 @@ class Explanation:
     influence_at: Taken | None = None
     edges: str | None = None
     pairs: PairEffects | None = None
+    response: ResponseEffects | None = None
     group_knock_outs: tuple[KnockOut, ...] = ()
     faithfulness: tuple[Faithfulness, ...] = ()
     notes: tuple[str, ...] = ()
@@ -115,6 +118,11 @@ class Explanation:
     def exact(self) -> bool:
         """True when every residual is within its tolerance."""
         return all(residual.holds for residual in self.residuals)
+
+    @property
+    def noun(self) -> str:
+        """What the explained number is called."""
+        return "logit difference" if self.response is None else self.response.noun
 
     @property
     def conclusion(self) -> tuple[str, ...]:
@@ -152,6 +160,29 @@ class Explanation:
     def to_rows(self) -> list[dict[str, Any]]:
         """One dictionary per source, with its prompt's numbers beside it: the columns of `COLUMNS`."""
         return VIEWS["rows"](self)
+
+    def response_rows(self) -> list[dict[str, Any]]:
+        """One dictionary per token of the response and source, with the influence of the one on the other.
+
+        Raises:
+            UserError: no response was explained, or not by influence.
+        """
+        if self.response is None or not self.response.influence:
+            raise UserError("no response was explained by influence: explain(model, prompt, response=...).")
+        rows = zip(self.response.tokens, self.response.log_probabilities, self.response.influence, strict=True)
+        return [
+            {
+                "token": t,
+                "token_text": text,
+                "log_probability": log_p,
+                "read": self.response.first <= t < self.response.last,
+                "source": effect.index,
+                "source_text": effect.text,
+                "influence": value,
+            }
+            for t, (text, log_p, values) in enumerate(rows)
+            for effect, value in zip(self.sources, values, strict=True)
+        ]
 
     def to_pandas(self) -> Any:
         """The rows as a data frame, with a column for each further method.
@@ -227,7 +258,7 @@ class Explanation:
 
     def __repr__(self) -> str:
         verdict = "exact" if self.exact else "NOT EXACT"
-        numbers = f"logit difference {self.margin:+.3f} nats, {len(self.sources)} demonstrations, {verdict}"
+        numbers = f"{self.noun} {self.margin:+.3f} nats, {len(self.sources)} demonstrations, {verdict}"
         return f"Explanation({self.answer!r}, {numbers})"
 
     def _repr_html_(self) -> str:
@@ -241,9 +272,9 @@ def _current(document: dict[str, Any]) -> dict[str, Any]:
         ValueError: there is no score, no check or no next token, which every explanation has; or pairs of another
             number of sources, or a weight that is none.
     """
-    # Version 4 had no `influence_at`, `edges`, `pairs` and `of_output`. Version 3 had neither `completeness` nor scores
-    # of tokens and maps of further scores. Version 2 counted the first token of the text to the part that it begins;
-    # its numbers stay as they were computed.
+    # A later version 5 has `response`. Version 4 had no `influence_at`, `edges`, `pairs` and `of_output`. Version 3 had
+    # neither `completeness` nor scores of tokens and maps of further scores. Version 2 counted the first token of the
+    # text to the part that it begins; its numbers stay as they were computed.
     if document["schema_version"] == 1:
         # It had `demonstrations`, no labels, no short names of residuals, and always the three scores.
         # Without candidates, the likeliest next token was explained.

@@ -168,6 +168,7 @@ RESIDUALS = {
     "path": "path parts against the margin",
     "knock_out": "knock-out of nothing against the full pass",
     "weighted": "weighted attention of the influence against the pass's own",
+    "response": "influence on the response's tokens against that on all",
 }
 """The checks by their short names."""
 
@@ -226,6 +227,39 @@ class Taken:
 
     weight: float
     margin: float
+
+
+@dataclass(frozen=True)
+class ResponseEffects:
+    """A response that is explained as a whole or in part, and what every source did to each of its tokens.
+
+    Attributes:
+        text: the response.
+        tokens: the text of each of its tokens.
+        log_probabilities: of each token, after those before it.
+        measure: what is read: `"log_probability"`, or `"logit"`, log p − log(1 − p).
+        first, last: the tokens that are read, `last` not included: those of the statement, or all.
+        statement: the part of the response that is read, or None for all of it.
+        foil: the response that it is compared with, whose log-probability is subtracted, or None.
+        influence: ∂ log p_t / ∂w_i by token and source, where the influence was taken; empty where it was not.
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    log_probabilities: tuple[float, ...]
+    measure: str
+    first: int
+    last: int
+    statement: str | None = None
+    foil: str | None = None
+    influence: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+
+    @property
+    def noun(self) -> str:
+        """What the explained number is called."""
+        if self.foil is not None:
+            return "log-probability difference"
+        return "log-probability" if self.measure == "log_probability" else "logit of the probability"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from iclens.dual import DualModel, TrainingWeights
 from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations
+from iclens.lens.contrast import Contrast
 from iclens.lens.explanation import Explanation
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.model.placed import doubled
@@ -21,8 +22,8 @@ from iclens.lens.passes import MOST_TOKENS, Passes
 from iclens.lens.prompt.documents import PromptOptions, Written
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, by_source
-from iclens.lens.read.margin import Readout, Readouts
-from iclens.lens.read.question import Answer, PromptLike, Question, ask
+from iclens.lens.read.margin import MEASURES, Readout, Readouts
+from iclens.lens.read.question import Answer, PromptLike, Question, ask, responding
 from iclens.lens.read.tracing import Trace
 from iclens.lens.scores.deletions import Outcome, shortened_ids
 from iclens.lens.scores.faithfulness import faithfulness as measure
@@ -46,11 +47,11 @@ class Lens:
     >>> lens = Lens("bundled", prompt, answers=["red", "blue"])    # doctest: +SKIP
     >>> lens.answer.text, lens.gradient_step.contributions.shape    # doctest: +SKIP
 
-    Model, prompt, answers, tokenizer, `precise` and `nodes` are those of `explain`; a `Question` in place of the
-    prompt holds its answers too. `readout` is what is explained instead of what the answers decide. With `held=False`
-    the first pass keeps less, and a path costs one more. `most_tokens` go through the model at once where prompts run
-    several times, and `progress` is called with the name of every stage before it starts. Further keywords say how the
-    prompt is written: those of `PromptOptions`.
+    Model, prompt, answers, response (with `generate`, `seed`, `statement`, `foil`, `measure`), tokenizer, `precise` and
+    `nodes` are those of `explain`; a `Question` in place of the prompt holds its answers too. `readout` is what is
+    explained instead of what the answers decide. With `held=False` the first pass keeps less, and a path costs one
+    more. `most_tokens` go through the model at once where prompts run several times, and `progress` is called with the
+    name of every stage before it starts. Further keywords say how the prompt is written: those of `PromptOptions`.
 
     Raises:
         UserError: the model, the prompt or an answer cannot be handled exactly.
@@ -63,6 +64,12 @@ class Lens:
         *misplaced: Any,
         answers: Iterable[str] | None = None,
         answer: str | None = None,
+        response: str | None = None,
+        generate: int | None = None,
+        seed: int | None = None,
+        statement: str | None = None,
+        foil: str | None = None,
+        measure: str = MEASURES[0],
         tokenizer: Any = None,
         readout: Readout | None = None,
         held: bool = True,
@@ -79,8 +86,11 @@ class Lens:
         else:
             options = PromptOptions(**written)
             question = ask(self.model, prompt, answers, answer, options, readout, binding=bool(written))
+        said: dict[str, Any] = {"n_generated": generate, "seed": seed, "statement": statement}
+        question = responding(self.model, question, response, **said, foil=foil, measure=measure)
         at_once: dict[str, Any] = {"most_tokens": most_tokens, "progress": progress}
-        self.passes = Passes(self.model, [question], held=held, precise=precise, nodes=nodes, **at_once)
+        kind = Passes if question.foil is None else Contrast
+        self.passes = kind(self.model, [question], held=held, precise=precise, nodes=nodes, **at_once)
         self.tokenized: TokenizedPrompt = question.tokenized
         """The prompt's tokens."""
         self.prompt: Prompt = self.tokenized.prompt
@@ -168,6 +178,19 @@ class Lens:
             UserError: a weight that is not positive.
         """
         return self.passes.by_weight.influences(weights[:, None])[:, 0]
+
+    def response_influence(self, *, query_only: bool = False) -> Float[Tensor, "n_tokens n_demonstrations"]:
+        """∂ log p_t / ∂w_i of every token of the response, where `influence()` takes it; the rows sum to the influence.
+
+        Forward derivatives over the texts behind each demonstration, or a backward pass for each token, whichever
+        costs less.
+
+        Raises:
+            UserError: the lens has no response.
+        """
+        if self.passes.questions[0].response is None:
+            raise UserError("there is no response: make the lens with response=..., or generate=....")
+        return self.passes.by_weight.of_response(0, query_only=query_only).influence
 
     def shares(self, nodes: int | None = None, *, query_only: bool = False) -> Shares:
         """Divide the margin's change from no demonstration to all among them: ∫₀¹ ∂M/∂w (t, …, t) dt.

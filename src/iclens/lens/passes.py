@@ -200,6 +200,11 @@ class Passes:
         return cost_of(self.lens_model, [(*ids, *forced) for ids in texts]) / n / len(self.questions)
 
     @property
+    def dual_models_residuals(self) -> Float[Tensor, " batch"]:
+        """How far the dual models are from the attention modules' own outputs."""
+        return self.gradient_step.attention_residual
+
+    @property
     def gradient_step_residuals(self) -> Float[Tensor, " batch"]:
         """How far direct contributions and the rest are from the margins.
 
@@ -216,7 +221,7 @@ class Passes:
         traced, parts = self.traced, whole.parts.cpu()
         largest = doubled(traced.readouts.largest(traced.logits)).cpu()
         margins = doubled(traced.margins).cpu()
-        return path_residual(parts.sum(-1), margins, parts.abs().amax(-1), largest, self.lens_model.dtype)
+        return path_residual(whole.total.cpu(), margins, parts.abs().amax(-1), largest, self.lens_model.dtype)
 
     def tolerances(self, residuals: Mapping[str, Float[Tensor, " batch"]]) -> dict[str, list[float]]:
         """The largest residual accepted as exact in each prompt, by the name of the check.
@@ -312,7 +317,7 @@ class Passes:
         self.backward_passes += float(near.double().mean())
         embedding, bias, residual = whole.embedding.clone(), whole.bias.clone(), whole.residual.clone()
         embedding[chosen], bias[chosen], residual[chosen] = exact.embedding, exact.bias, exact.residual
-        return PathScores(embedding, bias, whole.margin, residual)
+        return PathScores(embedding, bias, whole.margin, residual, whole.rest)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

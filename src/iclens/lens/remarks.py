@@ -53,7 +53,7 @@ def about_completeness(margin: float, found: Completeness | None) -> tuple[str, 
     """Say that the shares do not sum to what the demonstrations change, and by how much."""
     if found is None or found.holds:
         return ()
-    change = f"{margin - found.without:+.3f} nats, by which all demonstrations together change the logit difference"
+    change = f"{margin - found.without:+.3f} nats, by which all demonstrations together change it"
     return (
         f"The shares are not complete: their sum is off by {100 * found.gap:.0f} % from {change}. Integrate over more "
         f"than {len(found.weights)} weights (nodes) to bring them nearer.",
@@ -98,4 +98,14 @@ def about_experts(model: LensModel) -> tuple[str, ...]:
     return (
         f"In {name} rounding may decide which experts a token goes to. The checks compare passes with the same choice, "
         "but a knock-out may change it by rounding alone: load the model in float32 where small differences count.",
+    )
+
+
+def about_fallback(reason: str, n_tokens: int) -> tuple[str, ...]:
+    """Say that the influence on the tokens of a response cost a backward pass for each, and why."""
+    if not reason:
+        return ()
+    return (
+        f"The influence on each token of the response was taken by {n_tokens} backward passes: forward derivatives, "
+        f"which cost less, do not go through this model ({reason}).",
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from iclens.lens.by_weight import OfResponse
 from iclens.lens.facts import Completeness, KnockOut, PairEffects, SourceEffect, Taken
 from iclens.lens.model.placed import doubled
 from iclens.lens.passes import Passes
@@ -35,6 +36,8 @@ class Scored:
         sets, knocked: what was knocked out, every source alone first if that is a score, and the outcome.
         removed: the margins without the text of each source, or None.
         pairs: how sources act together in each prompt, or None.
+        of_tokens: what each source does to each token of a response; None for prompts without one, and where the
+            influence was not asked for.
     """
 
     passes: Passes
@@ -49,6 +52,7 @@ class Scored:
     knocked: KnockOuts | None
     removed: list[list[float]] | None
     pairs: tuple[Pairs, ...] | None
+    of_tokens: tuple[OfResponse | None, ...]
 
     def sources(self, b: int, answer: Answer, others: Mapping[str, Sequence[float]]) -> tuple[SourceEffect, ...]:
         """The effects of one prompt's sources; `others` are the scores of further methods."""
@@ -108,6 +112,11 @@ class Scored:
         weights = self.influence.weights[b][self.passes.groups[b] >= 0]
         return Taken(float(weights[0]), float(self.influence.margin[b]))
 
+    def fallback(self, b: int) -> tuple[str, int]:
+        """Why the tokens of one prompt's response took a backward pass each, empty if they did not, and how many."""
+        own = self.of_tokens[b]
+        return ("", 0) if own is None else (own.fallback, len(own.influence))
+
     def pair_effects(self, b: int) -> PairEffects | None:
         """How the sources of one prompt act together."""
         if self.pairs is None:
@@ -136,7 +145,8 @@ def scored(
     knocked = None
     if "gradient_step" in scores:
         step = passes.gradient_step
-        residuals |= {"dual_models": step.attention_residual, "gradient_step": passes.gradient_step_residuals}
+        residuals |= {"dual_models": passes.dual_models_residuals}
+        residuals |= {"gradient_step": passes.gradient_step_residuals}
         by_head["gradient_step"] = doubled(step.contributions).cpu()
         by_token["gradient_step"] = doubled(step.by_token).cpu()
     if "path" in scores:
@@ -161,6 +171,12 @@ def scored(
     if checked:
         residuals["weighted"] = torch.stack(checked).amax(0)
     by_token |= {name: values.sum((1, 2)) for name, values in by_head.items() if name not in by_token}
+    of_tokens = [
+        None if influence is None or one.response is None else passes.by_weight.of_response(b, query_only=query_only)
+        for b, one in enumerate(passes.questions)
+    ]
+    if any(of_tokens):
+        residuals["response"] = torch.tensor([0.0 if one is None else one.residual for one in of_tokens]).double()
     # Input and output of a source stand beside each other.
     halves = torch.where(groups < 0, groups, 2 * groups + passes.outputs)
     parts = {name: by_source(values, halves, 2 * most)[:, :-1] for name, values in by_token.items()}
@@ -180,4 +196,5 @@ def scored(
         knocked,
         removed,
         passes.by_weight.pairs(seed=seed) if pairs else None,
+        tuple(of_tokens),
     )

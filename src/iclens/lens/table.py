@@ -38,6 +38,7 @@ PARTS = {
     "query": "the query",
     "answer": "the answer's own tokens",
     "learned_sinks": "learned sinks",
+    "entropy": "entropy of the predictions",
 }
 
 
@@ -126,9 +127,18 @@ class _Printer:
         self.console.print()
 
     def _answer(self) -> None:
-        self.line("Answer            ", self.text(one_line(self.e.answer.strip(), 200), "bold"))
+        response = self.e.response
+        title = "Answer" if response is None else "Response" if response.statement is None else "Statement"
+        most = 200 if response is None else 1000
+        size = max(18, len(self.e.noun) + 2)
+        self.line(title.ljust(size), self.text(one_line(self.e.answer.strip(), most), "bold"))
+        if response is not None and response.statement is not None:
+            self.line("Response".ljust(size), one_line(response.text.strip(), most))
+        if response is not None and response.foil is not None:
+            self.line("Foil".ljust(size), one_line(response.foil.strip(), most))
         margin = self.text(f"{signed(self.e.margin)} nats", "bold")
-        self.line("Logit difference  ", margin, self.faint(f"  {one_line(self.e.margin_definition)}"))
+        noun = self.e.noun[:1].upper() + self.e.noun[1:]
+        self.line(noun.ljust(size), margin, self.faint(f"  {one_line(self.e.margin_definition)}"))
         rows = []
         for entry in self.e.candidates:
             name = self.text(one_line(entry.text, 60), "bold" if entry.chosen else "")
@@ -150,7 +160,7 @@ class _Printer:
     def _demonstrations(self) -> None:
         names = self.e.scores
         # Other methods have units of their own, such as attention weights.
-        unit = "nats of logit difference" if set(names) <= set(METHODS) else "each score in its own unit"
+        unit = f"nats of {self.e.noun}" if set(names) <= set(METHODS) else "each score in its own unit"
         self.heading("Demonstrations", f"{unit}; + supports the answer, − opposes it")
         columns = [">#", "demonstration"]
         for name in names:
@@ -184,7 +194,7 @@ class _Printer:
             for group in self.e.group_knock_outs:
                 without, log = ", ".join(map(str, group.demonstrations)), signed(group.log_probability_change)
                 groups.append((without, signed(group.margin), signed(group.margin_change), self.faint(log)))
-            self.table(("without", ">logit difference", ">knock-out", ">(log p)"), groups)
+            self.table(("without", f">{self.e.noun}", ">knock-out", ">(log p)"), groups)
 
     def _pairs(self) -> None:
         pairs = self.e.pairs
@@ -198,7 +208,7 @@ class _Printer:
             for i, j in every[:_MOST_PAIRS]
         ]
         self.table(("", ">", ">"), rows)
-        error = f"error {plain(pairs.error)} nats where the logit difference varies by {plain(pairs.spread)}"
+        error = f"error {plain(pairs.error)} nats where the {self.e.noun} varies by {plain(pairs.spread)}"
         self.line(self.faint(f" subsets predicted with pairs: {error} (random halves)"))
         if pairs.error >= pairs.spread:
             self.line(self.faint(" no better than their mean: for one subset, knock out the others (--knock-out)"))
@@ -232,7 +242,7 @@ class _Printer:
                 (_method(test.method), _known(test.lds), f"{signed(test.margin_drop)} (top {test.k})")
                 for test in self.e.faithfulness
             ]
-            self.table(("", ">LDS", ">logit difference lost without the top"), rows)
+            self.table(("", ">LDS", f">{self.e.noun} lost without the top"), rows)
 
     def _checks(self) -> None:
         self.heading("Checks", "relative differences")

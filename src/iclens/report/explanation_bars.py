@@ -50,7 +50,7 @@ def plot(explanation: Explanation, axes: Axes | None = None, scores: Sequence[st
     axes.invert_yaxis()
     axes.axvline(0.0, color="gray", linewidth=0.8)
     answer = one_line(explanation.answer.strip(), _MOST_CHARACTERS).replace("$", r"\$")
-    axes.set_xlabel("nats of logit difference" if set(names) <= set(METHODS) else "each score in its own unit")
+    axes.set_xlabel(f"nats of {explanation.noun}" if set(names) <= set(METHODS) else "each score in its own unit")
     axes.set_title(f"Positive supports {answer!r}", fontsize="medium", pad=24)
     # Above the bars, none of which it may hide.
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(names), fontsize="small", frameon=False)

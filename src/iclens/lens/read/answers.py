@@ -262,18 +262,44 @@ def _note_on_end(entry: Answer, tokenizer: Any) -> str:
     )
 
 
+def behind(text: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[list[int], tuple[str, ...], bool]:
+    """Ids of a text behind the prompt's own ids, the characters of each, and whether they were found apart from it.
+
+    The characters joined give the text with the spaces that lead to it; of tokens that share one the first has it.
+    """
+    piece = _piece(text, tokenized.prompt)
+    ids, spans, split = _spanned(piece, tokenized, tokenizer)
+    texts, end = [], 0
+    for _, stop in spans:
+        texts.append(piece[end : max(end, stop)])
+        end = max(end, stop)
+    if texts:
+        texts[-1] += piece[end:]
+    return ids, tuple(texts), split
+
+
 def _continuation(piece: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[list[int], bool]:
     """Ids of a text behind the prompt's own ids, and whether they had to be found apart from the prompt."""
+    ids, _, split = _spanned(piece, tokenized, tokenizer)
+    return ids, split
+
+
+def _spanned(piece: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]], bool]:
+    """The same with the characters of the piece that each covers."""
     prompt, own = tokenized.prompt, tokenized.input_ids.tolist()
-    ids, _, _ = encode(prompt.text + piece, tokenizer, prompt.add_special_tokens)
+
+    def cut(ids: list[int], offsets: list[tuple[int, int]], first: int, n: int) -> tuple[list[int], list[Any]]:
+        return ids[first:], [(max(0, start - n), max(0, end - n)) for start, end in offsets[first:]]
+
+    ids, offsets, _ = encode(prompt.text + piece, tokenizer, prompt.add_special_tokens)
     if ids[: len(own)] == own:
-        return ids[len(own) :], False
+        return *cut(ids, offsets, len(own), len(prompt.text)), False
     for anchor in _ANCHORS:
         ids, offsets, _ = encode(anchor + piece, tokenizer, False)
         first = next((i for i, (_, end) in enumerate(offsets) if end > len(anchor)), None)
         if first is not None and offsets[first][0] >= len(anchor):
-            return ids[first:], True
-    return [], True
+            return *cut(ids, offsets, first, len(anchor)), True
+    return [], [], True
 
 
 def token_text(tokenizer: Any, token_id: int) -> str:

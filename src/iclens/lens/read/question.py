@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt import Prompt, PromptOptions, TokenizedPrompt, read_document, tokenize
 from iclens.lens.prompt.documents import read_answers
 from iclens.lens.read.answers import Answers
-from iclens.lens.read.margin import Readout
+from iclens.lens.read.margin import MEASURES, Readout
+from iclens.lens.read.response import Response, generate, read_response
 
 PromptLike = Prompt | str | Sequence[Any] | Mapping[str, Any]
 """A prompt, or a document that `read_document` reads: plain text, pairs, chat messages, or an object of these."""
@@ -31,12 +32,16 @@ class Question:
         answers: its candidate answers, as tokens.
         readout: what is to be explained; None when the answers decide it.
         id: the prompt's own name.
+        response: the response that the read-out is of; None for answers.
+        foil: the same prompt with the response that this one is compared with, or None.
     """
 
     tokenized: TokenizedPrompt
     answers: Answers
     readout: Readout | None = None
     id: str | None = None
+    response: Response | None = None
+    foil: Question | None = None
 
     def __post_init__(self) -> None:
         if self.readout is not None and 0 not in self.readout.offsets:
@@ -56,6 +61,12 @@ class Question:
     def longest(self) -> int:
         """Most tokens that will go through the model for it."""
         return self.tokenized.n_tokens + max(self.n_answer - 1, len(self.readout.forced) if self.readout else 0)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is doubtful about its answers."""
+        response = () if self.response is None else self.response.notes
+        return (*self.answers.notes, *response, *(() if self.foil is None else self.foil.notes))
 
     @property
     def n_query(self) -> int:
@@ -138,3 +149,59 @@ def ask(
             "shorten the prompt."
         )
     return question
+
+
+def responding(
+    lens_model: LensModel,
+    question: Question,
+    response: str | None = None,
+    *,
+    n_generated: int | None = None,
+    seed: int | None = None,
+    statement: str | None = None,
+    foil: str | None = None,
+    measure: str = MEASURES[0],
+) -> Question:
+    """The same question, of which a whole response is explained, instead of answers.
+
+    Args:
+        lens_model: the model; its weights are used only to generate.
+        question: the prompt, without answers.
+        response: the response.
+        n_generated: how many tokens the model writes at most, where no response is given.
+        seed: draws what the model writes; without it, it writes the likeliest tokens.
+        statement: the part of the response that is read.
+        foil: another response, whose log-probability is subtracted.
+        measure: one of `MEASURES`.
+
+    Raises:
+        UserError: options that contradict each other, or a response, statement or foil that cannot be read.
+    """
+    if response is None and n_generated is None:
+        given = {"statement": statement, "foil": foil, "measure": None if measure == MEASURES[0] else measure}
+        for name, value in given.items():
+            if value is not None:
+                raise UserError(f"the {name} {value!r} is for a response: give response, or generate.")
+        return question
+    if response is not None and n_generated is not None:
+        raise UserError("a response is given and another is to be generated: take one of the two.")
+    if question.answers.candidates or question.readout is not None:
+        raise UserError("a response takes the place of answers: give response or answers, not both.")
+    if measure not in MEASURES:
+        raise UserError(f"the measure is {measure!r}: give {' or '.join(map(repr, MEASURES))}.")
+    if foil is not None and (statement is not None or measure != MEASURES[0]):
+        raise UserError("a foil is compared with a whole response by log-probability: leave statement and measure out.")
+    tokenized, limit = question.tokenized, lens_model.context_length
+    if response is None:
+        assert n_generated is not None
+        read = generate(lens_model, tokenized, n_generated, seed)
+    else:
+        read = read_response(response, tokenized, lens_model.tokenizer, limit)
+    read = replace(read.stated(statement), measure=measure)
+    asked = replace(question, response=read, readout=read.readout)
+    if foil is None:
+        return asked
+    other = read_response(foil, tokenized, lens_model.tokenizer, limit)
+    if other.token_ids == read.token_ids:
+        raise UserError("the foil is the response itself: give another one to compare it with.")
+    return replace(asked, foil=replace(question, response=other, readout=other.readout))

@@ -26,6 +26,9 @@ from iclens.lens.read.margin import Readouts
 from iclens.lens.read.padded import OfPrompts
 from iclens.lens.read.tracing import LayerTrace, Trace
 
+_MOST_ROWS = 1 << 15
+"""Of the unembedding that are multiplied at once."""
+
 
 @dataclass(frozen=True)
 class GradientStep(OfPrompts):
@@ -37,7 +40,8 @@ class GradientStep(OfPrompts):
         mlp: of each layer's MLP at the read-out positions.
         own: the same direction applied to each attention module's own output.
         embedding: of the read-out positions' own embeddings.
-        bias: of the biases of the final norm, of norms on the stream and of the unembedding.
+        bias: of the biases of the final norm, of norms on the stream and of the unembedding; of a log-probability also
+            minus the entropy of the predictions, see `Readouts.rest`.
         margin: the margin.
     """
 
@@ -132,9 +136,11 @@ def _unembed(traced: Trace, readouts: Readouts) -> tuple[Tensor, Tensor]:
     head = traced.lens_model.anatomy.head
     assert head is not None
     before = traced.outputs[head]
-    readouts = readouts.to(before.device)
-    gains = readouts.gains(before, traced.logits.to(before.device))
+    readouts, logits = readouts.to(before.device), traced.logits.to(before.device)
     batch, n_positions = readouts.positions.shape
+    if not readouts.is_linear:
+        return _unembed_whole(head, readouts, before, logits)
+    gains = readouts.gains(before, logits)
     with at_hand(head):
         weight = wide(matrix(head)[readouts.term_indices])
         offset: Tensor | None = head.bias  # type: ignore[assignment]
@@ -142,6 +148,18 @@ def _unembed(traced: Trace, readouts: Readouts) -> tuple[Tensor, Tensor]:
     # (batch, n_terms, n_positions): which position each term is read at.
     at = nn.functional.one_hot(readouts.term_rows, n_positions).to(gains.dtype)
     return (at * gains[..., None]).transpose(1, 2) @ weight, bias
+
+
+def _unembed_whole(head: nn.Module, readouts: Readouts, before: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The same where every logit counts, as in a log-probability, whose constant is a bias."""
+    gains, bias = readouts.dense_gains(before, logits), readouts.rest(logits)
+    with at_hand(head):
+        weight = matrix(head)
+        offset: Tensor | None = head.bias  # type: ignore[assignment]
+        # In pieces: in half precision the whole matrix in single would not fit beside itself.
+        pieces = zip(gains.split(_MOST_ROWS, -1), weight.split(_MOST_ROWS), strict=True)
+        direction = torch.stack([some @ wide(rows) for some, rows in pieces]).sum(0)
+        return direction, bias if offset is None else bias + (gains @ wide(offset)).sum(-1)
 
 
 def _through(traced: Trace, norm: nn.Module, direction: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

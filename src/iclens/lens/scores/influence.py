@@ -114,6 +114,7 @@ def where_it_shows(
     margin: Float[Tensor, " batch"],
     without: Callable[[], Float[Tensor, " batch"]],
     strength: Callable[[Influence, Int[Tensor, " some"]], Float[Tensor, " some"]],
+    most: Float[Tensor, " batch"],
 ) -> Influence:
     """Take every prompt's influence where all demonstrations weigh half, or less where that shows nothing.
 
@@ -122,14 +123,16 @@ def where_it_shows(
     Args:
         take: the influence on some prompts, by their numbers, when all demonstrations of each have one weight.
         margin: M(1, …, 1).
-        without: computes M(0, …, 0); called only when a prompt's influence at half weight is small beside its margin.
+        without: computes M(0, …, 0); called only when a prompt's influence at half weight is small beside `most`.
         strength: Σ_i |∂M/∂log w_i| over the demonstrations of these prompts.
+        most: what is taken for their whole effect where no pass has told it: |M(1, …, 1)| of a logit difference, ∞ of a
+            log-probability, which is near zero when it is certain.
     """
     batch = len(margin)
     every = torch.arange(batch)
     best = take(torch.full((batch,), HALF, dtype=torch.float64), every)
     shown = strength(best, every)
-    unsure = shown < HALF * CERTAIN * margin.abs()
+    unsure = shown < HALF * CERTAIN * most
     if not bool(unsure.any()):
         return best
     none = without()

@@ -6,7 +6,8 @@ With attention weights, norms and gates held at their values, the network is lin
     margin = Σ_i ⟨G_embedding(i), embedding(i)⟩ + Σ_i Σ_biases ⟨G_bias(i), b⟩ + the unembedding's bias
 
 exactly: the first sum is what the tokens say, the second what the model adds at their positions whatever they
-say. (Ren & Liu 2024, many layers, extended to a stack of layers with held gates.)
+say. Of an answer's log-probability the model's own probabilities are held, too, and minus their entropy is a constant.
+(Ren & Liu 2024, many layers, extended to a stack of layers with held gates.)
 """
 
 from __future__ import annotations
@@ -30,18 +31,25 @@ class PathScores(OfPrompts):
         embedding: what each token's embedding (with its position's) contributes through all layers.
         bias: what the model's biases at each token's position contribute.
         margin: the margin of the held network, which is the model's own.
-        residual: |sum of the parts − margin| / max(|margin|, largest |part|).
+        residual: |sum of the parts and the rest − margin| / max(|margin|, largest |part|).
+        rest: what belongs to no token: 0, or minus the entropy of the predictions whose log-probability is read.
     """
 
     embedding: Float[Tensor, "*batch n"]
     bias: Float[Tensor, "*batch n"]
     margin: Float[Tensor, "*batch"]
     residual: Float[Tensor, "*batch"]
+    rest: Float[Tensor, "*batch"]
 
     @property
     def parts(self) -> Float[Tensor, "*batch n"]:
-        """Embedding and biases together, by token; they sum to the margin."""
+        """Embedding and biases together, by token; with the rest they sum to the margin."""
         return self.embedding + self.bias
+
+    @property
+    def total(self) -> Float[Tensor, "*batch"]:
+        """The sum of everything."""
+        return self.parts.sum(-1) + self.rest
 
 
 def path(traced: Trace) -> PathScores:
@@ -62,10 +70,12 @@ def path(traced: Trace) -> PathScores:
     before, leaves.unembedded = leaves.unembedded, None
     batch, n = traced.tokens.ids.shape
     readouts = traced.readouts
-    gains = readouts.gains(before.detach(), logits.to(before.device))
+    linear, own = readouts.is_linear, logits.to(before.device)
+    gains = readouts.gains(before.detach(), own) if linear else readouts.dense_gains(before.detach(), own)
     # Also where the caller takes no gradients.
     with torch.enable_grad():
-        gradients = torch.autograd.grad((gains * readouts.terms_of(before)).sum(), leaves.embeddings)
+        read = gains * (readouts.terms_of(before) if linear else wide(before))
+        gradients = torch.autograd.grad(read.sum(), leaves.embeddings)
     bias = leaves.bias.reshape(batch, n)
     embedding = torch.zeros_like(bias)
     for leaf, gradient in zip(leaves.embeddings, gradients, strict=True):
@@ -77,10 +87,13 @@ def path(traced: Trace) -> PathScores:
     if head.bias is not None:
         with at_hand(head):
             offset: Tensor = head.bias  # type: ignore[assignment]
-            shares = gains * wide(offset.detach()[readouts.to(offset.device).term_indices])
-        places = readouts.positions.gather(1, readouts.term_rows).to(bias.device)
+            if linear:
+                shares = gains * wide(offset.detach()[readouts.to(offset.device).term_indices])
+            else:
+                shares = gains @ wide(offset.detach())
+        places = (readouts.positions.gather(1, readouts.term_rows) if linear else readouts.positions).to(bias.device)
         bias = bias.scatter_add(1, places, doubled(shares).to(bias.device))
-    margin = doubled(traced.margins).to(bias.device)
+    margin, rest = (doubled(one).to(bias.device) for one in (traced.margins, readouts.rest(logits)))
     largest = torch.stack([margin.abs(), embedding.abs().amax(1), bias.abs().amax(1)]).amax(0)
-    difference = ((embedding + bias).sum(1) - margin).abs()
-    return PathScores(embedding, bias, margin, difference / largest.clamp_min(torch.finfo(torch.float64).tiny))
+    difference = ((embedding + bias).sum(1) + rest - margin).abs()
+    return PathScores(embedding, bias, margin, difference / largest.clamp_min(torch.finfo(torch.float64).tiny), rest)
