@@ -48,7 +48,7 @@ def command(ask: Ask, lens_model: LensModel, **options: Any) -> str:
         name, content = "prompt.txt", document["prompt"]
         if "instruction_blocks" in document:
             reading = ["--instruction-blocks", str(document["instruction_blocks"])]
-        if "separator" in document:
+        if set(document) > {"prompt", "instruction_blocks"}:
             name, content, reading = "prompt.json", json.dumps(document, indent=1, ensure_ascii=False), []
     else:
         name, content = "prompt.json", json.dumps(document, indent=1, ensure_ascii=False)
@@ -122,6 +122,9 @@ def _loading(lens_model: LensModel) -> dict[str, str]:
 
 def _made(document: dict[str, Any]) -> str:
     """Write an expression for the prompt that a document holds."""
+    if {"documents", "spans", "split", "score_instruction"} & set(document):
+        # A document is a prompt as it stands.
+        return "{" + "".join(f"\n    {name!r}: {value!r}," for name, value in document.items()) + "\n}"
     if "messages" in document:
         return f"iclens.Prompt.from_chat({_list(document['messages'])}, model.tokenizer{_named(document, 'messages')})"
     if "demonstrations" in document:

@@ -33,6 +33,7 @@ from iclens.lens.facts import (
     Taken,
     Token,
 )
+from iclens.lens.prompt.sources import noun
 from iclens.lens.views import VIEWS, WRITERS, write
 from iclens.plain_data import record_of
 
@@ -110,6 +111,11 @@ class Explanation:
     def demonstrations(self) -> tuple[SourceEffect, ...]:
         """The sources."""
         return self.sources
+
+    @property
+    def noun(self) -> str:
+        """What the sources are called: `"demonstration"`, `"document"`; `"source"` where there are several kinds."""
+        return noun([effect.kind for effect in self.sources])
 
     @property
     def exact(self) -> bool:
@@ -227,7 +233,7 @@ class Explanation:
 
     def __repr__(self) -> str:
         verdict = "exact" if self.exact else "NOT EXACT"
-        numbers = f"logit difference {self.margin:+.3f} nats, {len(self.sources)} demonstrations, {verdict}"
+        numbers = f"logit difference {self.margin:+.3f} nats, {len(self.sources)} {self.noun}s, {verdict}"
         return f"Explanation({self.answer!r}, {numbers})"
 
     def _repr_html_(self) -> str:

@@ -91,7 +91,7 @@ class Lens:
         """Index of the query's first token."""
 
     def __repr__(self) -> str:
-        size = f"{self.n_demonstrations} demonstrations, {self.tokenized.n_tokens} tokens"
+        size = f"{self.n_demonstrations} {self.prompt.noun}s, {self.tokenized.n_tokens} tokens"
         return f"Lens({self.model.name!r}, {size})"
 
     @property
@@ -157,7 +157,7 @@ class Lens:
         if weights is None or isinstance(weights, float | int):
             return self.passes.by_weight.influence(weights, query_only=query_only)[0]
         if len(weights) != self.n_demonstrations:
-            raise UserError(f"there are {len(weights)} weights for {self.n_demonstrations} demonstrations.")
+            raise UserError(f"there are {len(weights)} weights for {self.n_demonstrations} {self.prompt.noun}s.")
         given = torch.tensor([list(map(float, weights))], dtype=torch.float64)
         return self.passes.by_weight.influence(given, query_only=query_only)[0]
 
@@ -251,7 +251,7 @@ class Lens:
         """
         scored = ATTRIBUTIONS[name](self, torch.Generator().manual_seed(seed))
         if getattr(scored, "values", torch.empty(0)).shape != (self.n_demonstrations,):
-            raise UserError(f"the method {name!r} gave no `Scores` with one value per demonstration.")
+            raise UserError(f"the method {name!r} gave no `Scores` with one value per {self.prompt.noun}.")
         return scored
 
     def rerun(self, sets: Sequence[Iterable[int]]) -> Outcome:

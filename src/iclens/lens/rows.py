@@ -45,7 +45,8 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("tolerance", "float64", "the largest residual that is accepted"),
     ("exact", "bool", "whether every residual is within it; when not, trust nothing else of the prompt"),
     ("notes", "list<string>", "remarks, such as tokens that lie across two demonstrations"),
-    ("demonstration", "int32", "the demonstration's place in the prompt, from 0"),
+    ("demonstration", "int32", "the place of the source (a demonstration, a document) in the prompt, from 0"),
+    ("name", "string", "what the source is called, such as `demonstration 2` or `document d3`"),
     ("text", "string", "its text"),
     ("label", "string", "its output; null in plain text, where it is not known"),
     ("demonstration_tokens", "int32", "its number of tokens"),
@@ -97,6 +98,7 @@ def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[
         whole
         | {
             "demonstration": effect.index,
+            "name": effect.name,
             "text": effect.text,
             "label": effect.label,
             "demonstration_tokens": effect.n_tokens,

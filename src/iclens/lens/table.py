@@ -14,6 +14,7 @@ from rich.text import Text
 from iclens.display_text import one_line, percent, plain, scientific, signed
 from iclens.lens.explanation import Explanation
 from iclens.lens.facts import ADDITIVE, METHODS
+from iclens.lens.prompt.sources import DEMONSTRATION
 from iclens.lens.views import VIEWS
 
 _BAR = 8
@@ -151,8 +152,10 @@ class _Printer:
         names = self.e.scores
         # Other methods have units of their own, such as attention weights.
         unit = "nats of logit difference" if set(names) <= set(METHODS) else "each score in its own unit"
-        self.heading("Demonstrations", f"{unit}; + supports the answer, − opposes it")
-        columns = [">#", "demonstration"]
+        noun = self.e.noun
+        self.heading(f"{noun[:1].upper()}{noun[1:]}s", f"{unit}; + supports the answer, − opposes it")
+        numbered = noun == DEMONSTRATION
+        columns = [">#" if numbered else "", noun if numbered else "text"]
         for name in names:
             columns.append(">" + _COLUMNS.get(name, one_line(name.replace("_", "\n"), 24)))
             columns += ["|"] if name == names[0] else []
@@ -163,7 +166,10 @@ class _Printer:
         largest = max((size for size in sizes if size < math.inf), default=0.0)
         rows = []
         for effect in self.e.ranked():
-            row: list[str | Text] = [self.faint(str(effect.index)), one_line(effect.text, most)]
+            row: list[str | Text] = [
+                self.faint(str(effect.index) if numbered else one_line(effect.shown, 40)),
+                one_line(effect.text, most),
+            ]
             for name in names:
                 row.append(signed(effect.score(name)))
                 row += [self.bar(effect.score(name) or 0.0, largest)] if name == names[0] else []
@@ -182,7 +188,8 @@ class _Printer:
             self.heading("Knocked out together")
             groups = []
             for group in self.e.group_knock_outs:
-                without, log = ", ".join(map(str, group.demonstrations)), signed(group.log_probability_change)
+                left_out = [self.e.sources[i].shown.removeprefix("#") for i in group.demonstrations]
+                without, log = ", ".join(left_out), signed(group.log_probability_change)
                 groups.append((without, signed(group.margin), signed(group.margin_change), self.faint(log)))
             self.table(("without", ">logit difference", ">knock-out", ">(log p)"), groups)
 
@@ -194,7 +201,11 @@ class _Printer:
         every = sorted(((i, j) for i in range(n) for j in range(i)), key=lambda at: -abs(pairs.matrix[at[0]][at[1]]))
         self.heading("Pairs", "change of one influence by the full weight of the other, in nats")
         rows = [
-            (f"#{j} and #{i}", signed(pairs.matrix[i][j]), self.faint(f"± {plain(2 * pairs.noise[i][j])}"))
+            (
+                f"{self.e.sources[j].shown} and {self.e.sources[i].shown}",
+                signed(pairs.matrix[i][j]),
+                self.faint(f"± {plain(2 * pairs.noise[i][j])}"),
+            )
             for i, j in every[:_MOST_PAIRS]
         ]
         self.table(("", ">", ">"), rows)
@@ -244,7 +255,7 @@ class _Printer:
         shares = self.e.completeness
         if shares is not None:
             verdict = self.text("✓ complete" if shares.holds else "✗ incomplete")
-            name = f"shares against what the demonstrations change, at {len(shares.weights)} weights"
+            name = f"shares against what the {self.e.noun}s change, at {len(shares.weights)} weights"
             rows.append((name, scientific(shares.gap), self.faint(f"at most {scientific(shares.tolerance)}"), verdict))
         self.table(("", ">", "", ""), rows)
         cost = self.e.cost

@@ -45,7 +45,9 @@ def plot(explanation: Explanation, axes: Axes | None = None, scores: Sequence[st
     for number, name in enumerate(names):
         values = [effect.score(name) or 0.0 for effect in effects]
         axes.barh(places + thick * (number - (len(names) - 1) / 2), values, thick, label=METHODS.get(name, name))
-    labels = [f"#{effect.index} {one_line(effect.text, _MOST_CHARACTERS)}" for effect in effects]
+    labels = [
+        f"{one_line(effect.shown, _MOST_CHARACTERS)} {one_line(effect.text, _MOST_CHARACTERS)}" for effect in effects
+    ]
     axes.set_yticks(places, [label.replace("$", r"\$") for label in labels])
     axes.invert_yaxis()
     axes.axvline(0.0, color="gray", linewidth=0.8)
