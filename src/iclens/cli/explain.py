@@ -12,6 +12,7 @@ import tyro
 from iclens.cli.explain_batch import Many
 from iclens.cli.output import console, say, show
 from iclens.cli.prompt_options import prompt_options
+from iclens.cli.source_options import Sources
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.work.progress import stages
@@ -36,7 +37,8 @@ _ONE_PROMPT = (
 
 _NO_PROMPT = (
     "there is no prompt to explain: give a file of text, JSON or chat messages (--prompt FILE), pairs and a new input "
-    "(--demonstrations FILE.jsonl --query TEXT), or a file of many prompts (--batch FILE --out FOLDER). For example: "
+    "(--demonstrations FILE.jsonl --query TEXT), documents and a question (--documents FILE.jsonl --question TEXT), or "
+    "a file of many prompts (--batch FILE --out FOLDER). For example: "
     r"printf '2+3=5\n\n5+2=7\n\n4+4=' > sums.txt && iclens explain --model {model} --prompt sums.txt --answers 8 7"
 )
 
@@ -46,18 +48,19 @@ _FILES = {"json": "JSON", "html": "Page"}
 @command("explain")
 @dataclass(frozen=True)
 class Explain:
-    r"""Show which demonstrations of a few-shot prompt moved a language model's answer, exactly.
+    r"""Show which demonstrations, documents or other parts of a prompt moved a language model's answer, exactly.
 
     The prompt is a file (--prompt: plain text with blank lines between demonstrations and the query last, JSON, JSONL,
-    or chat messages), or --demonstrations with --query; or a file of many prompts, --batch with --out. Exit status 1
-    if a residual exceeds its tolerance.
+    or chat messages), --demonstrations with --query, or --documents with --question; or a file of many prompts, --batch
+    with --out. Exit status 1 if a residual exceeds its tolerance.
 
     Attributes:
         model: "bundled", "smollm2", a local folder, a .gguf file, or a hub name.
         prompt: the prompt file; the bundled example when the model is "bundled" and nothing else is given.
         demonstrations: a .jsonl file of {"input", "output"} lines, to be used with --query.
         query: the new input to complete.
-        template: how to write a pair, with {input} and {output}; \n is a line break.
+        template: how to write a pair, with {input} and {output}; \n is a line break. With --documents, how to write
+            these.
         instruction: text to put before the demonstrations.
         instruction_blocks: how many of the first blocks of a plain-text prompt are an instruction.
         separator: what stands between demonstrations, instead of blank lines; \n is a line break.
@@ -83,6 +86,7 @@ class Explain:
         device_map: auto spreads a model that is larger than one device over all of them, memory and disk.
         next_tokens: how many likely next tokens to report.
         seed: seed of the random subsets of --faithfulness.
+        sources: what is scored, where it is not demonstrations.
         list_models: list the families of models that are read exactly, what is particular to each, and what is
             refused; nothing is explained.
         many: many prompts at once.
@@ -115,6 +119,7 @@ class Explain:
     device_map: Literal["auto"] | None = None
     next_tokens: int = 10
     seed: int = 0
+    sources: Annotated[Sources, tyro.conf.arg(name="")] = field(default_factory=Sources)
     list_models: bool = False
     many: Annotated[Many, tyro.conf.arg(name="")] = field(default_factory=Many)
 
@@ -123,11 +128,12 @@ class Explain:
         if self.list_models:
             return _list_models()
         self.many.check()
+        self.sources.check(self.many.batch)
         if self.many.batch is not None:
             return self._run_batch(self.many.batch)
         groups = [_indices(group) for group in self.knock_out]
-        for path in self._files().values():
-            check_writable(path)
+        for file in self._files().values():
+            check_writable(file)
         if self.nodes < 1:
             raise UserError(f"--nodes {self.nodes}: take at least 1.")
         if self.next_tokens < 1:
@@ -139,7 +145,10 @@ class Explain:
         with stages("explaining") as stage:
             stage("loading the model")
             lens_model = load(self.model, dtype=self.dtype, device=self.device, device_map=self.device_map)
-            prompt = read_prompt(path, lens_model.tokenizer, **vars(prompt_options(self)))
+            if path is None:
+                prompt = self.sources.read(self, lens_model.tokenizer)
+            else:
+                prompt = read_prompt(path, lens_model.tokenizer, **vars(prompt_options(self)))
             explanation = explain(
                 lens_model,
                 prompt,
@@ -153,6 +162,8 @@ class Explain:
                 nodes=self.nodes,
                 edges=self.edges,
                 pairs=self.pairs,
+                within=self.sources.within,
+                budget=self.sources.budget,
                 n_next=self.next_tokens,
                 seed=self.seed,
                 command=self.command_line(),
@@ -160,19 +171,21 @@ class Explain:
             )
             stage("writing")
             # Both are made before either is written.
-            contents = {path: WRITERS[kind](explanation) for kind, path in self._files().items()}
+            contents = {file: WRITERS[kind](explanation) for kind, file in self._files().items()}
         print_table(explanation, console())
-        for kind, path in self._files().items():
-            write_atomically(path, contents[path])
-            say(f"{_FILES[kind]}: {path}")
+        for kind, file in self._files().items():
+            write_atomically(file, contents[file])
+            say(f"{_FILES[kind]}: {file}")
         return 0 if explanation.exact else 1
 
     def command_line(self) -> str:
         """The command that repeats this, with the options that differ from their defaults."""
         words = ["iclens", "explain"]
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if option.name in ("json", "html", "many") or (value == option.default and option.name != "model"):
+        for option in (*fields(self), *fields(self.sources)):
+            value = getattr(self if hasattr(self, option.name) else self.sources, option.name)
+            if option.name in ("json", "html", "many", "sources") or (
+                value == option.default and option.name != "model"
+            ):
                 continue
             words.append("--" + option.name.replace("_", "-"))
             if isinstance(value, tuple):
@@ -200,12 +213,17 @@ class Explain:
         files = {"json": self.json, "html": self.html}
         return {kind: path for kind, path in files.items() if path is not None}
 
-    def _prompt_file(self) -> Path:
-        """The file that holds the prompt, or its demonstrations.
+    def _prompt_file(self) -> Path | None:
+        """The file that holds the prompt, or its demonstrations; None where documents do.
 
         Raises:
             UserError: none is given, or two are.
         """
+        if self.sources.documents is not None:
+            for name in ("prompt", "demonstrations"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"--{name} and --documents are both given: give one of them.")
+            return None
         if self.prompt is not None and self.demonstrations is not None:
             raise UserError("--prompt and --demonstrations are both given: give one of them.")
         if self.demonstrations is not None and self.query is None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from iclens.display_text import one_line, percent, plain, signed
+from iclens.lens.citations import MOST_OF_IT, carrying, opposing
 from iclens.lens.facts import ADDITIVE, METHODS
 
 if TYPE_CHECKING:
     from iclens.lens.explanation import Explanation
-
-MOST_OF_IT = 2 / 3
-"""Part of all support that the demonstrations make up on which an answer is said to rest."""
+    from iclens.lens.facts import SourceEffect
 
 HARDLY = 0.1
 """Change of the margin, over the margin, up to which the demonstrations hardly matter."""
-
-OPPOSES = 0.25
-"""A negative score, over the largest score, from which a demonstration is said to oppose the answer."""
 
 DISAGREE = 0.3
 """Rank correlation below which two scores are said to disagree."""
@@ -30,7 +27,7 @@ def conclude(found: Explanation) -> tuple[str, ...]:
     """Say what the first score of an explanation found, and what the others say otherwise."""
     if not found.exact:
         return ()
-    return (*_matter(found), *_rests(found), *_together(found), *_disagreements(found))
+    return (*_grounded(found), *_matter(found), *_rests(found), *_together(found), *_disagreements(found))
 
 
 def _matter(found: Explanation) -> Iterator[str]:
@@ -55,37 +52,63 @@ def _matter(found: Explanation) -> Iterator[str]:
         yield f"{said}."
 
 
+def _grounded(found: Explanation) -> Iterator[str]:
+    """What the model says without any source, and whether the answer rests on them."""
+    told = found.grounding
+    if told is None:
+        return
+    then = f"Without the text of any {found.noun} the model would say {one_line(told.answer.strip(), 60)!r}"
+    of = f"{one_line(found.answer.strip(), 60)!r}"
+    yield (
+        f"{then} ({percent(told.probability)}), and {of} would have {percent(math.exp(told.log_probability))} instead "
+        f"of {percent(math.exp(found.answer_log_probability))}."
+    )
+    if told.share is None:
+        yield f"Neither the {found.noun}s nor the rest of the prompt support the answer."
+    else:
+        verdict = "is grounded in" if told.share >= MOST_OF_IT else "hardly rests on"
+        verdict = "rests in part on" if 1 - MOST_OF_IT < told.share < MOST_OF_IT else verdict
+        yield f"It {verdict} the {found.noun}s: {percent(told.share)} of what supports it comes from them."
+
+
 def _rests(found: Explanation) -> Iterator[str]:
     name = found.scores[0]
     scores = {effect.index: effect.score(name) or 0.0 for effect in found.sources}
-    ranked = sorted(scores, key=lambda i: -scores[i])
-    support, largest = sum(max(0.0, score) for score in scores.values()), max(map(abs, scores.values()))
     by = f"by {METHODS.get(name, name.replace('_', ' '))}"
-    if support <= 0.0:
+    few, share = carrying(scores)
+    if not few:
         yield f"No {found.noun} supports the answer, {by}."
     elif len(scores) > 1:
-        few, reached = [], 0.0
-        for i in ranked:
-            if reached >= MOST_OF_IT * support:
-                break
-            few.append(i)
-            reached += scores[i]
-        share = percent(reached / support)
         if len(few) <= max(1, len(scores) // 2) and len(few) <= _MOST_NAMED:
-            yield f"The answer rests on {_named(found, few)}: {share} of all support, {by}."
+            yield f"The answer rests on {_named(found, few)}: {percent(share)} of all support, {by}."
         else:
-            yield f"No few {found.noun}s carry the answer: {share} of all support comes from {len(few)}, {by}."
-    against = [i for i in reversed(ranked) if scores[i] < 0.0 and scores[i] <= -OPPOSES * largest]
+            told = f"{percent(share)} of all support comes from {len(few)}, {by}."
+            yield f"No few {found.noun}s carry the answer: {told}"
+    if few:
+        yield from _pieces(found, found.sources[few[0]], name)
+    against = opposing(scores)
     if against:
         more = f" and {len(against) - _MOST_NAMED} more" if len(against) > _MOST_NAMED else ""
         verb = "opposes it" if len(against) == 1 else "oppose it"
-        yield f"{_named(found, against[:_MOST_NAMED], more)} {verb}."
+        named = _named(found, against[:_MOST_NAMED], more)
+        yield f"{named[:1].upper()}{named[1:]} {verb}."
     if name in ADDITIVE and all(name in effect.of_output for effect in found.sources):
         of_labels = sum(abs(effect.of_output[name]) for effect in found.sources)
         of_inputs = sum(abs(scores[effect.index] - effect.of_output[name]) for effect in found.sources)
         if of_labels + of_inputs > 0.0:
-            share = percent(of_labels / (of_labels + of_inputs))
-            yield f"{share} of the effects comes from the outputs, the rest from the inputs."
+            yield f"{percent(of_labels / (of_labels + of_inputs))} of the effects comes from the outputs, the rest from the inputs."
+
+
+def _pieces(found: Explanation, effect: SourceEffect, name: str) -> Iterator[str]:
+    """Which of its pieces the strongest source rests on."""
+    if name not in ADDITIVE or len(effect.pieces) < 2:
+        return
+    few, share = carrying({one.index: one.scores[name] for one in effect.pieces})
+    if few and len(few) <= max(1, len(effect.pieces) // 2):
+        kind = effect.pieces[0].kind
+        said = ", ".join(f"{one_line(effect.pieces[k].text.strip(), 80)!r}" for k in few[:_MOST_NAMED])
+        where = f"{kind}{'s' * (len(few) > 1)} {', '.join(map(str, few))}"
+        yield f"In {one_line(effect.shown, 60)} it is {where} ({said}): {percent(share)}."
 
 
 def _together(found: Explanation) -> Iterator[str]:

@@ -36,6 +36,9 @@ def explain(
     nodes: int = MOST_NODES,
     edges: str | None = None,
     pairs: bool = False,
+    within: str | None = None,
+    budget: int = 0,
+    grounding: bool | None = None,
     n_next: int = 10,
     seed: int = 0,
     command: str = "",
@@ -69,6 +72,11 @@ def explain(
             the text; `"query"`: on that of the query's tokens alone. By default influence and shares take the first,
             and the knock-out the second, which runs only the query again.
         pairs: also find which demonstrations say the same, or depend on each other; 25 passes more.
+        within: `"sentences"`, `"lines"` or `"paragraphs"`: also score these within each source. They are sums over the
+            tokens of an additive score, and cost no pass.
+        budget: passes with which the text of the strongest sources, and of the strongest pieces in these, is really
+            deleted, from the largest score on.
+        grounding: also find what the model says without any source, one pass more; by default for documents alone.
         n_next: number of likely next tokens to report.
         seed: seed of what is drawn.
         command: the command that gives the same numbers, to be shown with them.
@@ -91,7 +99,7 @@ def explain(
         "nodes": nodes,
     }
     told: dict[str, Any] = {"faithfulness": faithfulness, "n_next": n_next, "seed": seed, "command": command}
-    told |= {"edges": edges, "pairs": pairs}
+    told |= {"edges": edges, "pairs": pairs, "within": within, "budget": budget, "grounding": grounding}
     with _stages(progress) as stage:
         lens = Lens(model, prompt, held="path" in wanted, progress=stage, **asked, **written)
         return lens.explanation(wanted, knock_out=knock_out, **told)

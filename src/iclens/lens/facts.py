@@ -265,6 +265,31 @@ class Taken:
 
 
 @dataclass(frozen=True)
+class Grounding:
+    """What the model says when the text of every source is deleted.
+
+    Attributes:
+        answer: what it says then: its likeliest candidate, or, without candidates, its likeliest next token.
+        probability: of that.
+        log_probability: of the explained answer then, over all its tokens.
+        margin: the explained margin then: what the rest of the prompt, and what the model knows, give.
+        context: the whole prompt's margin minus that: what the sources give.
+    """
+
+    answer: str
+    probability: float
+    log_probability: float
+    margin: float
+    context: float
+
+    @property
+    def share(self) -> float | None:
+        """The sources' part of what supports the answer: context⁺ / (context⁺ + margin⁺); None where nothing does."""
+        support = max(self.context, 0.0) + max(self.margin, 0.0)
+        return max(self.context, 0.0) / support if support > 0.0 else None
+
+
+@dataclass(frozen=True)
 class PairEffects:
     """How the influence of one demonstration changes with the weight of another, near the weights of the influence.
 

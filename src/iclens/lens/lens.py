@@ -15,11 +15,14 @@ from iclens.dual import DualModel, TrainingWeights
 from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations
 from iclens.lens.explanation import Explanation
+from iclens.lens.grounding import grounding as grounded
+from iclens.lens.inside import confirmed, inside
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.model.placed import doubled
 from iclens.lens.passes import MOST_TOKENS, Passes
 from iclens.lens.prompt.documents import PromptOptions, Written
 from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt.sources import DOCUMENT
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, by_source
 from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.question import Answer, PromptLike, Question, ask
@@ -274,6 +277,9 @@ class Lens:
         edges: str | None = None,
         pairs: bool = False,
         faithfulness: bool = False,
+        within: str | None = None,
+        budget: int = 0,
+        grounding: bool | None = None,
         n_next: int = 10,
         seed: int = 0,
         command: str = "",
@@ -289,12 +295,22 @@ class Lens:
         others = {name: self.score(name, seed=seed).values.tolist() for name in check_scores(scores)}
         how: dict[str, Any] = {"edges": edges, "pairs": pairs, "seed": seed, "n_next": n_next, "command": command}
         (found,) = explanations(self.passes, scores, knock_out=groups, others=others, **how)
+        found = replace(found, seed=seed, lens=self)
+        if within is not None:
+            sources = inside(self, found.sources, found.tokens, found.scores, within, budget)
+            found = replace(found, sources=sources, cost=self.passes.cost)
+        elif budget:
+            found = replace(
+                found, sources=confirmed(self, found.sources, found.scores[0], budget), cost=self.passes.cost
+            )
+        if grounding or (grounding is None and self.prompt.noun == DOCUMENT):
+            found = replace(found, grounding=grounded(self), cost=self.passes.cost)
         if not faithfulness:
-            return replace(found, seed=seed, lens=self)
+            return found
         rows = {name: [effect.score(name) or 0.0 for effect in found.sources] for name in found.scores}
         generator = torch.Generator().manual_seed(seed)
         tested = measure(self.rerun, rows, found.margin, generator, self.n_demonstrations)
-        return replace(found, seed=seed, lens=self, faithfulness=tested, cost=self.passes.cost)
+        return replace(found, faithfulness=tested, cost=self.passes.cost)
 
 
 def reading_model(model: Any, tokenizer: Any = None) -> LensModel:

@@ -19,6 +19,7 @@ from iclens.lens.views import VIEWS
 
 _BAR = 8
 _MOST_PAIRS = 6
+_MOST_OPENED = 3
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FOR, _AGAINST, _FAINT, _ALARM = "blue", "dark_orange3", "dim", "bold red"
 _WITHOUT_UNICODE = str.maketrans(
@@ -72,6 +73,7 @@ class _Printer:
         self._answer()
         self._conclusion()
         self._demonstrations()
+        self._pieces()
         self._pairs()
         self._others()
         self._agreement()
@@ -118,6 +120,11 @@ class _Printer:
     def _cell(self, part: str | Text) -> Text:
         return self.text(part) if isinstance(part, str) else part
 
+    def name(self, index: int) -> str:
+        """What a source is called; by its number where the explanation lacks it."""
+        called = {effect.index: effect.shown for effect in self.e.sources}
+        return one_line(called.get(index, f"#{index}"), 40)
+
     def _warning(self) -> None:
         self.line(self.text("Do not trust these numbers: ", _ALARM), "they differ from the model's own.")
         for residual in self.e.residuals:
@@ -160,6 +167,8 @@ class _Printer:
             columns.append(">" + _COLUMNS.get(name, one_line(name.replace("_", "\n"), 24)))
             columns += ["|"] if name == names[0] else []
             columns += [">(log p)"] if name == "knock_out" else []
+        removed = "rerun" not in names and any(one.rerun_margin_change is not None for one in self.e.sources)
+        columns += [">" + _COLUMNS["rerun"]] if removed else []
         taken = 12 + 11 * len(columns[2:])
         most = min(160, max(40, 2 * (self.console.width - taken)))
         sizes = (abs(effect.score(names[0]) or 0.0) for effect in self.e.sources)
@@ -175,6 +184,7 @@ class _Printer:
                 row += [self.bar(effect.score(name) or 0.0, largest)] if name == names[0] else []
                 if name == "knock_out" and effect.knock_out is not None:
                     row.append(self.faint(signed(effect.knock_out.log_probability_change)))
+            row += [self._removed(effect.rerun_margin_change)] if removed else []
             rows.append(row)
         totals: list[str | Text] = ["", self.faint("all together")]
         for name in names:
@@ -188,10 +198,32 @@ class _Printer:
             self.heading("Knocked out together")
             groups = []
             for group in self.e.group_knock_outs:
-                left_out = [self.e.sources[i].shown.removeprefix("#") for i in group.demonstrations]
+                left_out = [self.name(i).removeprefix("#") for i in group.demonstrations]
                 without, log = ", ".join(left_out), signed(group.log_probability_change)
                 groups.append((without, signed(group.margin), signed(group.margin_change), self.faint(log)))
             self.table(("without", ">logit difference", ">knock-out", ">(log p)"), groups)
+
+    def _removed(self, change: float | None) -> str:
+        """A change by deletion; nothing where the budget did not reach it."""
+        return "" if change is None else signed(change)
+
+    def _pieces(self) -> None:
+        """What is within the strongest sources."""
+        score = next((name for name in self.e.scores if name in ADDITIVE), "")
+        every = [effect for effect in self.e.sources if len(effect.pieces) > 1]
+        shown = sorted(every, key=lambda effect: -abs(effect.score(score) or 0.0))[:_MOST_OPENED]
+        if not shown:
+            return
+        removed = any(one.rerun_margin_change is not None for effect in shown for one in effect.pieces)
+        rows = []
+        for effect in shown:
+            for one in effect.pieces:
+                name = f"{one_line(effect.shown, 40)}, {one.kind} {one.index}"
+                row: list[str | Text] = [self.faint(name), one_line(one.text, 100), signed(one.scores[score])]
+                rows.append([*row, *([self._removed(one.rerun_margin_change)] if removed else [])])
+        self.heading("Within the strongest", METHODS[score])
+        columns = ["", "text", ">" + _COLUMNS.get(score, score), *([">" + _COLUMNS["rerun"]] if removed else [])]
+        self.table(columns, rows)
 
     def _pairs(self) -> None:
         pairs = self.e.pairs
@@ -202,7 +234,7 @@ class _Printer:
         self.heading("Pairs", "change of one influence by the full weight of the other, in nats")
         rows = [
             (
-                f"{self.e.sources[j].shown} and {self.e.sources[i].shown}",
+                f"{self.name(j)} and {self.name(i)}",
                 signed(pairs.matrix[i][j]),
                 self.faint(f"± {plain(2 * pairs.noise[i][j])}"),
             )

@@ -10,7 +10,7 @@ from iclens.lens.prompt.blocks import blocks, check_unicode, split_space
 from iclens.lens.prompt.chat import check_messages, within, write
 from iclens.lens.prompt.pieces import MESSAGES, PIECES, pieces, query_of
 from iclens.lens.prompt.retrieval import DEFAULT_CHAT_DOCUMENTS, DEFAULT_DOCUMENTS, check_documents, write_documents
-from iclens.lens.prompt.sources import BLANK_LINE, SourceName, Span, numbered
+from iclens.lens.prompt.sources import BLANK_LINE, DOCUMENT, SourceName, Span, numbered
 from iclens.lens.prompt.turns import write_turns
 
 
@@ -157,7 +157,7 @@ class OfSources:
             text = written.text + written.before
             head = None if given is None else Span(*written.places[0])
             told = {"lead": "", "add_special_tokens": False, "follow": written.follow, "notes": written.notes}
-        names = [SourceName("document", one.id) for one in checked]
+        names = [SourceName(DOCUMENT, one.id) for one in checked]
         document = {"documents": [{"id": one.id, "text": one.text} for one in checked], "question": question}
         options: dict[str, Any] = {
             "template": template,

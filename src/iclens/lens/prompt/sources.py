@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 DEMONSTRATION = "demonstration"
+DOCUMENT = "document"
 BLANK_LINE = "\n\n"
 
 _ONLY = ("instruction", "tools", "tool calls", "thinking")
