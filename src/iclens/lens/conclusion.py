@@ -96,7 +96,8 @@ def _rests(found: Explanation) -> Iterator[str]:
         of_labels = sum(abs(effect.of_output[name]) for effect in found.sources)
         of_inputs = sum(abs(scores[effect.index] - effect.of_output[name]) for effect in found.sources)
         if of_labels + of_inputs > 0.0:
-            yield f"{percent(of_labels / (of_labels + of_inputs))} of the effects comes from the outputs, the rest from the inputs."
+            from_outputs = percent(of_labels / (of_labels + of_inputs))
+            yield f"{from_outputs} of the effects comes from the outputs, the rest from the inputs."
 
 
 def _pieces(found: Explanation, effect: SourceEffect, name: str) -> Iterator[str]:

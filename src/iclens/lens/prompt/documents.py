@@ -285,7 +285,8 @@ def _taken_apart(document: Mapping[str, Any], binding: bool) -> tuple[str, Any, 
         raise UserError(f'"{form}" is a JSON {kind(content)}, not a string.')
     if form in ("demonstrations", "messages") and not isinstance(content, list):
         raise UserError(f'"{form}" is a JSON {kind(content)}, not a list. Write e.g. {_OBJECT}.')
-    if form not in ("demonstrations", "documents") and "query" in own:
+    # A text that is split has its query in a part of its own, as demonstrations have.
+    if "query" in own and form != "documents" and form != "demonstrations" and "split" not in own:
         raise UserError(f'"{form}" and "query" are both given: give the prompt as text or in parts.')
     return form, content, own
 

@@ -10,7 +10,7 @@ from iclens.lens.prompt.blocks import blocks, check_unicode, split_space
 from iclens.lens.prompt.chat import check_messages, within, write
 from iclens.lens.prompt.pieces import MESSAGES, PIECES, pieces, query_of
 from iclens.lens.prompt.retrieval import DEFAULT_CHAT_DOCUMENTS, DEFAULT_DOCUMENTS, check_documents, write_documents
-from iclens.lens.prompt.sources import BLANK_LINE, DOCUMENT, SourceName, Span, numbered
+from iclens.lens.prompt.sources import BLANK_LINE, DOCUMENT, SourceName, Span, after_gap, numbered
 from iclens.lens.prompt.turns import write_turns
 
 
@@ -215,18 +215,18 @@ class OfSources:
         if not spans:
             raise UserError("there are no sources: mark at least one.")
         end, visible = spans[-1].end, len(text.rstrip())
-        if visible <= end <= len(text):
+        begin = after_gap(text, end, told.get("between", ""))
+        if end <= len(text) <= max(begin, end):
             raise UserError(
                 f"{names[-1]} ends the text: the query must stand behind the last source, with one visible character "
                 "or more."
             )
         kept, space = split_space(text[visible:])
-        rest = text[end:visible]
         make: Any = cls
         return make(
             text=text[:visible] + kept,
             demonstrations=tuple(spans),
-            query=Span(end + len(rest) - len(rest.lstrip()), visible + len(kept)),
+            query=Span(begin, visible + len(kept)),
             instruction=instruction,
             labels=(None,) * len(spans),
             lead=space or ("" if kept else lead),

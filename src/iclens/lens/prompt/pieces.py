@@ -50,8 +50,7 @@ def query_of(text: str, split: str, separator: str | None = None) -> int:
     In a text that is split into sentences it is the last paragraph; where there is one, the last line; where there is
     one line, the last sentence.
     """
-    ways = {"paragraphs": ["paragraphs"], "lines": ["lines"], "sentences": ["paragraphs", "lines", "sentences"]}[split]
-    for way in ways:
+    for way in ("paragraphs", "lines", "sentences") if split == "sentences" else (split,):
         found = pieces(text, way, separator)
         if len(found) > 1:
             break

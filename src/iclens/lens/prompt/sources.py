@@ -68,26 +68,35 @@ def cuts(text: str, spans: Sequence[tuple[int, int]], between: str = "") -> list
     Spans with nothing but a gap between them go as one. Of the gaps before and after, the one with more line ends, or
     else the longer, stays. A gap is white space, and `between`, which stands between sources.
     """
-    gap = rf"(?:\s|{re.escape(between)})*" if between else r"\s*"
+    gap = _gap(between)
     runs: list[list[int]] = []
     for start, end in sorted(spans):
-        if runs and re.fullmatch(gap, text[runs[-1][1] : start]):
+        if runs and gap.fullmatch(text, runs[-1][1], start):
             runs[-1][1] = end
         else:
             runs.append([start, end])
     found, last = [], 0
     for start, end in runs:
-        after = re.compile(gap).match(text, end)
-        assert after is not None
-        # Backwards, so that the longest gap is found in time linear in its length.
+        following = after_gap(text, end, between)
         head = text[last:start]
         before = len(head) - _without_gap(head, between)
-        longer = _size(text[start - before : start]) >= _size(after[0])
+        longer = _size(text[start - before : start]) >= _size(text[end:following])
         # What begins the text leaves no gap at its place.
-        cut = (start, after.end()) if start == before or (longer and start - before > 0) else (start - before, end)
+        cut = (start, following) if longer or start == before else (start - before, end)
         found.append(cut)
         last = end
     return found
+
+
+def after_gap(text: str, start: int, between: str = "") -> int:
+    """Find the end of the gap that begins at a character: that character, where there is none."""
+    found = _gap(between).match(text, start)
+    assert found is not None
+    return found.end()
+
+
+def _gap(between: str) -> re.Pattern[str]:
+    return re.compile(rf"(?:\s|{re.escape(between)})*" if between else r"\s*")
 
 
 def _without_gap(text: str, between: str) -> int:
