@@ -63,12 +63,14 @@ def _grounded(found: Explanation) -> Iterator[str]:
         f"{then} ({percent(told.probability)}), and {of} would have {percent(math.exp(told.log_probability))} instead "
         f"of {percent(math.exp(found.answer_log_probability))}."
     )
-    if told.share is None:
-        yield f"Neither the {found.noun}s nor the rest of the prompt support the answer."
+    sources = f"the {found.noun}s"
+    if told.gain <= 0.0:
+        yield f"It does not rest on {sources}: without them it is likelier."
+    elif told.share <= 1 - MOST_OF_IT:
+        yield f"It hardly rests on {sources}: without them it keeps {percent(1 - told.share)} of its probability."
     else:
-        verdict = "is grounded in" if told.share >= MOST_OF_IT else "hardly rests on"
-        verdict = "rests in part on" if 1 - MOST_OF_IT < told.share < MOST_OF_IT else verdict
-        yield f"It {verdict} the {found.noun}s: {percent(told.share)} of what supports it comes from them."
+        verdict = "is grounded in" if told.share >= MOST_OF_IT else "rests in part on"
+        yield f"It {verdict} {sources}: they give it {percent(told.share)} of its probability."
 
 
 def _rests(found: Explanation) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -271,22 +272,22 @@ class Grounding:
     Attributes:
         answer: what it says then: its likeliest candidate, or, without candidates, its likeliest next token.
         probability: of that.
-        log_probability: of the explained answer then, over all its tokens.
-        margin: the explained margin then: what the rest of the prompt, and what the model knows, give.
-        context: the whole prompt's margin minus that: what the sources give.
+        log_probability: of the explained answer then, over all its tokens: what the rest of the prompt, and what the
+            model knows, give it.
+        margin: the explained margin then.
+        gain: the answer's log-probability in the whole prompt minus that: what the sources give it.
     """
 
     answer: str
     probability: float
     log_probability: float
     margin: float
-    context: float
+    gain: float
 
     @property
-    def share(self) -> float | None:
-        """The sources' part of what supports the answer: context⁺ / (context⁺ + margin⁺); None where nothing does."""
-        support = max(self.context, 0.0) + max(self.margin, 0.0)
-        return max(self.context, 0.0) / support if support > 0.0 else None
+    def share(self) -> float:
+        """The part of the answer's probability that it loses without the sources, 1 − exp(−gain); 0 where it gains."""
+        return -math.expm1(-max(self.gain, 0.0))
 
 
 @dataclass(frozen=True)

@@ -22,4 +22,5 @@ def grounding(lens: Lens) -> Grounding:
     if len(answer.candidates) > 1:
         best = max(answer.candidates, key=lambda one: one.log_probability)
         said, probability = best.text, best.probability
-    return Grounding(said, probability, answer.log_probability, answer.margin, lens.answer.margin - answer.margin)
+    gain = lens.answer.log_probability - answer.log_probability
+    return Grounding(said, probability, answer.log_probability, answer.margin, gain)

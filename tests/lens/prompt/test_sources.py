@@ -272,7 +272,9 @@ def test_documents_as_a_chat_are_in_the_users_message():
 
 
 def test_the_pieces_of_documents_are_named_after_them():
-    prompt = read_document({"documents": [{"id": "x", "text": "a\nb"}, {"text": "c"}], "question": "d", "split": "lines"})
+    prompt = read_document(
+        {"documents": [{"id": "x", "text": "a\nb"}, {"text": "c"}], "question": "d", "split": "lines"}
+    )
     assert named(prompt) == {"document x, line 0": "a", "document x, line 1": "b", "document 1, line 0": "c"}
     assert prompt.noun == "line"
     assert read_document(prompt.to_document()) == prompt
@@ -285,7 +287,10 @@ def test_the_pieces_of_documents_are_named_after_them():
         ({"documents": DOCUMENTS, "question": "  "}, "without a question"),
         ({"documents": DOCUMENTS, "question": "a", "query": "b"}, "drop one"),
         ({"documents": [], "question": "a"}, "there are no documents"),
-        ({"documents": ["a", {"id": "0", "text": "b"}], "question": "a"}, "document 1: the id '0' is that of document 0"),
+        (
+            {"documents": ["a", {"id": "0", "text": "b"}], "question": "a"},
+            "document 1: the id '0' is that of document 0",
+        ),
         ({"documents": [{"id": "x", "txt": "b"}], "question": "a"}, 'document 0: the field "txt" is not known'),
         ({"documents": [{"id": "x"}], "question": "a"}, 'document 0: no field "text"'),
         ({"documents": [{"id": "x", "text": 3}], "question": "a"}, 'the field "text" is 3, not a string'),
@@ -295,7 +300,10 @@ def test_the_pieces_of_documents_are_named_after_them():
         ({"documents": {"id": ["a"], "text": []}, "question": "a"}, "different lengths"),
         ({"documents": DOCUMENTS, "question": "a", "template": "{text}"}, r"lacks \{question\}"),
         ({"documents": DOCUMENTS, "question": "a", "template": "{text} {question}"}, "must stand apart from the block"),
-        ({"documents": DOCUMENTS, "question": "a", "template": "{id}\n\n{text}\n\n{question}"}, "must stand in the block"),
+        (
+            {"documents": DOCUMENTS, "question": "a", "template": "{id}\n\n{text}\n\n{question}"},
+            "must stand in the block",
+        ),
         ({"documents": DOCUMENTS, "question": "a", "template": "{text}\n\n{question} {title}"}, "which is not known"),
         ({"documents": DOCUMENTS, "question": "a", "template": "{question}\n\n{text}"}, "document y ends the text"),
         ({"documents": DOCUMENTS, "question": "a", "separator": "#"}, "separator is not for documents"),
@@ -382,7 +390,7 @@ def test_the_users_last_message_is_the_query_and_others_split_into_lines():
 
 
 def test_what_a_template_leaves_out_is_noted_and_no_source():
-    prompt = Prompt.from_messages(TASK[:3] + [TASK[3]], with_chat(CHATML), template_args=None)
+    prompt = Prompt.from_messages(TASK, with_chat(CHATML), template_args=None)
     assert list(named(prompt)) == ["message 0 (system)", "message 1 (user)", "message 3 (tool)"]
     assert any("leaves out the 'reasoning_content' of message 2" in note for note in prompt.notes)
     assert any("leaves out the message 2 (assistant), tool calls" in note for note in prompt.notes)
