@@ -89,6 +89,20 @@ def test_scores_of_documents_are_those_of_the_same_text_marked_by_hand():
         assert mine.knock_out.margin == pytest.approx(theirs.knock_out.margin, abs=1e-12)
 
 
+def test_sources_are_knocked_out_by_number_or_by_name():
+    by_name = explained(knock_out=[("river", "document farm"), ("garden",)]).group_knock_outs
+    by_number = explained(knock_out=[(2, 0), ("1",)]).group_knock_outs
+    assert by_name == by_number
+    assert [one.demonstrations for one in by_name] == [(0, 2), (1,)]
+    for group, said in [
+        (("sea",), "no document of that name"),
+        ((3,), "cannot knock out document 3"),
+        ((), "is empty"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            explained(knock_out=[group])
+
+
 def test_new_names_change_no_number():
     renamed = [{"id": f"other-{i}", "text": one["text"]} for i, one in enumerate(DOCUMENTS)]
     one, other = explained(), explained(ASKED | {"documents": renamed})

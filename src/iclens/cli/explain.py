@@ -70,7 +70,7 @@ class Explain:
         answer: the answer to explain.
         scores: which scores to compute, the one that orders the demonstrations first; besides those of the default
             shares, path, knock_out, rerun, lasso and all other methods of the registry.
-        knock_out: groups of demonstrations to knock out together, numbered from 0, each like 3,7.
+        knock_out: groups of sources to knock out together, by their numbers from 0 or their names, each like 3,7.
         rerun: also delete each demonstration's text and run the model again.
         faithfulness: also measure how well the scores predict the model on shortened prompts.
         json: write everything to this file.
@@ -131,7 +131,7 @@ class Explain:
         self.sources.check(self.many.batch)
         if self.many.batch is not None:
             return self._run_batch(self.many.batch)
-        groups = [_indices(group) for group in self.knock_out]
+        groups = [_members(group) for group in self.knock_out]
         for file in self._files().values():
             check_writable(file)
         if self.nodes < 1:
@@ -252,8 +252,8 @@ def _list_models() -> int:
     return 0
 
 
-def _indices(group: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in group.split(","))
-    except ValueError:
-        raise UserError(f"--knock-out {group!r}: give demonstrations by number, e.g. 3,7.") from None
+def _members(group: str) -> tuple[str, ...]:
+    members = tuple(part.strip() for part in group.split(","))
+    if not all(members):
+        raise UserError(f"--knock-out {group!r}: give sources by number or name, e.g. 3,7.")
+    return members

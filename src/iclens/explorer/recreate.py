@@ -90,7 +90,7 @@ def python(ask: Ask, lens_model: LensModel, **options: Any) -> str:
         told = [f"dtype=torch.{value}" if name == "dtype" else f"{name}={value!r}" for name, value in loading.items()]
         loaded, model = f"model = iclens.load({', '.join([model, *told])})\n", "model"
     if document is None:
-        imports += "from iclens.lens import Prompt, Span\n"
+        imports += f"from iclens.lens import Prompt, {'SourceName, ' if ask.prompt.names else ''}Span\n"
     given = {"answers": list(ask.answers) or None, "answer": ask.answer} | _beyond(ask) | options
     arguments = [f"{name}={value!r}" for name, value in given.items() if value is not None]
     return (
@@ -142,6 +142,8 @@ def _named(document: dict[str, Any], *known: str) -> str:
 def _by_parts(prompt: Prompt) -> str:
     """Write an expression for a prompt that no document holds: its parts are told by their places."""
     parts = [field.name for field in dataclasses.fields(prompt) if field.init and field.name not in ("text", "notes")]
+    # Those of demonstrations are empty.
+    parts = [name for name in parts if name not in ("names", "between") or getattr(prompt, name)]
     told = "".join(f"\n    {name}={getattr(prompt, name)!r}," for name in parts)
     return f"Prompt(\n    text={_literal(prompt.text)},{told}\n)"
 

@@ -29,7 +29,7 @@ def explain(
     answers: Iterable[str] | None = None,
     answer: str | None = None,
     scores: Sequence[str] = SCORES,
-    knock_out: Iterable[Iterable[int]] = (),
+    knock_out: Iterable[Iterable[int | str]] = (),
     rerun_text: bool = False,
     faithfulness: bool = False,
     precise: bool = False,
@@ -45,25 +45,26 @@ def explain(
     progress: bool | Callable[[str], None] = False,
     **written: Unpack[Written],
 ) -> Explanation:
-    """Explain a language model's answer to a few-shot prompt by its demonstrations.
+    """Explain a language model's answer to a prompt by its sources: demonstrations, documents, messages, sentences.
 
-    For the margin of the answer's logit over its alternatives, and for every demonstration: its *influence* (how the
+    For the margin of the answer's logit over its alternatives, and for every source: its *influence* (how the
     margin changes with its weight in the training set of every dual model) and its *gradient step* (its contribution to
     the dual models' one step of training, direct, through the frozen final norm). On request its *shares* (influence
-    from no demonstration to all, which sums to what they change), its *path* (through all layers, with attention
+    from no source to all, which sums to what they change), its *path* (through all layers, with attention
     weights, norms and gates held: the parts sum to the margin), its *exact knock-out* (dual models trained without it),
     and what really deleting its text changes. Margins are in nats; positive scores support the answer.
 
     Args:
         model: `"bundled"`, a local folder, a hub name, a Hugging Face model, or a `LensModel`.
-        prompt: plain text (blank lines between demonstrations, query last), pairs, chat messages, or a `Prompt`.
+        prompt: plain text (blank lines between demonstrations, query last), pairs, chat messages, documents with a
+            question, any other document that `read_document` reads, or a `Prompt`.
         *misplaced: nothing; an argument here gets an error that shows the right call.
         tokenizer: the tokenizer of a Hugging Face model; the others bring theirs.
         answers: candidate answers. The likeliest is explained, against the mean of the others.
         answer: the answer to explain instead; without candidates its alternatives are the next most likely tokens.
         scores: names of scores: `"gradient_step"`, `"path"`, `"knock_out"`, `"influence"`, `"shares"`, `"rerun"` or any
             of `ATTRIBUTIONS`; what they do not need is not run. The first orders the sources.
-        knock_out: groups of demonstrations to knock out together, as indices from 0.
+        knock_out: groups of sources to knock out together, by numbers from 0 or by names, such as a document's id.
         rerun_text: add the score `"rerun"`: the true leave-one-out, by deleting each demonstration's text.
         faithfulness: also measure LDS and the removal test by running the model on shortened prompts.
         precise: take the path in a float64 copy of the model; without it only where the float32 check fails.
@@ -82,7 +83,8 @@ def explain(
         command: the command that gives the same numbers, to be shown with them.
         progress: True shows the stages on standard error; or a function that is called with each one's name.
         **written: how the prompt is written, see `PromptOptions`: `separator`, `template_args`, `system_in_user`,
-            `instruction`, `instruction_blocks`, `template`, `query`.
+            `instruction`, `instruction_blocks`, `template`, `query`; and what is scored: `split`, `score_instruction`,
+            `as_chat`.
 
     Raises:
         UserError: the model, the prompt, a score or an answer cannot be handled exactly.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from iclens.display_text import percent
 from iclens.lens.facts import Completeness, Taken, Token
 from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt.sources import DEMONSTRATION
 from iclens.lens.prompt.tokens import FIRST
 from iclens.lens.read.answers import Answers
 from iclens.lens.read.question import Answer
@@ -49,7 +50,7 @@ def about_candidates(answers: Answers, given: Answer) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def about_completeness(margin: float, found: Completeness | None, noun: str) -> tuple[str, ...]:
+def about_completeness(margin: float, found: Completeness | None, noun: str = DEMONSTRATION) -> tuple[str, ...]:
     """Say that the shares do not sum to what the demonstrations change, and by how much."""
     if found is None or found.holds:
         return ()
@@ -60,7 +61,7 @@ def about_completeness(margin: float, found: Completeness | None, noun: str) -> 
     )
 
 
-def about_certainty(taken: Taken | None, noun: str) -> tuple[str, ...]:
+def about_certainty(taken: Taken | None, noun: str = DEMONSTRATION) -> tuple[str, ...]:
     """Say that the influence was taken at a smaller weight than half, and why."""
     if taken is None or taken.weight == HALF:
         return ()
@@ -70,7 +71,7 @@ def about_certainty(taken: Taken | None, noun: str) -> tuple[str, ...]:
     )
 
 
-def about_the_first_token(first: Token, share: float, noun: str) -> tuple[str, ...]:
+def about_the_first_token(first: Token, share: float, noun: str = DEMONSTRATION) -> tuple[str, ...]:
     """Say that much of the attention rests on the first token of the text; `share` is its mean weight."""
     if first.role != FIRST or share < MUCH:
         return ()

@@ -285,6 +285,7 @@ def test_the_pieces_of_documents_are_named_after_them():
     [
         ({"documents": DOCUMENTS}, "the documents come without a question"),
         ({"documents": DOCUMENTS, "question": "  "}, "without a question"),
+        ({"question": "a"}, 'a "question" without "documents"'),
         ({"documents": DOCUMENTS, "question": "a", "query": "b"}, "drop one"),
         ({"documents": [], "question": "a"}, "there are no documents"),
         (

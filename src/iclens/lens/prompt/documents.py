@@ -271,6 +271,8 @@ def _taken_apart(document: Mapping[str, Any], binding: bool) -> tuple[str, Any, 
         own["query"] = own.pop("question")
     if "input" in own and set(own) <= {"input", "output"}:
         raise UserError(f"this is one pair of input and output, not a whole prompt. Write e.g. {_OBJECT}.")
+    if "question" in own:
+        raise UserError(f'there is a "question" without "documents". Write e.g. {_QUESTION}.')
     forms = [form for form in _FORMS if form in own]
     if len(forms) != 1:
         said = " and ".join(f'"{form}"' for form in forms) or "none of them"
