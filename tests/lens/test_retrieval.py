@@ -257,6 +257,8 @@ def test_rows_of_a_data_set_go_in_and_out():
         ("a", "document farm"), ("a", "document garden"), ("a", "document river"), (None, "document 0"),
     ]  # fmt: skip
     one = iclens.explain(learner(), rows[0], answers=ANSWERS)
+    assert out[0]["context_share"] == pytest.approx(one.grounding.share, abs=1e-10)
+    assert out[0]["answer_without_sources"] == one.grounding.answer
     assert [row["scores"]["influence"] for row in out[:3]] == pytest.approx(
         [effect.score("influence") for effect in one.sources], abs=1e-10
     )

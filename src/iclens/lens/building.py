@@ -17,6 +17,7 @@ from iclens.lens.facts import (
     Token,
     total,
 )
+from iclens.lens.grounding import grounding as ground
 from iclens.lens.passes import Passes
 from iclens.lens.prompt.tokens import FIRST, NOT_A_DEMONSTRATION
 from iclens.lens.read.answers import likeliest, token_text
@@ -47,6 +48,7 @@ def explanations(
     edges: str | None = None,
     pairs: bool = False,
     seed: int = 0,
+    grounding: bool | None = None,
     others: Mapping[str, Sequence[float]] | None = None,
     n_next: int = 10,
     command: str = "",
@@ -55,7 +57,7 @@ def explanations(
 
     The score that comes first orders the sources. `knock_out` are groups of sources to knock out together in every
     prompt, `others` the scores of further methods, one number per source of a single prompt. `edges`,
-    `pairs` and `seed` are those of `explain`.
+    `pairs`, `seed` and `grounding` are those of `explain`.
 
     Raises:
         UserError: unknown edges.
@@ -75,6 +77,7 @@ def explanations(
         model.name, model.family.name, model.n_layers, model.n_heads, model.n_parameters, dtype, model.context_length
     )
     limits = passes.tolerances(residuals)
+    grounded = [ground(passes, b, grounding) for b in range(len(questions))]
     found = []
     for b, (question, answer) in enumerate(zip(questions, passes.answers, strict=True)):
         tokenized, prompt, forced = question.tokenized, question.tokenized.prompt, answer.readout.forced
@@ -118,6 +121,7 @@ def explanations(
                 scores=tuple(scores),
                 completeness=complete,
                 influence_at=taken,
+                grounding=grounded[b],
                 edges=edges,
                 pairs=found_scores.pair_effects(b),
                 group_knock_outs=found_scores.knock_outs(b, answer)[-len(knock_out) :] if knock_out else (),

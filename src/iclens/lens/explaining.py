@@ -119,6 +119,7 @@ def explain_many(
     precise: bool = False,
     nodes: int = MOST_NODES,
     edges: str | None = None,
+    grounding: bool | None = None,
     n_next: int = 10,
     seed: int = 0,
     most_tokens: int | None = None,
@@ -152,6 +153,7 @@ def explain_many(
             raise UserError(f"prompt {number}: {error}") from None
     most = most_tokens or tokens_at_once(lens_model)
     told: dict[str, Any] = {"precise": precise, "nodes": nodes, "edges": edges, "n_next": n_next, "seed": seed}
+    told["grounding"] = grounding
     return _each(lens_model, questions, most, progress, scores=wanted, **told)
 
 
@@ -163,6 +165,7 @@ def explain_together(
     precise: bool = False,
     nodes: int = MOST_NODES,
     edges: str | None = None,
+    grounding: bool | None = None,
     n_next: int = 10,
     seed: int = 0,
     most_tokens: int = MOST_TOKENS,
@@ -177,9 +180,11 @@ def explain_together(
     options: dict[str, Any] = {"held": "path" in scores, "precise": precise, "nodes": nodes}
     options |= {"most_tokens": most_tokens, "progress": progress}
     if not check_scores(scores):
-        return explanations(Passes(lens_model, questions, **options), scores, edges=edges, n_next=n_next)
+        passes = Passes(lens_model, questions, **options)
+        return explanations(passes, scores, edges=edges, grounding=grounding, n_next=n_next)
+    told: dict[str, Any] = {"edges": edges, "grounding": grounding, "n_next": n_next, "seed": seed}
     lenses = (Lens(lens_model, question, **options) for question in questions)
-    return [replace(lens.explanation(scores, edges=edges, n_next=n_next, seed=seed), lens=None) for lens in lenses]
+    return [replace(lens.explanation(scores, **told), lens=None) for lens in lenses]
 
 
 def _wanted(scores: Iterable[str], rerun_text: bool) -> list[str]:

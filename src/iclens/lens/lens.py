@@ -15,14 +15,12 @@ from iclens.dual import DualModel, TrainingWeights
 from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations
 from iclens.lens.explanation import Explanation
-from iclens.lens.grounding import grounding as grounded
 from iclens.lens.inside import confirmed, inside
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.model.placed import doubled
 from iclens.lens.passes import MOST_TOKENS, Passes
 from iclens.lens.prompt.documents import PromptOptions, Written
 from iclens.lens.prompt.prompt import Prompt
-from iclens.lens.prompt.sources import DOCUMENT
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, by_source
 from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.question import Answer, PromptLike, Question, ask
@@ -294,6 +292,7 @@ class Lens:
             raise UserError(f"n_next is {n_next}: report at least 1 likely next token.")
         others = {name: self.score(name, seed=seed).values.tolist() for name in check_scores(scores)}
         how: dict[str, Any] = {"edges": edges, "pairs": pairs, "seed": seed, "n_next": n_next, "command": command}
+        how["grounding"] = grounding
         (found,) = explanations(self.passes, scores, knock_out=groups, others=others, **how)
         found = replace(found, seed=seed, lens=self)
         if within is not None:
@@ -303,8 +302,6 @@ class Lens:
             found = replace(
                 found, sources=confirmed(self, found.sources, found.scores[0], budget), cost=self.passes.cost
             )
-        if grounding or (grounding is None and self.prompt.noun == DOCUMENT):
-            found = replace(found, grounding=grounded(self), cost=self.passes.cost)
         if not faithfulness:
             return found
         rows = {name: [effect.score(name) or 0.0 for effect in found.sources] for name in found.scores}
