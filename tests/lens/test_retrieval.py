@@ -206,6 +206,8 @@ def test_the_share_of_the_context_is_the_probability_that_is_lost_without_it():
     for gain, said in [(-0.1, "does not rest"), (0.1, "hardly rests"), (0.7, "rests in part"), (3.0, "is grounded in")]:
         found = replace(whole(), grounding=replace(told, gain=gain))
         assert f"It {said}" in found.conclusion[1]
+        # Where it does not rest on them, none is said to carry it.
+        assert any("The answer rests on document" in one for one in found.conclusion) == (gain >= 0.7)
 
 
 def test_without_candidates_the_likeliest_token_is_what_the_model_says():

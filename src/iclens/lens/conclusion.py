@@ -81,7 +81,11 @@ def _rests(found: Explanation) -> Iterator[str]:
     if not few:
         yield f"No {found.noun} supports the answer, {by}."
     elif len(scores) > 1:
-        if len(few) <= max(1, len(scores) // 2) and len(few) <= _MOST_NAMED:
+        if found.grounding is not None and found.grounding.share <= 1 - MOST_OF_IT:
+            # It does not rest on them, whichever is the strongest.
+            them = _named(found, few[:_MOST_NAMED], f" and {len(few) - _MOST_NAMED} more" if few[_MOST_NAMED:] else "")
+            yield f"Of the support that the {found.noun}s give, {percent(share)} comes from {them}, {by}."
+        elif len(few) <= max(1, len(scores) // 2) and len(few) <= _MOST_NAMED:
             yield f"The answer rests on {_named(found, few)}: {percent(share)} of all support, {by}."
         else:
             told = f"{percent(share)} of all support comes from {len(few)}, {by}."

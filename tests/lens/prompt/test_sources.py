@@ -220,7 +220,9 @@ def test_the_lines_of_demonstrations_and_their_instruction_can_be_scored():
 
 def test_documents_stand_in_their_order_and_their_ids_are_not_written():
     prompt = read_document({"documents": DOCUMENTS, "question": QUESTION})
-    assert prompt.text == "Oslo is cold. Rome is warm.\n\nBern is small.\n\nQuestion: What is cold?\nAnswer:"
+    assert prompt.text == (
+        "Documents:\n\nOslo is cold. Rome is warm.\n\nBern is small.\n\nQuestion: What is cold?\nAnswer:"
+    )
     assert named(prompt) == {"document x": DOCUMENTS[0]["text"], "document y": DOCUMENTS[1]["text"]}
     assert query(prompt) == "Question: What is cold?\nAnswer:"
     renamed = [one | {"id": f"other {one['id']}"} for one in DOCUMENTS]

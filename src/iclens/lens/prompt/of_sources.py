@@ -130,7 +130,7 @@ class OfSources:
             question: what the model is to answer from them.
             template: a format string; its block with `{text}`, between blank lines, is written for each document, and
                 may hold `{id}`. `{question}` stands apart from it. By default
-                `"{text}\n\nQuestion: {question}\nAnswer:"`, and in a chat `"{text}\n\n{question}"`.
+                `"Documents:\n\n{text}\n\nQuestion: {question}\nAnswer:"`, and in a chat `"{text}\n\n{question}"`.
             instruction: a text before the documents; the system message of a chat.
             tokenizer: given, all this is the user's message of a chat, which the tokenizer's chat template writes.
             template_args: for a chat, as in `from_chat`.

@@ -11,7 +11,9 @@ from typing import Any
 from iclens.errors import UserError
 from iclens.lens.prompt.blocks import blocks, check_unicode
 
-DEFAULT_DOCUMENTS = "{text}\n\nQuestion: {question}\nAnswer:"
+DEFAULT_DOCUMENTS = "Documents:\n\n{text}\n\nQuestion: {question}\nAnswer:"
+"""A word before the first document takes the place of the text's first token, which is in no document's cut."""
+
 DEFAULT_CHAT_DOCUMENTS = "{text}\n\n{question}"
 """The default where a chat template writes the prompt, which ends with the header of the reply."""
 
