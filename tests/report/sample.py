@@ -19,6 +19,7 @@ from iclens.lens.facts import (
     NextToken,
     OtherPart,
     PairEffects,
+    Piece,
     Residual,
     SourceEffect,
     Taken,
@@ -125,7 +126,18 @@ def odd(text: str) -> Explanation:
         candidates=tuple(replace(entry, text=text, tokens=(text,)) for entry in base.candidates),
         answer=text,
         margin_definition=text,
-        sources=tuple(replace(effect, text=text, label=text) for effect in base.sources),
+        sources=tuple(
+            replace(
+                effect,
+                text=text,
+                label=text,
+                name=text,
+                kind=text,
+                id=text,
+                pieces=(Piece(0, text, text, {}), Piece(1, text, text, {"path": 1.0})),
+            )
+            for effect in base.sources
+        ),
         others=tuple(replace(other, name=text) for other in base.others),
         residuals=tuple(replace(residual, name=text) for residual in base.residuals),
         agreement=tuple(replace(pair, first=text, second=text) for pair in base.agreement),

@@ -61,7 +61,7 @@ def _cited(effect: SourceEffect, name: str, score: float, support: float) -> dic
     """One source; of its pieces those that carry its score, or, where it opposes the answer, those that do."""
     parts: dict[int, float] = {}
     if name in ADDITIVE:
-        parts = {one.index: one.scores[name] for one in effect.pieces}
+        parts = {one.index: one.scores.get(name, 0.0) for one in effect.pieces}
     chosen = carrying(parts)[0] if score > 0.0 else opposing(parts)
     return {
         "name": effect.name,

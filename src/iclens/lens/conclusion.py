@@ -110,7 +110,7 @@ def _pieces(found: Explanation, effect: SourceEffect, name: str) -> Iterator[str
     """Which of its pieces the strongest source rests on."""
     if name not in ADDITIVE or len(effect.pieces) < 2:
         return
-    few, share = carrying({one.index: one.scores[name] for one in effect.pieces})
+    few, share = carrying({one.index: one.scores.get(name, 0.0) for one in effect.pieces})
     if few and len(few) <= max(1, len(effect.pieces) // 2):
         kind = effect.pieces[0].kind
         said = ", ".join(f"{one_line(effect.pieces[k].text.strip(), 80)!r}" for k in few[:_MOST_NAMED])

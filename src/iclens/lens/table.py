@@ -159,7 +159,7 @@ class _Printer:
         names = self.e.scores
         # Other methods have units of their own, such as attention weights.
         unit = "nats of logit difference" if set(names) <= set(METHODS) else "each score in its own unit"
-        noun = self.e.noun
+        noun = one_line(self.e.noun, 40)
         self.heading(f"{noun[:1].upper()}{noun[1:]}s", f"{unit}; + supports the answer, − opposes it")
         numbered = noun == DEMONSTRATION
         columns = [">#" if numbered else "", noun if numbered else "text"]
@@ -219,7 +219,7 @@ class _Printer:
         for effect in shown:
             for one in effect.pieces:
                 name = f"{one_line(effect.shown, 40)}, {one.kind} {one.index}"
-                row: list[str | Text] = [self.faint(name), one_line(one.text, 100), signed(one.scores[score])]
+                row: list[str | Text] = [self.faint(name), one_line(one.text, 100), signed(one.scores.get(score))]
                 rows.append([*row, *([self._removed(one.rerun_margin_change)] if removed else [])])
         self.heading("Within the strongest", METHODS[score])
         columns = ["", "text", ">" + _COLUMNS.get(score, score), *([">" + _COLUMNS["rerun"]] if removed else [])]

@@ -84,20 +84,17 @@ class OfSources:
         """
         check_unicode(text)
         text = text.replace("\r\n", "\n").removeprefix("\ufeff")
+        document: dict[str, Any] = {"prompt": text, "split": split}
         if query is not None:
             text = f"{text.rstrip()}{separator or BLANK_LINE}"
         begin = len(text) if query is not None else query_of(text, split, separator)
         first = [end for _, end in blocks(text[:begin], separator)[:instruction_blocks]]
-        after = first[-1] if first else 0
-        # Where the instruction ends, a separator may follow.
-        after = blocks(text[after:], separator)[0][0] + after if after and text[after:].strip() else after
-        found = [Span(*one).shifted(after) for one in pieces(text[after:begin], split, separator)]
+        found = [Span(*one) for one in pieces(text[:begin], split, separator) if not first or one[0] >= first[-1]]
         if not found:
             raise UserError(
                 f"the text has {'no piece' if query else 'one piece alone, which is the query'}, split into {split}: a "
                 "source must stand before the query."
             )
-        document = {"prompt": text[: found[-1].end] if query is not None else text, "split": split}
         told: dict[str, Any] = {
             "query": query,
             "separator": separator,

@@ -80,6 +80,7 @@ def _document(row: Any, number: str, place: str) -> Document:
     if not text.strip():
         raise UserError(f'{place}: the field "text" is empty: a document needs at least one visible character.')
     check_unicode(text)
+    check_unicode(str(name))
     return Document(str(name).strip(), text.replace("\r\n", "\n"))
 
 
