@@ -64,6 +64,7 @@ def print_table(explanation: Explanation, console: Console) -> None:
 class _Printer:
     def __init__(self, explanation: Explanation, console: Console) -> None:
         self.e = explanation
+        self.noun = one_line(explanation.noun, 40)
         self.console = console
         self.unicode = console.encoding.lower().startswith("utf")
 
@@ -159,7 +160,7 @@ class _Printer:
         names = self.e.scores
         # Other methods have units of their own, such as attention weights.
         unit = "nats of logit difference" if set(names) <= set(METHODS) else "each score in its own unit"
-        noun = one_line(self.e.noun, 40)
+        noun = self.noun
         self.heading(f"{noun[:1].upper()}{noun[1:]}s", f"{unit}; + supports the answer, − opposes it")
         numbered = noun == DEMONSTRATION
         columns = [">#" if numbered else "", noun if numbered else "text"]
@@ -218,7 +219,7 @@ class _Printer:
         rows = []
         for effect in shown:
             for one in effect.pieces:
-                name = f"{one_line(effect.shown, 40)}, {one.kind} {one.index}"
+                name = f"{one_line(effect.shown, 40)}, {one_line(one.kind, 20)} {one.index}"
                 row: list[str | Text] = [self.faint(name), one_line(one.text, 100), signed(one.scores.get(score))]
                 rows.append([*row, *([self._removed(one.rerun_margin_change)] if removed else [])])
         self.heading("Within the strongest", METHODS[score])
@@ -287,7 +288,7 @@ class _Printer:
         shares = self.e.completeness
         if shares is not None:
             verdict = self.text("✓ complete" if shares.holds else "✗ incomplete")
-            name = f"shares against what the {self.e.noun}s change, at {len(shares.weights)} weights"
+            name = f"shares against what the {self.noun}s change, at {len(shares.weights)} weights"
             rows.append((name, scientific(shares.gap), self.faint(f"at most {scientific(shares.tolerance)}"), verdict))
         self.table(("", ">", "", ""), rows)
         cost = self.e.cost
