@@ -97,6 +97,12 @@ def test_a_changed_prompt_does_not_tell_what_it_was_written_from(model, asked):
         assert asked["prompt"] == prompt
 
 
+def test_pieces_of_sources_are_told_by_their_places(model, asked):
+    prompt = Prompt.from_documents(["cat is vux .\ndog is vux ."], "horse is", "{text}\n\n{question}").within("lines")
+    exec(recreate.python(Ask(prompt), model), {})
+    assert asked["prompt"] == prompt
+
+
 def test_a_chat_is_the_same_tokens_on_the_page_in_the_command_and_in_python(chatting, tmp_path, monkeypatch):
     ask = Ask.read({"messages": CHAT, "answers": ["vux", "nef"], "off": [1]}, chatting.tokenizer)
     seen = glance(viewed(chatting, ask), Ask.read(ask.to_document(), chatting.tokenizer))
@@ -125,6 +131,14 @@ PROMPTS = {
     "demonstrations of two lines": {"prompt": "it is\ncat\nis vux .\nplum\nis nef .\nhorse\nis"},
     "two lines each in one message": {"messages": [{"role": "user", "content": "cat\nis vux .\nhorse\nis"}]},
     "lines": {"prompt": MESSAGE.replace("\n\n", "\n")},
+    "documents": {"documents": ["cat is vux .", {"id": "b", "text": "plum is nef ."}], "question": "horse is",
+                  "template": "it is\n\n{text}\n\n{question}"},
+    "documents in a chat": {"documents": ["cat is vux .", "plum is nef ."], "question": "horse is", "as_chat": True},
+    "messages": {"messages": CHAT, "split": "messages"},
+    "lines of messages": {"messages": CHAT, "split": "lines"},
+    "lines that are split": {"prompt": "it is so\n\ncat is vux .\nplum is nef .", "split": "lines", "query": "horse is",
+                             "instruction_blocks": 1, "score_instruction": True},
+    "spans": {"text": "cat is vux . plum is nef . horse is", "spans": [[0, 12], [13, 26]], "names": ["a", "b"]},
     "pairs on lines": {
         "demonstrations": [{"input": "cat", "output": "vux ."}, {"input": "plum", "output": "nef ."}],
         "query": "horse", "template": "{input} is {output}", "separator": "\n",

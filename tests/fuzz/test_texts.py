@@ -22,7 +22,7 @@ from iclens import bundled
 from iclens.cli.main import main
 from iclens.explorer import page
 from iclens.explorer.ask import Ask
-from iclens.lens.prompt import Prompt, read_prompt
+from iclens.lens.prompt import Prompt, read_document, read_prompt
 from iclens.report.gallery import Entry, render_entry, render_index
 from iclens.sweeps.grid import expand
 from iclens.training.config import RunConfig
@@ -96,6 +96,50 @@ def test_pairs_are_a_prompt_or_refused(pairs, query, template, instruction):
     for span, (given_, output) in zip(prompt.demonstrations, pairs, strict=True):
         if template is None:
             assert span.of(prompt.text) == f"Input: {given_}\nOutput: {output}"
+
+
+@examples(60)
+@given(
+    documents=st.lists(st.fixed_dictionaries({"text": texts | plain}, optional={"id": texts | plain, "x": plain}))
+    | st.lists(texts, max_size=4)
+    | anything,
+    question=texts | plain,
+    told=st.fixed_dictionaries(
+        {},
+        optional={
+            "template": texts | st.just("<{id}> {text}\n\n{question}"),
+            "instruction": texts,
+            "as_chat": st.booleans() | plain,
+            "split": st.sampled_from(["paragraphs", "lines", "messages"]) | plain,
+            "score_instruction": st.booleans(),
+        },
+    ),
+)
+def test_documents_are_a_prompt_or_refused(documents, question, told):
+    prompt = refused(lambda: read_document({"documents": documents, "question": question, **told}, with_chat(CHATML)))
+    if prompt is None:
+        return
+    assert read_document(prompt.to_document(), with_chat(CHATML)) == prompt
+    shorter = prompt.without(range(len(prompt.sources) - 1))
+    assert [span.of(shorter.text) for span in shorter.sources] == [prompt.sources[-1].of(prompt.text)]
+    assert shorter.query.of(shorter.text) == prompt.query.of(prompt.text)
+
+
+@examples(60)
+@given(
+    text=texts,
+    told=st.fixed_dictionaries(
+        {"split": st.sampled_from(["paragraphs", "lines"])},
+        optional={"query": texts, "separator": texts, "instruction_blocks": st.integers(0, 3), "instruction": texts},
+    ),
+)
+def test_the_pieces_of_a_text_are_a_prompt_or_refused(text, told):
+    prompt = refused(lambda: read_document({"text": text, **told}))
+    if prompt is None:
+        return
+    assert read_document(prompt.to_document()) == prompt
+    shorter = prompt.without(range(len(prompt.sources)))
+    assert shorter.query.of(shorter.text) == prompt.query.of(prompt.text)
 
 
 @examples(60)

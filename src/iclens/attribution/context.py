@@ -12,7 +12,8 @@ from iclens.errors import UserError, did_you_mean
 from iclens.lens.lens import Lens, reading_model
 from iclens.lens.prompt.blocks import blocks, check_unicode, split_space
 from iclens.lens.prompt.chat import check_messages, write
-from iclens.lens.prompt.prompt import Prompt, Span
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt.sources import Span
 from iclens.lens.read.margin import logit_of
 from iclens.lens.scores.method import Scores
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from iclens.errors import UserError
 from iclens.lens.lens import Lens
 from iclens.lens.prompt.outputs import outputs_of
-from iclens.lens.prompt.prompt import Prompt, Span
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt.sources import Span
 from iclens.lens.prompt.tokens import TokenizedPrompt, tokenize
 from iclens.lens.read.capture import run
 from iclens.lens.read.padded import PaddedTokens, unembedding_only

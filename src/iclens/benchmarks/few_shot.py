@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from iclens.lens.prompt.prompt import BLANK_LINE
+from iclens.lens.prompt.sources import BLANK_LINE
 
 ANSWERS = ("positive", "negative")
 _PRAISE = ("warm", "bright", "clever", "moving", "funny", "brave", "tender", "fresh", "lovely", "gentle")

@@ -12,6 +12,7 @@ import tyro
 from iclens.cli.explain_batch import Many
 from iclens.cli.output import console, say, show
 from iclens.cli.prompt_options import prompt_options
+from iclens.cli.source_options import Sources
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.work.progress import stages
@@ -42,7 +43,8 @@ _ONE_PROMPT = (
 
 _NO_PROMPT = (
     "there is no prompt to explain: give a file of text, JSON or chat messages (--prompt FILE), pairs and a new input "
-    "(--demonstrations FILE.jsonl --query TEXT), or a file of many prompts (--batch FILE --out FOLDER). For example: "
+    "(--demonstrations FILE.jsonl --query TEXT), documents and a question (--documents FILE.jsonl --question TEXT), or "
+    "a file of many prompts (--batch FILE --out FOLDER). For example: "
     r"printf '2+3=5\n\n5+2=7\n\n4+4=' > sums.txt && iclens explain --model {model} --prompt sums.txt --answers 8 7"
 )
 
@@ -52,18 +54,19 @@ _FILES = {"json": "JSON", "html": "Page"}
 @command("explain")
 @dataclass(frozen=True)
 class Explain:
-    r"""Show which demonstrations of a few-shot prompt moved a language model's answer, exactly.
+    r"""Show which demonstrations, documents or other parts of a prompt moved a language model's answer, exactly.
 
     The prompt is a file (--prompt: plain text with blank lines between demonstrations and the query last, JSON, JSONL,
-    or chat messages), or --demonstrations with --query; or a file of many prompts, --batch with --out. Exit status 1
-    if a residual exceeds its tolerance.
+    or chat messages), --demonstrations with --query, or --documents with --question; or a file of many prompts, --batch
+    with --out. Exit status 1 if a residual exceeds its tolerance.
 
     Attributes:
         model: "bundled", "smollm2", a local folder, a .gguf file, or a hub name.
         prompt: the prompt file; the bundled example when the model is "bundled" and nothing else is given.
         demonstrations: a .jsonl file of {"input", "output"} lines, to be used with --query.
         query: the new input to complete.
-        template: how to write a pair, with {input} and {output}; \n is a line break.
+        template: how to write a pair, with {input} and {output}; \n is a line break. With --documents, how to write
+            these.
         instruction: text to put before the demonstrations.
         instruction_blocks: how many of the first blocks of a plain-text prompt are an instruction.
         separator: what stands between demonstrations, instead of blank lines; \n is a line break.
@@ -79,7 +82,7 @@ class Explain:
         measure: of a response its "log_probability", or "logit": log p − log(1 − p).
         scores: which scores to compute, the one that orders the demonstrations first; besides those of the default
             shares, path, knock_out, rerun, lasso and all other methods of the registry.
-        knock_out: groups of demonstrations to knock out together, numbered from 0, each like 3,7.
+        knock_out: groups of sources to knock out together, by their numbers from 0 or their names, each like 3,7.
         rerun: also delete each demonstration's text and run the model again.
         faithfulness: also measure how well the scores predict the model on shortened prompts.
         json: write everything to this file.
@@ -95,6 +98,7 @@ class Explain:
         device_map: auto spreads a model that is larger than one device over all of them, memory and disk.
         next_tokens: how many likely next tokens to report.
         seed: seed of what is drawn, such as the subsets of --faithfulness; with --generate the response is drawn too.
+        sources: what is scored, where it is not demonstrations.
         list_models: list the families of models that are read exactly, what is particular to each, and what is
             refused; nothing is explained.
         many: many prompts at once.
@@ -133,6 +137,7 @@ class Explain:
     device_map: Literal["auto"] | None = None
     next_tokens: int = 10
     seed: int | None = None
+    sources: Annotated[Sources, tyro.conf.arg(name="")] = field(default_factory=Sources)
     list_models: bool = False
     many: Annotated[Many, tyro.conf.arg(name="")] = field(default_factory=Many)
 
@@ -141,11 +146,12 @@ class Explain:
         if self.list_models:
             return _list_models()
         self.many.check()
+        self.sources.check(self.many.batch)
         if self.many.batch is not None:
             return self._run_batch(self.many.batch)
-        groups = [_indices(group) for group in self.knock_out]
-        for path in self._files().values():
-            check_writable(path)
+        groups = [_members(group) for group in self.knock_out]
+        for file in self._files().values():
+            check_writable(file)
         if self.nodes < 1:
             raise UserError(f"--nodes {self.nodes}: take at least 1.")
         if self.next_tokens < 1:
@@ -157,7 +163,10 @@ class Explain:
         with stages("explaining") as stage:
             stage("loading the model")
             lens_model = load(self.model, dtype=self.dtype, device=self.device, device_map=self.device_map)
-            prompt = read_prompt(path, lens_model.tokenizer, **vars(prompt_options(self)))
+            if path is None:
+                prompt = self.sources.read(self, lens_model.tokenizer)
+            else:
+                prompt = read_prompt(path, lens_model.tokenizer, **vars(prompt_options(self)))
             explanation = explain(
                 lens_model,
                 prompt,
@@ -176,6 +185,8 @@ class Explain:
                 nodes=self.nodes,
                 edges=self.edges,
                 pairs=self.pairs,
+                within=self.sources.within,
+                budget=self.sources.budget,
                 n_next=self.next_tokens,
                 seed=self.seed,
                 command=self.command_line(),
@@ -183,19 +194,21 @@ class Explain:
             )
             stage("writing")
             # Both are made before either is written.
-            contents = {path: WRITERS[kind](explanation) for kind, path in self._files().items()}
+            contents = {file: WRITERS[kind](explanation) for kind, file in self._files().items()}
         print_table(explanation, console())
-        for kind, path in self._files().items():
-            write_atomically(path, contents[path])
-            say(f"{_FILES[kind]}: {path}")
+        for kind, file in self._files().items():
+            write_atomically(file, contents[file])
+            say(f"{_FILES[kind]}: {file}")
         return 0 if explanation.exact else 1
 
     def command_line(self) -> str:
         """The command that repeats this, with the options that differ from their defaults."""
         words = ["iclens", "explain"]
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if option.name in ("json", "html", "many") or (value == option.default and option.name != "model"):
+        for option in (*fields(self), *fields(self.sources)):
+            value = getattr(self if hasattr(self, option.name) else self.sources, option.name)
+            if option.name in ("json", "html", "many", "sources") or (
+                value == option.default and option.name != "model"
+            ):
                 continue
             words.append("--" + option.name.replace("_", "-"))
             if isinstance(value, tuple):
@@ -240,12 +253,17 @@ class Explain:
         except UnicodeDecodeError:
             raise UserError(f"{self.response_file} is no text in UTF-8.") from None
 
-    def _prompt_file(self) -> Path:
-        """The file that holds the prompt, or its demonstrations.
+    def _prompt_file(self) -> Path | None:
+        """The file that holds the prompt, or its demonstrations; None where documents do.
 
         Raises:
             UserError: none is given, or two are.
         """
+        if self.sources.documents is not None:
+            for name in ("prompt", "demonstrations"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"--{name} and --documents are both given: give one of them.")
+            return None
         if self.prompt is not None and self.demonstrations is not None:
             raise UserError("--prompt and --demonstrations are both given: give one of them.")
         if self.demonstrations is not None and self.query is None:
@@ -274,8 +292,8 @@ def _list_models() -> int:
     return 0
 
 
-def _indices(group: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in group.split(","))
-    except ValueError:
-        raise UserError(f"--knock-out {group!r}: give demonstrations by number, e.g. 3,7.") from None
+def _members(group: str) -> tuple[str, ...]:
+    members = tuple(part.strip() for part in group.split(","))
+    if not all(members):
+        raise UserError(f"--knock-out {group!r}: give sources by number or name, e.g. 3,7.")
+    return members

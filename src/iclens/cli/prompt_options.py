@@ -23,7 +23,8 @@ def prompt_options(command: Any) -> PromptOptions:
     """
     from iclens.lens.prompt import PromptOptions
 
-    given = {name: getattr(command, name) for name in PromptOptions.__dataclass_fields__}
+    told = vars(command) | vars(getattr(command, "sources", command))
+    given = {name: told[name] for name in PromptOptions.__dataclass_fields__ if name in told}
     read = {name: unescaped(given[name]) for name in ("template", "separator")}
     return PromptOptions(**{**given, **read, "template_args": arguments(command.template_args) or None})
 

@@ -91,6 +91,11 @@ def _prompt(document: Any, parts: dict[str, Any], tokenizer: Any) -> Prompt:
             "this prompt is a chat, whose messages cannot be edited as blocks of text: edit them in the prompt file, "
             "and open it again."
         )
+    if prompt.names:
+        raise UserError(
+            f"the sources of this prompt are {prompt.noun}s, which cannot be edited as blocks of text: edit the prompt "
+            "file, and open it again."
+        )
     if "separator" in (prompt.document or {}):
         # As it stands between the blocks, with the white space around it.
         first, following = [*prompt.demonstrations, prompt.query][:2]

@@ -58,13 +58,13 @@ def cell(found: Explanation) -> str:
         values = [effect.score(name) for name in found.scores]
         scores = "".join("<td>–</td>" if value is None else f"<td>{value:+.3f}</td>" for value in values)
         text = f"<td style='text-align:left'><bdi>{escape(effect.text)}</bdi></td>"
-        rows += f"<tr><th>#{effect.index}</th>{text}{scores}</tr>"
+        rows += f"<tr><th>{escape(effect.shown)}</th>{text}{scores}</tr>"
     failed = ", ".join(residual.name for residual in found.residuals if not residual.holds)
     verdict = f"not exact: {failed}" if failed else "exact to rounding"
     return (
-        f"<p><b><bdi>{escape(found.answer)}</bdi></b>, {found.noun} {found.margin:+.3f} nats "
+        f"<p><b><bdi>{escape(found.answer)}</bdi></b>, {found.quantity} {found.margin:+.3f} nats "
         f"({escape(verdict)}). {escape(found.margin_definition)}</p><table><thead><tr><th></th>"
-        f"<th>demonstration</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        f"<th>{escape(found.quantity)}</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
     )
 
 

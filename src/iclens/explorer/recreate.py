@@ -48,7 +48,7 @@ def command(ask: Ask, lens_model: LensModel, **options: Any) -> str:
         name, content = "prompt.txt", document["prompt"]
         if "instruction_blocks" in document:
             reading = ["--instruction-blocks", str(document["instruction_blocks"])]
-        if "separator" in document:
+        if set(document) > {"prompt", "instruction_blocks"}:
             name, content, reading = "prompt.json", json.dumps(document, indent=1, ensure_ascii=False), []
     else:
         name, content = "prompt.json", json.dumps(document, indent=1, ensure_ascii=False)
@@ -90,7 +90,7 @@ def python(ask: Ask, lens_model: LensModel, **options: Any) -> str:
         told = [f"dtype=torch.{value}" if name == "dtype" else f"{name}={value!r}" for name, value in loading.items()]
         loaded, model = f"model = iclens.load({', '.join([model, *told])})\n", "model"
     if document is None:
-        imports += "from iclens.lens import Prompt, Span\n"
+        imports += f"from iclens.lens import Prompt, {'SourceName, ' if ask.prompt.names else ''}Span\n"
     given = {"answers": list(ask.answers) or None, "answer": ask.answer} | _beyond(ask) | options
     arguments = [f"{name}={value!r}" for name, value in given.items() if value is not None]
     return (
@@ -122,6 +122,9 @@ def _loading(lens_model: LensModel) -> dict[str, str]:
 
 def _made(document: dict[str, Any]) -> str:
     """Write an expression for the prompt that a document holds."""
+    if {"documents", "spans", "split", "score_instruction"} & set(document):
+        # A document is a prompt as it stands.
+        return "{" + "".join(f"\n    {name!r}: {value!r}," for name, value in document.items()) + "\n}"
     if "messages" in document:
         return f"iclens.Prompt.from_chat({_list(document['messages'])}, model.tokenizer{_named(document, 'messages')})"
     if "demonstrations" in document:
@@ -139,6 +142,8 @@ def _named(document: dict[str, Any], *known: str) -> str:
 def _by_parts(prompt: Prompt) -> str:
     """Write an expression for a prompt that no document holds: its parts are told by their places."""
     parts = [field.name for field in dataclasses.fields(prompt) if field.init and field.name not in ("text", "notes")]
+    # Those of demonstrations are empty.
+    parts = [name for name in parts if name not in ("names", "between") or getattr(prompt, name)]
     told = "".join(f"\n    {name}={getattr(prompt, name)!r}," for name in parts)
     return f"Prompt(\n    text={_literal(prompt.text)},{told}\n)"
 

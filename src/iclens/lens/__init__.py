@@ -8,7 +8,16 @@ from iclens.lens.facts import SourceEffect
 from iclens.lens.lens import Lens
 from iclens.lens.model.families import FAMILIES, Family
 from iclens.lens.model.loading import LensModel, load, outline
-from iclens.lens.prompt import Prompt, PromptOptions, Span, TokenizedPrompt, read_document, read_prompt, tokenize
+from iclens.lens.prompt import (
+    Prompt,
+    PromptOptions,
+    SourceName,
+    Span,
+    TokenizedPrompt,
+    read_document,
+    read_prompt,
+    tokenize,
+)
 from iclens.lens.read.capture import Capture, capture
 from iclens.lens.read.heads import HeadRecord
 from iclens.lens.read.margin import Readout, Readouts
@@ -27,7 +36,7 @@ from iclens.lens.views import VIEWS, WRITERS
 __all__ = [
     "ATTRIBUTIONS", "COLUMNS", "FAMILIES", "SCHEMA_VERSION", "VIEWS", "WRITERS", "Answer", "Capture", "Explanation",
     "Family", "GradientStep", "HeadRecord", "KnockOuts", "Lens", "LensModel", "PaddedTokens", "PathScores", "Prompt",
-    "PromptOptions", "Readout", "Readouts", "Scores", "SourceEffect", "Span", "TokenizedPrompt", "Trace", "auc",
-    "capture", "explain", "explain_many", "gradient_step", "hidden_keys", "knock_out", "lds", "load", "outline",
+    "PromptOptions", "Readout", "Readouts", "Scores", "SourceEffect", "SourceName", "Span", "TokenizedPrompt", "Trace",
+    "auc", "capture", "explain", "explain_many", "gradient_step", "hidden_keys", "knock_out", "lds", "load", "outline",
     "path", "print_table", "read_document", "read_prompt", "tokenize", "trace",
 ]  # fmt: skip

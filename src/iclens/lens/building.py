@@ -18,6 +18,7 @@ from iclens.lens.facts import (
     Token,
     total,
 )
+from iclens.lens.grounding import grounding as ground
 from iclens.lens.model.placed import doubled
 from iclens.lens.passes import Passes
 from iclens.lens.prompt.tokens import FIRST, NOT_A_DEMONSTRATION
@@ -50,6 +51,7 @@ def explanations(
     edges: str | None = None,
     pairs: bool = False,
     seed: int = 0,
+    grounding: bool | None = None,
     others: Mapping[str, Sequence[float]] | None = None,
     n_next: int = 10,
     command: str = "",
@@ -58,7 +60,7 @@ def explanations(
 
     The score that comes first orders the sources. `knock_out` are groups of sources to knock out together in every
     prompt, `others` the scores of further methods, one number per source of a single prompt. `edges`,
-    `pairs` and `seed` are those of `explain`.
+    `pairs`, `seed` and `grounding` are those of `explain`.
 
     Raises:
         UserError: unknown edges.
@@ -78,6 +80,7 @@ def explanations(
         model.name, model.family.name, model.n_layers, model.n_heads, model.n_parameters, dtype, model.context_length
     )
     limits = passes.tolerances(residuals)
+    grounded = [ground(passes, b, grounding) for b in range(len(questions))]
     found = []
     for b, (question, answer) in enumerate(zip(questions, passes.answers, strict=True)):
         tokenized, prompt, forced = question.tokenized, question.tokenized.prompt, answer.readout.forced
@@ -126,6 +129,7 @@ def explanations(
                 scores=tuple(scores),
                 completeness=complete,
                 influence_at=taken,
+                grounding=grounded[b],
                 edges=edges,
                 pairs=found_scores.pair_effects(b),
                 response=response,
@@ -134,12 +138,12 @@ def explanations(
                     *model.notes,
                     *tokenized.notes,
                     *question.notes,
-                    *sight_notes(traced, b, passes.groups[b], tokenized.n_demonstrations),
+                    *sight_notes(traced, b, passes.groups[b], tokenized.n_demonstrations, prompt.noun),
                     *(() if sinks is None else (sink_note(sinks[b]),)),
                     *about_candidates(question.answers, answer),
-                    *about_completeness(answer.margin, complete),
-                    *about_certainty(taken),
-                    *about_the_first_token(tokens[0], sunk[b]),
+                    *about_completeness(answer.margin, complete, prompt.noun),
+                    *about_certainty(taken, prompt.noun),
+                    *about_the_first_token(tokens[0], sunk[b], prompt.noun),
                     *about_experts(model),
                     *about_fallback(*found_scores.fallback(b)),
                     *about_rounding(answer.margin, float(uncertainty(largest[b], model.dtype)), dtype),

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from iclens.display_text import percent, plain, signed
+from iclens.display_text import one_line, percent, plain, signed
+from iclens.lens.citations import MOST_OF_IT, carrying, opposing
 from iclens.lens.facts import ADDITIVE, METHODS
 
 if TYPE_CHECKING:
     from iclens.lens.explanation import Explanation
-
-MOST_OF_IT = 2 / 3
-"""Part of all support that the demonstrations make up on which an answer is said to rest."""
+    from iclens.lens.facts import SourceEffect
 
 HARDLY = 0.1
 """Change of the margin, over the margin, up to which the demonstrations hardly matter."""
-
-OPPOSES = 0.25
-"""A negative score, over the largest score, from which a demonstration is said to oppose the answer."""
 
 DISAGREE = 0.3
 """Rank correlation below which two scores are said to disagree."""
@@ -30,19 +27,19 @@ def conclude(found: Explanation) -> tuple[str, ...]:
     """Say what the first score of an explanation found, and what the others say otherwise."""
     if not found.exact:
         return ()
-    return (*_matter(found), *_rests(found), *_together(found), *_disagreements(found))
+    return (*_grounded(found), *_matter(found), *_rests(found), *_together(found), *_disagreements(found))
 
 
 def _matter(found: Explanation) -> Iterator[str]:
     """How much the demonstrations matter beside the rest of the prompt."""
     if found.completeness is not None:
-        without, then = found.completeness.without, "Without any demonstration"
+        without, then = found.completeness.without, f"Without any {found.noun}"
     elif found.influence_at is not None:
         without, weight = found.influence_at.margin, round(1 / found.influence_at.weight)
-        then = f"With every demonstration at {'half' if weight == 2 else f'1/{weight} of'} its weight"
+        then = f"With every {found.noun} at {'half' if weight == 2 else f'1/{weight} of'} its weight"
     else:
         return
-    said = f"{then}, the {found.noun} would be {signed(without)} instead of {signed(found.margin)} nats"
+    said = f"{then}, the {found.quantity} would be {signed(without)} instead of {signed(found.margin)} nats"
     # A log-probability has no side of zero that decides.
     turned = without * found.margin < 0 and (found.response is None or found.response.measure != "log_probability")
     little = abs(found.margin - without) <= HARDLY * abs(found.margin)
@@ -56,37 +53,70 @@ def _matter(found: Explanation) -> Iterator[str]:
         yield f"{said}."
 
 
+def _grounded(found: Explanation) -> Iterator[str]:
+    """What the model says without any source, and whether the answer rests on them."""
+    told = found.grounding
+    if told is None:
+        return
+    then = f"Without the text of any {found.noun} the model would say {one_line(told.answer.strip(), 60)!r}"
+    of = f"{one_line(found.answer.strip(), 60)!r}"
+    yield (
+        f"{then} ({percent(told.probability)}), and {of} would have {percent(math.exp(told.log_probability))} instead "
+        f"of {percent(math.exp(found.answer_log_probability))}."
+    )
+    sources = f"the {found.noun}s"
+    if told.gain <= 0.0:
+        yield f"It does not rest on {sources}: without them it is likelier."
+    elif told.share <= 1 - MOST_OF_IT:
+        yield f"It hardly rests on {sources}: without them it keeps {percent(1 - told.share)} of its probability."
+    else:
+        verdict = "is grounded in" if told.share >= MOST_OF_IT else "rests in part on"
+        yield f"It {verdict} {sources}: they give it {percent(told.share)} of its probability."
+
+
 def _rests(found: Explanation) -> Iterator[str]:
     name = found.scores[0]
     scores = {effect.index: effect.score(name) or 0.0 for effect in found.sources}
-    ranked = sorted(scores, key=lambda i: -scores[i])
-    support, largest = sum(max(0.0, score) for score in scores.values()), max(map(abs, scores.values()))
     by = f"by {METHODS.get(name, name.replace('_', ' '))}"
-    if support <= 0.0:
-        yield f"No demonstration supports the answer, {by}."
+    few, share = carrying(scores)
+    if not few:
+        yield f"No {found.noun} supports the answer, {by}."
     elif len(scores) > 1:
-        few, reached = [], 0.0
-        for i in ranked:
-            if reached >= MOST_OF_IT * support:
-                break
-            few.append(i)
-            reached += scores[i]
-        share = percent(reached / support)
-        if len(few) <= max(1, len(scores) // 2) and len(few) <= _MOST_NAMED:
-            yield f"The answer rests on {_named(few)}: {share} of all support, {by}."
+        if found.grounding is not None and found.grounding.share <= 1 - MOST_OF_IT:
+            # It does not rest on them, whichever is the strongest.
+            them = _named(found, few[:_MOST_NAMED], f" and {len(few) - _MOST_NAMED} more" if few[_MOST_NAMED:] else "")
+            yield f"Of the support that the {found.noun}s give, {percent(share)} comes from {them}, {by}."
+        elif len(few) <= max(1, len(scores) // 2) and len(few) <= _MOST_NAMED:
+            yield f"The answer rests on {_named(found, few)}: {percent(share)} of all support, {by}."
         else:
-            yield f"No few demonstrations carry the answer: {share} of all support comes from {len(few)}, {by}."
-    against = [i for i in reversed(ranked) if scores[i] < 0.0 and scores[i] <= -OPPOSES * largest]
+            told = f"{percent(share)} of all support comes from {len(few)}, {by}."
+            yield f"No few {found.noun}s carry the answer: {told}"
+    if few:
+        yield from _pieces(found, found.sources[few[0]], name)
+    against = opposing(scores)
     if against:
         more = f" and {len(against) - _MOST_NAMED} more" if len(against) > _MOST_NAMED else ""
         verb = "opposes it" if len(against) == 1 else "oppose it"
-        yield f"{_named(against[:_MOST_NAMED], more)} {verb}."
+        named = _named(found, against[:_MOST_NAMED], more)
+        yield f"{named[:1].upper()}{named[1:]} {verb}."
     if name in ADDITIVE and all(name in effect.of_output for effect in found.sources):
         of_labels = sum(abs(effect.of_output[name]) for effect in found.sources)
         of_inputs = sum(abs(scores[effect.index] - effect.of_output[name]) for effect in found.sources)
         if of_labels + of_inputs > 0.0:
-            share = percent(of_labels / (of_labels + of_inputs))
-            yield f"{share} of the effects comes from the outputs, the rest from the inputs."
+            from_outputs = percent(of_labels / (of_labels + of_inputs))
+            yield f"{from_outputs} of the effects comes from the outputs, the rest from the inputs."
+
+
+def _pieces(found: Explanation, effect: SourceEffect, name: str) -> Iterator[str]:
+    """Which of its pieces the strongest source rests on."""
+    if name not in ADDITIVE or len(effect.pieces) < 2:
+        return
+    few, share = carrying({one.index: one.scores.get(name, 0.0) for one in effect.pieces})
+    if few and len(few) <= max(1, len(effect.pieces) // 2):
+        kind = effect.pieces[0].kind
+        said = ", ".join(f"{one_line(effect.pieces[k].text.strip(), 80)!r}" for k in few[:_MOST_NAMED])
+        where = f"{kind}{'s' * (len(few) > 1)} {', '.join(map(str, few))}"
+        yield f"In {one_line(effect.shown, 60)} it is {where} ({said}): {percent(share)}."
 
 
 def _together(found: Explanation) -> Iterator[str]:
@@ -97,11 +127,11 @@ def _together(found: Explanation) -> Iterator[str]:
         yield "Which of them act together cannot be told: pairs do not predict the subsets of this prompt."
         return
     for group in found.pairs.redundant[:_MOST_NAMED]:
-        yield f"{_named(group)} say the same: with the others there, each loses half of its effect or more."
+        yield f"{_named(found, group)} say the same: with the others there, each loses half of its effect or more."
     for pair in found.pairs.dependent[:_MOST_NAMED]:
-        yield f"{_named(pair)} depend on each other: either adds to the other's effect."
+        yield f"{_named(found, pair)} depend on each other: either adds to the other's effect."
     if not found.pairs.redundant and not found.pairs.dependent:
-        yield "No two demonstrations say the same or depend on each other beyond doubt."
+        yield f"No two {found.noun}s say the same or depend on each other beyond doubt."
 
 
 def _disagreements(found: Explanation) -> Iterator[str]:
@@ -109,13 +139,14 @@ def _disagreements(found: Explanation) -> Iterator[str]:
         if found.scores[0] in (one.first, one.second) and one.spearman is not None and one.spearman < DISAGREE:
             names = [METHODS.get(name, name.replace("_", " ")) for name in (one.first, one.second)]
             yield (
-                f"{names[0][:1].upper()}{names[0][1:]} and {names[1]} rank the demonstrations differently "
+                f"{names[0][:1].upper()}{names[0][1:]} and {names[1]} rank the {found.noun}s differently "
                 f"(rank correlation {plain(one.spearman)})."
             )
 
 
-def _named(indices: Sequence[int], more: str = "") -> str:
-    names = [f"#{i}" for i in indices]
+def _named(found: Explanation, indices: Sequence[int], more: str = "") -> str:
+    called = {effect.index: one_line(effect.shown, 60) for effect in found.sources}
+    names = [called.get(i, f"#{i}") for i in indices]
     if more or len(names) == 1:
         return ", ".join(names) + more
     return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -18,6 +18,7 @@ from iclens.lens.by_weight import ByWeight
 from iclens.lens.facts import Cost
 from iclens.lens.model.placed import doubled
 from iclens.lens.passes import Passes
+from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answer
@@ -127,10 +128,10 @@ class Contrast(Passes):
             _worst(found.residual),
         )
 
-    def rerun(self, prompt: int, sets: Sequence[Iterable[int]]) -> Outcome:
+    def rerun(self, prompt: int, sets: Sequence[Iterable[int]], sources: Prompt | None = None) -> Outcome:
         """Run both texts again without each set of sources; log-probabilities are the response's."""
         chosen = [tuple(one) for one in sets]
-        first, second = (self.pair.rerun(b, chosen) for b in (0, 1))
+        first, second = (self.pair.rerun(b, chosen, sources) for b in (0, 1))
         return first._replace(margins=first.margins - second.margins)
 
     def tolerances(self, residuals: Mapping[str, Float[Tensor, " 1"]]) -> dict[str, list[float]]:

@@ -35,31 +35,35 @@ def explain(
     foil: str | None = None,
     measure: str = MEASURES[0],
     scores: Sequence[str] = SCORES,
-    knock_out: Iterable[Iterable[int]] = (),
+    knock_out: Iterable[Iterable[int | str]] = (),
     rerun_text: bool = False,
     faithfulness: bool = False,
     precise: bool = False,
     nodes: int = MOST_NODES,
     edges: str | None = None,
     pairs: bool = False,
+    within: str | None = None,
+    budget: int = 0,
+    grounding: bool | None = None,
     n_next: int = 10,
     seed: int | None = None,
     command: str = "",
     progress: bool | Callable[[str], None] = False,
     **written: Unpack[Written],
 ) -> Explanation:
-    """Explain a language model's answer to a few-shot prompt by its demonstrations.
+    """Explain a language model's answer to a prompt by its sources: demonstrations, documents, messages, sentences.
 
-    For the margin of the answer's logit over its alternatives, and for every demonstration: its *influence* (how the
+    For the margin of the answer's logit over its alternatives, and for every source: its *influence* (how the
     margin changes with its weight in the training set of every dual model) and its *gradient step* (its contribution to
     the dual models' one step of training, direct, through the frozen final norm). On request its *shares* (influence
-    from no demonstration to all, which sums to what they change), its *path* (through all layers, with attention
+    from no source to all, which sums to what they change), its *path* (through all layers, with attention
     weights, norms and gates held: the parts sum to the margin), its *exact knock-out* (dual models trained without it),
     and what really deleting its text changes. Margins are in nats; positive scores support the answer.
 
     Args:
         model: `"bundled"`, a local folder, a hub name, a Hugging Face model, or a `LensModel`.
-        prompt: plain text (blank lines between demonstrations, query last), pairs, chat messages, or a `Prompt`.
+        prompt: plain text (blank lines between demonstrations, query last), pairs, chat messages, documents with a
+            question, any other document that `read_document` reads, or a `Prompt`.
         *misplaced: nothing; an argument here gets an error that shows the right call.
         tokenizer: the tokenizer of a Hugging Face model; the others bring theirs.
         answers: candidate answers. The likeliest is explained, against the mean of the others.
@@ -72,7 +76,7 @@ def explain(
         measure: of a response `"log_probability"`, or `"logit"`: log p − log(1 − p).
         scores: names of scores: `"gradient_step"`, `"path"`, `"knock_out"`, `"influence"`, `"shares"`, `"rerun"` or any
             of `ATTRIBUTIONS`; what they do not need is not run. The first orders the sources.
-        knock_out: groups of demonstrations to knock out together, as indices from 0.
+        knock_out: groups of sources to knock out together, by numbers from 0 or by names, such as a document's id.
         rerun_text: add the score `"rerun"`: the true leave-one-out, by deleting each demonstration's text.
         faithfulness: also measure LDS and the removal test by running the model on shortened prompts.
         precise: take the path in a float64 copy of the model; without it only where the float32 check fails.
@@ -81,12 +85,18 @@ def explain(
             the text; `"query"`: on that of the query's tokens alone. By default influence and shares take the first,
             and the knock-out the second, which runs only the query again.
         pairs: also find which demonstrations say the same, or depend on each other; 25 passes more.
+        within: `"sentences"`, `"lines"` or `"paragraphs"`: also score these within each source. They are sums over the
+            tokens of an additive score, and cost no pass.
+        budget: passes with which the text of the strongest sources, and of the strongest pieces in these, is really
+            deleted, from the largest score on.
+        grounding: also find what the model says without any source, one pass more; by default for documents alone.
         n_next: number of likely next tokens to report.
         seed: seed of what is drawn; 0 when None, but a generated response is then the likeliest, not drawn.
         command: the command that gives the same numbers, to be shown with them.
         progress: True shows the stages on standard error; or a function that is called with each one's name.
         **written: how the prompt is written, see `PromptOptions`: `separator`, `template_args`, `system_in_user`,
-            `instruction`, `instruction_blocks`, `template`, `query`.
+            `instruction`, `instruction_blocks`, `template`, `query`; and what is scored: `split`, `score_instruction`,
+            `as_chat`.
 
     Raises:
         UserError: the model, the prompt, a score or an answer cannot be handled exactly.
@@ -109,7 +119,7 @@ def explain(
         "nodes": nodes,
     }
     told: dict[str, Any] = {"faithfulness": faithfulness, "n_next": n_next, "seed": seed or 0, "command": command}
-    told |= {"edges": edges, "pairs": pairs}
+    told |= {"edges": edges, "pairs": pairs, "within": within, "budget": budget, "grounding": grounding}
     with _stages(progress) as stage:
         lens = Lens(model, prompt, held="path" in wanted, progress=stage, **asked, **written)
         return lens.explanation(wanted, knock_out=knock_out, **told)
@@ -127,6 +137,7 @@ def explain_many(
     precise: bool = False,
     nodes: int = MOST_NODES,
     edges: str | None = None,
+    grounding: bool | None = None,
     n_next: int = 10,
     seed: int = 0,
     most_tokens: int | None = None,
@@ -160,6 +171,7 @@ def explain_many(
             raise UserError(f"prompt {number}: {error}") from None
     most = most_tokens or tokens_at_once(lens_model)
     told: dict[str, Any] = {"precise": precise, "nodes": nodes, "edges": edges, "n_next": n_next, "seed": seed}
+    told["grounding"] = grounding
     return _each(lens_model, questions, most, progress, scores=wanted, **told)
 
 
@@ -171,6 +183,7 @@ def explain_together(
     precise: bool = False,
     nodes: int = MOST_NODES,
     edges: str | None = None,
+    grounding: bool | None = None,
     n_next: int = 10,
     seed: int = 0,
     most_tokens: int = MOST_TOKENS,
@@ -185,9 +198,11 @@ def explain_together(
     options: dict[str, Any] = {"held": "path" in scores, "precise": precise, "nodes": nodes}
     options |= {"most_tokens": most_tokens, "progress": progress}
     if not check_scores(scores):
-        return explanations(Passes(lens_model, questions, **options), scores, edges=edges, n_next=n_next)
+        passes = Passes(lens_model, questions, **options)
+        return explanations(passes, scores, edges=edges, grounding=grounding, n_next=n_next)
+    told: dict[str, Any] = {"edges": edges, "grounding": grounding, "n_next": n_next, "seed": seed}
     lenses = (Lens(lens_model, question, **options) for question in questions)
-    return [replace(lens.explanation(scores, edges=edges, n_next=n_next, seed=seed), lens=None) for lens in lenses]
+    return [replace(lens.explanation(scores, **told), lens=None) for lens in lenses]
 
 
 def _wanted(scores: Iterable[str], rerun_text: bool) -> list[str]:

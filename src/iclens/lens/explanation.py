@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from iclens.errors import UserError
+from iclens.lens.citations import citations
 from iclens.lens.conclusion import conclude
 from iclens.lens.facts import (
     RESIDUALS,
@@ -23,6 +24,7 @@ from iclens.lens.facts import (
     Completeness,
     Cost,
     Faithfulness,
+    Grounding,
     KnockOut,
     ModelFacts,
     NextToken,
@@ -34,6 +36,7 @@ from iclens.lens.facts import (
     Taken,
     Token,
 )
+from iclens.lens.prompt.sources import noun
 from iclens.lens.views import VIEWS, WRITERS, write
 from iclens.plain_data import record_of
 
@@ -67,6 +70,7 @@ class Explanation:
         influence_at: where the influence was taken; None when it was not asked for.
         edges: which attention edges carry training weights and are cut, one of `EDGES`, as was asked for; None for
             each score's own: all later ones for influence and shares, the query's for the knock-out.
+        grounding: what the model says without any source; None when it was not asked for.
         pairs: how demonstrations act together; None when it was not asked for.
         response: what every source did to each token of a response; None where answers are explained.
         group_knock_outs: knock-outs of groups that were asked for.
@@ -98,6 +102,7 @@ class Explanation:
     influence_at: Taken | None = None
     edges: str | None = None
     pairs: PairEffects | None = None
+    grounding: Grounding | None = None
     response: ResponseEffects | None = None
     group_knock_outs: tuple[KnockOut, ...] = ()
     faithfulness: tuple[Faithfulness, ...] = ()
@@ -115,14 +120,19 @@ class Explanation:
         return self.sources
 
     @property
+    def noun(self) -> str:
+        """What the sources are called: `"demonstration"`, `"document"`; `"source"` where there are several kinds."""
+        return noun([effect.kind for effect in self.sources])
+
+    @property
     def exact(self) -> bool:
         """True when every residual is within its tolerance."""
         return all(residual.holds for residual in self.residuals)
 
     @property
-    def noun(self) -> str:
+    def quantity(self) -> str:
         """What the explained number is called."""
-        return "logit difference" if self.response is None else self.response.noun
+        return "logit difference" if self.response is None else self.response.quantity
 
     @property
     def conclusion(self) -> tuple[str, ...]:
@@ -155,7 +165,26 @@ class Explanation:
             plain["value"] = residual.value if math.isfinite(residual.value) else None
         document["exact"] = self.exact
         document["conclusion"] = list(self.conclusion)
+        if self.grounding is not None:
+            document["grounding"]["share"] = self.grounding.share
+        document["citations"] = self.citations()
         return document
+
+    def citations(self, by: str | None = None) -> list[dict[str, Any]]:
+        """Give the sources that the answer rests on, and those that oppose it: plain data, an entry for each statement.
+
+        Cited are the fewest sources that make up two thirds of all support, strongest first, and of their pieces the
+        fewest that make up two thirds of theirs; opposing ones from a quarter of the largest score on. An entry has
+        `statement`, `log_probability`, `score` (which), `context_share`, `sources` and `opposed_by`; a source has
+        `name`, `kind`, `id`, `text`, `score`, `share` of all support, `text_removed` and `pieces`.
+
+        Args:
+            by: the score, one of `scores`; the first when left out.
+
+        Raises:
+            UserError: that score was not computed.
+        """
+        return citations(self, by)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One dictionary per source, with its prompt's numbers beside it: the columns of `COLUMNS`."""
@@ -258,7 +287,7 @@ class Explanation:
 
     def __repr__(self) -> str:
         verdict = "exact" if self.exact else "NOT EXACT"
-        numbers = f"{self.noun} {self.margin:+.3f} nats, {len(self.sources)} demonstrations, {verdict}"
+        numbers = f"{self.quantity} {self.margin:+.3f} nats, {len(self.sources)} {self.noun}s, {verdict}"
         return f"Explanation({self.answer!r}, {numbers})"
 
     def _repr_html_(self) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from iclens.lens.prompt.sources import DEMONSTRATION
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,9 @@ class Token:
 
     Attributes:
         text: the characters of the prompt that it covers; a special token's own name when it covers none.
-        part: index of its demonstration, or None when it belongs to the initialisation or the query.
-        role: `"first"` for the first token of the text, else `"demonstration"`, `"instruction"`, `"separator"`,
-            `"special"`, `"query"` or `"answer"`.
+        part: index of its source, or None when it belongs to the initialisation or the query.
+        role: `"first"` for the first token of the text, else `"demonstration"`, `"source"` (of another kind),
+            `"instruction"`, `"separator"`, `"special"`, `"query"` or `"answer"`.
         gradient_step: its direct contribution to the margin, over all layers and heads; None when not asked for.
         path: its contribution to the margin through all layers; None when not asked for.
         scores: its part of `influence` and of `shares`, where asked for.
@@ -90,13 +93,33 @@ class KnockOut:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A sentence, a line or a paragraph of a source, and what its tokens did.
+
+    Attributes:
+        index: its place in the source, from 0.
+        kind: `"sentence"`, `"line"` or `"paragraph"`.
+        text: its text.
+        scores: the parts of its tokens in the additive scores that were asked for.
+        rerun_margin_change: the margin minus the margin after its text alone was deleted; None where the budget of
+            passes did not reach it.
+    """
+
+    index: int
+    kind: str
+    text: str
+    scores: dict[str, float]
+    rerun_margin_change: float | None = None
+
+
+@dataclass(frozen=True)
 class SourceEffect:
-    """What one source (a demonstration) did to the margin of the answer; None where a score was not asked for.
+    """What one source did to the margin of the answer; None where a score was not asked for.
 
     Attributes:
         index: its position in the prompt, from 0.
         text: its text.
-        label: its output, or None in plain text, where it is not known.
+        label: its output, or None where it is not known, as in plain text, or there is none.
         n_tokens: how many tokens it has; the first of the text counts for none.
         gradient_step: direct contribution to the margin, summed over layers and heads.
         path: contribution to the margin through all layers.
@@ -108,6 +131,10 @@ class SourceEffect:
         of_output: which part of `gradient_step`, `path`, `influence` and `shares` comes from the tokens of its output
             (its label) and of what closes it, the rest from its input; empty where the text does not show which is
             which.
+        name: what it is called, e.g. `"document d3"`; empty in files of older versions.
+        kind: `"demonstration"`, `"document"`, `"sentence"`, `"message"` and so on.
+        id: its number from 0 or its own name, such as that of a document.
+        pieces: its sentences, lines or paragraphs, where they were asked for.
     """
 
     index: int
@@ -122,6 +149,16 @@ class SourceEffect:
     scores: dict[str, float] = field(default_factory=dict)
     maps: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict, repr=False)
     of_output: dict[str, float] = field(default_factory=dict)
+    name: str = ""
+    kind: str = DEMONSTRATION
+    id: str = ""
+    pieces: tuple[Piece, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """What it is called where sources are listed: a demonstration by its number, `#4`, any other by its name."""
+        numbered = self.kind == DEMONSTRATION and self.id in ("", str(self.index))
+        return f"#{self.index}" if numbered else self.name
 
     def score(self, name: str) -> float | None:
         """The score of that name, e.g. `"gradient_step"` or `"lasso"`; None when it was not asked for."""
@@ -255,11 +292,36 @@ class ResponseEffects:
     influence: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
 
     @property
-    def noun(self) -> str:
+    def quantity(self) -> str:
         """What the explained number is called."""
         if self.foil is not None:
             return "log-probability difference"
         return "log-probability" if self.measure == "log_probability" else "logit of the probability"
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """What the model says when the text of every source is deleted.
+
+    Attributes:
+        answer: what it says then: its likeliest candidate, or, without candidates, its likeliest next token.
+        probability: of that.
+        log_probability: of the explained answer then, over all its tokens: what the rest of the prompt, and what the
+            model knows, give it.
+        margin: the explained margin then.
+        gain: the answer's log-probability in the whole prompt minus that: what the sources give it.
+    """
+
+    answer: str
+    probability: float
+    log_probability: float
+    margin: float
+    gain: float
+
+    @property
+    def share(self) -> float:
+        """The part of the answer's probability that it loses without the sources, 1 − exp(−gain); 0 where it gains."""
+        return -math.expm1(-max(self.gain, 0.0))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations
 from iclens.lens.contrast import Contrast
 from iclens.lens.explanation import Explanation
+from iclens.lens.inside import confirmed, inside
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.model.placed import doubled
 from iclens.lens.passes import MOST_TOKENS, Passes
@@ -101,7 +102,7 @@ class Lens:
         """Index of the query's first token."""
 
     def __repr__(self) -> str:
-        size = f"{self.n_demonstrations} demonstrations, {self.tokenized.n_tokens} tokens"
+        size = f"{self.n_demonstrations} {self.prompt.noun}s, {self.tokenized.n_tokens} tokens"
         return f"Lens({self.model.name!r}, {size})"
 
     @property
@@ -167,7 +168,7 @@ class Lens:
         if weights is None or isinstance(weights, float | int):
             return self.passes.by_weight.influence(weights, query_only=query_only)[0]
         if len(weights) != self.n_demonstrations:
-            raise UserError(f"there are {len(weights)} weights for {self.n_demonstrations} demonstrations.")
+            raise UserError(f"there are {len(weights)} weights for {self.n_demonstrations} {self.prompt.noun}s.")
         given = torch.tensor([list(map(float, weights))], dtype=torch.float64)
         return self.passes.by_weight.influence(given, query_only=query_only)[0]
 
@@ -233,12 +234,12 @@ class Lens:
             UserError: a demonstration that does not exist.
         """
         chosen = tuple(keep)
-        kept = list(check_sets([chosen], self.n_demonstrations)[0]) if chosen else []
+        kept = list(check_sets([chosen], self.prompt)[0]) if chosen else []
         mask = torch.zeros(self.n_demonstrations, dtype=torch.bool)
         mask[kept] = True
         return float(self.pairs(seed=seed).predict(mask))
 
-    def knock_out(self, sets: Iterable[Iterable[int]] | None = None, *, query_only: bool = True) -> KnockOuts:
+    def knock_out(self, sets: Iterable[Iterable[int | str]] | None = None, *, query_only: bool = True) -> KnockOuts:
         """Exact margins when dual models are trained without some demonstrations, numbered from 0.
 
         Those of a set are left out together; without sets, each is left out alone. By default the dual models of the
@@ -249,7 +250,7 @@ class Lens:
             UserError: a demonstration that does not exist, or an empty set.
         """
         alone = ((i,) for i in range(self.n_demonstrations))
-        chosen = check_sets(alone if sets is None else sets, self.n_demonstrations)
+        chosen = check_sets(alone if sets is None else sets, self.prompt)
         return self.passes.knock_out([chosen], query_only=query_only)[0]
 
     def head(self, layer: int, head: int, *, training_weights: TrainingWeights | None = None) -> DualModel:
@@ -274,7 +275,7 @@ class Lens:
         """
         scored = ATTRIBUTIONS[name](self, torch.Generator().manual_seed(seed))
         if getattr(scored, "values", torch.empty(0)).shape != (self.n_demonstrations,):
-            raise UserError(f"the method {name!r} gave no `Scores` with one value per demonstration.")
+            raise UserError(f"the method {name!r} gave no `Scores` with one value per {self.prompt.noun}.")
         return scored
 
     def rerun(self, sets: Sequence[Iterable[int]]) -> Outcome:
@@ -298,10 +299,13 @@ class Lens:
         self,
         scores: Sequence[str] = SCORES,
         *,
-        knock_out: Iterable[Iterable[SupportsIndex]] = (),
+        knock_out: Iterable[Iterable[SupportsIndex | str]] = (),
         edges: str | None = None,
         pairs: bool = False,
         faithfulness: bool = False,
+        within: str | None = None,
+        budget: int = 0,
+        grounding: bool | None = None,
         n_next: int = 10,
         seed: int = 0,
         command: str = "",
@@ -311,18 +315,27 @@ class Lens:
         Raises:
             UserError: an unknown score, or a group that does not fit.
         """
-        groups = check_sets(knock_out, self.n_demonstrations)
+        groups = check_sets(knock_out, self.prompt)
         if n_next < 1:
             raise UserError(f"n_next is {n_next}: report at least 1 likely next token.")
         others = {name: self.score(name, seed=seed).values.tolist() for name in check_scores(scores)}
         how: dict[str, Any] = {"edges": edges, "pairs": pairs, "seed": seed, "n_next": n_next, "command": command}
+        how["grounding"] = grounding
         (found,) = explanations(self.passes, scores, knock_out=groups, others=others, **how)
+        found = replace(found, seed=seed, lens=self)
+        if within is not None:
+            sources = inside(self, found.sources, found.tokens, found.scores, within, budget)
+            found = replace(found, sources=sources, cost=self.passes.cost)
+        elif budget:
+            found = replace(
+                found, sources=confirmed(self, found.sources, found.scores[0], budget), cost=self.passes.cost
+            )
         if not faithfulness:
-            return replace(found, seed=seed, lens=self)
+            return found
         rows = {name: [effect.score(name) or 0.0 for effect in found.sources] for name in found.scores}
         generator = torch.Generator().manual_seed(seed)
         tested = measure(self.rerun, rows, found.margin, generator, self.n_demonstrations)
-        return replace(found, seed=seed, lens=self, faithfulness=tested, cost=self.passes.cost)
+        return replace(found, faithfulness=tested, cost=self.passes.cost)
 
 
 def reading_model(model: Any, tokenizer: Any = None) -> LensModel:
@@ -352,23 +365,31 @@ def check_call(name: str, prompt: Any, misplaced: Sequence[Any], noun: str = "pr
         raise UserError(f"{name} takes model and {noun} by place, and the rest by name: call {right}.")
 
 
-def check_sets(sets: Iterable[Iterable[SupportsIndex]], n_demonstrations: int) -> list[tuple[int, ...]]:
-    """Sets of demonstrations, each sorted and without repetitions.
+def check_sets(sets: Iterable[Iterable[SupportsIndex | str]], prompt: Prompt) -> list[tuple[int, ...]]:
+    """Sets of sources, by number or by name, each sorted and without repetitions.
 
     Raises:
-        UserError: an index that is no demonstration, or an empty set.
+        UserError: a source that does not exist, or an empty set.
     """
-    sets = list(sets)
+    sets, n, noun = list(sets), len(prompt.sources), prompt.noun
     if any(isinstance(group, int | str) for group in sets):
         raise UserError(f"the groups to knock out are {sets!r}: give a list of groups, e.g. [(0,), (3, 7)].")
-    checked = [tuple(sorted({index(member) for member in group})) for group in sets]
+    named = {key: i for i, name in enumerate(prompt.source_names) for key in (str(name), name.id)}
+
+    def number(member: SupportsIndex | str) -> int:
+        if not isinstance(member, str):
+            return index(member)
+        if member not in named and not member.isdecimal():
+            raise UserError(f"cannot knock out {member!r}: the prompt has no {noun} of that name: name one by number.")
+        return named[member] if member in named else int(member)
+
+    checked = [tuple(sorted({number(member) for member in group})) for group in sets]
     for members in checked:
         if not members:
-            raise UserError("a group to knock out is empty: name at least one demonstration, e.g. 3,7.")
+            raise UserError(f"a group to knock out is empty: name at least one {noun}, e.g. 3,7.")
         for member in members:
-            if not 0 <= member < n_demonstrations:
-                known = f"the prompt has {n_demonstrations}, numbered from 0 to {n_demonstrations - 1}."
-                raise UserError(f"cannot knock out demonstration {member}: {known}")
+            if not 0 <= member < n:
+                raise UserError(f"cannot knock out {noun} {member}: the prompt has {n}, numbered from 0 to {n - 1}.")
     return checked
 
 

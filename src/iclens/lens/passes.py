@@ -16,7 +16,8 @@ from iclens.lens.by_weight import ByWeight
 from iclens.lens.facts import Candidate, Cost
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.placed import doubled
-from iclens.lens.read.answers import likeliest
+from iclens.lens.prompt import Prompt, tokenize
+from iclens.lens.read.answers import Answers, likeliest
 from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.noise import rounding_noise
 from iclens.lens.read.padded import PaddedTokens
@@ -180,11 +181,14 @@ class Passes:
                     self._knocked[key] = cut_out(traced, hidden, edges, most_tokens=self.most_tokens)
         return self._knocked[key]
 
-    def rerun(self, prompt: int, sets: Sequence[Iterable[int]]) -> Outcome:
-        """Run one of the prompts again without the text of each set of demonstrations."""
-        whole, readout = self.questions[prompt].tokenized, self.readout(prompt)
+    def rerun(self, prompt: int, sets: Sequence[Iterable[int]], sources: Prompt | None = None) -> Outcome:
+        """Run one of the prompts again without the text of each set of its sources.
+
+        `sources` is the same text with other sources, of which the sets then are.
+        """
+        whole, readout = sources or self.questions[prompt].tokenized.prompt, self.readout(prompt)
         with self.stage("rerun"):
-            texts = [(ids, readout) for ids in shortened_ids(self.lens_model, whole.prompt, sets)]
+            texts = [(ids, readout) for ids in shortened_ids(self.lens_model, whole, sets)]
             self.forward_passes += self.share_of(prompt, [ids for ids, _ in texts])
             return run_texts(
                 self.lens_model, texts, most_tokens=self.most_tokens, advance=lambda done: self.progress("rerun")
@@ -203,6 +207,19 @@ class Passes:
     def dual_models_residuals(self) -> Float[Tensor, " batch"]:
         """How far the dual models are from the attention modules' own outputs."""
         return self.gradient_step.attention_residual
+
+    def without_sources(self, prompt: int) -> Passes:
+        """A pass over one of the prompts without the text of any source, and with the same read-out."""
+        question, readout, model = self.questions[prompt], self.readout(prompt), self.lens_model
+        whole = question.tokenized.prompt
+        shorter = tokenize(whole.without(range(len(whole.sources))), model.tokenizer)
+        texts = [one.text for one in question.answers.candidates]
+        answers = Answers.build(shorter, model.tokenizer, texts)
+        found = Passes(model, [Question(shorter, answers, readout)], held=False, most_tokens=self.most_tokens)
+        with self.stage("without sources"):
+            _ = found.answers
+        self.forward_passes += found.forward_passes / len(self.questions)
+        return found
 
     @property
     def gradient_step_residuals(self) -> Float[Tensor, " batch"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from iclens.display_text import percent
 from iclens.lens.facts import Completeness, Taken, Token
 from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt.sources import DEMONSTRATION
 from iclens.lens.prompt.tokens import FIRST
 from iclens.lens.read.answers import Answers
 from iclens.lens.read.question import Answer
@@ -49,34 +50,34 @@ def about_candidates(answers: Answers, given: Answer) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def about_completeness(margin: float, found: Completeness | None) -> tuple[str, ...]:
+def about_completeness(margin: float, found: Completeness | None, noun: str = DEMONSTRATION) -> tuple[str, ...]:
     """Say that the shares do not sum to what the demonstrations change, and by how much."""
     if found is None or found.holds:
         return ()
-    change = f"{margin - found.without:+.3f} nats, by which all demonstrations together change it"
+    change = f"{margin - found.without:+.3f} nats, by which all {noun}s together change it"
     return (
         f"The shares are not complete: their sum is off by {100 * found.gap:.0f} % from {change}. Integrate over more "
         f"than {len(found.weights)} weights (nodes) to bring them nearer.",
     )
 
 
-def about_certainty(taken: Taken | None) -> tuple[str, ...]:
+def about_certainty(taken: Taken | None, noun: str = DEMONSTRATION) -> tuple[str, ...]:
     """Say that the influence was taken at a smaller weight than half, and why."""
     if taken is None or taken.weight == HALF:
         return ()
     return (
-        f"The model is certain of this answer even when all demonstrations weigh half: the influence is taken where "
+        f"The model is certain of this answer even when all {noun}s weigh half: the influence is taken where "
         f"they weigh 1/{round(1 / taken.weight)}, and this weight counts as half.",
     )
 
 
-def about_the_first_token(first: Token, share: float) -> tuple[str, ...]:
+def about_the_first_token(first: Token, share: float, noun: str = DEMONSTRATION) -> tuple[str, ...]:
     """Say that much of the attention rests on the first token of the text; `share` is its mean weight."""
     if first.role != FIRST or share < MUCH:
         return ()
     return (
         f"The first token of the text, {first.text!r}, takes {percent(share)} of the last token's attention in the "
-        "mean over layers and heads: an attention sink. It is a part of its own; no demonstration's score contains it.",
+        f"mean over layers and heads: an attention sink. It is a part of its own; no {noun}'s score contains it.",
     )
 
 

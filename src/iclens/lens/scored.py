@@ -82,8 +82,11 @@ class Scored:
                 | {name: float(values[i]) for name, values in others.items()},
                 maps={name: split(i, name) for name in BY_WEIGHT if name in sums},
                 of_output={name: values[i] for name, values in outputs.items()} if shown[i] else {},
+                name=str(called),
+                kind=called.kind,
+                id=called.id,
             )
-            for i, span in enumerate(prompt.demonstrations)
+            for i, (span, called) in enumerate(zip(prompt.sources, prompt.source_names, strict=True))
         )
 
     def knock_outs(self, b: int, answer: Answer) -> tuple[KnockOut, ...]:

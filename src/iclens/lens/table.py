@@ -14,10 +14,12 @@ from rich.text import Text
 from iclens.display_text import one_line, percent, plain, scientific, signed
 from iclens.lens.explanation import Explanation
 from iclens.lens.facts import ADDITIVE, METHODS
+from iclens.lens.prompt.sources import DEMONSTRATION
 from iclens.lens.views import VIEWS
 
 _BAR = 8
 _MOST_PAIRS = 6
+_MOST_OPENED = 3
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FOR, _AGAINST, _FAINT, _ALARM = "blue", "dark_orange3", "dim", "bold red"
 _WITHOUT_UNICODE = str.maketrans(
@@ -63,6 +65,7 @@ def print_table(explanation: Explanation, console: Console) -> None:
 class _Printer:
     def __init__(self, explanation: Explanation, console: Console) -> None:
         self.e = explanation
+        self.noun = one_line(explanation.noun, 40)
         self.console = console
         self.unicode = console.encoding.lower().startswith("utf")
 
@@ -72,6 +75,7 @@ class _Printer:
         self._answer()
         self._conclusion()
         self._demonstrations()
+        self._pieces()
         self._pairs()
         self._others()
         self._agreement()
@@ -118,6 +122,11 @@ class _Printer:
     def _cell(self, part: str | Text) -> Text:
         return self.text(part) if isinstance(part, str) else part
 
+    def name(self, index: int) -> str:
+        """What a source is called; by its number where the explanation lacks it."""
+        called = {effect.index: effect.shown for effect in self.e.sources}
+        return one_line(called.get(index, f"#{index}"), 40)
+
     def _warning(self) -> None:
         self.line(self.text("Do not trust these numbers: ", _ALARM), "they differ from the model's own.")
         for residual in self.e.residuals:
@@ -130,14 +139,14 @@ class _Printer:
         response = self.e.response
         title = "Answer" if response is None else "Response" if response.statement is None else "Statement"
         most = 200 if response is None else 1000
-        size = max(18, len(self.e.noun) + 2)
+        size = max(18, len(self.e.quantity) + 2)
         self.line(title.ljust(size), self.text(one_line(self.e.answer.strip(), most), "bold"))
         if response is not None and response.statement is not None:
             self.line("Response".ljust(size), one_line(response.text.strip(), most))
         if response is not None and response.foil is not None:
             self.line("Foil".ljust(size), one_line(response.foil.strip(), most))
         margin = self.text(f"{signed(self.e.margin)} nats", "bold")
-        noun = self.e.noun[:1].upper() + self.e.noun[1:]
+        noun = self.e.quantity[:1].upper() + self.e.quantity[1:]
         self.line(noun.ljust(size), margin, self.faint(f"  {one_line(self.e.margin_definition)}"))
         rows = []
         for entry in self.e.candidates:
@@ -160,25 +169,33 @@ class _Printer:
     def _demonstrations(self) -> None:
         names = self.e.scores
         # Other methods have units of their own, such as attention weights.
-        unit = f"nats of {self.e.noun}" if set(names) <= set(METHODS) else "each score in its own unit"
-        self.heading("Demonstrations", f"{unit}; + supports the answer, − opposes it")
-        columns = [">#", "demonstration"]
+        unit = f"nats of {self.e.quantity}" if set(names) <= set(METHODS) else "each score in its own unit"
+        noun = self.noun
+        self.heading(f"{noun[:1].upper()}{noun[1:]}s", f"{unit}; + supports the answer, − opposes it")
+        numbered = noun == DEMONSTRATION
+        columns = [">#" if numbered else "", noun if numbered else "text"]
         for name in names:
             columns.append(">" + _COLUMNS.get(name, one_line(name.replace("_", "\n"), 24)))
             columns += ["|"] if name == names[0] else []
             columns += [">(log p)"] if name == "knock_out" else []
+        removed = "rerun" not in names and any(one.rerun_margin_change is not None for one in self.e.sources)
+        columns += [">" + _COLUMNS["rerun"]] if removed else []
         taken = 12 + 11 * len(columns[2:])
         most = min(160, max(40, 2 * (self.console.width - taken)))
         sizes = (abs(effect.score(names[0]) or 0.0) for effect in self.e.sources)
         largest = max((size for size in sizes if size < math.inf), default=0.0)
         rows = []
         for effect in self.e.ranked():
-            row: list[str | Text] = [self.faint(str(effect.index)), one_line(effect.text, most)]
+            row: list[str | Text] = [
+                self.faint(str(effect.index) if numbered else one_line(effect.shown, 40)),
+                one_line(effect.text, most),
+            ]
             for name in names:
                 row.append(signed(effect.score(name)))
                 row += [self.bar(effect.score(name) or 0.0, largest)] if name == names[0] else []
                 if name == "knock_out" and effect.knock_out is not None:
                     row.append(self.faint(signed(effect.knock_out.log_probability_change)))
+            row += [self._removed(effect.rerun_margin_change)] if removed else []
             rows.append(row)
         totals: list[str | Text] = ["", self.faint("all together")]
         for name in names:
@@ -192,9 +209,32 @@ class _Printer:
             self.heading("Knocked out together")
             groups = []
             for group in self.e.group_knock_outs:
-                without, log = ", ".join(map(str, group.demonstrations)), signed(group.log_probability_change)
+                left_out = [self.name(i).removeprefix("#") for i in group.demonstrations]
+                without, log = ", ".join(left_out), signed(group.log_probability_change)
                 groups.append((without, signed(group.margin), signed(group.margin_change), self.faint(log)))
-            self.table(("without", f">{self.e.noun}", ">knock-out", ">(log p)"), groups)
+            self.table(("without", f">{self.e.quantity}", ">knock-out", ">(log p)"), groups)
+
+    def _removed(self, change: float | None) -> str:
+        """A change by deletion; nothing where the budget did not reach it."""
+        return "" if change is None else signed(change)
+
+    def _pieces(self) -> None:
+        """What is within the strongest sources."""
+        score = next((name for name in self.e.scores if name in ADDITIVE), "")
+        every = [effect for effect in self.e.sources if len(effect.pieces) > 1]
+        shown = sorted(every, key=lambda effect: -abs(effect.score(score) or 0.0))[:_MOST_OPENED]
+        if not shown:
+            return
+        removed = any(one.rerun_margin_change is not None for effect in shown for one in effect.pieces)
+        rows = []
+        for effect in shown:
+            for one in effect.pieces:
+                name = f"{one_line(effect.shown, 40)}, {one_line(one.kind, 20)} {one.index}"
+                row: list[str | Text] = [self.faint(name), one_line(one.text, 100), signed(one.scores.get(score))]
+                rows.append([*row, *([self._removed(one.rerun_margin_change)] if removed else [])])
+        self.heading("Within the strongest", METHODS[score])
+        columns = ["", "text", ">" + _COLUMNS.get(score, score), *([">" + _COLUMNS["rerun"]] if removed else [])]
+        self.table(columns, rows)
 
     def _pairs(self) -> None:
         pairs = self.e.pairs
@@ -204,11 +244,15 @@ class _Printer:
         every = sorted(((i, j) for i in range(n) for j in range(i)), key=lambda at: -abs(pairs.matrix[at[0]][at[1]]))
         self.heading("Pairs", "change of one influence by the full weight of the other, in nats")
         rows = [
-            (f"#{j} and #{i}", signed(pairs.matrix[i][j]), self.faint(f"± {plain(2 * pairs.noise[i][j])}"))
+            (
+                f"{self.name(j)} and {self.name(i)}",
+                signed(pairs.matrix[i][j]),
+                self.faint(f"± {plain(2 * pairs.noise[i][j])}"),
+            )
             for i, j in every[:_MOST_PAIRS]
         ]
         self.table(("", ">", ">"), rows)
-        error = f"error {plain(pairs.error)} nats where the {self.e.noun} varies by {plain(pairs.spread)}"
+        error = f"error {plain(pairs.error)} nats where the {self.e.quantity} varies by {plain(pairs.spread)}"
         self.line(self.faint(f" subsets predicted with pairs: {error} (random halves)"))
         if pairs.error >= pairs.spread:
             self.line(self.faint(" no better than their mean: for one subset, knock out the others (--knock-out)"))
@@ -242,7 +286,7 @@ class _Printer:
                 (_method(test.method), _known(test.lds), f"{signed(test.margin_drop)} (top {test.k})")
                 for test in self.e.faithfulness
             ]
-            self.table(("", ">LDS", f">{self.e.noun} lost without the top"), rows)
+            self.table(("", ">LDS", f">{self.e.quantity} lost without the top"), rows)
 
     def _checks(self) -> None:
         self.heading("Checks", "relative differences")
@@ -254,7 +298,7 @@ class _Printer:
         shares = self.e.completeness
         if shares is not None:
             verdict = self.text("✓ complete" if shares.holds else "✗ incomplete")
-            name = f"shares against what the demonstrations change, at {len(shares.weights)} weights"
+            name = f"shares against what the {self.noun}s change, at {len(shares.weights)} weights"
             rows.append((name, scientific(shares.gap), self.faint(f"at most {scientific(shares.tolerance)}"), verdict))
         self.table(("", ">", "", ""), rows)
         cost = self.e.cost

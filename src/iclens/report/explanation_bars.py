@@ -45,12 +45,14 @@ def plot(explanation: Explanation, axes: Axes | None = None, scores: Sequence[st
     for number, name in enumerate(names):
         values = [effect.score(name) or 0.0 for effect in effects]
         axes.barh(places + thick * (number - (len(names) - 1) / 2), values, thick, label=METHODS.get(name, name))
-    labels = [f"#{effect.index} {one_line(effect.text, _MOST_CHARACTERS)}" for effect in effects]
+    labels = [
+        f"{one_line(effect.shown, _MOST_CHARACTERS)} {one_line(effect.text, _MOST_CHARACTERS)}" for effect in effects
+    ]
     axes.set_yticks(places, [label.replace("$", r"\$") for label in labels])
     axes.invert_yaxis()
     axes.axvline(0.0, color="gray", linewidth=0.8)
     answer = one_line(explanation.answer.strip(), _MOST_CHARACTERS).replace("$", r"\$")
-    axes.set_xlabel(f"nats of {explanation.noun}" if set(names) <= set(METHODS) else "each score in its own unit")
+    axes.set_xlabel(f"nats of {explanation.quantity}" if set(names) <= set(METHODS) else "each score in its own unit")
     axes.set_title(f"Positive supports {answer!r}", fontsize="medium", pad=24)
     # Above the bars, none of which it may hide.
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(names), fontsize="small", frameon=False)

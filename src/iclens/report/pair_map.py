@@ -40,7 +40,7 @@ def pair_map(explanation: Explanation, axes: Axes | None = None) -> Axes:
     shown = np.where(np.eye(n, dtype=bool), np.nan, matrix)
     image = axes.imshow(shown, cmap="PuOr_r", vmin=-most, vmax=most)
     step = max(1, n // 24)
-    labels = [f"#{effect.index}" for effect in explanation.sources]
+    labels = [effect.shown for effect in explanation.sources]
     axes.set_xticks(range(0, n, step), labels[::step])
     axes.set_yticks(range(0, n, step), labels[::step])
     if n <= _MOST_NUMBERS:

@@ -37,7 +37,7 @@ from iclens.benchmarks.memory import peak_bytes
 from iclens.benchmarks.pass_counts import counts
 from iclens.benchmarks.peers import missing
 from iclens.lens import Explanation, LensModel, explain, explain_many
-from iclens.lens.prompt.prompt import BLANK_LINE
+from iclens.lens.prompt.sources import BLANK_LINE
 
 EIGHT = (8, 13, 12, 2)
 """Demonstrations, words of each, words of the query, seed: 160 tokens by the case's own tokenizer.

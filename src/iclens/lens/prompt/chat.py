@@ -21,7 +21,7 @@ _OURS = ("conversation", "tokenize", "add_generation_prompt", "continue_final_me
 _PYTHONS = ("chat_template", "tools", "documents")
 """Arguments that `apply_chat_template` takes itself, whatever the template's variables are."""
 
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys of a message, beside its content, under which chats hold what a model thought."""
 
 _MARKS = re.compile(r"<[^<>\s]*>|\[/?[A-Z_]+\]")
@@ -63,7 +63,7 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> Chat:
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise UserError(f'message {i} has no role: write {{"role": "user", "content": "..."}}.')
-        content = _content(message.get("content"), f"message {i} ({message['role']})")
+        content = content_of(message.get("content"), f"message {i} ({message['role']})")
         if not content.strip():
             raise UserError(f"message {i} ({message['role']}) is empty: it needs at least one visible character.")
         check_unicode(content)
@@ -78,8 +78,8 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> Chat:
     return chat
 
 
-def _content(content: Any, name: str) -> str:
-    """The text of a message's content: a string, or text parts, which templates write one after the other."""
+def content_of(content: Any, name: str) -> str:
+    """Give the text of a message's content: a string, or text parts, which templates write one after the other."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -108,7 +108,7 @@ def write(
     Raises:
         UserError: no chat template, arguments that it does not know, or a message that it refuses, drops or repeats.
     """
-    _check_template(tokenizer, template_args or {})
+    check_template(tokenizer, template_args or {})
 
     def rendered(messages: Chat, **other: Any) -> str:
         asked = {"tokenize": False, "add_generation_prompt": True, **other, **(template_args or {})}
@@ -127,7 +127,7 @@ def write(
 
     text = render(sent)
     places = locate(sent, text, render)
-    notes = _dropped(sent, text, places)
+    notes = dropped(sent, text, places)
     if folded:
         whole, (start, end), system = sent[0]["content"], places[0], len(chat[0]["content"])
         cut = [(0, system), (system + 2, len(whole))]
@@ -147,7 +147,7 @@ def _takes(rendered: Callable[..., str], messages: Chat) -> bool:
         return False
 
 
-def _check_template(tokenizer: Any, template_args: Mapping[str, Any]) -> None:
+def check_template(tokenizer: Any, template_args: Mapping[str, Any]) -> None:
     """Refuse arguments that have no effect, since a misspelt one would go unseen."""
     if not getattr(tokenizer, "chat_template", None) and "chat_template" not in template_args:
         raise UserError("the tokenizer has no chat template: give the prompt as text or as pairs of input and output.")
@@ -166,7 +166,7 @@ def locate(chat: Chat, text: str, render: Callable[[Chat], str]) -> list[tuple[i
     One is enough where the template writes every message as it stands, or every one without the spaces around it;
     elsewhere there is one for each message, which the template must write once, and others alike.
     """
-    marker = _marker(text + "".join(message["content"] for message in chat))
+    marker = marker_for(text + "".join(message["content"] for message in chat))
     markers = [f"{marker}{i}ZXQ" for i in range(len(chat))]
     rendered = render([{**message, "content": m} for message, m in zip(chat, markers, strict=True)])
     # Pieces between the messages and, at odd places, the messages.
@@ -181,7 +181,8 @@ def locate(chat: Chat, text: str, render: Callable[[Chat], str]) -> list[tuple[i
     return [_locate(i, chat, text, render, markers[i]) for i in range(len(chat))]
 
 
-def _marker(everything: str) -> str:
+def marker_for(everything: str) -> str:
+    """Make a mark that does not stand in a text."""
     return next(m for m in (f"QXZ{i}N" for i in itertools.count(10**8)) if m not in everything)
 
 
@@ -223,10 +224,10 @@ def within(
     return [(start + a, start + b) for a, b in found]
 
 
-def _dropped(chat: Chat, text: str, places: Sequence[tuple[int, int]]) -> list[str]:
-    """Say what the template left out of messages, or wrote in its place."""
+def dropped(chat: Chat, text: str, places: Sequence[tuple[int, int]], first: int = 0) -> list[str]:
+    """Say what the template left out of messages, or wrote in its place; the chat begins with message `first`."""
     notes = []
-    for i, (message, (start, end)) in enumerate(zip(chat, places, strict=True)):
+    for i, (message, (start, end)) in enumerate(zip(chat, places, strict=True), start=first):
         content, written = message["content"].strip(), text[start:end].strip()
         name = f"message {i} ({message['role']})"
         if written != content:
@@ -237,7 +238,7 @@ def _dropped(chat: Chat, text: str, places: Sequence[tuple[int, int]]) -> list[s
             left_out, put = content[head : len(content) - tail], written[head : len(written) - tail]
             said = f"writes {one_line(put, 80)!r} in place of" if put.strip() else "leaves out"
             notes.append(f"The chat template {said} {one_line(left_out, 80)!r} in {name}: the model does not read it.")
-        for key in _THOUGHTS:
+        for key in THOUGHTS:
             thought = message.get(key)
             if isinstance(thought, str) and thought.strip() and thought.strip() not in text:
                 notes.append(f"The chat template leaves out the {key!r} of {name}: the model does not read it.")
@@ -265,8 +266,12 @@ def _around_a_reply(
         between = text[places[-3][1] : places[-2][0]]
         before = between.removeprefix(header) if between.startswith(header) else ""
         return ("" if before.strip() else before), text[places[-2][1] :]
-    # No reply stands in the chat: one that the model might give, and another question.
-    marker = _marker(text)
+    return around_a_next_reply(chat, text, rendered)
+
+
+def around_a_next_reply(chat: Chat, text: str, rendered: Callable[..., str]) -> tuple[str, str | None]:
+    """What stands around a reply that the model might give, before another question, as in `Written`."""
+    marker = marker_for(text)
     try:
         head, tail = rendered([*chat, {"role": "assistant", "content": marker}, chat[-1]]).split(marker)
     except Exception:  # the template refuses it, or writes it otherwise than once

@@ -6,17 +6,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, Unpack
 
 from iclens.errors import UserError
 from iclens.lens.prompt.blocks import blocks
-from iclens.lens.prompt.prompt import BLANK_LINE, Prompt
+from iclens.lens.prompt.pieces import MESSAGES, check_split
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt.sources import BLANK_LINE
 from iclens.lens.prompt.tokens import written_out
 
 _PAIR = '{"input": "...", "output": "..."}'
 _MESSAGE = '{"role": "user", "content": "..."}'
 _OBJECT = '{"demonstrations": [{"input": "...", "output": "..."}], "query": "..."}'
-_FORMS = ("demonstrations", "prompt", "text", "messages")
+_QUESTION = '{"documents": [{"id": "d1", "text": "..."}], "question": "..."}'
+_FORMS = ("demonstrations", "prompt", "text", "messages", "documents")
 _KINDS = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
 
 
@@ -30,8 +33,10 @@ class PromptOptions:
     r"""What holds where a document does not say otherwise.
 
     Attributes:
-        template: how to write pairs of input and output, see `Prompt.from_examples`.
-        query: the query's input, or, for plain text, its whole block; it comes after everything in the document.
+        template: how to write pairs of input and output, see `Prompt.from_examples`, or documents and their question,
+            see `Prompt.from_documents`.
+        query: the query's input, or, for plain text, its whole block; it comes after everything in the document. For
+            documents, the question about them.
         instruction: a text before the demonstrations.
         instruction_blocks: for plain text and the only message of a chat, how many of the first blocks are an
             instruction.
@@ -39,6 +44,10 @@ class PromptOptions:
         template_args: for chats, further arguments of the tokenizer's `apply_chat_template`, which its template reads
             as variables, e.g. `{"enable_thinking": False}`.
         system_in_user: for chats, put the system message before the first user message.
+        split: what is scored in place of demonstrations: `"paragraphs"`, `"lines"` or `"sentences"` of the text, of
+            each document or message, or the `"messages"` of a chat of any turns.
+        score_instruction: score the instruction too, as the first source.
+        as_chat: for documents, write them as the user's message of a chat.
     """
 
     template: str | None = None
@@ -48,12 +57,15 @@ class PromptOptions:
     separator: str | None = None
     template_args: Mapping[str, Any] | None = None
     system_in_user: bool = False
+    split: str | None = None
+    score_instruction: bool = False
+    as_chat: bool = False
 
     def settled(self, own: Mapping[str, Any], *, binding: bool, form: str) -> PromptOptions:
         """Put what a document says itself, by the names of the options, in the place of these.
 
-        `binding` as in `read_document`; `form` is "pairs", "text", "message" (a chat of one) or "turns": options of
-        another form count only where they are binding.
+        `binding` as in `read_document`; `form` is "pairs", "text", "message" (a chat of one), "turns" or "documents":
+        options of another form count only where they are binding.
 
         Raises:
             UserError: a value of the wrong kind, or, when these are binding, one that is given twice.
@@ -62,9 +74,9 @@ class PromptOptions:
             if key == "instruction_blocks":
                 if isinstance(value, bool) or not isinstance(value, int):
                     raise UserError(f'"instruction_blocks" is {value!r}: give a whole number.')
-            elif key == "system_in_user":
+            elif key in ("system_in_user", "score_instruction", "as_chat"):
                 if not isinstance(value, bool):
-                    raise UserError(f'"system_in_user" is {value!r}: give true or false.')
+                    raise UserError(f'"{key}" is {value!r}: give true or false.')
             elif key == "template_args":
                 if not isinstance(value, dict):
                     raise UserError(
@@ -74,14 +86,21 @@ class PromptOptions:
                 check_string(value, f'"{key}"')
             if binding and value is not None and getattr(self, key) != getattr(PromptOptions, key):
                 raise UserError(f'"{key}" stands in the file, but another one was given. Drop one of them.')
-        idle: dict[str, Any] = {} if binding or form == "pairs" else {"template": None}
-        is_chat = form in ("message", "turns")
+        idle: dict[str, Any] = {} if binding or form in ("pairs", "documents") else {"template": None}
+        idle |= {} if binding or form == "documents" else {"as_chat": False}
+        is_chat = form in ("message", "turns") or (
+            form == "documents" and bool({"as_chat": self.as_chat, **own}["as_chat"])
+        )
         idle |= {} if binding or is_chat else {"template_args": None, "system_in_user": False}
         idle |= {} if binding or form != "turns" else {"instruction_blocks": 0}
         settled = replace(self, **idle | dict(own))
-        if form != "pairs" and settled.template is not None:
+        if form not in ("pairs", "documents") and settled.template is not None:
             other = "plain text" if form == "text" else "a chat, which the tokenizer's own template writes"
             raise UserError(f"a template is for pairs of input and output, not for {other}.")
+        if settled.as_chat and form != "documents":
+            raise UserError("as_chat is for documents; give the messages of a chat as messages.")
+        if settled.split is not None:
+            check_split(settled.split)
         if not is_chat and (settled.template_args or settled.system_in_user):
             name = "template_args" if settled.template_args else "system_in_user"
             raise UserError(f"{name} is for chats, which a chat template writes; this prompt is none.")
@@ -98,19 +117,12 @@ class Written(TypedDict, total=False):
     separator: str | None
     template_args: Mapping[str, Any] | None
     system_in_user: bool
+    split: str | None
+    score_instruction: bool
+    as_chat: bool
 
 
-def read_prompt(
-    path: str | Path,
-    tokenizer: Any = None,
-    template: str | None = None,
-    query: str | None = None,
-    instruction: str | None = None,
-    instruction_blocks: int = 0,
-    separator: str | None = None,
-    template_args: Mapping[str, Any] | None = None,
-    system_in_user: bool = False,
-) -> Prompt:
+def read_prompt(path: str | Path, tokenizer: Any = None, **written: Unpack[Written]) -> Prompt:
     """Read a prompt file; its ending says how.
 
     - `.jsonl`: one `{"input", "output"}` a line; the last without `output` is the query, unless `query` is given.
@@ -119,13 +131,13 @@ def read_prompt(
 
     A file is UTF-8, with or without a byte order mark; its line ends may be Windows'.
 
-    A tokenizer is needed for chat messages alone, for its chat template; the rest is as in `PromptOptions`.
+    A tokenizer is needed for chats alone, for its chat template; the rest is as in `PromptOptions`.
 
     Raises:
         UserError: the file cannot be read or does not hold a prompt; the message names the file and the line.
     """
     path = Path(path)
-    options = PromptOptions(template, query, instruction, instruction_blocks, separator, template_args, system_in_user)
+    options = PromptOptions(**written)
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a prompt file (.txt, .json or .jsonl).")
     raw = contents(path)
@@ -184,8 +196,10 @@ def read_document(
     - a string: plain text, blank lines (\n\n) between demonstrations and the query last;
     - a list of pairs `{"input", "output"}`, of which the last may lack `output` and is the query then;
     - a list of chat messages `{"role", "content"}`;
-    - an object with `"prompt"` or `"text"` (plain text), `"messages"`, or `"demonstrations"` (all pairs, or all blocks
-      of plain text) with `"query"`. It may also hold the other options by their names.
+    - an object with `"prompt"` or `"text"` (plain text), `"messages"`, `"demonstrations"` (all pairs, or all blocks
+      of plain text) with `"query"`, or `"documents"` (see `Prompt.from_documents`) with `"question"`. It may also hold
+      the other options by their names;
+    - an object with `"text"` and `"spans"`, and perhaps `"names"`: see `Prompt.from_spans`.
 
     A key whose value is null counts as left out.
 
@@ -200,7 +214,12 @@ def read_document(
     Raises:
         UserError: it is no prompt, or the options do not go with it.
     """
+    if isinstance(document, dict) and document.get("spans") is not None:
+        return _from_spans(document)
     form, content, own = _taken_apart(document, binding) if isinstance(document, dict) else ("", document, {})
+    if form == "documents":
+        settled = (options or PromptOptions()).settled(own, binding=binding, form="documents")
+        return _scored(_from_documents(content, tokenizer, settled), settled)
     if not isinstance(content, str | list):
         raise UserError(f"a JSON {kind(document)}. Write e.g. {_OBJECT}.")
     complete, first = form == "demonstrations", content[0] if content else None
@@ -215,22 +234,45 @@ def read_document(
         raise UserError(f'there is no "query". Write e.g. {_OBJECT}.')
     if isinstance(content, str):
         try:
-            return _from_text(content, options)
+            prompt = _from_text(content, options)
         except UserError as error:
             raise UserError(" ".join(filter(None, (str(error), written_out(content, tokenizer))))) from None
-    if is_chat:
-        return _from_messages(content, tokenizer, options)
-    if are_blocks:
-        return _from_blocks(content, options)
-    name = "demonstration" if complete else "item"
-    return _from_rows([(f"{name} {i}", row) for i, row in enumerate(content)], options, complete)
+    elif is_chat:
+        prompt = _from_messages(content, tokenizer, options)
+    elif are_blocks:
+        prompt = _from_blocks(content, options)
+    else:
+        name = "demonstration" if complete else "item"
+        prompt = _from_rows([(f"{name} {i}", row) for i, row in enumerate(content)], options, complete)
+    return _scored(prompt, options)
+
+
+def _scored(prompt: Prompt, options: PromptOptions) -> Prompt:
+    """The prompt with the sources that are asked for."""
+    split = options.split
+    done = split is None or (prompt.document or {}).get("split") == split
+    if not done and split == MESSAGES:
+        raise UserError(f"split is {MESSAGES!r}, which is for chats, and this prompt is none.")
+    if done and not options.score_instruction:
+        return prompt
+    document = prompt.to_document()
+    prompt = prompt if done or split is None else prompt.within(split)
+    prompt = prompt.with_instruction() if options.score_instruction else prompt
+    told = {name: value for name in ("split", "score_instruction") if (value := getattr(options, name))}
+    return prompt if document is None else prompt.told_by(document | told)
 
 
 def _taken_apart(document: Mapping[str, Any], binding: bool) -> tuple[str, Any, dict[str, Any]]:
     """Find which form an object has, with its content under that name, and the options that it brings."""
     own = {key: value for key, value in document.items() if value is not None or (key == "instruction" and not binding)}
+    if "documents" in own and "question" in own:
+        if "query" in own:
+            raise UserError('"question" and "query" are both given, and both are the question: drop one of them.')
+        own["query"] = own.pop("question")
     if "input" in own and set(own) <= {"input", "output"}:
         raise UserError(f"this is one pair of input and output, not a whole prompt. Write e.g. {_OBJECT}.")
+    if "question" in own:
+        raise UserError(f'there is a "question" without "documents". Write e.g. {_QUESTION}.')
     forms = [form for form in _FORMS if form in own]
     if len(forms) != 1:
         said = " and ".join(f'"{form}"' for form in forms) or "none of them"
@@ -245,19 +287,51 @@ def _taken_apart(document: Mapping[str, Any], binding: bool) -> tuple[str, Any, 
         raise UserError(f'"{form}" is a JSON {kind(content)}, not a string.')
     if form in ("demonstrations", "messages") and not isinstance(content, list):
         raise UserError(f'"{form}" is a JSON {kind(content)}, not a list. Write e.g. {_OBJECT}.')
-    if form != "demonstrations" and "query" in own:
+    # A text that is split has its query in a part of its own, as demonstrations have.
+    if "query" in own and form != "documents" and form != "demonstrations" and "split" not in own:
         raise UserError(f'"{form}" and "query" are both given: give the prompt as text or in parts.')
     return form, content, own
+
+
+def _from_documents(documents: Any, tokenizer: Any, options: PromptOptions) -> Prompt:
+    if options.query is None:
+        raise UserError(f"the documents come without a question: give what the model is to answer. E.g. {_QUESTION}.")
+    if options.separator is not None or options.instruction_blocks:
+        name = "instruction_blocks" if options.separator is None else "separator"
+        raise UserError(f"{name} is not for documents, which a template writes: see template.")
+    if options.as_chat and tokenizer is None:
+        raise UserError("documents as a chat need a tokenizer, whose chat template writes them.")
+    return Prompt.from_documents(
+        documents,
+        options.query,
+        options.template,
+        options.instruction,
+        tokenizer=tokenizer if options.as_chat else None,
+        template_args=options.template_args,
+        system_in_user=options.system_in_user,
+    )
+
+
+def _from_spans(document: Mapping[str, Any]) -> Prompt:
+    unknown = sorted(set(document) - {"text", "spans", "names", "separator"})
+    if unknown or not isinstance(document.get("text"), str) or not isinstance(document["spans"], list):
+        said = f'the key "{unknown[0]}" does not go with "spans"' if unknown else '"spans" need a "text" and are a list'
+        raise UserError(f'{said}. Write e.g. {{"text": "...", "spans": [[0, 12], [13, 40]]}}.')
+    return Prompt.from_spans(
+        document["text"], document["spans"], document.get("names"), between=document.get("separator") or ""
+    )
 
 
 def _from_text(text: str, options: PromptOptions) -> Prompt:
     text, n_blocks, separator = text.replace("\r\n", "\n"), options.instruction_blocks, options.separator
     between = BLANK_LINE if separator is None else separator
-    if options.query is not None:
-        text = f"{text}{between}{options.query}"
     if options.instruction is not None and options.instruction.strip():
         text = f"{options.instruction}{between}{text}"
         n_blocks += len(blocks(options.instruction, separator))
+    if options.split is not None:
+        return Prompt.from_pieces(text, options.split, options.query, separator, n_blocks)
+    if options.query is not None:
+        text = f"{text}{between}{options.query}"
     return Prompt.from_text(text, n_blocks, separator)
 
 
@@ -326,6 +400,8 @@ def _from_messages(messages: list[Any], tokenizer: Any, options: PromptOptions) 
         chat.insert(0, {"role": "system", "content": options.instruction})
     if options.query is not None:
         chat.append({"role": "user", "content": options.query})
+    if options.split is not None:
+        return _split_chat(chat, tokenizer, options)
     return Prompt.from_chat(
         chat,
         tokenizer,
@@ -334,6 +410,15 @@ def _from_messages(messages: list[Any], tokenizer: Any, options: PromptOptions) 
         separator=options.separator,
         instruction_blocks=options.instruction_blocks,
     )
+
+
+def _split_chat(chat: list[Any], tokenizer: Any, options: PromptOptions) -> Prompt:
+    idle: dict[str, Any] = {"system_in_user": options.system_in_user, "separator": options.separator}
+    idle |= {"instruction_blocks": options.instruction_blocks, "score_instruction": options.score_instruction}
+    for name, value in idle.items():
+        if value:
+            raise UserError(f"{name} does not go with split in a chat, where every message is a source of its own.")
+    return Prompt.from_messages(chat, tokenizer, template_args=options.template_args)
 
 
 def read_answers(document: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:

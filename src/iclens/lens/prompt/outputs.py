@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from iclens.lens.prompt.blocks import after_cue, without_pattern
-from iclens.lens.prompt.prompt import Prompt, Span
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt.sources import DEMONSTRATION, Span
 
 
 def outputs_of(prompt: Prompt) -> tuple[Span | None, ...]:
     """Find the output of every demonstration, with what follows it there: None where the text does not show it.
+
+    Other sources have none.
 
     A causal model has read an output whole only at its last token and behind it, so that what closes a demonstration
     counts to its output. Where outputs are known (pairs, chats), each begins at the last place of its text. In plain
@@ -20,7 +23,8 @@ def outputs_of(prompt: Prompt) -> tuple[Span | None, ...]:
         if label is not None and label.strip():
             begins[i] = text.rfind(label.strip())
     query = prompt.query.of(prompt.text)
-    unknown = [i for i, label in enumerate(prompt.labels) if label is None]
+    shown = {i for i, name in enumerate(prompt.source_names) if name.kind == DEMONSTRATION}
+    unknown = [i for i, label in enumerate(prompt.labels) if label is None and i in shown]
     unlike = without_pattern([shots[i] for i in unknown], query)[1]
     alike = [i for place, i in enumerate(unknown) if place not in unlike]
     after = after_cue([shots[i] for i in alike], query) if alike else None

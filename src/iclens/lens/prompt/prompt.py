@@ -5,51 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 from iclens.errors import UserError
 from iclens.lens.prompt.blocks import after_cue, blocks, check_unicode, ending, split_space, without_pattern
 from iclens.lens.prompt.chat import check_messages, is_system, within, write
+from iclens.lens.prompt.of_sources import OfSources
+from iclens.lens.prompt.pieces import PIECES, pieces
+from iclens.lens.prompt.sources import BLANK_LINE, DEMONSTRATION, SourceName, Span, cuts, noun, numbered
 from iclens.lens.prompt.splitting import Split, split_text
 from iclens.lens.prompt.template import DEFAULT_TEMPLATE, parse_template
 
-BLANK_LINE = "\n\n"
 _LATE = "The chat template writes the system message into the last user message: it counts as part of the query."
 
 
-@dataclass(frozen=True, order=True)
-class Span:
-    """The characters `start` to `end` (not included) of a text."""
-
-    start: int
-    end: int
-
-    def of(self, text: str) -> str:
-        """The characters of `text` in this span."""
-        return text[self.start : self.end]
-
-    def shifted(self, by: int) -> Span:
-        """The span moved by `by` characters."""
-        return Span(self.start + by, self.end + by)
-
-
 @dataclass(frozen=True)
-class Prompt:
-    """Demonstrations and a query in one text that a causal language model continues.
+class Prompt(OfSources):
+    """Sources and a query in one text that a causal language model continues.
 
-    The text ends where the query ends; its last token is read out. Everything in no span is a separator.
+    A source is a span that is scored: a demonstration, which has an output, or a document, a sentence, a message, any
+    span. The text ends where the query ends; its last token is read out. Everything in no span is a separator.
 
     Attributes:
         text: what the model reads.
-        demonstrations: spans in the order of the text, disjoint.
+        demonstrations: the sources, spans in the order of the text, disjoint; `sources` is the same.
         query: the last span; it ends with the text.
-        instruction: what stands before the demonstrations, or None.
-        labels: the known output of every demonstration, or None where it is not known.
+        instruction: what stands before the sources, or None.
+        labels: the known output of every source, or None where it is not known or there is none.
         lead: the spaces between the query and its answer. They were cut from the text, because most tokenizers
             join a space to the word after it; an answer is appended with them, unless it brings its own.
         follow: what stands in the text after the output of the last demonstration, or None when that is not known.
         add_special_tokens: False when the text holds its own special tokens (a rendered chat).
+        names: what each source is called; empty for demonstrations, which are called by their numbers.
+        between: what stands between sources beside white space, and goes with the one that is deleted.
         notes: what is doubtful in how the text was read or written.
         document: the pairs, the messages or the text with its separator that the prompt was read from, as
             `read_document` reads them; None for text with blank lines, and for a prompt that was changed since.
@@ -66,6 +54,8 @@ class Prompt:
     lead: str = " "
     follow: str | None = None
     add_special_tokens: bool = True
+    names: tuple[SourceName, ...] = ()
+    between: str = ""
     notes: tuple[str, ...] = field(default=(), compare=False)
     # Not an argument, so that `dataclasses.replace` drops it: it would tell of another prompt.
     document: dict[str, Any] | None = field(default=None, init=False, compare=False, repr=False)
@@ -77,8 +67,14 @@ class Prompt:
                 f"{len(self.labels)} labels for {len(self.demonstrations)} demonstrations: give one label, "
                 "or None, for each."
             )
+        if self.names and len(self.names) != len(self.demonstrations):
+            raise UserError(f"{len(self.names)} names for {len(self.demonstrations)} sources: give one for each.")
         named = {} if self.instruction is None else {"the instruction": self.instruction}
-        named |= {f"demonstration {i}": span for i, span in enumerate(self.demonstrations)} | {"the query": self.query}
+        called = list(map(str, self.source_names))
+        if len(set(called)) < len(called):
+            twice = next(name for i, name in enumerate(called) if name in called[:i])
+            raise UserError(f"two sources are called {twice!r}: give each a name of its own.")
+        named |= dict(zip(called, self.demonstrations, strict=True)) | {"the query": self.query}
         end = 0
         for name, span in named.items():
             if not end <= span.start <= span.end <= len(self.text):
@@ -94,26 +90,56 @@ class Prompt:
                 f"the query ends at character {self.query.end} but the text at {len(self.text)}: the query comes last."
             )
 
+    @property
+    def sources(self) -> tuple[Span, ...]:
+        """The spans that are scored, in the order of the text."""
+        return self.demonstrations
+
+    @property
+    def source_names(self) -> tuple[SourceName, ...]:
+        """What each source is called."""
+        return self.names or numbered(DEMONSTRATION, len(self.demonstrations))
+
+    @property
+    def noun(self) -> str:
+        """What the sources are called: `"demonstration"`, `"document"`; `"source"` where there are several kinds."""
+        return noun([name.kind for name in self.source_names])
+
     def without(self, indices: Iterable[int]) -> Prompt:
-        """The prompt with the text of some demonstrations, which must exist, deleted with the separators after them."""
+        """The prompt with the text of some sources deleted.
+
+        A demonstration goes with all that stands behind it up to the next source or the query, any other source with
+        a gap beside it, see `cuts`.
+
+        Raises:
+            UserError: a source that does not exist.
+        """
         dropped, n = set(indices), len(self.demonstrations)
         outside = sorted(i for i in dropped if not 0 <= i < n)
         if outside:
-            raise UserError(f"there is no demonstration {outside[0]}: this prompt has {n}, numbered from 0.")
-        parts = (*self.demonstrations, self.query)
-        pieces, spans, cut = [self.text[: parts[0].start]], [], 0
-        for i, (span, following) in enumerate(pairwise(parts)):
-            if i in dropped:
-                cut += following.start - span.start
-            else:
-                pieces.append(self.text[span.start : following.start])
-                spans.append(span.shifted(-cut))
+            raise UserError(f"there is no {self.noun} {outside[0]}: this prompt has {n}, numbered from 0.")
+        parts, called = (*self.demonstrations, self.query), self.source_names
+        shots = {i for i in dropped if called[i].kind == DEMONSTRATION}
+        gone = [(parts[i].start, parts[i + 1].start) for i in shots]
+        gone += cuts(self.text, [(parts[i].start, parts[i].end) for i in dropped - shots], self.between)
+        pieces, cursor, cut, shifts = [], 0, 0, [(0, 0)]
+        for start, end in sorted(gone):
+            pieces.append(self.text[cursor : max(start, cursor)])
+            cut += max(0, end - max(start, cursor))
+            cursor = max(end, cursor)
+            shifts.append((cursor, cut))
+        kept = [i for i in range(n) if i not in dropped]
+
+        def moved(span: Span) -> Span:
+            return span.shifted(-next(by for start, by in reversed(shifts) if start <= span.start))
+
         return replace(
             self,
-            text="".join(pieces) + self.query.of(self.text),
-            demonstrations=tuple(spans),
-            query=self.query.shifted(-cut),
-            labels=tuple(label for i, label in enumerate(self.labels) if i not in dropped),
+            text="".join(pieces) + self.text[cursor:],
+            demonstrations=tuple(moved(self.demonstrations[i]) for i in kept),
+            query=moved(self.query),
+            labels=tuple(self.labels[i] for i in kept),
+            names=tuple(self.names[i] for i in kept) if self.names else (),
             notes=(),
         )
 
@@ -129,7 +155,8 @@ class Prompt:
                 return {"prompt": text} | ({"instruction_blocks": n_blocks} if n_blocks else {})
         return None
 
-    def _written_from(self, document: dict[str, Any]) -> Prompt:
+    def told_by(self, document: dict[str, Any]) -> Self:
+        """The prompt itself, with the document from which it was read."""
         object.__setattr__(self, "document", document)
         return self
 
@@ -177,7 +204,7 @@ class Prompt:
         if split.separator is None and not split.of_lines:
             return read
         # A query that no space follows is read with one.
-        return read._written_from({"prompt": body + ("" if lead == " " else lead)} | split.options)
+        return read.told_by({"prompt": body + ("" if lead == " " else lead)} | split.options)
 
     @classmethod
     def from_examples(
@@ -235,7 +262,7 @@ class Prompt:
             labels=tuple(output for _, output in examples),
             lead=lead,
             follow=after(query) + between + pieces[-1],
-        )._written_from(document | ({"instruction": instruction} if first else {}))
+        ).told_by(document | ({"instruction": instruction} if first else {}))
 
     @classmethod
     def from_chat(
@@ -306,4 +333,41 @@ class Prompt:
             follow=written.follow,
             add_special_tokens=False,
             notes=written.notes + split.notes + ((_LATE,) if late else ()),
-        )._written_from({"messages": chat} | {name: value for name, value in options.items() if value})
+        ).told_by({"messages": chat} | {name: value for name, value in options.items() if value})
+
+    def within(self, split: str, of: Iterable[int] | None = None) -> Prompt:
+        """The same text with the pieces of each source as the sources: `document d3, sentence 0`.
+
+        Args:
+            split: `"paragraphs"`, `"lines"` or `"sentences"`.
+            of: the sources that are split, all when left out; the others are none any more.
+
+        Raises:
+            UserError: as in `from_pieces`.
+        """
+        spans: list[Span] = []
+        names: list[SourceName] = []
+        for i in range(len(self.demonstrations)) if of is None else sorted(set(of)):
+            span, whole = self.demonstrations[i], str(self.source_names[i])
+            found = pieces(span.of(self.text), split)
+            spans += [Span(a, b).shifted(span.start) for a, b in found]
+            names += numbered(PIECES[split], len(found), of=whole)
+        return replace(
+            self, demonstrations=tuple(spans), labels=(None,) * len(spans), names=tuple(names), notes=self.notes
+        )
+
+    def with_instruction(self) -> Prompt:
+        """The same prompt with its instruction as the first source.
+
+        Raises:
+            UserError: it has none.
+        """
+        if self.instruction is None:
+            raise UserError("the prompt has no instruction that could be scored.")
+        return replace(
+            self,
+            instruction=None,
+            demonstrations=(self.instruction, *self.demonstrations),
+            labels=(None, *self.labels),
+            names=(SourceName("instruction"), *self.source_names),
+        )

@@ -13,9 +13,13 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.lens.prompt.outputs import outputs_of
-from iclens.lens.prompt.prompt import Prompt, Span
+from iclens.lens.prompt.prompt import Prompt
+from iclens.lens.prompt.sources import DEMONSTRATION, Span
 
 NOT_A_DEMONSTRATION = -1
+SOURCE = "source"
+"""Role of a token in a source that is no demonstration."""
+
 FIRST = "first"
 """Role of the first token of the text, to which models attend whatever it says (an attention sink)."""
 
@@ -29,17 +33,17 @@ class TokenizedPrompt:
 
     A token belongs to the part with which it shares most visible characters, or, when it shows none, most
     characters; of two equal parts to the later, because a causal model has read the token whole only there.
-    Roles: `"demonstration"`, `"instruction"`, `"query"`; `"special"` for a token that the tokenizer added or that
-    is special to it, outside the parts; `"separator"` for everything else outside them; and `"first"` for the first
-    token of the text, whatever it says: models attend to that position as to a sink, so that cutting it away would
-    measure the sink and not the demonstration whose text it begins (Xiao et al. 2023, "Efficient streaming language
-    models with attention sinks"). Where the query comes first, its first token stays the query's.
+    Roles: `"demonstration"`, `"source"` (of another kind), `"instruction"`, `"query"`; `"special"` for a token that the
+    tokenizer added or that is special to it, outside the parts; `"separator"` for everything else outside them; and
+    `"first"` for the first token of the text, whatever it says: models attend to that position as to a sink, so that
+    cutting it away would measure the sink and not the source whose text it begins (Xiao et al. 2023, "Efficient
+    streaming language models with attention sinks"). Where the query comes first, its first token stays the query's.
 
     Attributes:
         prompt: the prompt.
         input_ids: vocabulary ids.
         offsets: the characters of `prompt.text` that each token covers, as the tokenizer reports them.
-        groups: the demonstration of each token, −1 for none; it never falls along the prompt, −1 left aside.
+        groups: the source of each token, −1 for none; it never falls along the prompt, −1 left aside.
         roles: the role of each token.
         in_output: whether a token shows part of its demonstration's output (its label) or stands behind it there; False
             where that is not known.
@@ -118,17 +122,14 @@ def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None) 
         for name in map(tokenizer.convert_ids_to_tokens, ends)
     ]
     if context_length is not None and len(ids) > context_length:
-        raise UserError(
-            f"the prompt has {len(ids)} tokens, but the model's context holds {context_length}: shorten the "
-            "prompt or give fewer demonstrations."
-        )
+        raise UserError(_too_long(prompt, offsets, context_length))
     special, parts = _special(tokenizer), _Parts(prompt)
     extents, texts = _laid_out(prompt.text, ids, offsets, special, tokenizer)
     groups, roles = [], []
     for index, (token_id, extent) in enumerate(zip(ids, extents, strict=True)):
         role, group, others = ("special", NOT_A_DEMONSTRATION, []) if extent is None else parts.assign(*extent)
         if extent is not None and others:
-            mine, shown = _part_name(role, group), prompt.text[extent[0] : extent[1]]
+            mine, shown = parts.name(role, group), prompt.text[extent[0] : extent[1]]
             notes.append(
                 f"Token {index} ({shown!r}) lies across {mine} and {' and '.join(others)}; it counts as {mine}."
             )
@@ -137,8 +138,8 @@ def tokenize(prompt: Prompt, tokenizer: Any, context_length: int | None = None) 
     absent = set(range(len(prompt.demonstrations))) - set(groups)
     if absent:
         raise UserError(
-            f"demonstration {min(absent)} ({_shortened(prompt, prompt.demonstrations[min(absent)])!r}) has no token of "
-            "its own in this tokenizer: leave it out or write it in characters that the tokenizer knows."
+            f"{prompt.source_names[min(absent)]} ({_shortened(prompt, prompt.demonstrations[min(absent)])!r}) has no "
+            "token of its own in this tokenizer: leave it out or write it in characters that the tokenizer knows."
         )
     if "query" not in roles:
         raise UserError(f"the query ({_shortened(prompt, prompt.query)!r}) has no token of its own in this tokenizer.")
@@ -186,17 +187,17 @@ def written_out(text: str, tokenizer: Any) -> str:
 
 
 def _emptied(prompt: Prompt, groups: Sequence[int]) -> list[str]:
-    """Say that a demonstration has nothing to cut, since its one token is the first of the text.
+    """Say that a source has nothing to cut, since its one token is the first of the text.
 
     Raises:
-        UserError: it is the only demonstration.
+        UserError: it is the only source.
     """
     if not prompt.demonstrations or 0 in groups:
         return []
     text = _shortened(prompt, prompt.demonstrations[0])
-    said = f"demonstration 0 ({text!r}) is one token, the first of the text, which is a part of its own"
+    said = f"{prompt.source_names[0]} ({text!r}) is one token, the first of the text, which is a part of its own"
     if len(prompt.demonstrations) == 1:
-        raise UserError(f"{said}, and there is no other: write an instruction before it, or a longer demonstration.")
+        raise UserError(f"{said}, and there is no other: write an instruction before it, or a longer {prompt.noun}.")
     return [f"{_sentence(said)}: nothing of it is cut, and only its text can be removed. Put an instruction before it."]
 
 
@@ -260,7 +261,9 @@ class _Parts:
 
     def __init__(self, prompt: Prompt) -> None:
         self.text = prompt.text
-        parts = [(span, "demonstration", i) for i, span in enumerate(prompt.demonstrations)]
+        self.names = prompt.source_names
+        named = enumerate(zip(prompt.demonstrations, self.names, strict=True))
+        parts = [(span, DEMONSTRATION if name.kind == DEMONSTRATION else SOURCE, i) for i, (span, name) in named]
         parts.append((prompt.query, "query", NOT_A_DEMONSTRATION))
         if prompt.instruction is not None:
             parts.insert(0, (prompt.instruction, "instruction", NOT_A_DEMONSTRATION))
@@ -286,12 +289,25 @@ class _Parts:
             shared = self.text[max(start, span.start) : min(end, span.end)]
             sizes[i] = len("".join(shared.split())), len(shared)
         best = max(touched, key=lambda i: (*sizes[i], i))
-        others = [_part_name(*self.pieces[i][1:]) for i in touched if sizes[i][0] and i != best]
+        others = [self.name(*self.pieces[i][1:]) for i in touched if sizes[i][0] and i != best]
         return (*self.pieces[best][1:], others)
 
+    def name(self, role: str, group: int) -> str:
+        """What a part is called."""
+        return f"the {role}" if group == NOT_A_DEMONSTRATION else str(self.names[group])
 
-def _part_name(role: str, group: int) -> str:
-    return f"demonstration {group}" if role == "demonstration" else f"the {role}"
+
+def _too_long(prompt: Prompt, offsets: Sequence[tuple[int, int]], context_length: int) -> str:
+    """Say that a prompt does not fit, or, where one source alone does not, which."""
+    starts = [start for start, _ in offsets]
+    for name, span in zip(prompt.source_names, prompt.demonstrations, strict=True):
+        n = bisect_left(starts, span.end) - bisect_left(starts, span.start)
+        if n > context_length:
+            return f"{name} alone has {n} tokens, but the model's context holds {context_length}: shorten or split it."
+    return (
+        f"the prompt has {len(offsets)} tokens, but the model's context holds {context_length}: shorten the "
+        f"prompt or give fewer {prompt.noun}s."
+    )
 
 
 def _shortened(prompt: Prompt, span: Span, most: int = 40) -> str:

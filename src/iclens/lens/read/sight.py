@@ -9,13 +9,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from iclens.lens.prompt.sources import DEMONSTRATION
 from iclens.lens.read.tracing import Trace
 
 
-def sight_notes(traced: Trace, prompt: int, groups: Int[Tensor, " n"], n_demonstrations: int) -> tuple[str, ...]:
-    """Say which demonstrations the read-out of one prompt sees, by layer, unless it sees all in every layer.
+def sight_notes(
+    traced: Trace, prompt: int, groups: Int[Tensor, " n"], n_demonstrations: int, noun: str = DEMONSTRATION
+) -> tuple[str, ...]:
+    """Say which sources the read-out of one prompt sees, by layer, unless it sees all in every layer.
 
-    `groups` holds every token's demonstration, −1 for none.
+    `groups` holds every token's source, −1 for none; `noun` is what these are called.
     """
     layers: dict[tuple[float, ...], list[int]] = defaultdict(list)
     known: dict[int, tuple[float, ...]] = {}
@@ -30,10 +33,10 @@ def sight_notes(traced: Trace, prompt: int, groups: Int[Tensor, " n"], n_demonst
     notes = []
     for shares, where in layers.items():
         if min(shares, default=1.0) < 1.0:
-            whole = _named("demonstration", [i for i, share in enumerate(shares) if share == 1.0])
-            parts = _named("demonstration", [i for i, share in enumerate(shares) if 0.0 < share < 1.0])
+            whole = _named(noun, [i for i, share in enumerate(shares) if share == 1.0])
+            parts = _named(noun, [i for i, share in enumerate(shares) if 0.0 < share < 1.0])
             sees = " and ".join([whole] * bool(whole) + [f"a part of {parts}"] * bool(parts))
-            only = f"only {sees}: all others have" if sees else "no demonstration: they have"
+            only = f"only {sees}: all others have" if sees else f"no {noun}: they have"
             notes.append(
                 f"In {_named('layer', where)} (of {len(traced.layers)}, counted from 0) the read-out's window of "
                 f"attention holds {only} no direct effect there, and can reach the answer only through other tokens."
