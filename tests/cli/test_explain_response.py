@@ -1,6 +1,5 @@
 """`iclens explain` of a response: given, read from a file, or written by the model; a part of it, or against another."""
 
-import json
 import shlex
 
 import pytest
