@@ -15,7 +15,7 @@ from iclens.lens.many.plan import batches, tokens_at_once
 from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import MOST_TOKENS, Passes
 from iclens.lens.prompt import Prompt, PromptOptions
-from iclens.lens.prompt.documents import Written
+from iclens.lens.prompt.options import Written
 from iclens.lens.read.margin import MEASURES
 from iclens.lens.read.question import PromptLike, Question, ask
 from iclens.lens.scores.shares import MOST_NODES

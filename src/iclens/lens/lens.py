@@ -20,7 +20,7 @@ from iclens.lens.inside import confirmed, inside
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.model.placed import doubled
 from iclens.lens.passes import MOST_TOKENS, Passes
-from iclens.lens.prompt.documents import PromptOptions, Written
+from iclens.lens.prompt.options import PromptOptions, Written
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, by_source
 from iclens.lens.read.margin import MEASURES, Readout, Readouts

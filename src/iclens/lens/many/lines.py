@@ -10,7 +10,8 @@ from typing import Any
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt.blocks import half_pair
-from iclens.lens.prompt.documents import PromptOptions, contents, parse
+from iclens.lens.prompt.documents import contents, parse
+from iclens.lens.prompt.options import PromptOptions
 from iclens.lens.read.question import Question, ask
 
 _LINE = '{"id": "a1", "demonstrations": [{"input": "...", "output": "..."}], "query": "...", "answers": ["...", "..."]}'
