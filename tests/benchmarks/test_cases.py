@@ -21,6 +21,7 @@ from iclens.training.default_dtype import default_dtype
 CONTEXT = Context(Ceilings({"float32": 1e10, "float64": 1e10}, 1e10), pairs=1, quick=True)
 NAMES = [
     "attention",
+    "deletions",
     "demonstrations",
     "dictionary",
     "estimators",

@@ -13,22 +13,19 @@ from iclens.benchmarks.gpt2_shaped import SMALL, TINY, lens_model
 from iclens.lens import Lens
 from iclens.lens.scores.deletions import run_texts
 
-SIZES = (8, 32)
-"""Demonstrations, of ten words each."""
-
+N_DEMONSTRATIONS = 8
 N_HALVES = 64
 
 
 @CASES.register("deletions")
-@takes(minutes=6)
+@takes(minutes=2)
 def deletions(context: Context) -> Iterator[Entry]:
     """Delete demonstrations one at a time and by random halves, with and without shared beginnings."""
-    model = lens_model(context.pick(TINY, SMALL))
-    for n in context.pick((8,), SIZES):
-        text = Text(model, few_shot(n, 10, 12))
-        yield _compare(f"one at a time: {text.title}", text, ~torch.eye(n, dtype=torch.bool), context)
-        halves = torch.rand(N_HALVES, n, generator=torch.Generator().manual_seed(0)) < 0.5
-        yield _compare(f"{N_HALVES} random halves: {text.title}", text, halves, context)
+    n = N_DEMONSTRATIONS
+    text = Text(lens_model(context.pick(TINY, SMALL)), few_shot(n, 10, 12))
+    yield _compare(f"one at a time: {text.title}", text, ~torch.eye(n, dtype=torch.bool), context)
+    halves = torch.rand(N_HALVES, n, generator=torch.Generator().manual_seed(0)) < 0.5
+    yield _compare(f"{N_HALVES} random halves: {text.title}", text, halves, context)
 
 
 def _compare(title: str, text: Text, keep: torch.Tensor, context: Context) -> Comparison:
@@ -47,6 +44,6 @@ def _compare(title: str, text: Text, keep: torch.Tensor, context: Context) -> Co
         Side("every text by itself, side by side", lambda: margins(shared=False)),
         agree,
         targets=() if context.quick else (Target("speed-up", 1.3),),
-        most_pairs=3,
+        most_pairs=2,
         warm_up=False,
     )

@@ -40,12 +40,24 @@ def n_top(n_demonstrations: int) -> int:
 
 
 def agreements(scores: Mapping[str, Sequence[float]]) -> tuple[Agreement, ...]:
-    """Agreement of every pair of methods, for each method one score a demonstration."""
+    """Agreement of every pair of methods, for each method one score a demonstration.
+
+    Scores that differ by less than `_LEVEL` of the largest are tied: their order is rounding.
+    """
     k = n_top(len(next(iter(scores.values()))))
+    level = {name: _level(row) for name, row in scores.items()}
     return tuple(
-        Agreement(one, other, spearman(scores[one], scores[other]), top_k(scores[one], scores[other], k), k)
+        Agreement(one, other, spearman(level[one], level[other]), top_k(level[one], level[other], k), k)
         for one, other in itertools.combinations(scores, 2)
     )
+
+
+_LEVEL = 1e-9
+
+
+def _level(row: Sequence[float]) -> list[float]:
+    unit = _LEVEL * max(map(abs, row), default=0.0)
+    return [round(value / unit) for value in row] if 0.0 < unit < math.inf else list(row)
 
 
 def auc(
