@@ -1,4 +1,4 @@
-"""`iclens explain` of a response: given, read from a file, or written by the model; a part of it, or against another."""
+"""`iclens explain` of a response: given, read from a file, or written by the model; a part, or against another."""
 
 import shlex
 
