@@ -19,7 +19,16 @@ from iclens.cli.output import say
 from iclens.cli.subcommand import COMMANDS, Command, command, discover
 from iclens.errors import UserError
 
-NOT_COMMANDS = {"subcommand", "main", "output", "explain_batch", "prompt_options", "resumable", "where"}
+NOT_COMMANDS = {
+    "subcommand",
+    "main",
+    "output",
+    "explain_batch",
+    "prompt_options",
+    "source_options",
+    "resumable",
+    "where",
+}
 
 
 def register_probes():

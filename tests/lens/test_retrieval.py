@@ -161,7 +161,8 @@ def test_the_budget_goes_to_real_deletions_from_the_strongest_on():
             )
             own = Lens(learner(), text, answers=ANSWERS, readout=lens.readout).answer.margin
             assert piece.rerun_margin_change == pytest.approx(found.margin - own, abs=1e-12)
-    assert passes[7] - passes[0] == 7
+    # A shorter text is less than a pass, and what texts begin with alike is read once.
+    assert 0 < passes[7] - passes[0] <= 7
 
 
 def test_sources_deleted_anyway_leave_the_budget_to_the_pieces():

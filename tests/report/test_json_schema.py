@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from tests.report.sample import make
 
 from iclens.lens.explanation import SCHEMA_VERSION
+from iclens.lens.facts import ResponseEffects
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "json-schema.md").read_text(encoding="utf-8")
 
@@ -19,7 +21,8 @@ def documented() -> dict[str, set[str]]:
 
 
 def test_every_field_is_documented_and_no_other():
-    document = make().to_dict()
+    response = ResponseEffects("calm", ("calm",), (-0.1,), "log_probability", 0, 1, influence=((0.1,) * 6,))
+    document = replace(make(), response=response).to_dict()
     expected = {"Top level": set(document), "knock_out": set(document["group_knock_outs"][0])}
     for name, value in document.items():
         if name in ("group_knock_outs", "notes", "scores", "conclusion"):

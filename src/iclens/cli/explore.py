@@ -62,7 +62,7 @@ class Explore:
     def run(self) -> int:
         """Load the model, answer the first question once, and serve until interrupted."""
         options = prompt_options(self)
-        for name in vars(options) if self.prompt is None else ():
+        for name in vars(options).keys() & vars(self).keys() if self.prompt is None else ():
             if getattr(self, name) != getattr(Explore, name):
                 raise UserError(f"--{name.replace('_', '-')} says how a prompt is written: give --prompt FILE with it.")
         listening = _listen(self.host, self.port)
