@@ -51,8 +51,9 @@ def test_ridge(drawn, log_alpha):
     x, y = drawn
     alpha = 10**log_alpha
     # Directions below √α count as √α. (Their solver by singular values sets those below 1e-15 to zero.)
-    assume(worst_condition(x) < 1e3)
-    compare("ridge", {"alpha": alpha}, Ridge(alpha=alpha, fit_intercept=False, solver="svd"), x, y)
+    assume(worst_condition(x) < 1e4)
+    # Where two points are the same, rounding over α ≥ 1e-8 is all that their difference has.
+    compare("ridge", {"alpha": alpha}, Ridge(alpha=alpha, fit_intercept=False, solver="svd"), x, y, tolerance=1e-6)
 
 
 @quickly
