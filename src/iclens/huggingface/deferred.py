@@ -56,17 +56,18 @@ class MaskRecipe:
 
         return self._made(q_length=places.shape[1], q_offset=0, mask_function=at_places)[:, 0]
 
-    def at(self, places: Int[Tensor, " n"]) -> Bool[Tensor, "n n"]:
-        """Form the mask of one prompt whose tokens stand at other places than their own: windows count by these."""
+    def at(self, places: Int[Tensor, " n"], rows: slice) -> Bool[Tensor, "rows n"]:
+        """Form some rows for one prompt whose tokens stand at other places than their own: windows count by these."""
         from transformers.masking_utils import causal_mask_function
 
         function = self.arguments.get("mask_function", causal_mask_function)
         places = places.to(self.arguments["device"])
+        own = places[rows]
 
         def at_places(batch: Tensor, head: Tensor, row: Tensor, key: Tensor) -> Tensor:
-            return function(batch, head, places[row], places[key])
+            return function(batch, head, own[row], places[key])
 
-        return self._made(mask_function=at_places)[0, 0]
+        return self._made(q_length=len(own), q_offset=0, mask_function=at_places)[0, 0]
 
     def _made(self, **changed: Any) -> Tensor:
         from transformers.masking_utils import sdpa_mask

@@ -201,7 +201,8 @@ class Passes:
         """
         forced = self.readout(prompt).forced
         n = len(self.questions[prompt].tokenized.input_ids) + len(forced)
-        return cost_of(self.lens_model, [(*ids, *forced) for ids in texts]) / n / len(self.questions)
+        rows = [(*ids, *forced) for ids in texts]
+        return cost_of(self.lens_model, rows, self.most_tokens) / n / len(self.questions)
 
     @property
     def dual_models_residuals(self) -> Float[Tensor, " batch"]:
@@ -210,15 +211,19 @@ class Passes:
 
     def without_sources(self, prompt: int) -> Passes:
         """A pass over one of the prompts without the text of any source, and with the same read-out."""
-        question, readout, model = self.questions[prompt], self.readout(prompt), self.lens_model
+        question, model = self.questions[prompt], self.lens_model
         whole = question.tokenized.prompt
         shorter = tokenize(whole.without(range(len(whole.sources))), model.tokenizer)
-        texts = [one.text for one in question.answers.candidates]
-        answers = Answers.build(shorter, model.tokenizer, texts)
-        found = Passes(model, [Question(shorter, answers, readout)], held=False, most_tokens=self.most_tokens)
+        candidates = [one.text for one in question.answers.candidates]
+        answers = Answers.build(shorter, model.tokenizer, candidates)
+        asked = replace(question, tokenized=shorter, answers=answers, readout=self.readout(prompt))
+        if question.foil is not None:
+            asked = replace(asked, foil=replace(question.foil, tokenized=shorter))
+        found = type(self)(model, [asked], held=False, most_tokens=self.most_tokens)
         with self.stage("without sources"):
             _ = found.answers
-        self.forward_passes += found.forward_passes / len(self.questions)
+        share = shorter.n_tokens / question.tokenized.n_tokens
+        self.forward_passes += found.cost.forward_passes * share / len(self.questions)
         return found
 
     @property

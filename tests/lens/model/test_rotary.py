@@ -16,7 +16,7 @@ from iclens.lens.model.rotary import longest_alike
 from iclens.lens.read.capture import run
 from iclens.lens.read.question import ask
 from iclens.lens.scores.candidates import score_candidates
-from iclens.lens.scores.deletions import rerun
+from iclens.lens.scores.deletions import run_texts, shortened_ids
 
 
 def test_prompts_whose_length_moves_their_positions_run_alone() -> None:
@@ -70,8 +70,9 @@ def test_shortened_prompts_and_candidates_do_not_depend_on_their_batch() -> None
     one = ask(model, whole, ["w1", "w2 w3", "w2 w4"])
     readout = one.answers.readout(model.tokenizer, run(model, one.tokenized.input_ids[None])[0, -1], 0)
     sets = [[], [0], [1, 2], [0, 1, 2, 3, 4]]
-    together = rerun(model, whole, readout, sets)
-    alone = [rerun(model, whole, readout, [some], most_tokens=1) for some in sets]
+    texts = [(ids, readout) for ids in shortened_ids(model, whole, sets)]
+    together = run_texts(model, texts, 4096)
+    alone = [run_texts(model, [text], 1) for text in texts]
     assert together.margins.tolist() == pytest.approx([float(some.margins) for some in alone], rel=1e-12)
     # Some of them are longer than the limit, and the last is not.
     assert one.tokenized.n_tokens > (longest_alike(model) or 0)

@@ -12,8 +12,8 @@ from iclens.lens import LensModel
 from iclens.lens.model.rotary import longest_alike
 from iclens.lens.read.capture import run
 from iclens.lens.read.margin import Readout
-from iclens.lens.read.prefix_tree import n_different, prefix_trees, read_tree
-from iclens.lens.scores.deletions import cost_of, run_texts, worth_sharing
+from iclens.lens.read.prefix_tree import prefix_trees, read_tree
+from iclens.lens.scores.deletions import cost_of, run_texts
 
 TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=8)
 
@@ -35,9 +35,9 @@ def test_every_family_reads_a_tree_as_it_reads_its_texts(name: str) -> None:
     texts = halves(seed=1)
     # Its own softmax takes a detour through float32.
     limit = 1e-5 if "capture" in model.family.single else 1e-10
-    if not worth_sharing(model, texts):
+    if longest_alike(model) is not None:
         # The length of a text moves its positions: each runs alone.
-        assert longest_alike(model) is not None
+        assert cost_of(model, texts, 10_000) == sum(map(len, texts))
         return
     with torch.no_grad():
         for tree in prefix_trees(texts, 60):
@@ -58,14 +58,17 @@ def test_trees_hold_every_text_once(texts: list[list[int]], most: int) -> None:
             assert [tree.ids[node] for node in path] == texts[i]
             assert [tree.parents[node] for node in path] == [-1, *path[:-1]]
             assert tree.places[list(path)].tolist() == list(range(len(path)))
-            assert tree.ancestors[path[-1]].nonzero().flatten().tolist() == sorted(path)
+            (before,) = tree.before(slice(path[-1], path[-1] + 1))
+            assert before.nonzero().flatten().tolist() == sorted(path)
+        every = tree.before(slice(0, len(tree.ids)))
+        assert torch.equal(every[2:5], tree.before(slice(2, 5)))
 
 
 @given(TEXTS)
 def test_one_tree_reads_every_beginning_once(texts: list[list[int]]) -> None:
     beginnings = {tuple(text[:n]) for text in texts for n in range(1, len(text) + 1)}
     (tree,) = prefix_trees(texts, 10_000)
-    assert len(tree.ids) == n_different(texts) == len(beginnings)
+    assert len(tree.ids) == len(beginnings)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "opt"])
@@ -81,4 +84,19 @@ def test_texts_side_by_side_and_as_a_tree_say_the_same(name: str) -> None:
         assert float(one[1]) == pytest.approx(float(alone.log_probabilities), abs=near)
         assert bool(one[2]) == bool(alone.answered)
     rows = [[*ids, 7] for ids, _ in texts]
-    assert cost_of(model, rows) == n_different(rows) < sum(map(len, rows))
+    different = len({tuple(row[:n]) for row in rows for n in range(1, len(row) + 1)})
+    assert different <= cost_of(model, rows, 200) < sum(map(len, rows))
+
+
+def test_a_model_that_reads_a_tree_otherwise_reads_every_text_by_itself() -> None:
+    model = LensModel.wrap(build("llama", torch.float64), name="llama")
+    # What a token means depends on how many there are.
+    model.model.get_input_embeddings().register_forward_hook(lambda module, args, output: output * output.shape[1])
+    readout = Readout(((0, 7, 1.0), (0, 9, -1.0)))
+    texts = [(ids, readout) for ids in halves(seed=3)]
+    together = run_texts(model, texts, 200).margins
+    alone = torch.stack([run_texts(model, [text], 200).margins[0] for text in texts])
+    # Side by side, shorter texts are filled up, so that such a model is right on texts of the longest length alone.
+    longest = [len(ids) == max(len(ids) for ids, _ in texts) for ids, _ in texts]
+    assert torch.allclose(together[longest], alone[longest], rtol=1e-10)
+    assert cost_of(model, [ids for ids, _ in texts], 200) == sum(len(ids) for ids, _ in texts)

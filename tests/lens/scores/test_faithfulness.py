@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from tests.lens.word_learner import MARGIN, PAIRS, PROMPT, learner, margins_one_by_one, shared_lens, text_of, tokenizer
 
 from iclens.language.words import VOCABULARY
-from iclens.lens.scores.deletions import rerun
+from iclens.lens.scores.deletions import run_texts, shortened_ids
 from iclens.lens.scores.faithfulness import auc, faithfulness, lds, random_subsets, top
 from iclens.papers.attribution.word_cases import margin
 
@@ -67,7 +67,8 @@ def test_top_takes_the_highest_and_of_ties_the_earlier():
 @given(st.lists(st.sets(st.integers(0, N - 1)), min_size=1, max_size=12), st.sampled_from([1, 30, 60, 4096]))
 def test_deleted_text_in_batches_gives_what_each_prompt_gives_alone(left_out, most_tokens):
     done = []
-    outcome = rerun(learner(), PROMPT, MARGIN, left_out, most_tokens=most_tokens, advance=done.append)
+    shortened = [(ids, MARGIN) for ids in shortened_ids(learner(), PROMPT, left_out)]
+    outcome = run_texts(learner(), shortened, most_tokens, done.append)
     assert done == sorted(set(done))
     assert done[-1] == len(left_out)
     texts = [text_of([i for i in range(N) if i not in some]) for some in left_out]
@@ -84,7 +85,8 @@ def test_answered_is_true_for_what_the_model_says():
     row = torch.tensor([[2] + [VOCABULARY.index(word) for word in text_of([0, 1, 2, 3, 4]).split()]])
     likeliest = VOCABULARY[int(learner().model(input_ids=row).logits[0, -1].argmax())]
     said = margin(tokenizer(), likeliest, [likeliest, "dax"])
-    assert rerun(learner(), PROMPT, said, [()]).answered.tolist() == [True]
+    (whole,) = shortened_ids(learner(), PROMPT, [()])
+    assert run_texts(learner(), [(whole, said)], 4096).answered.tolist() == [True]
 
 
 def test_faithfulness_is_lds_and_the_margin_lost_with_the_top_ones():

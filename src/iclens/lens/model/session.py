@@ -63,9 +63,9 @@ class Given:
 
     mask: Bool[Tensor, "_ 1 n_query n_key"]
 
-    def at(self, places: Int[Tensor, " n"]) -> Bool[Tensor, "n n"]:
-        """The mask of one prompt as it was given; what a caller made says nothing of other places."""
-        return self.mask[0, 0]
+    def at(self, places: Int[Tensor, " n"], rows: slice) -> Bool[Tensor, "rows n"]:
+        """Some rows for one prompt, as they were given; what a caller made says nothing of other places."""
+        return self.mask[0, 0, rows]
 
     def rows(self, first: int, last: int) -> Bool[Tensor, "_ 1 rows n_key"]:
         """Cut out the rows of the queries first … last − 1."""

@@ -49,14 +49,22 @@ class PrefixTree:
             places.append(0 if parent < 0 else places[parent] + 1)
         return torch.tensor(places)
 
-    @cached_property
-    def ancestors(self) -> Bool[Tensor, "n n"]:
-        """Which nodes stand before a node in its texts, itself among them."""
-        before = torch.eye(len(self.ids), dtype=torch.bool)
-        for node, parent in enumerate(self.parents):
-            if parent >= 0:
-                before[node] |= before[parent]
-        return before
+    def before(self, rows: slice) -> Bool[Tensor, "rows n"]:
+        """Which nodes stand before each of some nodes in its texts, itself among them."""
+        first, last, _ = rows.indices(len(self.ids))
+        found = torch.zeros(last - first, len(self.ids), dtype=torch.bool)
+        for node in range(first, last):
+            own, parent = found[node - first], self.parents[node]
+            own[node] = True
+            if parent >= first:
+                own |= found[parent - first]
+                continue
+            above = []
+            while parent >= 0:
+                above.append(parent)
+                parent = self.parents[parent]
+            own[above] = True
+        return found
 
 
 def prefix_trees(texts: Sequence[Sequence[int]], most_tokens: int) -> Iterator[PrefixTree]:
@@ -86,15 +94,6 @@ def prefix_trees(texts: Sequence[Sequence[int]], most_tokens: int) -> Iterator[P
         yield PrefixTree(tuple(numbers), tuple(ids), tuple(parents), tuple(paths))
 
 
-def n_different(texts: Sequence[Sequence[int]]) -> int:
-    """How many tokens texts have when those that begin alike share them."""
-    ordered = sorted(map(tuple, texts))
-    return sum(
-        len(text) - (_alike(text, before) if before else 0)
-        for before, text in zip([(), *ordered], ordered, strict=False)
-    )
-
-
 def read_tree(
     lens_model: LensModel, tree: PrefixTree, positions: Int[Tensor, "n_texts n_positions"]
 ) -> Float[Tensor, "n_texts n_positions vocabulary"]:
@@ -104,12 +103,11 @@ def read_tree(
         [[path[place] for place in own] for path, own in zip(tree.paths, positions.tolist(), strict=True)]
     )
     ids, places = torch.tensor([tree.ids], device=device), tree.places.to(device)
-    ancestors, known = tree.ancestors.to(device), dict[Seen, list[_Block]]()
+    known: dict[Seen, list[_Block]] = {}
 
     def attend(call: AttentionCall) -> Tensor:
         if call.seen not in known:
-            whole = ancestors if isinstance(call.seen, Plain) else ancestors & call.seen.at(places)
-            known[call.seen] = list(_blocks(whole))
+            known[call.seen] = list(_blocks(tree, call.seen, places))
         pieces = []
         for rows, keys, mask in known[call.seen]:
             k, v = call.k[:, :, keys], call.v[:, :, keys]
@@ -129,12 +127,15 @@ def read_tree(
 _Block = tuple[slice, Int[Tensor, " n_keys"], Given]
 
 
-def _blocks(seen: Bool[Tensor, "n n"]) -> Iterator[_Block]:
+def _blocks(tree: PrefixTree, seen: Seen, places: Int[Tensor, " n"]) -> Iterator[_Block]:
     """Some rows at a time, with the keys that any of them sees: texts that lie apart form no scores with each other."""
-    for first in range(0, len(seen), _ROWS):
-        rows = slice(first, first + _ROWS)
-        keys = seen[rows].any(0).nonzero().flatten()
-        yield rows, keys, Given(seen[rows][:, keys][None, None])
+    for first in range(0, len(places), _ROWS):
+        rows = slice(first, min(first + _ROWS, len(places)))
+        mask = tree.before(rows).to(places.device)
+        if not isinstance(seen, Plain):
+            mask &= seen.at(places, rows)
+        keys = mask.any(0).nonzero().flatten()
+        yield rows, keys, Given(mask[:, keys][None, None])
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> int:

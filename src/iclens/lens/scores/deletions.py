@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -18,7 +18,7 @@ from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.read.capture import run
 from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.padded import PaddedTokens, unembedding_only
-from iclens.lens.read.prefix_tree import n_different, prefix_trees, read_tree
+from iclens.lens.read.prefix_tree import PrefixTree, prefix_trees, read_tree
 from iclens.lens.read.tolerance import tolerance_of
 
 WORTH = 0.8
@@ -46,31 +46,6 @@ class Outcome(NamedTuple):
 
 
 @torch.no_grad()
-def rerun(
-    lens_model: LensModel,
-    prompt: Prompt,
-    readout: Readout,
-    sets: Sequence[Iterable[int]],
-    *,
-    most_tokens: int = 1 << 12,
-    advance: Callable[[int], None] = lambda done: None,
-) -> Outcome:
-    """Run a causal language model on a prompt without the text of each set of demonstrations.
-
-    What shortened prompts begin with alike is read once (see `prefix_tree`; for every model one of them is held against
-    its own pass). Where they share little they stand side by side, those of like length together; one by one where the
-    length of a text moves its positions. The offsets of what is read count from each one's last token. `most_tokens` go
-    through the model at once; a longer prompt is a pass of its own. `advance` is called with the number of finished
-    prompts after every pass.
-
-    Raises:
-        UserError: an index that is no demonstration.
-    """
-    texts = [(ids, readout) for ids in shortened_ids(lens_model, prompt, sets)]
-    return run_texts(lens_model, texts, most_tokens, advance)
-
-
-@torch.no_grad()
 def run_texts(
     lens_model: LensModel,
     texts: Sequence[tuple[Sequence[int], Readout]],
@@ -79,59 +54,65 @@ def run_texts(
     *,
     shared: bool = True,
 ) -> Outcome:
-    """Run texts, each by the ids of its prompt and what is read from the last of them on; see `rerun`.
+    """Run texts, each by the ids of its prompt and what is read from the last of them on.
 
-    Without `shared` what texts begin with alike is read for each: the naive way beside the fast one.
+    What texts begin with alike is read once (see `prefix_tree`; for every model one of them is held against its own
+    pass). Where they share little they stand side by side, those of like length together; one by one where the length
+    of a text moves its positions.
+
+    Args:
+        lens_model: the model.
+        texts: token ids and what is read behind them; offsets count from the last id.
+        most_tokens: how many go through the model at once; a longer text is a pass of its own.
+        advance: is called with the number of finished texts after every pass.
+        shared: without it every text is read whole: the naive way beside the fast one.
     """
     rows = [(*ids, *readout.forced) for ids, readout in texts]
     margins, log_probabilities = torch.zeros(2, len(texts), dtype=torch.float64)
     whole = Outcome(margins, log_probabilities, torch.zeros(len(texts), dtype=torch.bool))
-    done = 0
+    left = set(range(len(texts)))
 
     def put(numbers: Sequence[int], outcome: Outcome) -> None:
-        nonlocal done
         for every, some in zip(whole, outcome, strict=True):
             every[list(numbers)] = some
-        done += len(numbers)
-        advance(done)
+        left.difference_update(numbers)
+        advance(len(texts) - len(left))
 
-    if shared and worth_sharing(lens_model, rows):
-        most = min(most_tokens, lens_model.context_length or most_tokens)
-        for tree in prefix_trees(rows, most):
-            some = [texts[i] for i in tree.numbers]
-            found = _read(some, lens_model, partial(read_tree, lens_model, tree))
-            if lens_model.model not in _SHARES:
-                _SHARES[lens_model.model] = _same(lens_model, found, some)
-                if not _SHARES[lens_model.model]:
-                    break
-            put(tree.numbers, found)
-    if not done:
-        for batch in _batches(lens_model, list(map(len, rows)), most_tokens):
-            put(batch, _run(lens_model, [texts[i] for i in batch]))
+    for tree in _trees(lens_model, rows, most_tokens) if shared else ():
+        if len(tree.numbers) == 1:
+            continue
+        some = [texts[i] for i in tree.numbers]
+        found = _read(some, lens_model, partial(read_tree, lens_model, tree))
+        if lens_model.model not in _SHARES:
+            _SHARES[lens_model.model] = _same(lens_model, found, some)
+        if not _SHARES[lens_model.model]:
+            break
+        put(tree.numbers, found)
+    for batch in _batches(lens_model, {i: len(rows[i]) for i in left}, most_tokens):
+        put(batch, _run(lens_model, [texts[i] for i in batch]))
     return whole
 
 
-def cost_of(lens_model: LensModel, rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens `run_texts` reads for these texts, where what texts share is read once."""
-    return n_different(rows) if worth_sharing(lens_model, rows) else sum(map(len, rows))
+def cost_of(lens_model: LensModel, rows: Sequence[Sequence[int]], most_tokens: int) -> int:
+    """How many tokens `run_texts` reads for texts of these ids."""
+    trees = _trees(lens_model, rows, most_tokens)
+    return sum(map(len, (tree.ids for tree in trees) if trees else rows))
 
 
-def worth_sharing(lens_model: LensModel, rows: Sequence[Sequence[int]]) -> bool:
-    """Whether texts begin so much alike that one tree of them is quicker to read than each by itself.
-
-    Where the length of a text moves its positions it cannot be.
-    """
+def _trees(lens_model: LensModel, rows: Sequence[Sequence[int]], most_tokens: int) -> list[PrefixTree]:
+    """Trees that hold all texts, or none where they share too little, or the length of a text moves its positions."""
     alike = longest_alike(lens_model)
     if len(rows) < 2 or not _SHARES.get(lens_model.model, True) or (alike is not None and max(map(len, rows)) > alike):
-        return False
-    return n_different(rows) <= WORTH * sum(map(len, rows))
+        return []
+    trees = list(prefix_trees(rows, min(most_tokens, lens_model.context_length or most_tokens)))
+    return trees if sum(len(tree.ids) for tree in trees) <= WORTH * sum(map(len, rows)) else []
 
 
-def _batches(lens_model: LensModel, lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
-    """Texts of like length together: these waste least on padding."""
+def _batches(lens_model: LensModel, lengths: Mapping[int, int], most_tokens: int) -> list[list[int]]:
+    """Texts of like length together, by their numbers: these waste least on padding."""
     alike = longest_alike(lens_model)
     batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+    for i in sorted(lengths, key=lengths.__getitem__):
         apart = alike is not None and lengths[i] > alike
         if batches and not apart and (len(batches[-1]) + 1) * lengths[i] <= most_tokens:
             batches[-1].append(i)
@@ -141,7 +122,11 @@ def _batches(lens_model: LensModel, lengths: Sequence[int], most_tokens: int) ->
 
 
 def shortened_ids(lens_model: LensModel, prompt: Prompt, sets: Sequence[Iterable[int]]) -> list[list[int]]:
-    """Ids of the prompt without each set of demonstrations, and without end tokens that the tokenizer adds."""
+    """Ids of the prompt without the text of each set of demonstrations, and without end tokens that the tokenizer adds.
+
+    Raises:
+        UserError: an index that is no demonstration.
+    """
     prompts = [prompt.without(left_out) for left_out in sets]
     if not prompts:
         return []
