@@ -135,6 +135,14 @@ def test_tokens_across_two_pieces_and_between_them_count_once():
     assert sum(piece.scores["path"] for piece in effect.pieces) == pytest.approx(effect.path, abs=1e-12)
 
 
+@pytest.mark.parametrize("how", [{}, {"measure": "logit"}, {"foil": "wug"}])
+def test_grounding_of_a_response_is_what_deleting_every_document_leaves(how):
+    found = iclens.explain(learner(), ASKED, response="dax", scores=["influence"], **how)
+    without = found.lens.rerun([range(len(DOCUMENTS))])
+    assert found.grounding.margin == pytest.approx(float(without.margins), abs=1e-10)
+    assert found.grounding.log_probability == pytest.approx(float(without.log_probabilities), abs=1e-10)
+
+
 def test_the_budget_goes_to_real_deletions_from_the_strongest_on():
     lens = explained().lens
     finer = lens.prompt.within("lines")

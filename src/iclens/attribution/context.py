@@ -7,24 +7,17 @@ from typing import Any
 
 import torch
 
-from iclens.attribution.lasso import N_ABLATIONS, ablations, fit
-from iclens.errors import UserError, did_you_mean
+from iclens.attribution.lasso import N_ABLATIONS, contextcite
+from iclens.errors import UserError
 from iclens.lens.lens import Lens, reading_model
-from iclens.lens.prompt.blocks import blocks, check_unicode, split_space
-from iclens.lens.prompt.chat import check_messages, write
+from iclens.lens.prompt.pieces import pieces
 from iclens.lens.prompt.prompt import Prompt
-from iclens.lens.prompt.sources import Span
-from iclens.lens.read.margin import logit_of
 from iclens.lens.scores.method import Scores
 
 TEMPLATE = "Context: {context}\n\nQuery: {query}"
 """How a context and a query are written; a model without a chat template reads `Answer:` after it."""
 
-SPLITS: dict[str, Callable[[str], list[str]]] = {
-    "lines": lambda text: [text[start:end] for start, end in blocks(text, "\n")],
-    "paragraphs": lambda text: [text[start:end] for start, end in blocks(text)],
-}
-"""How a context that is one text is divided into sources, by name."""
+_EMPTY = "the context is empty: give at least one source."
 
 
 def attribute(
@@ -59,7 +52,8 @@ def attribute(
             method of `ATTRIBUTIONS`.
         n_masks: random subsets of the sources that the Lasso is fitted to, 32 or 64 say.
         statement: a part of the response, word for word: its tokens alone are read.
-        split: `"lines"`, `"paragraphs"`, or a function from the text to its parts, in their order.
+        split: `"lines"`, `"paragraphs"`, `"sentences"` (needs the extra of this name), or a function from the text to
+            its parts, in their order.
         template: a text with `{context}` and `{query}` in this order.
         generate: how many tokens the model writes at most.
         seed: of the masks, 0 when None; with one the response is drawn, without it the model writes the likeliest.
@@ -115,70 +109,40 @@ def context_prompt(
     if not slot or "{query}" not in after:
         raise UserError("the template has no {context} with {query} after it: write both, in this order.")
     text, spans = _sources(context, split)
-    asked = after.replace("{query}", query)
-    body = before + text + asked
-    check_unicode(body)
-    spans = [span.shifted(len(before)) for span in spans]
-    begin = len(before) + len(text) + len(asked) - len(asked.lstrip())
-    shift, lead, special = 0, " ", True
-    notes: tuple[str, ...] = ()
-    if chat:
-        whole = write(check_messages([{"role": "user", "content": body}]), tokenizer, None, False)
-        shift = whole.places[0][0]
-        if whole.text[shift : shift + len(body.strip())] != body.strip():
-            raise UserError("the chat template changes the text of the context: give a template of your own as text.")
-        shift -= len(body) - len(body.lstrip())
-        visible = whole.text[: max(len(whole.text.rstrip(" \t")), whole.places[0][1])]
-        kept, lead = split_space(whole.text[len(visible) :] + whole.before)
-        body, special, notes = visible + kept, False, whole.notes
-    else:
-        visible = body.rstrip()
-        kept, lead = split_space(body[len(visible) :])
-        body, lead = visible + kept, lead or " "
-    header = before.strip()
-    first = shift + before.index(header) if header else 0
-    return Prompt(
-        text=body,
-        demonstrations=tuple(span.shifted(shift) for span in spans),
-        query=Span(shift + begin, len(body)),
-        instruction=Span(first, first + len(header)) if header else None,
-        labels=(None,) * len(spans),
-        lead=lead,
-        add_special_tokens=special,
-        notes=notes,
-    )
+    marked = [(len(before) + start, len(before) + end) for start, end in spans]
+    body = before + text + after.replace("{query}", query)
+    return Prompt.from_spans(body, marked, tokenizer=tokenizer if chat else None)
 
 
-def _sources(context: str | Sequence[str], split: str | Callable[[str], Sequence[str]]) -> tuple[str, list[Span]]:
+def _sources(
+    context: str | Sequence[str], split: str | Callable[[str], Sequence[str]]
+) -> tuple[str, list[tuple[int, int]]]:
     """The text of a context, and where its sources lie in it."""
-    if isinstance(context, str):
-        if isinstance(split, str) and split not in SPLITS:
-            raise UserError(f"the split is {split!r}.{did_you_mean(split, SPLITS)} Known: {', '.join(SPLITS)}.")
-        text, parts = context, list((SPLITS[split] if isinstance(split, str) else split)(context))
-    else:
-        parts = list(context)
-        text = "\n".join(map(str, parts))
+    if isinstance(context, str) and isinstance(split, str):
+        spans = pieces(context, split)
+        if not spans:
+            raise UserError(_EMPTY)
+        return context, spans
+    parts = list(split(context) if isinstance(context, str) and callable(split) else context)
+    text = context if isinstance(context, str) else "\n".join(map(str, parts))
+    if not parts:
+        raise UserError(_EMPTY)
+    spans, at = [], 0
     for i, part in enumerate(parts):
         if not isinstance(part, str) or not part.strip():
             raise UserError(f"source {i} is {part!r}: every source is a text with a visible character.")
-    if not parts:
-        raise UserError("the context is empty: give at least one source.")
-    spans, at = [], 0
-    for i, part in enumerate(parts):
         place = text.find(part, at)
         if place < 0:
             raise UserError(f"source {i} ({part!r}) does not stand in the context after the source before it.")
-        spans.append(Span(place, place + len(part)))
         at = place + len(part)
+        spans.append((place, at))
     return text, spans
 
 
 def _scored(lens: Lens, method: str, n_masks: int, seed: int) -> Scores:
-    if method != "lasso":
-        return lens.score(method, seed=seed)
-    keep = ablations(lens, torch.Generator().manual_seed(seed), n_masks)
-    outputs = logit_of(lens.deletions(keep).log_probabilities.double())
-    return Scores(fit(keep, outputs, len(lens.readout.answer_ids)), float(n_masks))
+    if method == "lasso":
+        return contextcite(lens, torch.Generator().manual_seed(seed), n_masks)
+    return lens.score(method, seed=seed)
 
 
 def _check(lens: Lens, method: str) -> None:

@@ -41,13 +41,15 @@ def ablations(
     return torch.stack([torch.rand(lens.n_demonstrations, generator=generator) < 0.5 for _ in range(n_ablations)])
 
 
-@ATTRIBUTIONS.register("lasso")
-def score(lens: Lens, generator: torch.Generator) -> Scores:
-    """Lasso of log(p/(1 − p)) of the answer on 64 random ablations.
+def contextcite(lens: Lens, generator: torch.Generator, n_ablations: int = N_ABLATIONS) -> Scores:
+    """Lasso of log(p/(1 − p)) of the answer on random ablations.
 
     Source: Cohen-Wang, Shah, Georgiev & Madry 2024, "ContextCite: attributing model generation to context",
     section 3: keep-probability ½, α = 0.01, logit-scaled probability of the answer, 64 ablations.
     """
-    keep = ablations(lens, generator)
+    keep = ablations(lens, generator, n_ablations)
     n_tokens = max(1, len(lens.readout.answer_ids))
     return counted(lens, lambda: fit(keep, logit_of(lens.deletions(keep).log_probabilities.double()), n_tokens))
+
+
+ATTRIBUTIONS.register("lasso")(contextcite)

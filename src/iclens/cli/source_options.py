@@ -29,7 +29,7 @@ class Sources:
             chat of any turns, with thoughts and tools.
         score_instruction: score the instruction too.
         within: also show what the sentences, lines or paragraphs of each source do.
-        budget: passes with which the strongest sources, and then what is within them, are really deleted.
+        budget: how many of the strongest sources, and of what is within them, are really deleted, at most a pass each.
     """
 
     documents: Path | None = None

@@ -87,8 +87,8 @@ def explain(
         pairs: also find which demonstrations say the same, or depend on each other; 25 passes more.
         within: `"sentences"`, `"lines"` or `"paragraphs"`: also score these within each source. They are sums over the
             tokens of an additive score, and cost no pass.
-        budget: passes with which the text of the strongest sources, and of the strongest pieces in these, is really
-            deleted, from the largest score on.
+        budget: how many of the strongest sources, and of the strongest pieces in these, are really deleted, from the
+            largest score on: at most a pass each.
         grounding: also find what the model says without any source, one pass more; by default for documents alone.
         n_next: number of likely next tokens to report.
         seed: seed of what is drawn; 0 when None, but a generated response is then the likeliest, not drawn.

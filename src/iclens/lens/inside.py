@@ -28,9 +28,9 @@ def inside(
     """Score the pieces of every source, and delete the text of the strongest sources and pieces.
 
     Additive scores are known for every token, so that those of pieces are sums and cost no pass; each token counts to
-    one piece, and the pieces of a source sum to it. The budget goes to real deletions, a pass each, from the largest
-    score in absolute value on; a piece comes in question once its source was deleted. The text of a source that is one
-    piece is deleted once.
+    one piece, and the pieces of a source sum to it. The budget goes to real deletions, at most a pass each, from the
+    largest score in absolute value on; a piece is considered once its source has been deleted. The text of a source
+    that is one piece is deleted once.
 
     Args:
         lens: the lens that scored them.
@@ -38,7 +38,7 @@ def inside(
         tokens: the tokens of the prompt, with their scores.
         scores: those that were asked for.
         split: `"paragraphs"`, `"lines"` or `"sentences"`.
-        budget: passes for deletions.
+        budget: how many texts are deleted at most.
 
     Raises:
         UserError: no additive score, a budget below 0, or as in `Prompt.within`.

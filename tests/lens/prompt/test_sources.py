@@ -112,6 +112,22 @@ def test_spans_may_be_named_once_each():
         Prompt.from_spans("one two three", [(0, 3), (4, 7)], ["a"])
 
 
+@pytest.mark.parametrize("template", [CHATML, LLAMA_LIKE])
+def test_spans_of_a_users_message_lie_in_the_rendered_chat(template):
+    tokenizer, text = with_chat(template), "Read: one. two. Which?"
+    prompt = Prompt.from_spans(text, [(6, 10), (11, 15)], tokenizer=tokenizer)
+    whole = tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+    )
+    assert prompt.text == whole.rstrip(" ")
+    assert named(prompt) == {"span 0": "one.", "span 1": "two."}
+    assert prompt.instruction.of(prompt.text) == "Read:"
+    assert prompt.query.of(prompt.text).startswith("Which?")
+    assert read_document(prompt.document, tokenizer) == prompt
+    with pytest.raises(UserError, match="needs a tokenizer"):
+        read_document(prompt.document)
+
+
 # Deletion
 
 

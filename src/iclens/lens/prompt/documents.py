@@ -94,7 +94,7 @@ def read_document(
     - an object with `"prompt"` or `"text"` (plain text), `"messages"`, `"demonstrations"` (all pairs, or all blocks
       of plain text) with `"query"`, or `"documents"` (see `Prompt.from_documents`) with `"question"`. It may also hold
       the other options by their names;
-    - an object with `"text"` and `"spans"`, and perhaps `"names"`: see `Prompt.from_spans`.
+    - an object with `"text"` and `"spans"`, and perhaps `"names"` and `"as_chat"`: see `Prompt.from_spans`.
 
     A key whose value is null counts as left out.
 
@@ -110,7 +110,7 @@ def read_document(
         UserError: it is no prompt, or the options do not go with it.
     """
     if isinstance(document, dict) and document.get("spans") is not None:
-        return _from_spans(document)
+        return _from_spans(document, tokenizer)
     form, content, own = _taken_apart(document, binding) if isinstance(document, dict) else ("", document, {})
     if form == "documents":
         settled = (options or PromptOptions()).settled(own, binding=binding, form="documents")
@@ -207,13 +207,19 @@ def _from_documents(documents: Any, tokenizer: Any, options: PromptOptions) -> P
     )
 
 
-def _from_spans(document: Mapping[str, Any]) -> Prompt:
-    unknown = sorted(set(document) - {"text", "spans", "names", "separator"})
+def _from_spans(document: Mapping[str, Any], tokenizer: Any) -> Prompt:
+    unknown = sorted(set(document) - {"text", "spans", "names", "separator", "as_chat"})
     if unknown or not isinstance(document.get("text"), str) or not isinstance(document["spans"], list):
         said = f'the key "{unknown[0]}" does not go with "spans"' if unknown else '"spans" need a "text" and are a list'
         raise UserError(f'{said}. Write e.g. {{"text": "...", "spans": [[0, 12], [13, 40]]}}.')
+    if document.get("as_chat") and tokenizer is None:
+        raise UserError("as_chat needs a tokenizer, whose chat template writes the text.")
     return Prompt.from_spans(
-        document["text"], document["spans"], document.get("names"), between=document.get("separator") or ""
+        document["text"],
+        document["spans"],
+        document.get("names"),
+        between=document.get("separator") or "",
+        tokenizer=tokenizer if document.get("as_chat") else None,
     )
 
 

@@ -25,6 +25,7 @@ class OfSources:
         names: Sequence[str] | None = None,
         *,
         between: str = "",
+        tokenizer: Any = None,
     ) -> Self:
         """Marks the sources in a text by their places: `text[start:end]` each, in the order of the text.
 
@@ -36,6 +37,7 @@ class OfSources:
             spans: the first character of each source, and the one after its last.
             names: what each source is called; they are numbered from 0 when left out.
             between: what stands between sources beside white space, and goes with the one that is deleted.
+            tokenizer: given, the text is the user's message of a chat, which the tokenizer's chat template writes.
 
         Raises:
             UserError: there are no spans; one is no pair of whole numbers, is empty, overlaps the one before it or
@@ -56,7 +58,14 @@ class OfSources:
         before = text[: max(0, places[0].start)] if places else ""
         begin = len(before) - len(before.lstrip())
         head = Span(begin, len(before.rstrip())) if before.strip() else None
-        return cls._of_sources(text, places, called, instruction=head, between=between).told_by(
+        told: dict[str, Any] = {"instruction": head, "between": between}
+        if tokenizer is not None:
+            document["as_chat"] = True
+            marked = [*([] if head is None else [head]), *places]
+            text, found, written = _written([{"role": "user", "content": text}], marked, tokenizer)
+            told |= written | {"instruction": None if head is None else found.pop(0)}
+            places = found
+        return cls._of_sources(text, places, called, **told).told_by(
             document | ({"separator": between} if between else {})
         )
 
@@ -140,20 +149,18 @@ class OfSources:
         given = instruction if instruction is not None and instruction.strip() else None
         own = DEFAULT_DOCUMENTS if tokenizer is None else DEFAULT_CHAT_DOCUMENTS
         text, found = write_documents(checked, question, own if template is None else template)
-        told: dict[str, Any] = {}
         if tokenizer is None:
             text = text if given is None else f"{given}{BLANK_LINE}{text}"
             shift = 0 if given is None else len(given) + len(BLANK_LINE)
             spans = [Span(*one).shifted(shift) for one in found]
-            head = Span(0, len(text[: spans[0].start].rstrip())) if spans[0].start else None
+            told: dict[str, Any] = {
+                "instruction": Span(0, len(text[: spans[0].start].rstrip())) if spans[0].start else None
+            }
         else:
             chat = [] if given is None else [{"role": "system", "content": given}]
             chat.append({"role": "user", "content": text})
-            written = write(check_messages(chat), tokenizer, template_args, system_in_user)
-            spans = [Span(*one) for one in within(text, written.text, written.places[-1], found, len(chat) - 1)]
-            text = written.text + written.before
-            head = None if given is None else Span(*written.places[0])
-            told = {"lead": "", "add_special_tokens": False, "follow": written.follow, "notes": written.notes}
+            marked = [Span(*one) for one in found]
+            text, spans, told = _written(chat, marked, tokenizer, template_args, system_in_user)
         names = [SourceName(DOCUMENT, one.id) for one in checked]
         document = {"documents": [{"id": one.id, "text": one.text} for one in checked], "question": question}
         options: dict[str, Any] = {
@@ -162,7 +169,7 @@ class OfSources:
             "template_args": dict(template_args or {}),
         }
         options |= {"system_in_user": system_in_user, "as_chat": tokenizer is not None}
-        return cls._of_sources(text, spans, names, instruction=head, **told).told_by(
+        return cls._of_sources(text, spans, names, **told).told_by(
             document | {name: value for name, value in options.items() if value}
         )
 
@@ -230,3 +237,19 @@ class OfSources:
             names=tuple(names),
             **told,
         )
+
+
+def _written(
+    chat: Sequence[Mapping[str, Any]],
+    spans: Sequence[Span],
+    tokenizer: Any,
+    template_args: Mapping[str, Any] | None = None,
+    system_in_user: bool = False,
+) -> tuple[str, list[Span], dict[str, Any]]:
+    """The user's message of a chat as its template writes it, where spans of it lie, and what else a prompt needs."""
+    written = write(check_messages(chat), tokenizer, template_args, system_in_user)
+    cut = [(one.start, one.end) for one in spans]
+    found = within(chat[-1]["content"], written.text, written.places[-1], cut, len(chat) - 1)
+    told: dict[str, Any] = {"lead": "", "add_special_tokens": False, "follow": written.follow, "notes": written.notes}
+    told["instruction"] = Span(*written.places[0]) if len(chat) > 1 else None
+    return written.text + written.before, [Span(*one) for one in found], told

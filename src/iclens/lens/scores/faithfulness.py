@@ -15,6 +15,9 @@ from torch import Tensor
 from iclens.lens.facts import Agreement, Faithfulness
 from iclens.lens.scores.deletions import Outcome
 
+_LEVEL = 1e-9
+"""Difference of two scores, over the largest, below which their order is rounding."""
+
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Spearman's rank correlation in [−1, 1]; None when it is undefined (fewer than two scores, or all tied)."""
@@ -50,9 +53,6 @@ def agreements(scores: Mapping[str, Sequence[float]]) -> tuple[Agreement, ...]:
         Agreement(one, other, spearman(level[one], level[other]), top_k(level[one], level[other], k), k)
         for one, other in itertools.combinations(scores, 2)
     )
-
-
-_LEVEL = 1e-9
 
 
 def _level(row: Sequence[float]) -> list[float]:

@@ -14,24 +14,22 @@ Whichever costs less is taken: forward derivatives, or a backward pass for each 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd import Function
 
 from iclens.lens.model.loading import LensModel
-from iclens.lens.model.placed import doubled, wide
+from iclens.lens.model.placed import doubled
 from iclens.lens.model.rotary import longest_alike
 from iclens.lens.model.session import AttentionCall, attending
 from iclens.lens.prompt.tokens import by_source
-from iclens.lens.read.attend import MOST_SCORES, fast, scores_of, weigh
+from iclens.lens.read.attend import fast
+from iclens.lens.read.attention_tangents import Piece, attend, ready
 from iclens.lens.read.capture import run
 from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.margin import Readouts
@@ -168,7 +166,9 @@ class _Push:
             tangents = {name: self._room(call, len(some)) for name, call in self.calls.items()}
             changes = []
             for start, end, count in _pieces([self.begins[i] for i in some], self.n):
-                changes.append(_Piece(self, start, end, some[:count], tangents).run())
+                begins = [self.begins[i] for i in some[:count]]
+                piece = Piece(start, end, some[:count], begins, self.how, self.calls, tangents)
+                changes.append(self._through(piece))
                 cost += (1 + _TANGENT * count) * (end - start) / self.n
             rows = torch.cat([nn.functional.pad(one, (0, 0, 0, 0, 0, len(some) - len(one))) for one in changes], 1)
             read = rows[:, (self.readouts.positions[0] - first).to(rows.device)]
@@ -189,7 +189,7 @@ class _Push:
     def _own_pass(self) -> tuple[Tensor, Tensor]:
         """The pass at these weights: every token's log-probability, and its direction at the unembedding's input."""
 
-        def attend(call: AttentionCall) -> Tensor:
+        def read(call: AttentionCall) -> Tensor:
             k, v = (x.clone() if x.untyped_storage().nbytes() > x.nbytes else x for x in (call.k, call.v))
             self.calls[call.name] = replace(call, q=call.q[:, :, :0], k=k, v=v)
             return fast(call, bias=None if self.how.plain else self.how.bias)
@@ -206,7 +206,7 @@ class _Push:
                     stack.callback(parameter.requires_grad_, True)
                     parameter.requires_grad_(False)
             stack.callback(self.head.register_forward_pre_hook(keep).remove)
-            for one in (attending(self.lens_model, attend), fused_activations(self.lens_model), torch.enable_grad()):
+            for one in (attending(self.lens_model, read), fused_activations(self.lens_model), torch.enable_grad()):
                 stack.enter_context(one)
             logits = run(self.lens_model, self.tokens.ids, position_ids=self.tokens.places)
             log_ps = self.readouts.token_log_probabilities(logits)[0]
@@ -218,196 +218,36 @@ class _Push:
         directions[places, rows] = gradient[0, rows]
         return log_ps.detach(), directions
 
+    def _through(self, piece: Piece) -> Float[Tensor, "n_sources rows width"]:
+        """Push the tangents of a piece through the model: those of the unembedding's inputs."""
+        ids, places = (one[:, piece.start : piece.end] for one in (self.tokens.ids, self.tokens.places))
+        here = next(iter(self.calls.values())).k
+        basis = torch.eye(len(self.begins), dtype=here.dtype, device=here.device)[list(piece.sources)]
 
-@dataclass
-class _Piece:
-    """A piece of the text, through which the tangents of some sources are pushed.
-
-    `tangents` of keys and values, of every attention module by its name, are known before the piece, and are written in
-    it.
-    """
-
-    whole: _Push
-    start: int
-    end: int
-    sources: Sequence[int]
-    tangents: dict[str, tuple[Tensor, Tensor]]
-
-    def run(self) -> Float[Tensor, "n_sources rows width"]:
-        """The tangents of the unembedding's inputs."""
-        whole, n_sources = self.whole, len(self.whole.begins)
-        ids, places = whole.tokens.ids[:, self.start : self.end], whole.tokens.places[:, self.start : self.end]
-        here = next(iter(whole.calls.values())).k
-        basis = torch.eye(n_sources, dtype=here.dtype, device=here.device)[list(self.sources)]
-
-        def piece(weights: Tensor) -> Tensor:
+        def hidden(weights: Tensor) -> Tensor:
             seen: list[Tensor] = []
 
             def keep(module: nn.Module, args: Any) -> Any:
                 seen.append(args[0])
                 return args[0][:, :0], *args[1:]
 
-            handle = whole.head.register_forward_pre_hook(keep)
-
-            def attend(call: AttentionCall) -> Tensor:
-                about = replace(call, q=call.q[:0], k=call.k[:0], v=call.v[:0])
-                return _Attention.apply(call.q, call.k, call.v, weights, _Attending(self, about))
-
+            handle = self.head.register_forward_pre_hook(keep)
+            inside = attending(self.lens_model, lambda call: attend(call, weights, piece), places=places)
             try:
-                with attending(whole.lens_model, attend, places=places), fused_activations(whole.lens_model):
-                    run(whole.lens_model, ids, position_ids=places)
+                with inside, fused_activations(self.lens_model):
+                    run(self.lens_model, ids, position_ids=places)
             finally:
                 handle.remove()
             return seen[0]
 
         def push(change: Tensor) -> Tensor:
-            tangent: Tensor = torch.func.jvp(piece, (torch.zeros_like(basis[0]),), (change,))[1]
+            tangent: Tensor = torch.func.jvp(hidden, (torch.zeros_like(basis[0]),), (change,))[1]
             return tangent
 
-        _ready()
+        ready()
         with torch.no_grad():
             found: Tensor = torch.func.vmap(push)(basis)
         return found[:, 0]
-
-
-class _Attending:
-    """Attention of a piece to all that is before it and to itself, and how its output changes.
-
-    With α the attention weights, s the scores and out a head's output, the tangent of a query's output is
-
-        Σ_j α_j (ds_j + dlog w_j) (v_j − out) + Σ_j α_j dv_j,        ds_j = scale · (⟨dq, k_j⟩ + ⟨q, dk_j⟩)
-    """
-
-    def __init__(self, piece: _Piece, call: AttentionCall) -> None:
-        self.piece, self.call, self.own = piece, call, piece.whole.calls[call.name]
-
-    def output(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The heads' output (1, heads, rows, d_v)."""
-        start, keys = self.piece.start, self.own
-        self.q = q
-        self.k, self.v = (torch.cat([x[:, :, :start], y], 2) for x, y in ((keys.k, k), (keys.v, v)))
-        pieces = [(alpha @ wide(self.v[0])).unflatten(1, (self.groups, -1)) for _, alpha, _, _ in self._blocks()]
-        self.out = torch.cat(pieces, 2).flatten(0, 1)[None].to(v.dtype)
-        return self.out
-
-    def tangent(self, dq: Tensor | None, dk: Tensor | None, dv: Tensor | None, count: int) -> Tensor:
-        """Its tangents (count, 1, heads, rows, d_v), from those of q, k and v, which are None where they are zero."""
-        piece, scale = self.piece, self.call.scale
-        known_k, known_v = piece.tangents[self.call.name]
-        for known, new in ((known_k, dk), (known_v, dv)):
-            if new is not None:
-                known[:count, :, piece.start : piece.end] = new[:, 0]
-        groups = piece.whole.how.edges.groups[0, : piece.end].to(self.q.device)
-        begins = [piece.whole.begins[i] for i in piece.sources]
-        values = nn.functional.pad(wide(self.v[0]), (0, 1), value=1.0)
-        outputs = []
-        for rows, alpha, carrying, slope in self._blocks():
-            q, out = self._folded(self.q[:, :, rows])[0] * scale, self._folded(self.out[:, :, rows])[0]
-            own = None if dq is None else self._folded(dq[:, 0, :, rows]) * scale
-            key_heads, n_rows, end = alpha.shape
-            found = alpha.new_empty(count, key_heads, n_rows, self.v.shape[-1])
-            # One source and key head at a time, so that what is formed stays in the fast part of memory.
-            change = alpha.new_empty(n_rows, end)
-            for i, (source, begin) in enumerate(zip(piece.sources, begins, strict=True)):
-                keys = (groups == source).nonzero().flatten()
-                first, last = int(keys[0]), int(keys[-1]) + 1
-                weighted = carrying[:, first:last] * (groups[first:last] == source)
-                for head in range(key_heads):
-                    if own is None:
-                        change.zero_()
-                    else:
-                        torch.mm(own[i, head], wide(self.k[0, head]).T, out=change)
-                    if dk is not None and begin < end:
-                        change[:, begin:].addmm_(q[head], wide(known_k[i, head, begin:end]).T)
-                    if slope is not None:
-                        change *= slope[head]
-                    change[:, first:last] += weighted
-                    change *= alpha[head]
-                    summed = change @ values[head]
-                    torch.addcmul(summed[:, :-1], summed[:, -1:], out[head], value=-1, out=found[i, head])
-                    if dv is not None and begin < end:
-                        found[i, head].addmm_(alpha[head, :, begin:], wide(known_v[i, head, begin:end]))
-            outputs.append(found.unflatten(2, (self.groups, -1)).flatten(1, 2))
-        return torch.cat(outputs, 2)[:, None].to(self.out.dtype)
-
-    @property
-    def groups(self) -> int:
-        """Query heads that share one key head."""
-        return self.q.shape[1] // self.k.shape[1]
-
-    def _folded(self, x: Tensor) -> Tensor:
-        """(batch, query heads, rows, d) -> (batch, key heads, query heads of each · rows, d)."""
-        return wide(x).unflatten(1, (-1, self.groups)).flatten(2, 3)
-
-    def _blocks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
-        """Rows of the piece, their attention weights, which edges carry weights, and the slope of a soft cap."""
-        piece, q, how = self.piece, self.q, self.piece.whole.how
-        heads, n_rows, end = q.shape[1], q.shape[2], self.k.shape[2]
-        edges, call = how.edges.to(q.device), replace(self.call, k=wide(self.k))
-        step = max(1, MOST_SCORES // (len(piece.sources) * heads * end))
-        for first in range(0, n_rows, step):
-            rows = slice(first, min(n_rows, first + step))
-            places = slice(piece.start + rows.start, piece.start + rows.stop)
-            carrying = edges.rows(places)[..., :end]
-            scores = scores_of(replace(call, q=q), wide(q[:, :, rows]))
-            bias = None if how.plain else how.on(edges.rows(places), scores)[..., :end]
-            mask = self.own.seen.rows(places.start, places.stop)[..., :end].to(q.device)
-            alpha = weigh(scores, mask, call.softcap, call.sinks, bias)
-            slope = None if call.softcap is None else self._beside(1 - (scores / call.softcap).tanh().square())
-            carried = carrying[0].to(alpha).repeat(1, self.groups, 1)[0]
-            yield rows, self._beside(alpha), carried, slope
-
-    def _beside(self, x: Tensor) -> Tensor:
-        return x[0].unflatten(0, (-1, self.groups)).flatten(1, 2)
-
-
-class _Attention(Function):
-    """Attention with a forward derivative: a tangent at a time by its own rule, all of a batch at once by another."""
-
-    @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, weights: Tensor, attending: _Attending) -> Tensor:
-        return attending.output(q, k, v)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.attending = inputs[-1]
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, None]:
-        # The text itself is the same for every tangent.
-        return _Attention.forward(*inputs), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Tangents.apply(*tangents[:4], ctx.attending)
-
-
-class _Tangents(Function):
-    """The tangents of attention, as an operation that `vmap` hands all tangents at once."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        raise NotImplementedError("tangents are pushed side by side, by vmap")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-        *tangents, _, attending = inputs
-        # What the weights do not reach yet, as in the first layer, has no tangent, or one that is not of the batch.
-        pushed = [None if d is None else x.movedim(d, 0) for x, d in zip(tangents, in_dims, strict=False)]
-        return attending.tangent(*pushed, info.batch_size), 0
-
-
-@cache
-def _ready() -> None:
-    """Have PyTorch load what forward derivatives need, which warns of a part of its own that is deprecated."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
 
 
 def _pieces(begins: Sequence[int], n: int) -> Iterator[tuple[int, int, int]]:

@@ -90,7 +90,7 @@ class WhichOnRealModels(Recipe[RealSettings]):
                 n_curation=1,
                 n_validation=5,
             ),
-            seconds=6_000,
+            seconds=6_500,
         )
     }
 

@@ -29,6 +29,8 @@ LIGHT = (
     "detail",
     "random",
 )
+"""Of few passes, for studies of many prompts."""
+
 CORE = (
     *LIGHT,
     *("factorial", "factorial_12", "rerun"),
