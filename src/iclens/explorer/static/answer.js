@@ -2,6 +2,7 @@
 
 import { byId, el, oneLine, put, share } from "./elements.js";
 import { percent, plain, signed } from "./numbers.js";
+import { quantityOf } from "./scores.js";
 
 const MOST_NEXT = 6;
 const MOST_SAID = 400; // characters of a sentence
@@ -10,7 +11,7 @@ export function renderAnswer(seen) {
   const { without } = seen;
   byId("answer").textContent = oneLine(seen.answer.trim() || seen.answer, 60);
   document.title = `${oneLine(seen.answer.trim() || seen.answer, 60)} · iclens`;
-  put(byId("margin"), el("b", {}, `${signed(seen.margin)} nats`), ` is its logit difference. ${oneLine(seen.margin_definition, 300)}`);
+  put(byId("margin"), el("b", {}, `${signed(seen.margin)} nats`), ` is its ${quantityOf(seen)}. ${oneLine(seen.margin_definition, 300)}`);
   const names = without && without.demonstrations.map((i) => `#${i}`).join(", ");
   const candidates = seen.candidates.length > 0;
   const all = candidates ? seen.candidates : seen.next_tokens.slice(0, MOST_NEXT);

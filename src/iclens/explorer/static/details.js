@@ -2,7 +2,7 @@
 
 import { bar, byId, el, oneLine, put } from "./elements.js";
 import { largest, percent, plain, signed } from "./numbers.js";
-import { BY_TOKEN, OF_THE_REST, isInNats, nameOf, scoreOf } from "./scores.js";
+import { BY_TOKEN, OF_THE_REST, isInNats, nameOf, quantityOf, scoreOf } from "./scores.js";
 
 const OTHERS = {
   first: "First token of the text (attention sink)",
@@ -79,8 +79,8 @@ function scores(explanation) {
   ];
 }
 
-function unitOf({ scores }) {
-  return scores.every(isInNats) ? "In nats of the logit difference" : "Each score in its own unit";
+function unitOf(explanation) {
+  return explanation.scores.every(isInNats) ? `In nats of the ${quantityOf(explanation)}` : "Each score in its own unit";
 }
 
 /** The sums of the scores that may be summed. */
@@ -92,11 +92,12 @@ function together(sources, columns) {
 }
 
 /** Where the influence was taken. */
-function taken({ influence_at: at, edges }) {
+function taken(explanation) {
+  const { influence_at: at, edges } = explanation;
   if (!at) return "";
   const whose = edges === "query" ? "the query’s tokens" : "all later tokens";
   const weight = at.weight === 0.5 ? "half" : `1/${Math.round(1 / at.weight)} of`;
-  return `Influence counts per unit of weight, where every demonstration has ${weight} its weight in the attention of ${whose}; the logit difference is ${signed(at.margin)} there.`;
+  return `Influence counts per unit of weight, where every demonstration has ${weight} its weight in the attention of ${whose}; the ${quantityOf(explanation)} is ${signed(at.margin)} there.`;
 }
 
 /** What comes from the tokens of the outputs. */

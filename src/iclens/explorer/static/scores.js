@@ -32,6 +32,13 @@ export function isInNats(score) {
   return score in NAMES;
 }
 
+/** What the explained number is called. */
+export function quantityOf({ response }) {
+  if (!response) return "logit difference";
+  if (response.foil !== null) return "log-probability difference";
+  return response.measure === "logit" ? "logit of the probability" : "log-probability";
+}
+
 /** A size with the unit of its score. */
 export function withUnit(text, score) {
   if (!isInNats(score)) return text;
