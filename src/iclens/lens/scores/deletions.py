@@ -173,5 +173,4 @@ def _same(lens_model: LensModel, found: Outcome, texts: Sequence[tuple[Sequence[
     alone = _run(lens_model, texts[-1:])
     size = max(1.0, float(alone.margins.abs()), float(alone.log_probabilities.abs()))
     off = max(float((mine[-1] - own[-1]).abs()) for mine, own in zip(found[:2], alone[:2], strict=True))
-    dtype = torch.float32 if lens_model.family.single else lens_model.dtype
-    return off <= _TIMES * max(tolerance_of(dtype), tolerance_of(lens_model.dtype)) * size
+    return off <= _TIMES * tolerance_of(lens_model.dtype) * size
