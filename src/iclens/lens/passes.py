@@ -22,11 +22,12 @@ from iclens.lens.read.margin import Readout, Readouts
 from iclens.lens.read.noise import rounding_noise
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.question import Answer, Question
+from iclens.lens.read.shared_texts import cost_of
 from iclens.lens.read.tolerance import MOST, NOISES, is_half, path_residual, tolerance_of
 from iclens.lens.read.tracing import Trace, off_by, trace
 from iclens.lens.scores.candidates import score_candidates
 from iclens.lens.scores.cut_out import cut_out
-from iclens.lens.scores.deletions import Outcome, cost_of, run_texts, shortened_ids
+from iclens.lens.scores.deletions import Outcome, run_texts, shortened_ids
 from iclens.lens.scores.gradient_step import GradientStep, gradient_step
 from iclens.lens.scores.knock_out import KnockOuts, hidden_keys, knock_out
 from iclens.lens.scores.path import PathScores, path

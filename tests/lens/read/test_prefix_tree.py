@@ -13,7 +13,8 @@ from iclens.lens.model.rotary import longest_alike
 from iclens.lens.read.capture import run
 from iclens.lens.read.margin import Readout
 from iclens.lens.read.prefix_tree import prefix_trees, read_tree
-from iclens.lens.scores.deletions import cost_of, run_texts
+from iclens.lens.read.shared_texts import cost_of
+from iclens.lens.scores.deletions import run_texts
 
 TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=8)
 

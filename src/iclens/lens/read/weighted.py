@@ -12,7 +12,7 @@ score bias takes a gradient, and no n × n tensor is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from iclens.lens.model.loading import LensModel
-from iclens.lens.model.session import AttentionCall, attending
+from iclens.lens.model.session import AttentionCall, Seen, attending
 from iclens.lens.read.attend import MOST_SCORES, blocks, fast, scores_of, weigh
 from iclens.lens.read.padded import OfPrompts
 
@@ -90,17 +90,27 @@ class Weighting:
 
 
 @contextmanager
-def weighted(lens_model: LensModel, weighting: Weighting, *, grad: bool = True, rows: int = _ROWS) -> Iterator[None]:
+def weighted(
+    lens_model: LensModel,
+    weighting: Weighting,
+    *,
+    grad: bool = True,
+    rows: int = _ROWS,
+    seeing: Callable[[Seen], Seen] = lambda seen: seen,
+    places: Int[Tensor, "_ n"] | None = None,
+) -> Iterator[None]:
     """Run a causal model's attention with training weights inside the block.
 
     With `grad`, a backward pass fills `found`. Parameters take no gradients meanwhile; everything is put back
-    afterwards.
+    afterwards. `seeing` says what tokens see in place of a layer's own mask, and `places` where they stand, for texts
+    that run as a tree.
     """
     parameters = [one for one in lens_model.model.parameters() if one.requires_grad]
     # Gradients begin at the first layer's attention: what lies before it does not depend on the weights.
     anchor = torch.zeros((), requires_grad=grad)
 
     def attend(call: AttentionCall) -> Tensor:
+        call = replace(call, seen=seeing(call.seen))
         if not grad:
             return _outputs(call, weighting)
         return _Weighted.apply(call.q, call.k, call.v, anchor, call, weighting, rows)
@@ -108,7 +118,7 @@ def weighted(lens_model: LensModel, weighting: Weighting, *, grad: bool = True, 
     try:
         for one in parameters:
             one.requires_grad_(False)
-        with attending(lens_model, attend), torch.set_grad_enabled(grad):
+        with attending(lens_model, attend, places=places), torch.set_grad_enabled(grad):
             yield
     finally:
         for one in parameters:
