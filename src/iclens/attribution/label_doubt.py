@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iclens.attribution.label_places import expected, label_places, orders, reordered
+from iclens.attribution.label_odds import label_odds
+from iclens.attribution.label_places import orders
 from iclens.attribution.label_surprise import N_ORDERS
 from iclens.lens.lens import Lens
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
@@ -20,20 +21,9 @@ def score(lens: Lens, generator: torch.Generator) -> Scores:
     """
 
     def values() -> Tensor:
-        n = lens.n_demonstrations
-        chosen = orders(generator, n, N_ORDERS)
-        odds, first = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.long)
-        prompts = [reordered(lens.prompt, order) for order in chosen]
-        for order, (tokenized, log_p) in zip(chosen, expected(lens, prompts), strict=True):
-            own = tokenized.input_ids[[place[0] for place in label_places(tokenized)]].cpu()
-            known = own.unique()
-            for i, index, rows in zip(order, own, log_p, strict=True):
-                first[i] = index
-                others = known[known != index]
-                odds[i] += rows[0, index] - (rows[0, others].logsumexp(0) if len(others) else 0.0)
-        odds /= len(prompts)
-        alike = (first[:, None] == first).double()
-        counts = alike.sum(1)
+        found = label_odds(lens, orders(generator, lens.n_demonstrations, N_ORDERS))
+        alike = (found.own[:, None] == found.own).double()
+        counts, odds = alike.sum(1), found.of_own
         return torch.where(counts > 1, odds - alike @ odds / counts, odds)
 
     return counted(lens, values)

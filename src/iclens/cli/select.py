@@ -1,0 +1,219 @@
+"""`iclens select`: which of my demonstrations to keep, drop and mend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from iclens.cli.output import console, note, say
+from iclens.cli.prompt_options import unescaped
+from iclens.cli.subcommand import command
+from iclens.errors import UserError
+from iclens.work.whole_files import check_writable, write_atomically
+
+if TYPE_CHECKING:
+    from iclens.lens.many.model_source import ModelSource
+    from iclens.selection.task import Task
+
+
+@command("select")
+@dataclass(frozen=True)
+class Select:
+    r"""Choose demonstrations for a prompt by what they do to examples with right answers, and order them.
+
+    The pool is a file of examples (.jsonl or .json of {"input", "output"}, .csv), or a prompt whose demonstrations are
+    the pool. A part of the development examples is set aside, takes no part in the choice, and tells what it is worth.
+    With --out, finished numbers are kept beside that file until all is done: the same command goes on where it stopped.
+    --check runs the demonstrations as they are; with --at-least the exit status is 1 when the accuracy is lower.
+
+    Attributes:
+        pool: the file of demonstrations.
+        dev: the development examples, {"input", "output"} each.
+        k: how many demonstrations to choose.
+        budget_tokens: tokens that demonstrations and instruction may have together.
+        prune: drop whatever the examples do not need; with -k, down to that many.
+        check: examples on which the demonstrations are run as they are; nothing is chosen.
+        at_least: with --check, the least accuracy (or metric) for exit status 0.
+        model: "bundled", "smollm2", a local folder, a .gguf file, or a hub name.
+        template: how to write a pair, with {input} and {output}; \n is a line break.
+        instruction: text to put before the demonstrations.
+        separator: what stands between demonstrations, instead of blank lines; \n is a line break.
+        candidates: the answers among which the model chooses; the outputs, where they are few, when left out.
+        metric: what a prompt is judged by; ties are decided by the log-loss.
+        match: how a free answer is compared with the right one.
+        method: how to choose.
+        against: another method, which gets the same number of passes and is compared; none leaves it out.
+        order: by real runs, by scores with the best last, or as in the pool.
+        balanced: choose labels equally often.
+        budget: passes for choosing; a pass is a reading of the whole pool with one query.
+        check_with: other examples that take no part, instead of a part of --dev.
+        held_out: the part of --dev that is set aside.
+        seed: of what is drawn.
+        out: where to write the chosen demonstrations in order, a .jsonl file.
+        json: where to write everything.
+        prompt: where to write the chosen prompt as text, with {input} in the place of a query.
+        dry_run: only say what it would cost.
+        dtype: precision of the weights; float32 when left out.
+        device: where to compute, e.g. cpu or cuda.
+        device_map: auto spreads a model that is larger than one device over all of them.
+    """
+
+    pool: tyro.conf.Positional[Path]
+    dev: Path | None = None
+    k: Annotated[int | None, tyro.conf.arg(aliases=["-k"])] = None
+    budget_tokens: int | None = None
+    prune: bool = False
+    check: Path | None = None
+    at_least: float | None = None
+    model: str = "bundled"
+    template: str | None = None
+    instruction: str | None = None
+    separator: str | None = None
+    candidates: tuple[str, ...] = ()
+    metric: Literal["accuracy", "log-loss"] = "accuracy"
+    match: Literal["exact", "normalised"] = "exact"
+    method: str = "influence"
+    against: str = "random"
+    order: Literal["search", "best-last", "given"] = "search"
+    balanced: bool = False
+    budget: float = 100.0
+    check_with: Path | None = None
+    held_out: float = 0.5
+    seed: int = 0
+    out: Path | None = None
+    json: Path | None = None
+    prompt: Path | None = None
+    dry_run: bool = False
+    dtype: Literal["float32", "float64", "bfloat16", "float16", "auto"] | None = None
+    device: str = "cpu"
+    device_map: Literal["auto"] | None = None
+
+    def run(self) -> int:
+        """Choose, print the table and write the files; or check: 1 when the accuracy is below --at-least."""
+        if self.check is not None:
+            return self._check(self.check)
+        self._refuse()
+        if self.dry_run:
+            from iclens.selection.choosing import prepare
+
+            self._say_cost(prepare(self._source().outline(), self.pool, self.dev, **self._task(), **self._limits())[0])
+            return 0
+        return self._choose()
+
+    def _refuse(self) -> None:
+        """Refuse options that do not go together, before any work."""
+        if self.at_least is not None:
+            raise UserError("--at-least is for --check FILE, which runs the demonstrations as they are.")
+        if self.dev is None:
+            raise UserError("there are no development examples: give --dev FILE, or --check FILE to check a prompt.")
+        if self.k is None and self.budget_tokens is None and not self.prune:
+            raise UserError("say how many demonstrations to choose: -k 8, --budget-tokens 1500, or --prune.")
+        for name, file in (("out", self.out), ("json", self.json), ("prompt", self.prompt)):
+            if file is not None:
+                check_writable(file)
+            if name == "out" and file is not None and file.suffix.lower() != ".jsonl":
+                raise UserError(f"--out {file}: the chosen demonstrations are a .jsonl file.")
+
+    def _choose(self) -> int:
+        from contextlib import nullcontext
+
+        from iclens.cli.resumable import resumable
+        from iclens.lens import load
+        from iclens.selection import METHODS, select
+        from iclens.selection.choosing import prepare
+        from iclens.selection.table import print_selection
+        from iclens.work.parts import Parts
+        from iclens.work.progress import bar
+
+        _ = METHODS[self.method], METHODS[self.method if self.against == "none" else self.against]
+        source = self._source()
+        lens_model = load(self.model, dtype=self.dtype, device=self.device, device_map=self.device_map)
+        task, _ = prepare(lens_model, self.pool, self.dev, **self._task(), **self._limits())  # type: ignore[arg-type]
+        steps = self._say_cost(task)
+        parts = None if self.out is None else Parts(self.out.with_name(self.out.name + ".parts"))
+        with nullcontext() if parts is None else parts.held(), resumable(), bar(steps, "choosing") as report:
+            stages: list[str] = []
+
+            def progress(stage: str, passes: float) -> None:
+                if stage not in stages:
+                    # What an earlier stage did not need is not waited for.
+                    for done in range(len(stages)):
+                        report(done, steps[done])
+                    stages.append(stage)
+                report(len(stages) - 1, min(steps[len(stages) - 1], round(passes)), stage)
+
+            found = select(
+                lens_model,
+                self.pool,
+                self.dev,  # type: ignore[arg-type]
+                method=self.method,
+                against=None if self.against == "none" else self.against,
+                parts=parts,
+                about=self._about(source) if parts is not None else None,
+                progress=progress,
+                **self._task(),
+                **self._limits(),
+            )
+            contents = ((self.out, found.chosen_lines), (self.json, found.to_json), (self.prompt, lambda: found.prompt))
+            print_selection(found, console())
+            for file, content in contents:
+                if file is not None:
+                    write_atomically(file, content())
+                    say(f"written: {file}")
+            if parts is not None:
+                parts.remove()
+        return 0
+
+    def _check(self, examples: Path) -> int:
+        from iclens.lens import load
+        from iclens.selection.checking import check
+
+        if self.dev is not None or self.prune or self.k is not None:
+            raise UserError("--check runs the demonstrations as they are: leave --dev, --prune and -k out.")
+        lens_model = load(self.model, dtype=self.dtype, device=self.device, device_map=self.device_map)
+        task = {name: value for name, value in self._task().items() if name not in ("check_with", "held_out", "seed")}
+        found = check(lens_model, self.pool, examples, **task)
+        name = "accuracy" if self.metric == "log-loss" else self.metric
+        say(f"{name} {found.metric}, log-loss {found.log_loss} on {found.metric.n} examples")
+        if self.at_least is None or found.metric.mean >= self.at_least:
+            return 0
+        note(f"the {name} is below {self.at_least:g}")
+        return 1
+
+    def _say_cost(self, task: Task) -> list[int]:
+        """Say what will be read; the passes of each stage."""
+        n, queries = len(task.pool.demonstrations), (len(task.dev), len(task.aside))
+        steps = [ceil(self.budget)] * (1 if self.against in ("none", self.method) else 2) + [ceil(task.cost_of_report)]
+        of_rival = "" if len(steps) == 2 else f", as many for {self.against!r} at the same cost"
+        note(
+            f"{n} demonstrations, {queries[0]} examples to choose by, {queries[1]} that take no part; a pass reads "
+            f"{task.pass_tokens:.0f} tokens: {steps[0]} passes at most for choosing{of_rival}, about {steps[-1]} for "
+            f"the rest, {sum(steps) * task.pass_tokens:.0f} tokens in all"
+        )
+        return steps
+
+    def _source(self) -> ModelSource:
+        from iclens.lens.many.model_source import ModelSource
+
+        return ModelSource(self.model, self.dtype, self.device, self.device_map)
+
+    def _about(self, source: ModelSource) -> list[Any]:
+        """All that kept numbers depend on beside the texts."""
+        import torch
+
+        versions = [version(name) for name in ("iclens", "torch", "transformers")]
+        same = [source.dtype, source.device, source.device_map, torch.get_num_threads()]
+        return [versions, source.identity(), *same]
+
+    def _task(self) -> dict[str, Any]:
+        written = {"template": unescaped(self.template), "separator": unescaped(self.separator)}
+        names = ("instruction", "metric", "match", "check_with", "held_out", "seed")
+        return written | {name: getattr(self, name) for name in names} | {"candidates": self.candidates or None}
+
+    def _limits(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("k", "budget_tokens", "order", "balanced", "budget")}

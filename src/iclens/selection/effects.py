@@ -1,0 +1,123 @@
+"""What each demonstration of a pool does to the answers of many queries: its mean influence, with an interval.
+
+A mini-batch of queries stands behind demonstrations in a random order, and the sum of the margins is differentiated
+with respect to the training weights of all demonstrations at once (`shared_influence`). Each mini-batch has an order of
+its own, and two random weight vectors that are mirror images of each other: the mean of the two derivatives is the
+effect at middling weights, and their difference tells how the effects depend on each other (`scores.pairs`), for no
+pass more. A pool that does not fit into one prompt is divided among several, anew for every mini-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclens.lens.prompt.tokens import tokenize
+from iclens.lens.scores.influence import HALF
+from iclens.lens.scores.pairs import Pairs, fit, weight_vectors
+from iclens.lens.scores.shared_influence import shared_influence
+from iclens.selection.evaluator import Evaluator, Order
+
+CERTAIN = 0.5
+"""Answers count as certain where Σ_i |∂M/∂log w_i| is below this part of their margin: smaller weights win them."""
+
+SMALLER = (1.0, 1 / 16, 1 / 256)
+"""Scales of the weights where answers are certain. ∂M/∂log w, averaged over scales that are equally far apart, grows
+with the demonstration's part of the whole change from none to all of them (Aumann and Shapley)."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What demonstrations do to the mean margin of mini-batches of queries, in nats, per unit of weight.
+
+    Attributes:
+        samples: a row for each mini-batch.
+        pairs: how the effects depend on each other; None where the pool does not fit into one prompt.
+        scales: the weights that count as one: 1, or smaller ones too, over which the effects are averaged.
+    """
+
+    samples: Float[Tensor, "n_batches n_pool"]
+    pairs: Pairs | None
+    scales: tuple[float, ...]
+
+    @property
+    def mean(self) -> Float[Tensor, " n_pool"]:
+        """The mean effect of each demonstration."""
+        return self.samples.mean(0)
+
+    @property
+    def error(self) -> Float[Tensor, " n_pool"]:
+        """Its standard error over the mini-batches."""
+        return self.samples.std(0) / len(self.samples) ** 0.5
+
+
+def measure_effects(
+    evaluator: Evaluator,
+    n_batches: Callable[[int], int],
+    divided: Callable[[Sequence[int]], list[Order]],
+    generator: torch.Generator,
+) -> Effects:
+    """Measure the effect of every demonstration of an evaluator's pool on its queries.
+
+    Args:
+        evaluator: model, pool and queries.
+        n_batches: says into how many mini-batches the queries are divided, given the number of scales.
+        divided: divides an order of the pool into prompts that fit.
+        generator: draws orders and weights.
+    """
+    n, every = len(evaluator.shots), list(evaluator.every)
+    first = divided(torch.randperm(n, generator=generator).tolist())
+    scales = _scales(evaluator, first[0], every[:: n_batches(1)])
+    count = n_batches(len(scales))
+    weights = weight_vectors(1, n, generator, 2 * max(2, count))[: 2 * count, 0]
+    gradients, margins = torch.zeros(2 * count, n, dtype=torch.float64), torch.zeros(2 * count, dtype=torch.float64)
+    alone = len(first) == 1
+    for b in range(count):
+        prompts = divided(torch.randperm(n, generator=generator).tolist())
+        alone &= len(prompts) == 1
+        for place in (2 * b, 2 * b + 1):
+            for scale in scales:
+                for prompt in prompts:
+                    found, margin = _derivatives(evaluator, prompt, every[b::count], weights[place] * scale)
+                    gradients[place, list(prompt)] += found * scale / len(scales)
+                    margins[place] += margin / len(scales) / len(prompts)
+    samples = gradients.unflatten(0, (count, 2)).mean(1)
+    if count < 2 or n < 2 or not alone:
+        return Effects(samples, None, scales)
+    # Queries and orders differ between mini-batches, so that only differences within one tell of the weights.
+    centred = gradients - samples.repeat_interleave(2, 0) + samples.mean(0)
+    none = torch.zeros(0, n, dtype=torch.bool), torch.zeros(0, dtype=torch.float64)
+    return Effects(samples, fit(weights, centred, margins, *none), scales)
+
+
+def _scales(evaluator: Evaluator, prompt: Order, queries: Sequence[int]) -> tuple[float, ...]:
+    """The scales of the weights at which demonstrations matter."""
+    middling = torch.full((len(evaluator.shots),), HALF, dtype=torch.float64)
+    found, margin = _derivatives(evaluator, prompt, queries, middling)
+    return SMALLER if HALF * float(found.abs().sum()) < CERTAIN * abs(margin) else SMALLER[:1]
+
+
+def _derivatives(
+    evaluator: Evaluator, prompt: Order, queries: Sequence[int], weights: Tensor
+) -> tuple[Float[Tensor, " n_shots"], float]:
+    """∂M/∂w_i of the demonstrations of a prompt, M the mean margin of some queries, and M; weights are of the pool."""
+    model = evaluator.lens_model
+    own = weights[list(prompt)].double()
+
+    def compute() -> tuple[list[list[float]], int]:
+        asked = []
+        for q in queries:
+            written = evaluator.writing.prompt([evaluator.shots[i] for i in prompt], evaluator.queries[q].example.input)
+            read = tokenize(written, model.tokenizer, model.context_length)
+            asked.append((read, evaluator.queries[q].readout))
+        found = shared_influence(model, asked, own, evaluator.most_tokens)
+        mean = found.by_demonstration / len(queries)
+        # As much is read back as forth.
+        return [mean.tolist(), found.margins.tolist()], 2 * found.tokens
+
+    derivatives, margins = evaluator.ledger.numbers(["effects", prompt, list(queries), own.tolist()], compute)
+    return torch.tensor(derivatives, dtype=torch.float64), sum(margins) / len(margins)

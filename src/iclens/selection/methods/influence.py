@@ -1,0 +1,132 @@
+"""Ours: effects from a few passes propose prompts, and successive elimination by real runs decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from iclens.selection.effects import Effects, measure_effects
+from iclens.selection.evaluator import Order
+from iclens.selection.race import cost_of_race, most_in_race, race
+from iclens.selection.search import METHODS, Found, Search
+
+_FOR_EFFECTS = 0.4
+"""The part of the budget that effects may take."""
+
+_FOR_ORDER = 0.4
+"""The part of what is left then that the last search among orders may take."""
+
+_BATCHES = (2, 8)
+"""Fewest and most mini-batches."""
+
+
+@METHODS.register("influence")
+def choose(search: Search) -> Found:
+    """Measure every demonstration's effect, race prompts that the effects propose, then orders of the best.
+
+    1. The influence of all demonstrations at once on mini-batches of the development examples (`measure_effects`).
+    2. Proposals: the largest effects; the same less what two demonstrations say alike; effects drawn within their
+       errors; each the best last, the best first and in random orders. Without `k` of every size.
+    3. Successive elimination among them by real runs (`race`).
+    4. With `order="search"` a race among orders of the winner.
+    """
+    effects = measure_effects(search.evaluator, partial(_n_batches, search), search.divided, search.generator)
+    sizes = [search.k] if search.k else list(range(1, search.n + 1))
+    typical = sum(sizes) / len(sizes)
+    for_subsets = search.left * (1 - _FOR_ORDER if search.order == "search" else 1.0)
+    n_first = most_in_race(search, for_subsets, typical)
+    best = race(search, list(islice(_distinct(_proposals(search, effects)), n_first)))
+    if search.order == "search" and len(best) > 1:
+        n_orders = most_in_race(search, search.left, len(best))
+        if cost_of_race(search, n_orders, len(best)) <= search.left and n_orders > 1:
+            best = race(search, [best, *islice(_distinct(_orders(search, best, effects.mean)), n_orders - 1)])
+    return Found(best, effects.mean, effects)
+
+
+def _n_batches(search: Search, n_scales: int) -> int:
+    """How many mini-batches the budget allows: each reads the pool twice, forth and back, at every scale."""
+    least, most = _BATCHES
+    n_queries = len(search.evaluator.queries)
+    prompts = len(search.divided(range(search.n)))
+    for count in range(min(most, n_queries), least, -1):
+        of_one = 4 * n_scales * search.cost(search.n, prompts * -(-n_queries // count))
+        if count * of_one <= _FOR_EFFECTS * search.budget:
+            return count
+    return min(least, n_queries)
+
+
+def _proposals(search: Search, effects: Effects) -> Iterator[Order]:
+    """Prompts to race, the most promising first; without end."""
+    mean, error = effects.mean, effects.error
+    values = [mean] if effects.pairs is None else [mean, _apart(search, effects)]
+    while True:
+        for one in values:
+            for k in _sizes(search, one, error):
+                chosen = search.best(one.tolist(), k)
+                yield from _ordered(search, chosen, mean)
+        values = [mean + error * torch.randn(search.n, generator=search.generator) for _ in range(2)]
+
+
+def _sizes(search: Search, values: Tensor, error: Tensor) -> Sequence[int | None]:
+    """How many demonstrations to keep: `k`, or without it those that help, those that may, and from all downwards."""
+    if search.k:
+        return [search.k]
+    helpful, possible = int((values > 0).sum()), int((values > -error).sum())
+    halves = [search.n * part // 8 for part in range(8, 0, -1)]
+    return list(dict.fromkeys(max(1, one) for one in (helpful, possible, int((values > error).sum()), *halves)))
+
+
+def _ordered(search: Search, chosen: Sequence[int], mean: Tensor) -> Iterator[Order]:
+    """The orders of some demonstrations that are raced along with others."""
+    if search.order == "given":
+        yield tuple(sorted(chosen))
+        return
+    by_effect = sorted(chosen, key=lambda i: float(mean[i]))
+    yield tuple(by_effect)
+    if search.order == "search":
+        yield tuple(by_effect[::-1])
+        yield tuple(chosen[i] for i in torch.randperm(len(chosen), generator=search.generator).tolist())
+
+
+def _orders(search: Search, best: Order, mean: Tensor) -> Iterator[Order]:
+    """Orders of the same demonstrations: near the best one first, then any; without end."""
+    yield from _ordered(search, best, mean)
+    yield tuple(sorted(best))
+    for place in range(len(best) - 1):
+        yield (*best[:place], best[place + 1], best[place], *best[place + 2 :])
+    while True:
+        yield tuple(best[i] for i in torch.randperm(len(best), generator=search.generator).tolist())
+
+
+def _apart(search: Search, effects: Effects) -> Tensor:
+    """Effects in the order in which demonstrations add most to those before them, by the pairs; the first has n."""
+    assert effects.pairs is not None
+    matrix, gains = effects.pairs.matrix, effects.mean.clone()
+    scale = float(effects.pairs.weights.max())
+    values, left = torch.zeros(search.n, dtype=torch.float64), set(range(search.n))
+    for turn in range(search.n):
+        i = max(left, key=lambda one: (float(gains[one]), -one))
+        left.remove(i)
+        # Zero is where another one takes more than it gives.
+        values[i] = float(search.n - turn) if float(gains[i]) > 0 else float(gains[i])
+        gains = gains + matrix[i] * scale / 2
+    return values
+
+
+def _distinct(orders: Iterator[Order]) -> Iterator[Order]:
+    """Each order once; ends when nothing new comes."""
+    seen: set[Order] = set()
+    repeated = 0
+    for order in orders:
+        if order in seen:
+            repeated += 1
+            if repeated > 200:
+                return
+            continue
+        seen.add(order)
+        repeated = 0
+        yield order
