@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from iclens.dual import DualModel
     from iclens.lens import Explanation, Lens, Prompt, capture, explain, explain_many, load
     from iclens.matching import match
+    from iclens.selection import Selection, select
     from iclens.training import RunConfig, train
 
 __version__ = version("iclens")
@@ -28,6 +29,7 @@ __all__ = [
     "Lens",
     "Prompt",
     "RunConfig",
+    "Selection",
     "UserError",
     "__version__",
     "apply",
@@ -38,6 +40,7 @@ __all__ = [
     "load",
     "match",
     "remove",
+    "select",
     "train",
 ]
 
@@ -50,6 +53,7 @@ __getattr__, __dir__ = lazy_names(
         "dual": "DualModel",
         "lens": "Explanation Lens Prompt capture explain explain_many load",
         "matching": "match",
+        "selection": "Selection select",
         "training": "RunConfig train",
     },
 )

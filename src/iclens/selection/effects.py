@@ -22,7 +22,7 @@ from iclens.lens.scores.pairs import Pairs, fit, weight_vectors
 from iclens.lens.scores.shared_influence import shared_influence
 from iclens.selection.evaluator import Evaluator, Order
 
-CERTAIN = 0.5
+CERTAIN = 1.0
 """Answers count as certain where Σ_i |∂M/∂log w_i| is below this part of their margin: smaller weights win them."""
 
 SMALLER = (1.0, 1 / 16, 1 / 256)
@@ -71,18 +71,20 @@ def measure_effects(
     """
     n, every = len(evaluator.shots), list(evaluator.every)
     first = divided(torch.randperm(n, generator=generator).tolist())
-    scales = _scales(evaluator, first[0], every[:: n_batches(1)])
+    scales = _scales(evaluator, first[0], every[: -(-len(every) // n_batches(1))])
     count = n_batches(len(scales))
     weights = weight_vectors(1, n, generator, 2 * max(2, count))[: 2 * count, 0]
     gradients, margins = torch.zeros(2 * count, n, dtype=torch.float64), torch.zeros(2 * count, dtype=torch.float64)
     alone = len(first) == 1
     for b in range(count):
+        # Neighbours have different labels, so that every mini-batch holds all alike.
+        some = every[len(every) * b // count : len(every) * (b + 1) // count]
         prompts = divided(torch.randperm(n, generator=generator).tolist())
         alone &= len(prompts) == 1
         for place in (2 * b, 2 * b + 1):
             for scale in scales:
                 for prompt in prompts:
-                    found, margin = _derivatives(evaluator, prompt, every[b::count], weights[place] * scale)
+                    found, margin = _derivatives(evaluator, prompt, some, weights[place] * scale)
                     gradients[place, list(prompt)] += found * scale / len(scales)
                     margins[place] += margin / len(scales) / len(prompts)
     samples = gradients.unflatten(0, (count, 2)).mean(1)

@@ -52,10 +52,12 @@ class Rival:
 
     @property
     def is_as_good(self) -> bool:
-        """Whether the chosen prompt is not clearly better on the held-out examples, by the metric or the log-loss."""
+        """Whether the chosen prompt is not clearly better on the held-out examples, by the metric or the log-loss.
+
+        A log-loss that is lower by less than a hundredth of a nat counts as the same.
+        """
         change = self.held_out.change
-        better = change.metric.low > 0 or (is_clear(change.log_loss) and change.log_loss.mean < 0)
-        return not better
+        return change.metric.low <= 0 and not (is_clear(change.log_loss) and change.log_loss.mean <= -0.01)
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,8 @@ def print_selection(found: Selection, console: Console) -> None:
     placed = sorted(found.demonstrations, key=lambda one: (one.place is None, one.place, one.index))
     _table(console, columns, [_row(one, found.development) for one in placed])
     cost = found.cost
-    passes = (
-        f"{cost.choice:.0f} for the choice, {cost.against:.0f} for the other method, {cost.report:.0f} for the rest"
-    )
+    others = "" if found.rival is None else f"{cost.against:.0f} for the other method, "
+    passes = f"{cost.choice:.0f} for the choice, {others}{cost.report:.0f} for the rest"
     console.print()
     console.print(Text(f" passes of {cost.pass_tokens:.0f} tokens: {passes}; {duration(cost.seconds)}", "dim"))
     for note in found.notes:
