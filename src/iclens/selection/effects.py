@@ -17,17 +17,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.lens.prompt.tokens import tokenize
-from iclens.lens.scores.influence import HALF
 from iclens.lens.scores.pairs import Pairs, fit, weight_vectors
 from iclens.lens.scores.shared_influence import shared_influence
 from iclens.selection.evaluator import Evaluator, Order
 
-CERTAIN = 1.0
-"""Answers count as certain where Σ_i |∂M/∂log w_i| is below this part of their margin: smaller weights win them."""
+CERTAIN = 0.3
+"""The mean log-loss below which a model counts as certain of its answers, nats: they are won at smaller weights."""
 
-SMALLER = (1.0, 1 / 16, 1 / 256)
-"""Scales of the weights where answers are certain. ∂M/∂log w, averaged over scales that are equally far apart, grows
-with the demonstration's part of the whole change from none to all of them (Aumann and Shapley)."""
+SCALES = (1.0, 1 / 16)
+"""Scales of the weights where answers are certain; else the first alone. The mean of ∂M/∂log w over scales that are
+equally far apart grows with the demonstration's part of the whole change from none to all (Aumann and Shapley)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def measure_effects(
         generator: draws orders and weights.
     """
     n, every = len(evaluator.shots), list(evaluator.every)
-    first = divided(torch.randperm(n, generator=generator).tolist())
+    first = divided(range(n))
     scales = _scales(evaluator, first[0], every[: -(-len(every) // n_batches(1))])
     count = n_batches(len(scales))
     weights = weight_vectors(1, n, generator, 2 * max(2, count))[: 2 * count, 0]
@@ -98,9 +97,8 @@ def measure_effects(
 
 def _scales(evaluator: Evaluator, prompt: Order, queries: Sequence[int]) -> tuple[float, ...]:
     """The scales of the weights at which demonstrations matter."""
-    middling = torch.full((len(evaluator.shots),), HALF, dtype=torch.float64)
-    found, margin = _derivatives(evaluator, prompt, queries, middling)
-    return SMALLER if HALF * float(found.abs().sum()) < CERTAIN * abs(margin) else SMALLER[:1]
+    log_loss = -float(evaluator.said([prompt], queries).log_p.mean())
+    return SCALES if log_loss < CERTAIN else SCALES[:1]
 
 
 def _derivatives(

@@ -23,6 +23,9 @@ from iclens.selection.written import write_answers
 Order = tuple[int, ...]
 """Demonstrations by their numbers in the pool, in the order of the prompt."""
 
+ALIKE = 0.01
+"""Nats of log-loss within which two prompts are alike."""
+
 _AT_ONCE = 1 << 14
 """Tokens of texts after which finished numbers are kept."""
 
@@ -45,10 +48,12 @@ class Said:
     def ranks(self) -> list[tuple[float, float]]:
         """What prompts are compared by, the more the better: the metric, and at a tie the log-loss; or this first.
 
-        Log-losses count to a hundredth of a nat: a model that is certain anyway does not choose by how certain.
+        Log-losses within a hundredth of a nat of the least are alike: a model that is certain anyway does not choose by
+        how certain.
         """
-        value, log_p = self.values.mean(1).tolist(), [round(one, 2) for one in self.log_p.mean(1).tolist()]
-        return list(zip(log_p, value, strict=True) if self.by_loss else zip(value, log_p, strict=True))
+        value, log_p = self.values.mean(1), self.log_p.mean(1)
+        pairs = list(zip(value.tolist(), log_p.clamp_max(float(log_p.max()) - ALIKE).tolist(), strict=True))
+        return [(loss, own) for own, loss in pairs] if self.by_loss else pairs
 
 
 @dataclass(eq=False)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.rotary import longest_alike
 from iclens.lens.read.shared_texts import cost_of, read_texts
 from iclens.selection.asked import Query
 
@@ -39,13 +40,15 @@ def log_probabilities(
     read_of: list[list[tuple[int, ...]]] = []  # the answers that are read of each row
     places: list[list[tuple[int, int]]] = []  # of each text's answers: the row, and which of its answers
     for ids, query in texts:
-        forced = _fewest([one[:-1] for one in query.ids])
+        behind_each = [one[:-1] for one in query.ids]
+        # Where the length of a text moves its positions, each answer is read in a text of its own length.
+        forced = _fewest(behind_each) if longest_alike(lens_model) is None else list(dict.fromkeys(behind_each))
         first = len(rows)
         rows += [(*ids, *behind) for behind in forced]
         read_of += [[] for _ in forced]
         places.append([])
         for answer in query.ids:
-            row = first + next(i for i, behind in enumerate(forced) if behind[: len(answer) - 1] == answer[:-1])
+            row = first + next(i for i, behind in enumerate(forced) if _begins(behind, answer[:-1], forced))
             places[-1].append((row, len(read_of[row])))
             read_of[row].append(answer)
     lengths = [len(ids) for (ids, _), own in zip(texts, places, strict=True) for _ in {row for row, _ in own}]
@@ -69,6 +72,11 @@ def log_probabilities(
     values = [[float(found[place]) for place in own] for own in places]
     tokens = cost_of(lens_model, rows, most_tokens) if shared else sum(map(len, rows))
     return values, [bool(greedy[own[0]]) for own in places], tokens
+
+
+def _begins(behind: tuple[int, ...], answer: tuple[int, ...], forced: Sequence[tuple[int, ...]]) -> bool:
+    """Whether an answer is read in the text with these tokens behind it: its own, if there is one, or a longer one."""
+    return behind == answer if answer in forced else behind[: len(answer)] == answer
 
 
 def _fewest(forced: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:

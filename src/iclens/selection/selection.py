@@ -11,6 +11,7 @@ from typing import Any
 from iclens.errors import UserError
 from iclens.plain_data import finite
 from iclens.selection.comparing import Compared, is_clear
+from iclens.selection.evaluator import ALIKE
 from iclens.selection.judging import Judged
 from iclens.work.whole_files import write_atomically
 
@@ -57,7 +58,7 @@ class Rival:
         A log-loss that is lower by less than a hundredth of a nat counts as the same.
         """
         change = self.held_out.change
-        return change.metric.low <= 0 and not (is_clear(change.log_loss) and change.log_loss.mean <= -0.01)
+        return change.metric.low <= 0 and not (is_clear(change.log_loss) and change.log_loss.mean <= -ALIKE)
 
 
 @dataclass(frozen=True)

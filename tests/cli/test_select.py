@@ -1,0 +1,88 @@
+"""`iclens select`: choose, prune and check from the command line, with the exit statuses of a pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.selection.words import draw
+
+from iclens.cli.main import main
+
+KNOWN = draw(3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, pairs in (("pool", KNOWN.pool), ("dev", KNOWN.dev)):
+        rows = [json.dumps({"input": word, "output": label}) + "\n" for word, label in pairs]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    text = "\n\n".join([*(f"{word} is {label} ." for word, label in KNOWN.pool), "nothing is"])
+    (tmp_path / "prompt.txt").write_text(text)
+    return tmp_path
+
+
+def command(line: str) -> int:
+    return main(["select", *line.split(), "--candidates", *KNOWN.labels])
+
+
+def test_choosing_writes_files_and_checking_reads_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "pool.jsonl --dev dev.jsonl -k 4 --budget 20 --out chosen.jsonl --json all.json --prompt p.txt --template"
+    assert main(["select", *line.split(), "{input} is {output} ."]) == 0
+    printed = capsys.readouterr()
+    assert "12 demonstrations, 12 examples to choose by, 12 that take no part; a pass reads 51 tokens" in printed.err
+    assert "Keep 4 of 12 demonstrations" in printed.out
+    whole = json.loads((folder / "all.json").read_text())
+    rows = [json.loads(row) for row in (folder / "chosen.jsonl").read_text().splitlines()]
+    assert [row["input"] for row in rows] == [KNOWN.pool[i][0] for i in whole["indices"]]
+    assert (folder / "p.txt").read_text() == whole["prompt"]
+    assert not (folder / "chosen.jsonl.parts").exists()
+    check = ["select", "chosen.jsonl", "--check", "dev.jsonl", "--template", "{input} is {output} ."]
+    assert main([*check, "--at-least", "0.8"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("accuracy 1.000 [1.000, 1.000], log-loss ")
+    assert main([*check, "--at-least", "1.1"]) == 1
+    assert "below 1.1" in capsys.readouterr().err
+
+
+def test_pruning_reads_a_prompt(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("prompt.txt --dev dev.jsonl --prune --budget 40 --against none") == 0
+    printed = capsys.readouterr().out
+    assert "of 12 demonstrations" in printed
+    assert "for the other method" not in printed
+
+
+def test_a_dry_run_reads_nothing_of_the_weights_and_writes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(folder.iterdir())
+    assert command("prompt.txt --dev dev.jsonl --prune --out x.jsonl --dry-run") == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "100 passes at most for choosing, as many for 'random' at the same cost" in printed.err
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("pool.jsonl --dev dev.jsonl", "say how many demonstrations to choose"),
+        ("pool.jsonl -k 3", "there are no development examples"),
+        ("pool.jsonl --dev dev.jsonl -k 3 --at-least 0.5", "--at-least is for --check"),
+        ("pool.jsonl --check dev.jsonl --prune", "leave --dev, --prune and -k out"),
+        ("pool.jsonl --dev dev.jsonl -k 3 --out chosen.csv", "are a .jsonl file"),
+        ("pool.jsonl --dev dev.jsonl -k 3 --out no/chosen.jsonl", "does not exist"),
+        ("pool.jsonl --dev none.jsonl -k 3", "there is no such file"),
+        ("pool.jsonl --dev dev.jsonl -k 99", "k is 99, but the pool has 12"),
+        ("pool.jsonl --dev dev.jsonl -k 3 --method magic", "unknown selection method 'magic'"),
+    ],
+)
+def test_mistakes_have_exit_status_2_and_leave_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], line: str, said: str
+) -> None:
+    before = sorted(folder.iterdir())
+    assert command(line) == 2
+    assert said in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
