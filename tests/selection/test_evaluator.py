@@ -12,6 +12,7 @@ from tests.selection.words import TEMPLATE, draw, learner
 
 from iclens import UserError
 from iclens.lens import LensModel
+from iclens.lens.model.rotary import forget_longer_prompts
 from iclens.selection import Example
 from iclens.selection.asked import read_query
 from iclens.selection.evaluator import Evaluator
@@ -45,6 +46,8 @@ def alone(model: LensModel, text: str, answer: str, follow: str = "") -> float:
     n = len(model.tokenizer(text + " " + answer)["input_ids"]) + bool(follow)
     whole = model.tokenizer(text + " " + answer + follow)["input_ids"][:n]
     assert whole[: len(ids)] == ids
+    # Rotary positions of some models stay stretched behind the longest text so far.
+    forget_longer_prompts(model)
     logits = model.model(torch.tensor([whole[:-1]])).logits[0].double()
     log_p = torch.log_softmax(logits, -1)
     return sum(float(log_p[t - 1, whole[t]]) for t in range(len(ids), len(whole)))

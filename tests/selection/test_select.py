@@ -17,6 +17,7 @@ import iclens
 from iclens.errors import UserError
 from iclens.language.words import CATEGORIES
 from iclens.selection import METHODS, Found, Search, Selection, select
+from iclens.selection.evaluator import ALIKE
 from iclens.selection.splitting import split_off
 from iclens.work.parts import Parts
 
@@ -51,7 +52,7 @@ def test_relevant_demonstrations_are_kept_and_wrong_labels_dropped_and_named(see
         one = found.demonstrations[i]
         assert one.verdict == "hurts"
         assert one.suspected in {right[j] for j in known.relevant} - {one.output}
-    assert found.held_out.after.log_loss.mean < found.held_out.before.log_loss.mean
+    assert found.held_out.after.log_loss.mean < found.held_out.before.log_loss.mean + ALIKE
     assert found.tokens_saved == 4 * 6
 
 
@@ -64,13 +65,13 @@ def test_in_nearly_all_pools_every_wrong_label_is_dropped_and_every_relevant_one
 
 
 def test_pruning_drops_wrong_labels_and_loses_nothing() -> None:
-    for seed in (0, 4):
+    for seed in (0, 4, 5):
         known = draw(seed)
         found = chosen(known, budget=60.0)
         assert not known.wrong & set(found.indices)
         assert len(found.indices) < 12
         assert found.dev.after.metric.mean >= found.dev.before.metric.mean
-        assert found.dev.after.log_loss.mean <= found.dev.before.log_loss.mean + 0.01
+        assert found.dev.after.log_loss.mean <= found.dev.before.log_loss.mean + ALIKE
 
 
 def test_held_out_examples_take_no_part() -> None:
@@ -199,7 +200,7 @@ def test_a_pool_that_exceeds_the_context_is_divided() -> None:
     assert any("exceeds the context" in note for note in found.notes)
     assert found.start == tuple(range(6))
     assert set(found.indices) & parts[0].relevant
-    with pytest.raises(UserError, match="does not fit: take 'influence' or 'random'"):
+    with pytest.raises(UserError, match="does not fit into the context: take 'influence' or 'random'"):
         select(learner(), pool, dev, k=6, method="one_at_a_time", **{**QUICK, "budget": 500.0})
 
 

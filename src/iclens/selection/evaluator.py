@@ -24,7 +24,7 @@ Order = tuple[int, ...]
 """Demonstrations by their numbers in the pool, in the order of the prompt."""
 
 ALIKE = 0.01
-"""Nats of log-loss within which two prompts are alike."""
+"""Nats of log-loss within which two prompts are alike: a model that is certain does not choose by how certain."""
 
 _AT_ONCE = 1 << 14
 """Tokens of texts after which finished numbers are kept."""
@@ -44,15 +44,13 @@ class Said:
     values: Float[Tensor, "n_prompts n_queries"]
     by_loss: bool = False
 
-    @property
-    def ranks(self) -> list[tuple[float, float]]:
+    def ranks(self, alike: float = 0.0) -> list[tuple[float, float]]:
         """What prompts are compared by, the more the better: the metric, and at a tie the log-loss; or this first.
 
-        Log-losses within a hundredth of a nat of the least are alike: a model that is certain anyway does not choose by
-        how certain.
+        Log-losses within `alike` nats of the least count as the same.
         """
         value, log_p = self.values.mean(1), self.log_p.mean(1)
-        pairs = list(zip(value.tolist(), log_p.clamp_max(float(log_p.max()) - ALIKE).tolist(), strict=True))
+        pairs = list(zip(value.tolist(), log_p.clamp_max(float(log_p.max()) - alike).tolist(), strict=True))
         return [(loss, own) for own, loss in pairs] if self.by_loss else pairs
 
 

@@ -1,37 +1,42 @@
-"""Successive elimination: many prompts on few queries, the better half on more, and so on."""
+"""Successive elimination: many prompts on few queries, the better half on more, the last few on all."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, log2
 
-from iclens.selection.evaluator import Order
+from iclens.selection.evaluator import ALIKE, Order
 from iclens.selection.search import Search
+
+_LAST = 4
+"""Prompts that run on all queries, at most; fewer queries than that tell nothing."""
 
 
 def race(search: Search, orders: Sequence[Order]) -> Order:
-    """Find the best of some prompts; the last two run on all queries.
+    """Find the best of some prompts.
 
-    In round r of R the prompts that are left are compared on the first 2^(r − R) of the queries, which the rounds
-    before have in part answered already, and the worse half goes out.
+    Each round runs the prompts that are left on twice as many queries as the one before, which have in part been
+    answered already, and the worse half goes out. The last four run on all queries, and with them the first that was
+    named. Of prompts that are alike the shorter one wins, and of these the one that was named first.
 
     Source: Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization".
     """
     left = list(dict.fromkeys(orders))
-    n_queries = len(search.evaluator.queries)
-    for some in rounds(len(left), n_queries):
-        said = search.evaluator.said(left, range(some))
-        ranked = sorted(range(len(left)), key=lambda i: (said.ranks[i], -len(left[i])), reverse=True)
-        left = [left[i] for i in ranked[: max(1, len(left) // 2)]]
-    return left[0]
+    first = left[0]
+    for some in rounds(len(left), len(search.evaluator.queries))[:-1]:
+        ranks = search.evaluator.said(left, range(some)).ranks(ALIKE)
+        ranked = sorted(range(len(left)), key=lambda i: ranks[i], reverse=True)
+        left = [left[i] for i in ranked[: max(_LAST, len(left) // 2)]]
+    left = list(dict.fromkeys([first, *left]))
+    ranks = search.evaluator.said(left).ranks(ALIKE)
+    return left[max(range(len(left)), key=lambda i: (ranks[i], -len(left[i]), -i))]
 
 
 def rounds(n_orders: int, n_queries: int) -> list[int]:
     """On how many queries each round runs."""
-    count = max(1, ceil(log2(n_orders))) if n_orders > 1 else 1
-    # Fewer than four queries tell nothing.
-    least = min(4, n_queries)
-    return [max(least, n_queries >> (count - 1 - r)) for r in range(count)]
+    count, left = 1, n_orders
+    while left > _LAST:
+        count, left = count + 1, max(_LAST, left // 2)
+    return [max(min(_LAST, n_queries), n_queries >> (count - 1 - r)) for r in range(count)]
 
 
 def cost_of_race(search: Search, n_orders: int, n_shots: float) -> float:
@@ -39,8 +44,8 @@ def cost_of_race(search: Search, n_orders: int, n_shots: float) -> float:
     total, before, left = 0.0, 0, n_orders
     for some in rounds(n_orders, len(search.evaluator.queries)):
         total += left * search.cost(n_shots, some - before) if some > before else 0.0
-        before, left = some, max(1, left // 2)
-    return total
+        before, left = some, max(_LAST, left // 2)
+    return total + search.cost(n_shots, len(search.evaluator.queries))
 
 
 def most_in_race(search: Search, passes: float, n_shots: float) -> int:

@@ -43,6 +43,7 @@ class Search:
         k: how many to choose; None lets the method decide.
         sizes: tokens of each demonstration with what stands behind it.
         room: tokens that the demonstrations of a prompt may have.
+        context: those that they may have for the model's sake, where a prompt is measured and not chosen.
         order: one of `ORDERS`.
         balanced: whether labels occur equally often, as far as the pool has them.
         budget: passes that may be spent; a pass is a reading of the whole pool with one query.
@@ -54,6 +55,7 @@ class Search:
     k: int | None
     sizes: Sequence[int]
     room: int
+    context: int
     order: str
     balanced: bool
     budget: float
@@ -80,11 +82,23 @@ class Search:
         """Whether demonstrations fit into the room there is."""
         return sum(self.sizes[i] for i in order) <= self.room
 
+    def check_one_prompt(self, method: str) -> None:
+        """Refuse a pool that the model cannot read as one prompt.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if len(self.divided(range(self.n))) > 1:
+            raise UserError(
+                f"the method {method!r} reads the whole pool as one prompt, and this one does not fit into the "
+                "context: take 'influence' or 'random'."
+            )
+
     def divided(self, order: Sequence[int]) -> list[Order]:
-        """Prompts that fit, of the demonstrations in this order."""
+        """Prompts that the model can read, of the demonstrations in this order."""
         prompts: list[list[int]] = [[]]
         for i in order:
-            if prompts[-1] and not self.fits([*prompts[-1], i]):
+            if prompts[-1] and sum(self.sizes[j] for j in (*prompts[-1], i)) > self.context:
                 prompts.append([])
             prompts[-1].append(i)
         return [tuple(one) for one in prompts]

@@ -174,14 +174,14 @@ class Task:
             UserError: none fits.
         """
         wanted, limit = self.limits.budget_tokens, self.lens_model.context_length
-        room = self._context if wanted is None else min(self._context, wanted - self.before)
+        room = self.context if wanted is None else min(self.context, wanted - self.before)
         if room < min(self.sizes):
-            said = f"budget_tokens is {wanted}" if room < self._context else f"the model's context holds {limit} tokens"
+            said = f"budget_tokens is {wanted}" if room < self.context else f"the model's context holds {limit} tokens"
             raise UserError(f"{said}, and not even the shortest demonstration ({min(self.sizes)} tokens) fits.")
         return room
 
     @cached_property
-    def _context(self) -> int:
+    def context(self) -> int:
         """Tokens that demonstrations may have for the model's sake, with every query and answer behind them."""
         limit = self.lens_model.context_length
         if limit is None:
@@ -195,7 +195,7 @@ class Task:
     def start(self) -> Order:
         """The prompt that the choice is compared with: the pool in its order, or as much of its beginning as fits."""
         n, most, size, kept = len(self.sizes), self.limits.k or len(self.sizes), 0, 0
-        if sum(self.sizes) <= self._context:
+        if sum(self.sizes) <= self.context:
             return tuple(range(n))
         while kept < most and size + self.sizes[kept] <= self.room:
             size, kept = size + self.sizes[kept], kept + 1
@@ -235,6 +235,7 @@ class Task:
             limits.k,
             self.sizes,
             self.room,
+            self.context,
             limits.order,
             limits.balanced,
             limits.budget if budget is None else budget,

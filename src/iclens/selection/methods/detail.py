@@ -7,7 +7,6 @@ from functools import partial
 import torch
 
 from iclens.attribution import ATTRIBUTIONS
-from iclens.errors import UserError
 from iclens.lens import Lens
 from iclens.lens.prompt import tokenize
 from iclens.lens.read.answers import Answers
@@ -29,10 +28,7 @@ def choose(search: Search) -> Found:
     Source: Zhou, Lin, Xu et al. 2024, "DETAIL: Task DEmonsTration Attribution for Interpretable In-context Learning".
     """
     evaluator = search.evaluator
-    if not search.fits(range(search.n)):
-        raise UserError(
-            "the method 'detail' reads the whole pool as one prompt, and this one does not fit: take 'influence'."
-        )
+    search.check_one_prompt("detail")
     n_queries = max(1, min(len(evaluator.queries), int(search.left)))
     each = [
         evaluator.ledger.numbers(["detail", query.example.input], partial(_influences, evaluator, query))

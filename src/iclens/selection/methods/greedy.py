@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from iclens.selection.evaluator import Order
+from iclens.selection.evaluator import ALIKE, Order
 from iclens.selection.search import METHODS, Found, Search
 
 
@@ -27,9 +27,9 @@ def choose(search: Search) -> Found:
         trials = [(i, *chosen) for i in sorted(allowed - set(chosen)) if search.fits([i, *chosen])]
         if not trials:
             break
-        ranks = search.evaluator.said(trials, some).ranks
+        ranks = search.evaluator.said(trials, some).ranks()
         place = max(range(len(trials)), key=lambda j: ranks[j])
-        if search.k is None and best is not None and ranks[place] <= best:
+        if search.k is None and best is not None and ranks[place] <= (best[0], best[1] + ALIKE):
             break
         best, chosen = ranks[place], trials[place]
         scores[chosen[0]] = search.n - len(chosen) + 1

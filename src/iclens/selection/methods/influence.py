@@ -39,7 +39,10 @@ def choose(search: Search) -> Found:
     typical = sum(sizes) / len(sizes)
     for_subsets = search.left * (1 - _FOR_ORDER if search.order == "search" else 1.0)
     n_first = most_in_race(search, for_subsets, typical)
-    best = race(search, list(islice(_distinct(_proposals(search, effects)), n_first)))
+    proposals = _distinct(_proposals(search, effects))
+    # What is pruned stays as it is where nothing shorter is as good.
+    before = [search.start] if search.k is None and search.fits(search.start) else []
+    best = race(search, [*before, *islice(proposals, max(1, n_first - len(before)))])
     if search.order == "search" and len(best) > 1:
         n_orders = most_in_race(search, search.left, len(best))
         if cost_of_race(search, n_orders, len(best)) <= search.left and n_orders > 1:

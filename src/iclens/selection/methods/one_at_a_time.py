@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from iclens.errors import UserError
 from iclens.selection.search import METHODS, Found, Search
 
 
@@ -18,11 +17,7 @@ def choose(search: Search) -> Found:
         UserError: the pool does not fit into one prompt, or the budget does not suffice.
     """
     every = tuple(range(search.n))
-    if not search.fits(every):
-        raise UserError(
-            "the method 'one_at_a_time' runs the whole pool as one prompt, and this one does not fit: take "
-            "'influence' or 'random'."
-        )
+    search.check_one_prompt("one_at_a_time")
     without = [tuple(i for i in every if i != left_out) for left_out in every] if search.n > 1 else []
     # Prompts without neighbours share half of what stands before the queries, in the mean.
     some = search.affordable_queries(search.n + 1, search.n / 2)

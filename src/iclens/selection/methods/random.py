@@ -19,5 +19,5 @@ def choose(search: Search) -> Found:
             # Small pools have few subsets: that it was drawn counts, so that the loop ends.
             continue
         cost += search.cost(len(tried[-1]), len(search.evaluator.queries))
-    ranks = search.evaluator.said(tried).ranks
+    ranks = search.evaluator.said(tried).ranks()
     return Found(tried[max(range(len(tried)), key=lambda i: ranks[i])])
