@@ -70,7 +70,7 @@ def measure_effects(
     """
     n, every = len(evaluator.shots), list(evaluator.every)
     first = divided(range(n))
-    scales = _scales(evaluator, first[0], every[: -(-len(every) // n_batches(1))])
+    scales = _scales(evaluator, first[0])
     count = n_batches(len(scales))
     weights = weight_vectors(1, n, generator, 2 * max(2, count))[: 2 * count, 0]
     gradients, margins = torch.zeros(2 * count, n, dtype=torch.float64), torch.zeros(2 * count, dtype=torch.float64)
@@ -95,9 +95,9 @@ def measure_effects(
     return Effects(samples, fit(weights, centred, margins, *none), scales)
 
 
-def _scales(evaluator: Evaluator, prompt: Order, queries: Sequence[int]) -> tuple[float, ...]:
+def _scales(evaluator: Evaluator, prompt: Order) -> tuple[float, ...]:
     """The scales of the weights at which demonstrations matter."""
-    log_loss = -float(evaluator.said([prompt], queries).log_p.mean())
+    log_loss = -float(evaluator.said([prompt]).log_p.mean())
     return SCALES if log_loss < CERTAIN else SCALES[:1]
 
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 from iclens.selection.evaluator import ALIKE, Order
 from iclens.selection.search import Search
 
 _LAST = 4
-"""Prompts that run on all queries, at most; fewer queries than that tell nothing."""
+"""Fewer prompts than that are not halved any more, and fewer queries tell nothing."""
 
 
 def race(search: Search, orders: Sequence[Order]) -> Order:
     """Find the best of some prompts.
 
     Each round runs the prompts that are left on twice as many queries as the one before, which have in part been
-    answered already, and the worse half goes out. The last four run on all queries, and with them the first that was
+    answered already, and the worse half goes out. The last ones run on all queries, and with them the first that was
     named. Of prompts that are alike the shorter one wins, and of these the one that was named first.
 
     Source: Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization".
     """
     left = list(dict.fromkeys(orders))
     first = left[0]
-    for some in rounds(len(left), len(search.evaluator.queries))[:-1]:
+    n_shots = sum(map(len, left)) / len(left)
+    for some in rounds(search, len(left), n_shots)[:-1]:
         ranks = search.evaluator.said(left, range(some)).ranks(ALIKE)
         ranked = sorted(range(len(left)), key=lambda i: ranks[i], reverse=True)
         left = [left[i] for i in ranked[: max(_LAST, len(left) // 2)]]
@@ -31,18 +33,21 @@ def race(search: Search, orders: Sequence[Order]) -> Order:
     return left[max(range(len(left)), key=lambda i: (ranks[i], -len(left[i]), -i))]
 
 
-def rounds(n_orders: int, n_queries: int) -> list[int]:
-    """On how many queries each round runs."""
+def rounds(search: Search, n_orders: int, n_shots: float) -> list[int]:
+    """On how many queries each round runs: on no fewer than cost as much as what stands before them."""
+    n_queries = len(search.evaluator.queries)
+    before = search.cost(n_shots, 0) / search.cost(0, 1)
+    least = min(n_queries, max(_LAST, ceil(before)))
     count, left = 1, n_orders
-    while left > _LAST:
+    while left > _LAST and n_queries >> count >= least:
         count, left = count + 1, max(_LAST, left // 2)
-    return [max(min(_LAST, n_queries), n_queries >> (count - 1 - r)) for r in range(count)]
+    return [n_queries >> (count - 1 - r) for r in range(count)]
 
 
 def cost_of_race(search: Search, n_orders: int, n_shots: float) -> float:
     """Passes that a race costs, about."""
     total, before, left = 0.0, 0, n_orders
-    for some in rounds(n_orders, len(search.evaluator.queries)):
+    for some in rounds(search, n_orders, n_shots):
         total += left * search.cost(n_shots, some - before) if some > before else 0.0
         before, left = some, max(_LAST, left // 2)
     return total + search.cost(n_shots, len(search.evaluator.queries))
