@@ -97,16 +97,16 @@ class Select:
         """Choose, print the table and write the files; or check: 1 when the accuracy is below --at-least."""
         if self.check is not None:
             return self._check(self.check)
-        self._refuse()
+        dev = self._checked_dev()
         if self.dry_run:
             from iclens.selection.choosing import prepare
 
-            self._say_cost(prepare(self._source().outline(), self.pool, self.dev, **self._task(), **self._limits())[0])
+            self._say_cost(prepare(self._source().outline(), self.pool, dev, **self._task(), **self._limits())[0])
             return 0
-        return self._choose()
+        return self._choose(dev)
 
-    def _refuse(self) -> None:
-        """Refuse options that do not go together, before any work."""
+    def _checked_dev(self) -> Path:
+        """The development examples, after what does not go together was refused."""
         if self.at_least is not None:
             raise UserError("--at-least is for --check FILE, which runs the demonstrations as they are.")
         if self.dev is None:
@@ -118,8 +118,9 @@ class Select:
                 check_writable(file)
             if name == "out" and file is not None and file.suffix.lower() != ".jsonl":
                 raise UserError(f"--out {file}: the chosen demonstrations are a .jsonl file.")
+        return self.dev
 
-    def _choose(self) -> int:
+    def _choose(self, dev: Path) -> int:
         from contextlib import nullcontext
 
         from iclens.cli.resumable import resumable
@@ -133,7 +134,7 @@ class Select:
         _ = METHODS[self.method], METHODS[self.method if self.against == "none" else self.against]
         source = self._source()
         lens_model = load(self.model, dtype=self.dtype, device=self.device, device_map=self.device_map)
-        task, _ = prepare(lens_model, self.pool, self.dev, **self._task(), **self._limits())  # type: ignore[arg-type]
+        task, _ = prepare(lens_model, self.pool, dev, **self._task(), **self._limits())
         steps = self._say_cost(task)
         parts = None if self.out is None else Parts(self.out.with_name(self.out.name + ".parts"))
         with nullcontext() if parts is None else parts.held(), resumable(), bar(steps, "choosing") as report:
@@ -150,7 +151,7 @@ class Select:
             found = select(
                 lens_model,
                 self.pool,
-                self.dev,  # type: ignore[arg-type]
+                dev,
                 method=self.method,
                 against=None if self.against == "none" else self.against,
                 parts=parts,

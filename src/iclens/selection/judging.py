@@ -70,14 +70,16 @@ def judge(
         change = changes.get(i)
         left_out = None if change is None else estimate(change)
         other = _redundant_with(found, i)
-        doubt = doubted[i]
+        verdict = _word(effect or left_out) if other is None else f"redundant with #{other}"
+        # What helps where the answers are known is not suspected.
+        doubt = None if effect is not None and verdict == HELPS else doubted[i]
         judged.append(
             Judged(
                 index=i,
                 input=shot.input,
                 output=str(shot.output),
                 place=order.index(i) if i in order else None,
-                verdict=_word(effect or left_out) if other is None else f"redundant with #{other}",
+                verdict=verdict,
                 effect=effect,
                 left_out=left_out,
                 hurts_on=() if change is None else _hurt(change),

@@ -54,8 +54,11 @@ def _n_batches(search: Search, n_scales: int) -> int:
     """How many mini-batches the budget allows: each reads the pool twice, forth and back, at every scale."""
     least, most = _BATCHES
     n_queries = len(search.evaluator.queries)
+    # A mini-batch holds each label, or the effects in it would be those on one of them.
+    labels = {query.example.output for query in search.evaluator.queries if not query.is_free}
+    most = min(most, n_queries // max(1, len(labels)))
     prompts = len(search.divided(range(search.n)))
-    for count in range(min(most, n_queries), least, -1):
+    for count in range(most, least, -1):
         of_one = 4 * n_scales * search.cost(search.n, prompts * -(-n_queries // count))
         if count * of_one <= _FOR_EFFECTS * search.budget:
             return count
