@@ -57,6 +57,7 @@ DELETING = {
     "rerun": (0, 0, N + 1),
     "shapley_sampling": (0, 0, 5 * (N - 1) + 2),
     "factorial": (0, 0, 4.5),
+    "influence_deletions": (2, 1, 4.5),
     "factorial_12": (0, 0, 12),
     "lasso": (0, 0, 64),
     "lasso_margin": (0, 0, 64),

@@ -80,8 +80,9 @@ class Explain:
         statement: a part of the response, word for word: its tokens alone are read.
         foil: another response: the difference of the two log-probabilities is explained.
         measure: of a response its "log_probability", or "logit": log p − log(1 − p).
-        scores: which scores to compute, the one that orders the demonstrations first; besides those of the default
-            shares, path, knock_out, rerun, lasso and all other methods of the registry.
+        scores: which scores to compute, the one that orders the demonstrations first: influence_deletions, influence,
+            gradient_step, shares, path, knock_out, rerun, lasso and all other methods of the registry. When left out
+            the first three; the first is left out beyond 20 demonstrations, and with --batch.
         knock_out: groups of sources to knock out together, by their numbers from 0 or their names, each like 3,7.
         rerun: also delete each demonstration's text and run the model again.
         faithfulness: also measure how well the scores predict the model on shortened prompts.
@@ -122,7 +123,7 @@ class Explain:
     statement: str | None = None
     foil: str | None = None
     measure: Literal["log_probability", "logit"] = "log_probability"
-    scores: tuple[str, ...] = ("influence", "gradient_step")
+    scores: tuple[str, ...] = ()
     knock_out: tuple[str, ...] = ()
     rerun: bool = False
     faithfulness: bool = False
@@ -177,7 +178,7 @@ class Explain:
                 statement=self.statement,
                 foil=self.foil,
                 measure=self.measure,
-                scores=self.scores,
+                scores=self.scores or None,
                 knock_out=groups,
                 rerun_text=self.rerun,
                 faithfulness=self.faithfulness,
@@ -223,11 +224,13 @@ class Explain:
                 raise UserError(
                     f"--{name.replace('_', '-')} is for one prompt, not for the prompts of --batch {batch}."
                 )
+        from iclens.lens.building import SCORES
         from iclens.lens.many.lines import Defaults
         from iclens.lens.many.model_source import ModelSource
 
         defaults = Defaults(prompt_options(self), self.answers, self.answer)
-        scores = (*self.scores, *(["rerun"] if self.rerun and "rerun" not in self.scores else []))
+        chosen = self.scores or SCORES
+        scores = (*chosen, *(["rerun"] if self.rerun and "rerun" not in chosen else []))
         source = ModelSource(self.model, self.dtype, self.device, self.device_map)
         return self.many.run(source, defaults, scores=scores)
 

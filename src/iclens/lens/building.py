@@ -38,9 +38,21 @@ from iclens.lens.scored import BY_WEIGHT, Scored, scored
 from iclens.lens.scores.faithfulness import agreements
 
 SCORES = ("influence", "gradient_step")
-"""The scores of an explanation where none are chosen."""
+"""The scores of many prompts where none are chosen, which go through the model side by side."""
+
+DESIGNED = 20
+"""Sources up to which deletions of a few passes say more than the influence alone."""
 
 _ROLES = (FIRST, "instruction", "separator", "special", "query", "answer")
+
+
+def usual_scores(n_sources: int) -> tuple[str, ...]:
+    """The scores of one prompt where none are chosen, the one that orders its sources first.
+
+    Up to 20 sources the order is by the influence corrected by real deletions, beyond by the influence;
+    docs/attribution.md says why.
+    """
+    return ("influence_deletions", *SCORES) if n_sources <= DESIGNED else SCORES
 
 
 def explanations(

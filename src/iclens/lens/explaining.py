@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 from iclens.errors import UserError
-from iclens.lens.building import SCORES, explanations
+from iclens.lens.building import SCORES, explanations, usual_scores
 from iclens.lens.explanation import Explanation
 from iclens.lens.lens import Lens, check_call, check_scores, reading_model
 from iclens.lens.many.plan import batches, tokens_at_once
@@ -34,7 +34,7 @@ def explain(
     statement: str | None = None,
     foil: str | None = None,
     measure: str = MEASURES[0],
-    scores: Sequence[str] = SCORES,
+    scores: Sequence[str] | None = None,
     knock_out: Iterable[Iterable[int | str]] = (),
     rerun_text: bool = False,
     faithfulness: bool = False,
@@ -75,7 +75,8 @@ def explain(
         foil: another response; the difference of the two log-probabilities is explained.
         measure: of a response `"log_probability"`, or `"logit"`: log p − log(1 − p).
         scores: names of scores: `"gradient_step"`, `"path"`, `"knock_out"`, `"influence"`, `"shares"`, `"rerun"` or any
-            of `ATTRIBUTIONS`; what they do not need is not run. The first orders the sources.
+            of `ATTRIBUTIONS`; what they do not need is not run. The first orders the sources. When None, those of
+            `usual_scores`.
         knock_out: groups of sources to knock out together, by numbers from 0 or by names, such as a document's id.
         rerun_text: add the score `"rerun"`: the true leave-one-out, by deleting each demonstration's text.
         faithfulness: also measure LDS and the removal test by running the model on shortened prompts.
@@ -104,7 +105,7 @@ def explain(
     Source: Ren & Liu 2024, Theorem 3.1 and its extension to layers; docs/explain.md.
     """
     check_call("explain", prompt, misplaced)
-    wanted = _wanted(scores, rerun_text)
+    wanted = None if scores is None else _wanted(scores, rerun_text)
     asked: dict[str, Any] = {
         "tokenizer": tokenizer,
         "answers": answers,
@@ -121,7 +122,8 @@ def explain(
     told: dict[str, Any] = {"faithfulness": faithfulness, "n_next": n_next, "seed": seed or 0, "command": command}
     told |= {"edges": edges, "pairs": pairs, "within": within, "budget": budget, "grounding": grounding}
     with _stages(progress) as stage:
-        lens = Lens(model, prompt, held="path" in wanted, progress=stage, **asked, **written)
+        lens = Lens(model, prompt, held="path" in (wanted or ()), progress=stage, **asked, **written)
+        wanted = wanted or _wanted(usual_scores(lens.n_demonstrations), rerun_text)
         return lens.explanation(wanted, knock_out=knock_out, **told)
 
 

@@ -183,6 +183,7 @@ class OtherPart:
 
 
 METHODS = {
+    "influence_deletions": "effect of deleting",
     "gradient_step": "direct effect (gradient step)",
     "path": "total effect (path)",
     "knock_out": "knock-out",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from iclens.dual import DualModel, TrainingWeights
 from iclens.errors import UserError
-from iclens.lens.building import SCORES, explanations
+from iclens.lens.building import SCORES, explanations, usual_scores
 from iclens.lens.contrast import Contrast
 from iclens.lens.explanation import Explanation
 from iclens.lens.inside import confirmed, inside
@@ -297,7 +297,7 @@ class Lens:
 
     def explanation(
         self,
-        scores: Sequence[str] = SCORES,
+        scores: Sequence[str] | None = None,
         *,
         knock_out: Iterable[Iterable[SupportsIndex | str]] = (),
         edges: str | None = None,
@@ -315,6 +315,7 @@ class Lens:
         Raises:
             UserError: an unknown score, or a group that does not fit.
         """
+        scores = usual_scores(self.n_demonstrations) if scores is None else scores
         groups = check_sets(knock_out, self.prompt)
         if n_next < 1:
             raise UserError(f"n_next is {n_next}: report at least 1 likely next token.")

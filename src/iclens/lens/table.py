@@ -27,6 +27,7 @@ _WITHOUT_UNICODE = str.maketrans(
     | dict.fromkeys(_EIGHTHS[1:4], "") | dict.fromkeys(_EIGHTHS[4:], "#")
 )  # fmt: skip
 _COLUMNS = {
+    "influence_deletions": "effect of\ndeleting",
     "gradient_step": "direct\neffect",
     "path": "total\neffect",
     "knock_out": "knock-\nout",
