@@ -34,7 +34,7 @@ from iclens.lens.remarks import (
     about_rounding,
     about_the_first_token,
 )
-from iclens.lens.scored import BY_WEIGHT, Scored, scored
+from iclens.lens.scored import BY_WEIGHT, scored
 from iclens.lens.scores.faithfulness import agreements
 
 SCORES = ("influence", "gradient_step")
@@ -100,7 +100,8 @@ def explanations(
             )
             for t, (text, part, role) in enumerate(zip(texts, parts_of, roles, strict=False))
         )
-        response = _response(passes, found_scores, b)
+        of_response = found_scores.of_tokens[b]
+        response = response_effects(passes, b, () if of_response is None else of_response.influence.tolist())
         complete, taken = found_scores.completeness(b), found_scores.taken(b)
         checks = tuple(
             Residual(name, float(residuals[key][b]), limits[key][b], key)
@@ -166,9 +167,15 @@ def _others(tokens: Sequence[Token]) -> tuple[OtherPart, ...]:
     return tuple(parts)
 
 
-def _response(passes: Passes, found: Scored, b: int) -> ResponseEffects | None:
-    """The response that one prompt's explanation is of."""
-    response, foil, of_tokens = passes.questions[b].response, passes.questions[b].foil, found.of_tokens[b]
+def response_effects(passes: Passes, b: int, influence: Sequence[Sequence[float]] = ()) -> ResponseEffects | None:
+    """Describe the response that one prompt's explanation is of, by the traced pass; None where answers are explained.
+
+    Args:
+        passes: the passes over the prompts.
+        b: which of them.
+        influence: of every source on each token, where it is known.
+    """
+    response, foil = passes.questions[b].response, passes.questions[b].foil
     if response is None:
         return None
     log_ps = doubled(passes.traced.readouts.token_log_probabilities(passes.traced.logits)[b])
@@ -181,7 +188,7 @@ def _response(passes: Passes, found: Scored, b: int) -> ResponseEffects | None:
         response.last,
         response.statement,
         None if foil is None or foil.response is None else foil.response.text,
-        () if of_tokens is None else tuple(map(tuple, of_tokens.influence.tolist())),
+        tuple(map(tuple, influence)),
     )
 
 
