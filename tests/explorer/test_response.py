@@ -180,7 +180,7 @@ def test_the_command_opens_with_documents_and_a_response(opened, tmp_path, capsy
     own = Ask.read({**DOCUMENTS, **SAID["a statement"], "within": "lines"})
     assert Ask.read(dict(opened)) == own
     assert main([*asked, "--split", "lines", "--generate", "5"]) == 0
-    assert [one["name"] for one in opened["sources"]][0] == "document a, line 0"
+    assert opened["sources"][0]["name"] == "document a, line 0"
     assert opened["response"] == write(iclens.load("bundled"), {**DOCUMENTS, "split": "lines"}, 5)["response"]
     assert main([*asked, "--response", RESPONSE, "--generate", "5"]) == 2
     assert main([*asked, "--response", RESPONSE, "--statement", "zup"]) == 2
