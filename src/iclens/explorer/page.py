@@ -14,10 +14,11 @@ from typing import Any
 
 _STATIC = files("iclens.explorer") / "static"
 _REPORT_STYLES = [files("iclens.report") / "templates" / name for name in ("page.css", "verdicts.css")]
-_STYLES = [_STATIC / name for name in ("explorer.css", "lab.css")]
+_STYLES = [_STATIC / name for name in ("explorer.css", "sources.css", "response.css", "lab.css")]
 _SCRIPTS = (
-    *("elements", "numbers", "scores", "address", "state", "server", "views"),
-    *("editor", "answer", "tokens", "bound", "heads", "layers", "details", "share"),
+    *("elements", "numbers", "names", "scores", "address", "state", "server", "views"),
+    *("pieces", "sources", "editor", "asking", "sentences", "response", "linked"),
+    *("answer", "tokens", "bound", "heads", "layers", "details", "share"),
     *("chart", "panels", "recipes", "runs"),
     *("labstate", "labplot", "labpoints", "labcontrols", "labskeleton", "lab"),
     "main",

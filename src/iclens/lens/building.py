@@ -34,11 +34,14 @@ from iclens.lens.remarks import (
     about_rounding,
     about_the_first_token,
 )
-from iclens.lens.scored import BY_WEIGHT, Scored, scored
+from iclens.lens.scored import BY_WEIGHT, scored
 from iclens.lens.scores.faithfulness import agreements
 
 SCORES = ("influence", "gradient_step")
 """The scores of many prompts where none are chosen, which go through the model side by side."""
+
+OPENING = ("influence_deletions", *SCORES)
+"""The scores of one prompt where none are chosen, the one that orders its sources first."""
 
 DESIGNED = 20
 """Sources up to which deletions of a few passes say more than the influence alone."""
@@ -47,12 +50,12 @@ _ROLES = (FIRST, "instruction", "separator", "special", "query", "answer")
 
 
 def usual_scores(n_sources: int) -> tuple[str, ...]:
-    """The scores of one prompt where none are chosen, the one that orders its sources first.
+    """The scores of one prompt where none are chosen: its deletions are left out where too few would fit.
 
     Up to 20 sources the order is by the influence corrected by real deletions, beyond by the influence;
     docs/attribution.md says why.
     """
-    return ("influence_deletions", *SCORES) if n_sources <= DESIGNED else SCORES
+    return OPENING if n_sources <= DESIGNED else SCORES
 
 
 def explanations(
@@ -112,7 +115,8 @@ def explanations(
             )
             for t, (text, part, role) in enumerate(zip(texts, parts_of, roles, strict=False))
         )
-        response = _response(passes, found_scores, b)
+        of_response = found_scores.of_tokens[b]
+        response = response_effects(passes, b, () if of_response is None else of_response.influence.tolist())
         complete, taken = found_scores.completeness(b), found_scores.taken(b)
         checks = tuple(
             Residual(name, float(residuals[key][b]), limits[key][b], key)
@@ -178,9 +182,15 @@ def _others(tokens: Sequence[Token]) -> tuple[OtherPart, ...]:
     return tuple(parts)
 
 
-def _response(passes: Passes, found: Scored, b: int) -> ResponseEffects | None:
-    """The response that one prompt's explanation is of."""
-    response, foil, of_tokens = passes.questions[b].response, passes.questions[b].foil, found.of_tokens[b]
+def response_effects(passes: Passes, b: int, influence: Sequence[Sequence[float]] = ()) -> ResponseEffects | None:
+    """Describe the response that one prompt's explanation is of, by the traced pass; None where answers are explained.
+
+    Args:
+        passes: the passes over the prompts.
+        b: which of them.
+        influence: of every source on each token, where it is known.
+    """
+    response, foil = passes.questions[b].response, passes.questions[b].foil
     if response is None:
         return None
     log_ps = doubled(passes.traced.readouts.token_log_probabilities(passes.traced.logits)[b])
@@ -193,7 +203,7 @@ def _response(passes: Passes, found: Scored, b: int) -> ResponseEffects | None:
         response.last,
         response.statement,
         None if foil is None or foil.response is None else foil.response.text,
-        () if of_tokens is None else tuple(map(tuple, of_tokens.influence.tolist())),
+        tuple(map(tuple, influence)),
     )
 
 

@@ -1,0 +1,36 @@
+// What is within a source: its sentences, lines or paragraphs, with what each does.
+
+import { el, oneLine, put } from "./elements.js";
+import { colour, largest, signed } from "./numbers.js";
+import { nameOf } from "./scores.js";
+
+const MOST_SHOWN = 400; // characters of a piece
+
+/** The largest part of a score that a piece of any source has. */
+export function largestPiece(sources, score) {
+  return largest(sources.flatMap((one) => one.pieces ?? []).map((one) => one.scores[score] ?? 0));
+}
+
+/** The pieces of one source with their part of a score; those that were really deleted say what that changed. A source of one piece is that piece. */
+export function renderPieces(list, pieces, score, most) {
+  put(list, ...(pieces.length > 1 ? pieces : []).map((one) => pieceOf(one, score, most)));
+}
+
+function pieceOf(one, score, most) {
+  const value = one.scores[score] ?? null;
+  const removed = one.rerun_margin_change;
+  const item = el(
+    "li",
+    {},
+    el("span", { class: "faint" }, `${one.kind} ${one.index}`),
+    el("bdi", {}, oneLine(one.text, MOST_SHOWN)),
+    el(
+      "span",
+      { class: "number", title: value === null ? `There is no ${nameOf(score)} of pieces` : nameOf(score) },
+      value === null ? "–" : signed(value),
+      removed == null ? null : el("span", { class: "faint" }, ` removed ${signed(removed)}`),
+    ),
+  );
+  colour(item, value, most);
+  return item;
+}
