@@ -6,8 +6,8 @@ import torch
 from tests.attribution.test_methods import N, seeded
 from tests.lens.word_learner import shared_lens
 
-from iclens.attribution.designs import affordable
-from iclens.attribution.hybrid import corrected
+from iclens.attribution.shared.correction import corrected
+from iclens.attribution.shared.designs import affordable
 from iclens.lens import Lens
 
 REDUNDANT = "dog is blick .\n\napple is vux .\n\ntiger is blick .\n\noak is mib .\n\nrabbit is blick .\n\nhorse is"

@@ -16,7 +16,7 @@ from iclens.attribution import ATTRIBUTIONS
 from iclens.attribution.gradient_x_input import embeddings, margins_at
 from iclens.attribution.integrated_gradients import integrate
 from iclens.attribution.lasso import fit
-from iclens.attribution.replacement import Replacement, neutral_id
+from iclens.attribution.shared.replacement import Replacement, neutral_id
 from iclens.errors import UserError
 from iclens.lens import Lens
 from iclens.lens.read.margin import logit_of

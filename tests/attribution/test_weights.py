@@ -8,10 +8,10 @@ from tests.attribution.test_methods import Game, margins, seeded
 from tests.lens.word_learner import PAIRS, learner, shared_lens
 
 from iclens.attribution import ATTRIBUTIONS
-from iclens.attribution.designs import walsh
-from iclens.attribution.hybrid import corrected
 from iclens.attribution.influence_mirrored import HIGH, LOW
 from iclens.attribution.lasso import ablations
+from iclens.attribution.shared.correction import corrected
+from iclens.attribution.shared.designs import walsh
 
 N = len(PAIRS)
 

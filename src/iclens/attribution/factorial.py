@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from iclens.attribution.designs import affordable, main_effects
 from iclens.attribution.influence_deletions import corrected_influence
+from iclens.attribution.shared.designs import affordable, main_effects
 from iclens.lens.lens import Lens
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
 

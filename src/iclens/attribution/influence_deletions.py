@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclens.attribution.designs import affordable
-from iclens.attribution.hybrid import corrected
+from iclens.attribution.shared.correction import corrected
+from iclens.attribution.shared.designs import affordable
 from iclens.lens.lens import Lens
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
 

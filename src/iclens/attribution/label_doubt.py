@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iclens.attribution.label_places import expected, label_places, orders, reordered
 from iclens.attribution.label_surprise import N_ORDERS
+from iclens.attribution.shared.label_places import expected, label_places, orders, reordered
 from iclens.lens.lens import Lens
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
 
