@@ -108,5 +108,6 @@ export function startLinked() {
 }
 
 function explainOnly(statement) {
+  unchoose();
   change("prompt", (now) => (now.statement = statement));
 }

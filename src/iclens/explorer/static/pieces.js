@@ -22,7 +22,7 @@ function pieceOf(one, score, most) {
   const item = el(
     "li",
     {},
-    el("span", { class: "faint" }, `${one.kind} ${one.index}`),
+    el("span", { class: "faint" }, `${oneLine(one.kind, 40)} ${one.index}`),
     el("bdi", {}, oneLine(one.text, MOST_SHOWN)),
     el(
       "span",
