@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -32,6 +33,27 @@ from iclens.recipes.figures import Figure, new_figure
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Verdict
 from iclens.training.default_dtype import default_dtype
+
+
+_SHORTER = RealSettings(
+    sizes=(8,),
+    prompts=(3,),
+    n_subsets=(48, 32),
+    long_prompts=1,
+    methods_tuning=QUICK,
+    n_heavy=0,
+    n_ceiling=1,
+    methods=(*CORE, "influence_mirrored", "shares_2", "knock_out", "masked", "hybrid_8"),
+    methods_long=(*CORE, "knock_out"),
+    methods_labels=(*LIGHT, "influence_deletions", *OF_LABELS),
+    methods_settling=(*LIGHT, "gradient_norm", "factorial", "influence_deletions", "masked", "rerun"),
+    stable=("gradient_step", "influence", "factorial", "influence_deletions"),
+    n_pools=3,
+    n_label_queries=1,
+    n_settling=8,
+    n_curation=0,
+)
+"""Fewer prompts and methods, and no curation."""
 
 
 @recipe("attribution-real")
@@ -72,26 +94,8 @@ class WhichOnRealModels(Recipe[RealSettings]):
     )
     paper = Preset(RealSettings(), seconds=43_000)
     more = {  # noqa: RUF012
-        "short": Preset(
-            RealSettings(
-                prompts=(3, 2),
-                n_subsets=(48, 32, 32),
-                long_prompts=1,
-                methods_tuning=QUICK,
-                n_heavy=0,
-                n_ceiling=1,
-                methods=(*CORE, "influence_mirrored", "shares_2", "knock_out", "masked", "hybrid_8"),
-                methods_long=(*CORE, "knock_out"),
-                methods_labels=(*LIGHT, "influence_deletions", *OF_LABELS),
-                methods_settling=(*LIGHT, "gradient_norm", "factorial", "influence_deletions", "masked", "rerun"),
-                stable=("gradient_step", "influence", "factorial", "influence_deletions"),
-                n_pools=3,
-                n_label_queries=1,
-                n_settling=8,
-                n_curation=0,
-            ),
-            seconds=6_500,
-        )
+        "medium": Preset(replace(_SHORTER, sizes=(8, 32), prompts=(3, 2), n_subsets=(48, 32, 32)), seconds=15_000),
+        "short": Preset(replace(_SHORTER, long_tasks=(), long_prompts=0), seconds=2_400),
     }
 
     def lacking(self, settings: RealSettings) -> str:
