@@ -92,6 +92,7 @@ class Lens:
         at_once: dict[str, Any] = {"most_tokens": most_tokens, "progress": progress}
         kind = Passes if question.foil is None else Contrast
         self.passes = kind(self.model, [question], held=held, precise=precise, nodes=nodes, **at_once)
+        self._scored: dict[tuple[str, int], Scores] = {}
         self.tokenized: TokenizedPrompt = question.tokenized
         """The prompt's tokens."""
         self.prompt: Prompt = self.tokenized.prompt
@@ -273,10 +274,12 @@ class Lens:
         Raises:
             UserError: there is no such method.
         """
-        scored = ATTRIBUTIONS[name](self, torch.Generator().manual_seed(seed))
-        if getattr(scored, "values", torch.empty(0)).shape != (self.n_demonstrations,):
-            raise UserError(f"the method {name!r} gave no `Scores` with one value per {self.prompt.noun}.")
-        return scored
+        if (name, seed) not in self._scored:
+            scored = ATTRIBUTIONS[name](self, torch.Generator().manual_seed(seed))
+            if getattr(scored, "values", torch.empty(0)).shape != (self.n_demonstrations,):
+                raise UserError(f"the method {name!r} gave no `Scores` with one value per {self.prompt.noun}.")
+            self._scored[name, seed] = scored
+        return self._scored[name, seed]
 
     def rerun(self, sets: Sequence[Iterable[int]]) -> Outcome:
         """Run the model on the prompt without the text of each set of demonstrations."""

@@ -34,7 +34,6 @@ from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Verdict
 from iclens.training.default_dtype import default_dtype
 
-
 _SHORTER = RealSettings(
     sizes=(8,),
     prompts=(3,),
