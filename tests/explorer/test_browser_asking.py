@@ -1,7 +1,9 @@
 """Asking on the page: a response that is written or generated, a part of it, and the ways to split a prompt."""
 
+import json
+
 import pytest
-from tests.explorer.browsing import MARKS, SHORT, link, number, says, scores, visits
+from tests.explorer.browsing import MARKS, SHORT, link, number, says, scores, serious, visits
 from tests.explorer.test_browser_response import ASKED, HOSTILE, RESPONSE, tokens
 
 from iclens.explorer.ask import Ask
@@ -88,7 +90,8 @@ def test_a_response_that_cannot_be_explained_is_told_and_taken_back(visit, serve
     known = scores(page)
     page.route("**/api/write", lambda route: route.fulfill(status=422, json={"error": "No room for it."}))
     page.get_by_role("button", name="Let the model write one").click()
-    says(page, "#problem", "No room for it.")
+    says(page, "#asking-problem", "No room for it.")
+    assert (page.locator("#problem").is_hidden(), scores(page)) == (True, known)
     page.locator("#response-text").fill("x" * 9)
     says(page, "#problem", "has no token that the tokenizer knows")
     page.get_by_role("button", name="Take back the edit").click()
@@ -141,6 +144,22 @@ def test_documents_keep_their_names_while_their_question_is_edited(visit, served
     assert shown == pytest.approx(
         [seen["margin"], without["estimated"]["margin"], without["measured"]["margin"]], abs=6e-3
     )
+
+
+def test_a_prompt_is_taken_as_json_as_it_stands_in_a_file(visit, served):
+    page = visit(served.address + link(SHORT))
+    page.get_by_text("Instruction, or another prompt").click()
+    with page.expect_response("**/api/explain"):
+        page.locator("#whole").fill(json.dumps({**ASKED, "split": "lines"}))
+        page.get_by_role("button", name="Use this prompt").click()
+    settled(page)
+    assert scores(page) == expected(served, {**ASKED, "split": "lines"})
+    assert page.locator(".source-head b").first.inner_text() == "document animals, line 0"
+    page.locator("#whole").fill('{"documents": []}')
+    page.get_by_role("button", name="Use this prompt").click()
+    says(page, "#asking-problem", "documents")
+    assert page.locator(".source-head").count() == 8
+    assert serious(page) == []
 
 
 def test_hostile_documents_and_responses_do_nothing(visit, served, tmp_path):

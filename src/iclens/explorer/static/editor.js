@@ -123,8 +123,8 @@ function choiceOf(name) {
   return el("label", {}, el("input", { type: "radio", name: "colour", value: name, onchange: choose }), el("span", {}, nameOf(name)));
 }
 
-/** Connects what lies around the rows. */
-export function startEditor(example, takeOver) {
+/** Connects what lies around the rows; `takeDocument` takes a prompt that is written as JSON, and says whether it is. */
+export function startEditor(example, takeOver, takeDocument) {
   byId("query").addEventListener("input", (event) => change("prompt", () => withQuery(event.target.value)));
   byId("instruction").addEventListener("input", (event) => change("prompt", (now) => (now.instruction = event.target.value)));
   byId("answers").addEventListener("input", (event) => {
@@ -151,6 +151,7 @@ export function startEditor(example, takeOver) {
     renderRows();
   });
   byId("take").addEventListener("click", () => {
+    if (takeDocument(byId("whole").value)) return;
     const blocks = blocksOf(byId("whole").value.replaceAll("\r\n", "\n"));
     if (blocks.length < 2) {
       byId("whole").setCustomValidity("At least one demonstration, a blank line, and the query.");
@@ -166,7 +167,7 @@ export function startEditor(example, takeOver) {
     document.querySelector("#colour input:checked").focus();
   });
   byId("again").addEventListener("click", () => restructure(() => takeOver(example)));
-  if (isSaved) for (const id of ["answers"]) byId(id).readOnly = true;
+  byId("answers").readOnly = isSaved;
   const { name, n_layers, n_heads } = given.model;
   byId("model").textContent = `iclens ${isSaved ? "explain" : "explore"} · ${oneLine(name)} · ${n_layers} layers of ${n_heads} heads`;
 }

@@ -8,10 +8,12 @@ import { linkSources, sourceRows } from "./sources.js";
 import { change, isNamed, isSaved } from "./state.js";
 
 const MOST_SAID = 3; // sources or tokens that are named
-const LITTLE = 0.01; // of the largest number of the matrix, up to which tokens are hardly moved
+const LITTLE = 0.01; // of the largest number of the matrix: what is smaller is no full colour
 
 let response = null;
 let matrix = []; // of every token, what each source does to it
+let least = 0; // the smallest number that may have the full colour
+let isPending = false; // the matrix is still computed
 let tokens = { pointed: null, chosen: null }; // {from, to}
 let source = { hovered: null, focused: null, held: null }; // numbers of rows
 let drawn = { range: null, column: null }; // what is coloured now
@@ -20,7 +22,9 @@ let drawn = { range: null, column: null }; // what is coloured now
 export function renderLinked(seen, explanation) {
   response = seen.response ?? null;
   matrix = explanation?.response?.influence ?? [];
+  isPending = explanation === null;
   if (matrix[0]?.length !== sourceRows().length) matrix = [];
+  least = LITTLE * largest(matrix.flat());
   drawn = { range: null, column: null };
   linkSources(null);
   renderResponse(response);
@@ -34,8 +38,8 @@ function show() {
   const pointed = source.hovered ?? source.focused;
   const column = pointed ?? (range === null ? source.held : null);
   const isKnown = matrix.length > 0;
-  if (drawn.range !== range) linkSources(isKnown && range !== null ? sumOf(range) : null);
-  if (drawn.column !== column) linkResponse(isKnown && column !== null ? columnOf(column) : null);
+  if (drawn.range !== range) linkSources(isKnown && range !== null ? sumOf(range) : null, least);
+  if (drawn.column !== column) linkResponse(isKnown && column !== null ? columnOf(column) : null, least);
   drawn = { range, column };
   byId("linked-note").textContent = noteOf(pointed === null ? range : null, column);
 }
@@ -54,13 +58,13 @@ function columnOf(i) {
 function noteOf(range, column) {
   if (range !== null) return matrix.length ? ofTokens(range) : saidOf(response, range);
   if (column !== null && matrix.length) return `${called(column)}: ${strongest(columnOf(column), (t) => `‘${response.tokens[t].trim() || "↵"}’`)}`;
-  const how = matrix.length ? `Point at a token, a sentence or a ${noun()}: the other side takes the colour of its influence.` : "Point at a token for its log-probability.";
+  const how = matrix.length ? `Point at a token, a sentence or a ${noun()}: the other side takes the colour of its influence.` : `Point at a token for its log-probability.${isPending ? " The influence on every token is being computed …" : ""}`;
   return `${how} Arrow keys walk, Enter keeps, Shift takes several.`;
 }
 
 function ofTokens(range) {
   const values = sumOf(range);
-  const isLittle = largest(values) < LITTLE * largest(matrix.flat());
+  const isLittle = largest(values) < least;
   const advice = isSaved ? "" : "; chosen and explained alone, it gets a weight of its own";
   return `${saidOf(response, range)}: ${strongest(values, called)}.${isLittle ? ` That is little: it is all but certain at the weight of the influence${advice}.` : ""}`;
 }

@@ -2,7 +2,7 @@
 
 import { writeAddress } from "./address.js";
 import { renderAnswer, renderChecks, renderConclusion } from "./answer.js";
-import { renderAsking, renderWays, startAsking } from "./asking.js";
+import { renderAsking, renderWays, startAsking, takeDocument } from "./asking.js";
 import { renderDetails } from "./details.js";
 import { renderEditor, startEditor } from "./editor.js";
 import { byId, el } from "./elements.js";
@@ -190,8 +190,8 @@ function open() {
 }
 
 document.body.classList.toggle("saved", isSaved);
-startEditor(given.example, takeOver);
-startAsking(renderProblem);
+startEditor(given.example, takeOver, takeDocument);
+startAsking();
 startLinked();
 startHeads(drawMap);
 startShare();

@@ -69,11 +69,10 @@ function partOf(node, { from, to }) {
   return node;
 }
 
-/** Colours the tokens by what a source does to each; null takes the colours away. */
-export function linkResponse(values) {
-  const most = values === null ? 0 : largest(values);
+/** Colours the tokens by what a source does to each, fully from `least` on; null takes the colours away. */
+export function linkResponse(values, least) {
+  const most = values === null ? 0 : Math.max(least, largest(values));
   tokens.forEach((node, t) => colour(node, values?.[t] ?? null, most));
-  return most;
 }
 
 /** What stays chosen, as text; null for nothing. */

@@ -14,6 +14,7 @@ const MOST_FIRST = 140; // characters of a first line
 const rows = [];
 let unscored = false; // no scores have come since the rows were built
 let own = { scores: null, stale: false }; // by the chosen score
+let floor = 0; // the least that a full colour stands for
 let linked = null; // what each does to the chosen tokens of the response, in place of these
 
 /** Builds the rows anew; `edits` are what a reader may do to a demonstration: buttonsOf(one, i, text), typed(), keys(event, i). */
@@ -44,16 +45,17 @@ export function renderScores(newest, stale = false) {
   paint();
 }
 
-/** Lets the rows take the colour of what they do to some tokens of the response; null gives their scores back. */
-export function linkSources(values) {
+/** Lets the rows take the colour of what they do to some tokens of the response, fully from `least` on; null gives their scores back. */
+export function linkSources(values, least = 0) {
   linked = values;
+  floor = values === null ? 0 : least;
   byId("demonstrations").classList.toggle("linked", linked !== null);
   paint();
 }
 
 function paint() {
   const scores = linked ?? own.scores;
-  const most = scores === null ? 0 : largest(scores);
+  const most = scores === null ? 0 : Math.max(floor, largest(scores));
   const score = linked === null ? state.colour : "influence";
   byId("full").textContent = most > 0 ? `full colour: ${withUnit(plain(most), score)}` : "";
   rows.forEach((row, i) => {
