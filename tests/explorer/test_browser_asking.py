@@ -3,14 +3,17 @@
 import json
 
 import pytest
-from tests.explorer.browsing import MARKS, SHORT, link, number, says, scores, serious, visits
+from tests.explorer.browsing import MARKS, link, number, says, scores, serious, visits
+from tests.explorer.browsing import SHORT as PROMPT
 from tests.explorer.test_browser_response import ASKED, HOSTILE, RESPONSE, tokens
 
 from iclens.explorer.ask import Ask
 
 pytestmark = MARKS
 
-DOCUMENTS = Ask.read({**ASKED, "response": RESPONSE, "within": "lines"}).to_document()
+SCORES = {"scores": ["influence", "gradient_step"]}
+SHORT = {**PROMPT, **SCORES}
+DOCUMENTS = Ask.read({**ASKED, **SCORES, "response": RESPONSE, "within": "lines"}).to_document() | SCORES
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def settled(page):
 
 
 def expected(served, asked):
-    status, whole = served.ask("explain", asked)
+    status, whole = served.ask("explain", {**asked, **SCORES})
     assert status == 200
     return pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-4, abs=6e-4)
 

@@ -24,7 +24,8 @@ RESPONSE = "vux . banana is nef . hammer is mib ."
 
 @pytest.fixture(scope="module")
 def explanation(model):
-    return iclens.explain(model, ASKED, response=RESPONSE, within="lines", budget=2)
+    told = {"scores": ("influence", "gradient_step"), "within": "lines", "budget": 2}
+    return iclens.explain(model, ASKED, response=RESPONSE, **told)
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ def test_sources_are_called_by_what_they_are_everywhere(page, explanation):
     assert "Without the text of any document" in page.locator("#conclusion").inner_text()
 
 
-def test_a_long_source_folds_to_its_first_line_and_holds_its_pieces(page, explanation):
+def test_a_long_source_folds_to_its_first_line_and_holds_its_pieces(page, opened, explanation):
     head, body = page.locator(".source-head").first, page.locator(".source-body").first
     assert head.get_attribute("aria-expanded") == "false"
     assert body.is_hidden()
@@ -192,6 +193,10 @@ def test_a_long_source_folds_to_its_first_line_and_holds_its_pieces(page, explan
     assert sum(values) == pytest.approx(explanation.sources[0].scores["influence"], abs=6e-3)
     deleted = [piece.rerun_margin_change is not None for piece in pieces]
     assert [" removed " in one.inner_text() for one in shown.all()] == deleted
+    # By a score that pieces have not, they stay as they are, and it is said by which.
+    by_path = replace(explanation, scores=("path", *explanation.scores), lens=None)
+    other = opened(by_path).locator(".source-body").first.locator(".pieces li")
+    assert other.all_text_contents() == ["by influence", *shown.all_text_contents()]
     # A short one is read as it stands.
     assert page.locator(".source").nth(2).locator(".source-text").inner_text() == "saw is mib ."
     page.keyboard.press("Enter")

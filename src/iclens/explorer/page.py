@@ -52,7 +52,8 @@ def _scoped(name: str, text: str) -> str:
         text,
         flags=re.MULTILINE,
     )
-    text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
+    # A saved page carries the script: without its comments and indents there is more room for numbers.
+    text = re.sub(r"^[ \t]*(?:export |//.*\n|/\*\*[\s\S]*?\*/\n)?", "", text, flags=re.MULTILINE)
     return f"modules.{name} = (() => {{\n{text}return {{ {', '.join(exported)} }};\n}})();"
 
 

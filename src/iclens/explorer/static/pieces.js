@@ -6,14 +6,19 @@ import { nameOf } from "./scores.js";
 
 const MOST_SHOWN = 400; // characters of a piece
 
-/** The largest part of a score that a piece of any source has. */
-export function largestPiece(sources, score) {
-  return largest(sources.flatMap((one) => one.pieces ?? []).map((one) => one.scores[score] ?? 0));
+/** How pieces are shown, of whatever source: by the chosen score, or by the first that is known of pieces; and their largest number. */
+export function scaleOf(sources, chosen) {
+  const pieces = sources.flatMap((one) => one.pieces ?? []);
+  const known = Object.keys(pieces[0]?.scores ?? {});
+  const score = known.includes(chosen) ? chosen : (known[0] ?? chosen);
+  return { score, isOther: score !== chosen, most: largest(pieces.map((one) => one.scores[score] ?? 0)) };
 }
 
 /** The pieces of one source with their part of a score; those that were really deleted say what that changed. A source of one piece is that piece. */
-export function renderPieces(list, pieces, score, most) {
-  put(list, ...(pieces.length > 1 ? pieces : []).map((one) => pieceOf(one, score, most)));
+export function renderPieces(list, pieces, { score, isOther, most }) {
+  const shown = pieces.length > 1 ? pieces : [];
+  put(list, ...shown.map((one) => pieceOf(one, score, most)));
+  if (isOther && shown.length) list.prepend(el("li", { class: "faint" }, `by ${nameOf(score)}`));
 }
 
 function pieceOf(one, score, most) {

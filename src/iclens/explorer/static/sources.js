@@ -3,7 +3,7 @@
 import { byId, el, oneLine, put, visible } from "./elements.js";
 import { longName, shortName } from "./names.js";
 import { colour, largest, plain, signed } from "./numbers.js";
-import { largestPiece, renderPieces } from "./pieces.js";
+import { renderPieces, scaleOf } from "./pieces.js";
 import { nameOf, withUnit } from "./scores.js";
 import { change, isNamed, isSaved, state } from "./state.js";
 
@@ -67,11 +67,11 @@ function paint() {
 
 /** Shows what is within each source. */
 export function renderInside(explanation) {
-  const most = largestPiece(explanation?.sources ?? [], state.colour);
+  const scale = scaleOf(explanation?.sources ?? [], state.colour);
   rows.forEach((row, i) => {
     const pieces = explanation?.sources[i]?.pieces ?? [];
     row.item.classList.toggle("has-pieces", pieces.length > 1);
-    renderPieces(row.pieces, pieces, state.colour, most);
+    renderPieces(row.pieces, pieces, scale);
   });
 }
 
