@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from iclens.lens.facts import (
     OtherPart,
     Residual,
     ResponseEffects,
+    StatementEffects,
     Token,
     total,
 )
@@ -32,6 +34,7 @@ from iclens.lens.remarks import (
     about_experts,
     about_fallback,
     about_rounding,
+    about_statements,
     about_the_first_token,
 )
 from iclens.lens.scored import BY_WEIGHT, Scored, scored
@@ -52,6 +55,8 @@ def explanations(
     pairs: bool = False,
     seed: int = 0,
     grounding: bool | None = None,
+    matrix: bool = True,
+    pieces: bool = False,
     others: Mapping[str, Sequence[float]] | None = None,
     n_next: int = 10,
     command: str = "",
@@ -59,8 +64,8 @@ def explanations(
     """Explain every prompt of some passes; nothing runs that the scores do not need.
 
     The score that comes first orders the sources. `knock_out` are groups of sources to knock out together in every
-    prompt, `others` the scores of further methods, one number per source of a single prompt. `edges`,
-    `pairs`, `seed` and `grounding` are those of `explain`.
+    prompt, `others` the scores of further methods, one number per source of a single prompt. With `pieces`, statements
+    of a response are scored by token. `edges`, `pairs`, `seed`, `matrix` and `grounding` are those of `explain`.
 
     Raises:
         UserError: unknown edges.
@@ -68,7 +73,8 @@ def explanations(
     model, traced, questions = passes.lens_model, passes.traced, passes.questions
     if edges is not None and edges not in EDGES:
         raise UserError(f"the edges are {edges!r}: give {' or '.join(map(repr, EDGES))}.")
-    found_scores = scored(passes, scores, knock_out=knock_out, edges=edges, pairs=pairs, seed=seed)
+    how: dict[str, Any] = {"edges": edges, "pairs": pairs, "seed": seed, "matrix": matrix, "pieces": pieces}
+    found_scores = scored(passes, scores, knock_out=knock_out, **how)
     residuals, by_token = found_scores.residuals, found_scores.by_token
     of_tokens = {name: values.tolist() for name, values in by_token.items()}
     largest = traced.readouts.largest(traced.logits)
@@ -145,6 +151,7 @@ def explanations(
                     *about_certainty(taken, prompt.noun),
                     *about_the_first_token(tokens[0], sunk[b], prompt.noun),
                     *about_experts(model),
+                    *about_statements(question.response),
                     *about_fallback(*found_scores.fallback(b)),
                     *about_rounding(answer.margin, float(uncertainty(largest[b], model.dtype)), dtype),
                 ),
@@ -171,17 +178,25 @@ def _response(passes: Passes, found: Scored, b: int) -> ResponseEffects | None:
     response, foil, of_tokens = passes.questions[b].response, passes.questions[b].foil, found.of_tokens[b]
     if response is None:
         return None
-    log_ps = doubled(passes.traced.readouts.token_log_probabilities(passes.traced.logits)[b])
+    readouts = passes.traced.readouts
+    log_ps = doubled(readouts.token_log_probabilities(passes.traced.logits)[b])[: len(response.tokens)].tolist()
+    statements = tuple(
+        StatementEffects(
+            one.start, one.end, one.first, one.last, sum(log_ps[one.first : one.last]), tuple(row.tolist())
+        )
+        for one, row in zip(passes.questions[b].statements, found.statements[b], strict=False)
+    )
     return ResponseEffects(
         response.text,
         response.tokens,
-        tuple(log_ps[: len(response.tokens)].tolist()),
+        tuple(log_ps),
         response.measure,
         response.first,
         response.last,
         response.statement,
-        None if foil is None or foil.response is None else foil.response.text,
+        None if foil is None or foil.response is None else foil.response.statement or foil.response.text,
         () if of_tokens is None else tuple(map(tuple, of_tokens.influence.tolist())),
+        statements,
     )
 
 
