@@ -31,13 +31,6 @@ _ONE_PROMPT = (
     "edges",
     "pairs",
     "next_tokens",
-    "seed",
-    "response",
-    "response_file",
-    "generate",
-    "statement",
-    "foil",
-    "measure",
 )
 """Options that --batch does not have."""
 
@@ -78,7 +71,8 @@ class Explain:
         response_file: a file that holds it.
         generate: let the model write a response of so many tokens at most: the likeliest, or drawn with --seed.
         statement: a part of the response, word for word: its tokens alone are read.
-        foil: another response: the difference of the two log-probabilities is explained.
+        foil: another response, or with --statement what stands in its place: the difference of the two
+            log-probabilities is explained.
         measure: of a response its "log_probability", or "logit": log p − log(1 − p).
         scores: which scores to compute, the one that orders the demonstrations first; besides those of the default
             shares, path, knock_out, rerun, lasso and all other methods of the registry.
@@ -97,6 +91,8 @@ class Explain:
         device: where to compute, e.g. cpu or cuda.
         device_map: auto spreads a model that is larger than one device over all of them, memory and disk.
         next_tokens: how many likely next tokens to report.
+        matrix: with the influence on a response, also find what each source does to each of its tokens, which is most
+            of the cost.
         seed: seed of what is drawn, such as the subsets of --faithfulness; with --generate the response is drawn too.
         sources: what is scored, where it is not demonstrations.
         list_models: list the families of models that are read exactly, what is particular to each, and what is
@@ -136,6 +132,7 @@ class Explain:
     device: str = "cpu"
     device_map: Literal["auto"] | None = None
     next_tokens: int = 10
+    matrix: bool = True
     seed: int | None = None
     sources: Annotated[Sources, tyro.conf.arg(name="")] = field(default_factory=Sources)
     list_models: bool = False
@@ -187,6 +184,7 @@ class Explain:
                 pairs=self.pairs,
                 within=self.sources.within,
                 budget=self.sources.budget,
+                matrix=self.matrix,
                 n_next=self.next_tokens,
                 seed=self.seed,
                 command=self.command_line(),
@@ -210,7 +208,7 @@ class Explain:
                 value == option.default and option.name != "model"
             ):
                 continue
-            words.append("--" + option.name.replace("_", "-"))
+            words.append(("--no-" if value is False else "--") + option.name.replace("_", "-"))
             if isinstance(value, tuple):
                 words += [str(item) for item in value]
             elif not isinstance(value, bool):
@@ -223,13 +221,19 @@ class Explain:
                 raise UserError(
                     f"--{name.replace('_', '-')} is for one prompt, not for the prompts of --batch {batch}."
                 )
+        response = self._response()
+
         from iclens.lens.many.lines import Defaults
         from iclens.lens.many.model_source import ModelSource
+        from iclens.lens.read.response_options import ResponseOptions
 
-        defaults = Defaults(prompt_options(self), self.answers, self.answer)
+        said = ResponseOptions(response, self.generate, self.statement, self.foil, self.measure, self.seed)
+        defaults = Defaults(prompt_options(self), self.answers, self.answer, said)
+        options = {"within": self.sources.within, "budget": self.sources.budget, "matrix": self.matrix}
+        options["seed"] = self.seed or 0
         scores = (*self.scores, *(["rerun"] if self.rerun and "rerun" not in self.scores else []))
         source = ModelSource(self.model, self.dtype, self.device, self.device_map)
-        return self.many.run(source, defaults, scores=scores)
+        return self.many.run(source, defaults, scores=scores, options=options)
 
     def _files(self) -> dict[str, Path]:
         """The files to write, by the name of their writer."""
