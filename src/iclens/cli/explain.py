@@ -32,7 +32,6 @@ _ONE_PROMPT = (
     "edges",
     "pairs",
     "next_tokens",
-    "seed",
 )
 """Options that --batch does not have."""
 
@@ -77,6 +76,8 @@ class Explain(OnePrompt):
         device: where to compute, e.g. cpu or cuda.
         device_map: auto spreads a model that is larger than one device over all of them, memory and disk.
         next_tokens: how many likely next tokens to report.
+        matrix: with the influence on a response, also find what each source does to each of its tokens, which is most
+            of the cost.
         seed: seed of what is drawn, such as the subsets of --faithfulness; with --generate the response is drawn too.
         sources: what is scored, where it is not demonstrations.
         responses: what is explained, where it is no answer.
@@ -99,6 +100,7 @@ class Explain(OnePrompt):
     device: str = "cpu"
     device_map: Literal["auto"] | None = None
     next_tokens: int = 10
+    matrix: bool = True
     seed: int | None = None
     sources: Annotated[Sources, tyro.conf.arg(name="")] = field(default_factory=Sources)
     responses: Annotated[Responses, tyro.conf.arg(name="")] = field(default_factory=Responses)
@@ -143,6 +145,7 @@ class Explain(OnePrompt):
                 pairs=self.pairs,
                 within=self.sources.within,
                 budget=self.sources.budget,
+                matrix=self.matrix,
                 n_next=self.next_tokens,
                 seed=self.seed,
                 command=self.command_line(),
@@ -164,7 +167,7 @@ class Explain(OnePrompt):
         for option, value in told:
             if option.name in _UNTOLD or (value == option.default and option.name != "model"):
                 continue
-            words.append("--" + option.name.replace("_", "-"))
+            words.append(("--no-" if value is False else "--") + option.name.replace("_", "-"))
             if isinstance(value, tuple):
                 words += [str(item) for item in value]
             elif not isinstance(value, bool):
@@ -174,17 +177,21 @@ class Explain(OnePrompt):
 
     def _run_batch(self, batch: Path) -> int:
         given = [name for name in _ONE_PROMPT if getattr(self, name) != getattr(Explain, name)]
-        for name in (*given, *self.responses.given):
+        for name in given:
             raise UserError(f"--{name.replace('_', '-')} is for one prompt, not for the prompts of --batch {batch}.")
         from iclens.lens.building import SCORES
         from iclens.lens.many.lines import Defaults
         from iclens.lens.many.model_source import ModelSource
+        from iclens.lens.read.response_options import ResponseOptions
 
-        defaults = Defaults(prompt_options(self), self.answers, self.answer)
+        said = ResponseOptions(**self.responses.arguments(), seed=self.seed)
+        defaults = Defaults(prompt_options(self), self.answers, self.answer, said)
+        options = {"within": self.sources.within, "budget": self.sources.budget, "matrix": self.matrix}
+        options["seed"] = self.seed or 0
         chosen = self.scores or SCORES
         scores = (*chosen, *(["rerun"] if self.rerun and "rerun" not in chosen else []))
         source = ModelSource(self.model, self.dtype, self.device, self.device_map)
-        return self.many.run(source, defaults, scores=scores)
+        return self.many.run(source, defaults, scores=scores, options=options)
 
     def _files(self) -> dict[str, Path]:
         """The files to write, by the name of their writer."""

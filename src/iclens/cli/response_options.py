@@ -18,7 +18,8 @@ class Responses:
         response_file: a file that holds it.
         generate: let the model write a response of so many tokens at most: the likeliest, or drawn with --seed.
         statement: a part of the response, word for word: its tokens alone are read.
-        foil: another response: the difference of the two log-probabilities is explained.
+        foil: another response, or with --statement what stands in its place: the difference of the two
+            log-probabilities is explained.
         measure: of a response its "log_probability", or "logit": log p − log(1 − p).
     """
 

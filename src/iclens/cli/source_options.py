@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from iclens.lens.prompt import Prompt
 
 _OF_DOCUMENTS = ("question", "as_chat")
-_ONE_PROMPT = ("documents", "question", "within", "budget")
+_ONE_PROMPT = ("documents", "question")
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from iclens.explorer.ask import Ask
 from iclens.explorer.reading import whole
 from iclens.lens import LensModel
 from iclens.lens.read.question import ask as ask_model
-from iclens.lens.read.question import responding
+from iclens.lens.read.responding import responding
 from iclens.lens.read.response import read_response
+from iclens.lens.read.response_options import ResponseOptions
 
 N_TOKENS = 40
 MOST_TOKENS = 512
@@ -36,7 +38,8 @@ def write(lens_model: LensModel, document: Any, n_tokens: int | None = None, see
     asked = {key: value for key, value in own.items() if key not in ("generate", "seed", "statement")}
     ask = Ask.read(asked if own else document, lens_model.tokenizer)
     question = ask_model(lens_model, ask.prompt, ask.answers or None, ask.answer)
-    told = responding(lens_model, question, ask.response, n_generated=most, seed=seed).response
+    wanted = ResponseOptions(ask.response, generate=most, seed=seed)
+    told = responding(lens_model, replace(question, writing=wanted)).response
     assert told is not None
     # As it was written, a response has the white space before it, which the prompt may bring.
     for text in (told.text, "".join(told.tokens)):

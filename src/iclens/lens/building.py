@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from iclens.lens.facts import (
     OtherPart,
     Residual,
     ResponseEffects,
+    StatementEffects,
     Token,
     total,
 )
@@ -32,6 +34,7 @@ from iclens.lens.remarks import (
     about_experts,
     about_fallback,
     about_rounding,
+    about_statements,
     about_the_first_token,
 )
 from iclens.lens.scored import BY_WEIGHT, scored
@@ -67,6 +70,8 @@ def explanations(
     pairs: bool = False,
     seed: int = 0,
     grounding: bool | None = None,
+    matrix: bool = True,
+    pieces: bool = False,
     others: Mapping[str, Sequence[float]] | None = None,
     n_next: int = 10,
     command: str = "",
@@ -74,8 +79,8 @@ def explanations(
     """Explain every prompt of some passes; nothing runs that the scores do not need.
 
     The score that comes first orders the sources. `knock_out` are groups of sources to knock out together in every
-    prompt, `others` the scores of further methods, one number per source of a single prompt. `edges`,
-    `pairs`, `seed` and `grounding` are those of `explain`.
+    prompt, `others` the scores of further methods, one number per source of a single prompt. With `pieces`, statements
+    of a response are scored by token. `edges`, `pairs`, `seed`, `matrix` and `grounding` are those of `explain`.
 
     Raises:
         UserError: unknown edges.
@@ -83,7 +88,8 @@ def explanations(
     model, traced, questions = passes.lens_model, passes.traced, passes.questions
     if edges is not None and edges not in EDGES:
         raise UserError(f"the edges are {edges!r}: give {' or '.join(map(repr, EDGES))}.")
-    found_scores = scored(passes, scores, knock_out=knock_out, edges=edges, pairs=pairs, seed=seed)
+    how: dict[str, Any] = {"edges": edges, "pairs": pairs, "seed": seed, "matrix": matrix, "pieces": pieces}
+    found_scores = scored(passes, scores, knock_out=knock_out, **how)
     residuals, by_token = found_scores.residuals, found_scores.by_token
     of_tokens = {name: values.tolist() for name, values in by_token.items()}
     largest = traced.readouts.largest(traced.logits)
@@ -116,7 +122,8 @@ def explanations(
             for t, (text, part, role) in enumerate(zip(texts, parts_of, roles, strict=False))
         )
         of_response = found_scores.of_tokens[b]
-        response = response_effects(passes, b, () if of_response is None else of_response.influence.tolist())
+        by_token_of_it = () if of_response is None else of_response.influence.tolist()
+        response = response_effects(passes, b, by_token_of_it, found_scores.statements[b])
         complete, taken = found_scores.completeness(b), found_scores.taken(b)
         checks = tuple(
             Residual(name, float(residuals[key][b]), limits[key][b], key)
@@ -161,6 +168,7 @@ def explanations(
                     *about_certainty(taken, prompt.noun),
                     *about_the_first_token(tokens[0], sunk[b], prompt.noun),
                     *about_experts(model),
+                    *about_statements(question.response),
                     *about_fallback(*found_scores.fallback(b)),
                     *about_rounding(answer.margin, float(uncertainty(largest[b], model.dtype)), dtype),
                 ),
@@ -182,28 +190,39 @@ def _others(tokens: Sequence[Token]) -> tuple[OtherPart, ...]:
     return tuple(parts)
 
 
-def response_effects(passes: Passes, b: int, influence: Sequence[Sequence[float]] = ()) -> ResponseEffects | None:
+def response_effects(
+    passes: Passes, b: int, influence: Sequence[Sequence[float]] = (), by_statement: Iterable[torch.Tensor] = ()
+) -> ResponseEffects | None:
     """Describe the response that one prompt's explanation is of, by the traced pass; None where answers are explained.
 
     Args:
         passes: the passes over the prompts.
         b: which of them.
         influence: of every source on each token, where it is known.
+        by_statement: of every source on each statement, where it is known.
     """
     response, foil = passes.questions[b].response, passes.questions[b].foil
     if response is None:
         return None
-    log_ps = doubled(passes.traced.readouts.token_log_probabilities(passes.traced.logits)[b])
+    readouts = passes.traced.readouts
+    log_ps = doubled(readouts.token_log_probabilities(passes.traced.logits)[b])[: len(response.tokens)].tolist()
+    statements = tuple(
+        StatementEffects(
+            one.start, one.end, one.first, one.last, sum(log_ps[one.first : one.last]), tuple(row.tolist())
+        )
+        for one, row in zip(passes.questions[b].statements, by_statement, strict=False)
+    )
     return ResponseEffects(
         response.text,
         response.tokens,
-        tuple(log_ps[: len(response.tokens)].tolist()),
+        tuple(log_ps),
         response.measure,
         response.first,
         response.last,
         response.statement,
-        None if foil is None or foil.response is None else foil.response.text,
+        None if foil is None or foil.response is None else foil.response.statement or foil.response.text,
         tuple(map(tuple, influence)),
+        statements,
     )
 
 

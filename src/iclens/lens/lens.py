@@ -16,7 +16,7 @@ from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations, usual_scores
 from iclens.lens.contrast import Contrast
 from iclens.lens.explanation import Explanation
-from iclens.lens.inside import confirmed, inside
+from iclens.lens.inside import confirmed, inside, statements_inside
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.model.placed import doubled
 from iclens.lens.passes import MOST_TOKENS, Passes
@@ -24,7 +24,9 @@ from iclens.lens.prompt.options import PromptOptions, Written
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, by_source
 from iclens.lens.read.margin import MEASURES, Readout, Readouts
-from iclens.lens.read.question import Answer, PromptLike, Question, ask, responding
+from iclens.lens.read.question import Answer, PromptLike, Question, ask
+from iclens.lens.read.responding import responding
+from iclens.lens.read.response_options import ResponseOptions
 from iclens.lens.read.tracing import Trace
 from iclens.lens.scores.deletions import Outcome, shortened_ids
 from iclens.lens.scores.faithfulness import faithfulness as measure
@@ -82,13 +84,13 @@ class Lens:
     ) -> None:
         check_call("Lens", prompt, misplaced)
         self.model = reading_model(model, tokenizer)
+        said = ResponseOptions(response, generate, statement, foil, measure, seed)
         if isinstance(prompt, Question):
-            question = prompt
+            question = replace(prompt, writing=said) if said.given else prompt
         else:
             options = PromptOptions(**written)
-            question = ask(self.model, prompt, answers, answer, options, readout, binding=bool(written))
-        said: dict[str, Any] = {"n_generated": generate, "seed": seed, "statement": statement}
-        question = responding(self.model, question, response, **said, foil=foil, measure=measure)
+            question = ask(self.model, prompt, answers, answer, options, readout, response=said, binding=bool(written))
+        question = responding(self.model, question)
         at_once: dict[str, Any] = {"most_tokens": most_tokens, "progress": progress}
         kind = Passes if question.foil is None else Contrast
         self.passes = kind(self.model, [question], held=held, precise=precise, nodes=nodes, **at_once)
@@ -192,7 +194,7 @@ class Lens:
         """
         if self.passes.questions[0].response is None:
             raise UserError("there is no response: make the lens with response=..., or generate=....")
-        return self.passes.by_weight.of_response(0, query_only=query_only).influence
+        return self.passes.by_weight.responses.of_tokens(0, query_only=query_only).influence
 
     def shares(self, nodes: int | None = None, *, query_only: bool = False) -> Shares:
         """Divide the margin's change from no demonstration to all among them: ∫₀¹ ∂M/∂w (t, …, t) dt.
@@ -309,6 +311,7 @@ class Lens:
         within: str | None = None,
         budget: int = 0,
         grounding: bool | None = None,
+        matrix: bool = True,
         n_next: int = 10,
         seed: int = 0,
         command: str = "",
@@ -324,12 +327,15 @@ class Lens:
             raise UserError(f"n_next is {n_next}: report at least 1 likely next token.")
         others = {name: self.score(name, seed=seed).values.tolist() for name in check_scores(scores)}
         how: dict[str, Any] = {"edges": edges, "pairs": pairs, "seed": seed, "n_next": n_next, "command": command}
-        how["grounding"] = grounding
+        how |= {"grounding": grounding, "matrix": matrix, "pieces": within is not None}
         (found,) = explanations(self.passes, scores, knock_out=groups, others=others, **how)
         found = replace(found, seed=seed, lens=self)
         if within is not None:
             sources = inside(self, found.sources, found.tokens, found.scores, within, budget)
-            found = replace(found, sources=sources, cost=self.passes.cost)
+            response = found.response
+            if response is not None and response.statements:
+                response = statements_inside(self, response, within, query_only=edges == "query")
+            found = replace(found, sources=sources, response=response, cost=self.passes.cost)
         elif budget:
             found = replace(
                 found, sources=confirmed(self, found.sources, found.scores[0], budget), cost=self.passes.cost
