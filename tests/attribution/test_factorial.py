@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.attribution.test_methods import Game, N, seeded
 from tests.lens.word_learner import shared_lens
 
-from iclens.attribution.factorial import design, main_effects, walsh
+from iclens.attribution.shared.designs import design, main_effects, walsh
 
 SIZES = [(1, 2), (2, 4), (3, 4), (5, 8), (7, 8), (8, 16), (15, 16), (32, 64)]
 CLEAR = [(2, 4), (4, 8), (5, 16), (5, 32), (8, 16), (8, 32), (8, 64), (9, 32), (32, 64), (32, 128)]

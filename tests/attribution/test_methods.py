@@ -16,7 +16,7 @@ from iclens.attribution import ATTRIBUTIONS
 from iclens.attribution.gradient_x_input import embeddings, margins_at
 from iclens.attribution.integrated_gradients import integrate
 from iclens.attribution.lasso import fit
-from iclens.attribution.replacement import Replacement, neutral_id
+from iclens.attribution.shared.replacement import Replacement, neutral_id
 from iclens.errors import UserError
 from iclens.lens import Lens
 from iclens.lens.read.margin import logit_of
@@ -57,6 +57,7 @@ DELETING = {
     "rerun": (0, 0, N + 1),
     "shapley_sampling": (0, 0, 5 * (N - 1) + 2),
     "factorial": (0, 0, 4.5),
+    "influence_deletions": (2, 1, 4.5),
     "factorial_12": (0, 0, 12),
     "lasso": (0, 0, 64),
     "lasso_margin": (0, 0, 64),

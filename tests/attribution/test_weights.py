@@ -8,9 +8,10 @@ from tests.attribution.test_methods import Game, margins, seeded
 from tests.lens.word_learner import PAIRS, learner, shared_lens
 
 from iclens.attribution import ATTRIBUTIONS
-from iclens.attribution.hybrid import corrected
 from iclens.attribution.influence_mirrored import HIGH, LOW
 from iclens.attribution.lasso import ablations
+from iclens.attribution.shared.correction import corrected
+from iclens.attribution.shared.designs import walsh
 
 N = len(PAIRS)
 
@@ -55,17 +56,24 @@ def test_two_shares_are_gauss_legendre():
     torch.testing.assert_close(shared_lens().score("shares_2").values, expected)
 
 
-def test_corrected_scores_that_predict_everything_are_only_scaled():
+def test_corrected_scores_that_predict_everything_stay_as_they_are():
     scores, keep = torch.randn(6, generator=seeded()).double(), torch.rand(20, 6, generator=seeded(1)) < 0.5
-    found = corrected(scores, keep, 3.0 + 2.5 * keep.double() @ scores)
-    torch.testing.assert_close(found, 2.5 * scores)
+    torch.testing.assert_close(corrected(scores, keep, 3.0 + keep.double() @ scores), scores)
 
 
-def test_corrected_scores_of_wrong_sign_fall_back_on_the_deletions():
-    truth, keep = torch.randn(6, generator=seeded()).double(), torch.rand(400, 6, generator=seeded(1)) < 0.5
-    found = corrected(-truth, keep, keep.double() @ truth)
-    torch.testing.assert_close(found, truth, rtol=0.05, atol=0.05)
-    assert corrected(truth, keep, torch.ones(400)).tolist() == [0.0] * 6
+@pytest.mark.parametrize("factor", [2.5, 0.0, -1.0])
+def test_many_deletions_outweigh_what_the_scores_say(factor):
+    scores, keep = torch.randn(6, generator=seeded()).double(), torch.rand(2000, 6, generator=seeded(1)) < 0.5
+    found = corrected(scores, keep, 3.0 + factor * keep.double() @ scores)
+    torch.testing.assert_close(found, factor * scores, rtol=0.02, atol=0.02)
+
+
+def test_what_is_not_additive_corrects_nothing():
+    """Of margins that depend on all demonstrations at once, none foretells another; the scores are scaled at most."""
+    scores, keep = torch.rand(4, generator=seeded()).double() + 0.5, walsh(4, 16, clear=True)
+    parity = 1.0 - 2.0 * (keep.sum(1) % 2)
+    found = corrected(scores, keep, parity)
+    torch.testing.assert_close(found / found.sum(), scores / scores.sum())
 
 
 @pytest.mark.parametrize("n_deletions", [8, 16])

@@ -12,6 +12,8 @@ from tests.cli.batches import inexact_model
 from iclens import Explanation, UserError, bundled, explain, load
 from iclens.cli.explain import Explain
 from iclens.cli.main import main
+from iclens.cli.response_options import Responses
+from iclens.cli.source_options import Sources
 from iclens.lens import WRITERS
 from iclens.lens.model.catalogue import handled, refused
 
@@ -106,6 +108,9 @@ def test_command_line_names_what_differs_from_the_defaults():
         {"prompt": Path("a b.txt"), "answers": ("it's", '"', "$x", " "), "answer": "ü", "knock_out": ("1,2", "0")},
         {"demonstrations": Path("d.jsonl"), "query": "a\nb", "dtype": "float64", "device": "cuda", "next_tokens": 3},
         {"model": "x/y", "device_map": "auto", "faithfulness": True, "rerun": True},
+        {"responses": Responses("- a\nb 'c'", None, None, "a\nb", "-d", "logit"), "sources": Sources(split="lines")},
+        {"responses": Responses(None, Path("r.txt")), "seed": 0},
+        {"responses": Responses(generate=5), "sources": Sources(Path("d.jsonl"), "-why?", True, budget=3)},
     ],
 )
 def test_command_line_is_read_back_as_the_same_command(given):

@@ -90,7 +90,7 @@ def test_batches_hold_documents(documents, tmp_path, capsys):
         (["--documents", "DOCS", "--question", "a", "--budget", "-1"], "--budget -1: give a number of passes"),
         (["--documents", "none.jsonl", "--question", "a"], "none.jsonl: there is no such file"),
         (["--documents", "DOCS", "--question", "a", "--template", "none.txt"], "none.txt: there is no such file"),
-        (["--batch", "p.jsonl", "--out", "o.parquet", "--within", "lines"], "--within is for one prompt"),
+        (["--batch", "p.jsonl", "--out", "o.parquet", "--question", "a"], "--question is for one prompt"),
     ],
 )
 def test_options_that_do_not_go_together_get_one_sentence(documents, options, said, capsys):

@@ -25,6 +25,7 @@ NOT_COMMANDS = {
     "output",
     "explain_batch",
     "prompt_options",
+    "response_options",
     "source_options",
     "resumable",
     "where",
@@ -190,5 +191,6 @@ def test_every_command_is_a_frozen_dataclass_that_explains_itself():
         assert issubclass(configuration, Command), name
         assert dataclasses.is_dataclass(configuration), name
         assert configuration.__dataclass_params__.frozen, name
+        help_text = "".join(one.__doc__ or "" for one in configuration.__mro__ if dataclasses.is_dataclass(one))
         for option in dataclasses.fields(configuration):
-            assert f"{option.name}:" in configuration.__doc__, f"{name}: the option {option.name} has no help"
+            assert f"{option.name}:" in help_text, f"{name}: the option {option.name} has no help"

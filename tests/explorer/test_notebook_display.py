@@ -19,9 +19,7 @@ def test_an_explanation_shows_its_ranking_and_escapes_its_text(model):
     shown = explanation._repr_html_()
     assert "<b>apple" not in shown
     assert "&lt;b&gt;apple&lt;/b&gt;" in shown
-    expected = [
-        round(value, 3) for one in explanation.ranked() for value in (one.scores["influence"], one.gradient_step)
-    ]
+    expected = [round(one.score(name), 3) for one in explanation.ranked() for name in explanation.scores]
     assert cells(shown) == expected
     assert "exact to rounding" in shown
 

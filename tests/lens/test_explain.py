@@ -154,7 +154,12 @@ def test_json_is_plain_and_complete(model, tokenizer):
 
 def test_faithfulness_is_measured_on_request(model, tokenizer):
     found = explain(model, TEXT, tokenizer=tokenizer, rerun_text=True, faithfulness=True, seed=3)
-    assert {entry.method for entry in found.faithfulness} == {"influence", "gradient_step", "rerun"}
+    assert {entry.method for entry in found.faithfulness} == {
+        "influence_deletions",
+        "influence",
+        "gradient_step",
+        "rerun",
+    }
     assert (
         found.faithfulness
         == explain(model, TEXT, tokenizer=tokenizer, rerun_text=True, faithfulness=True, seed=3).faithfulness

@@ -48,7 +48,7 @@ def test_a_name_a_loaded_model_and_one_of_hugging_face_are_explained_alike():
     )
     assert by_name.sources == loaded.sources == wrapped.sources
     assert Lens("bundled", PROMPT, answers=["vux", "nef"]).explanation().sources == loaded.sources
-    assert by_name.scores == ("influence", "gradient_step")
+    assert by_name.scores == ("influence_deletions", "influence", "gradient_step")
 
 
 def test_a_lens_and_an_explanation_say_the_same():

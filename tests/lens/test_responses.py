@@ -30,10 +30,10 @@ def a_lens(name="gpt2", response=RESPONSE, **options):
     return Lens(reader(name), PROMPTS[1], response=response, **options)
 
 
-def log_probabilities(name, prompt, response):
+def log_probabilities(name, prompt, response, model=None):
     """Of each token of a response, by the model itself, from the definition."""
     ids, more = (tokenizer()(text, add_special_tokens=False)["input_ids"] for text in (prompt, response))
-    logits = reader(name).model(input_ids=torch.tensor([ids + more])).logits[0].detach()
+    logits = (model or reader(name)).model(input_ids=torch.tensor([ids + more])).logits[0].detach()
     rows = torch.log_softmax(logits, -1)[len(ids) - 1 : -1]
     return rows[torch.arange(len(more)), more]
 
@@ -137,11 +137,13 @@ def test_a_source_that_is_knocked_out_alone_or_with_others(foil):
 def test_prompts_beside_others_read_as_they_do_alone():
     """Explaining many: a response and answers in one batch."""
     from iclens.lens.explaining import explain_together
-    from iclens.lens.read.question import ask, responding
+    from iclens.lens.read.question import ask
+    from iclens.lens.read.responding import responding
+    from iclens.lens.read.response_options import ResponseOptions
 
     model = reader("gpt2")
-    asked = responding(model, ask(model, PROMPTS[1]), RESPONSE)
-    logit = responding(model, ask(model, PROMPTS[3]), "w5", measure="logit")
+    asked = responding(model, ask(model, PROMPTS[1], response=ResponseOptions(RESPONSE)))
+    logit = responding(model, ask(model, PROMPTS[3], response=ResponseOptions("w5", measure="logit")))
     some = [asked, ask(model, PROMPTS[0], ["w1", "w2"]), logit]
     scores = ["influence", "shares", "gradient_step", "path", "knock_out"]
     together = explain_together(model, some, scores)
@@ -209,8 +211,12 @@ def test_a_response_that_the_tokenizer_joins_to_the_prompt_is_read_apart_with_a_
         ({"measure": "logit"}, "is for a response"),
         ({"response": "w1", "measure": "odds"}, "give 'log_probability' or 'logit'"),
         ({"response": "w1", "foil": "w1"}, "the foil is the response itself"),
-        ({"response": "w1", "foil": "w2", "measure": "logit"}, "leave statement and measure out"),
+        ({"response": "w1", "foil": "w2", "measure": "logit"}, "leave the measure out"),
         ({"generate": 0}, "at least 1 token"),
+        ({"generate": True}, "generate is True: give a whole number of tokens"),
+        ({"generate": "5"}, "generate is '5': give a whole number of tokens"),
+        ({"response": "w1", "statement": 5}, "the statement is a int: give it as text"),
+        ({"response": "w1", "foil": 5}, "the foil is a int: give it as text"),
         ({"generate": 200}, "holds 102 more"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from iclens.attribution.replacement import attribute
+from iclens.attribution.shared.replacement import attribute
 from iclens.lens.lens import Lens
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclens.attribution.label_places import label_places
+from iclens.attribution.shared.label_places import label_places
 from iclens.huggingface import implementation
 from iclens.lens.lens import Lens
 from iclens.lens.model.rotary import forget_longer_prompts

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iclens.attribution.label_odds import label_odds
-from iclens.attribution.label_places import orders
 from iclens.attribution.label_surprise import N_ORDERS
+from iclens.attribution.shared.label_odds import label_odds
+from iclens.attribution.shared.label_places import orders
 from iclens.lens.lens import Lens
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
 

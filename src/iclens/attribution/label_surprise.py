@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclens.attribution.label_places import expected, label_places, orders, reordered
+from iclens.attribution.shared.label_places import expected, label_places, orders, reordered
 from iclens.lens.lens import Lens
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
 

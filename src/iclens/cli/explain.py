@@ -11,7 +11,8 @@ import tyro
 
 from iclens.cli.explain_batch import Many
 from iclens.cli.output import console, say, show
-from iclens.cli.prompt_options import prompt_options
+from iclens.cli.prompt_options import OnePrompt, prompt_options
+from iclens.cli.response_options import Responses
 from iclens.cli.source_options import Sources
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
@@ -31,13 +32,6 @@ _ONE_PROMPT = (
     "edges",
     "pairs",
     "next_tokens",
-    "seed",
-    "response",
-    "response_file",
-    "generate",
-    "statement",
-    "foil",
-    "measure",
 )
 """Options that --batch does not have."""
 
@@ -48,40 +42,25 @@ _NO_PROMPT = (
     r"printf '2+3=5\n\n5+2=7\n\n4+4=' > sums.txt && iclens explain --model {model} --prompt sums.txt --answers 8 7"
 )
 
+_UNTOLD = ("json", "html", "many", "sources", "responses")
+"""Fields that the command does not repeat: files to write, and groups of options, each of which is told."""
+
 _FILES = {"json": "JSON", "html": "Page"}
 
 
 @command("explain")
 @dataclass(frozen=True)
-class Explain:
-    r"""Show which demonstrations, documents or other parts of a prompt moved a language model's answer, exactly.
+class Explain(OnePrompt):
+    """Show which demonstrations, documents or other parts of a prompt moved a language model's answer, exactly.
 
     The prompt is a file (--prompt: plain text with blank lines between demonstrations and the query last, JSON, JSONL,
     or chat messages), --demonstrations with --query, or --documents with --question; or a file of many prompts, --batch
     with --out. Exit status 1 if a residual exceeds its tolerance.
 
     Attributes:
-        model: "bundled", "smollm2", a local folder, a .gguf file, or a hub name.
-        prompt: the prompt file; the bundled example when the model is "bundled" and nothing else is given.
-        demonstrations: a .jsonl file of {"input", "output"} lines, to be used with --query.
-        query: the new input to complete.
-        template: how to write a pair, with {input} and {output}; \n is a line break. With --documents, how to write
-            these.
-        instruction: text to put before the demonstrations.
-        instruction_blocks: how many of the first blocks of a plain-text prompt are an instruction.
-        separator: what stands between demonstrations, instead of blank lines; \n is a line break.
-        template_args: arguments of the chat template, each key=value, e.g. enable_thinking=false.
-        system_in_user: put a chat's system message before the first user message, where the template has no such role.
-        answers: candidate answers; the likeliest is explained against the mean of the others.
-        answer: the answer to explain.
-        response: a text of any length that is explained instead of an answer, over all its tokens.
-        response_file: a file that holds it.
-        generate: let the model write a response of so many tokens at most: the likeliest, or drawn with --seed.
-        statement: a part of the response, word for word: its tokens alone are read.
-        foil: another response: the difference of the two log-probabilities is explained.
-        measure: of a response its "log_probability", or "logit": log p − log(1 − p).
-        scores: which scores to compute, the one that orders the demonstrations first; besides those of the default
-            shares, path, knock_out, rerun, lasso and all other methods of the registry.
+        scores: which scores to compute, the one that orders the demonstrations first: influence_deletions, influence,
+            gradient_step, shares, path, knock_out, rerun, lasso and all other methods of the registry. When left out
+            the first three; the first is left out beyond 20 demonstrations, and with --batch.
         knock_out: groups of sources to knock out together, by their numbers from 0 or their names, each like 3,7.
         rerun: also delete each demonstration's text and run the model again.
         faithfulness: also measure how well the scores predict the model on shortened prompts.
@@ -97,32 +76,17 @@ class Explain:
         device: where to compute, e.g. cpu or cuda.
         device_map: auto spreads a model that is larger than one device over all of them, memory and disk.
         next_tokens: how many likely next tokens to report.
+        matrix: with the influence on a response, also find what each source does to each of its tokens, which is most
+            of the cost.
         seed: seed of what is drawn, such as the subsets of --faithfulness; with --generate the response is drawn too.
         sources: what is scored, where it is not demonstrations.
+        responses: what is explained, where it is no answer.
         list_models: list the families of models that are read exactly, what is particular to each, and what is
             refused; nothing is explained.
         many: many prompts at once.
     """
 
-    model: str = "bundled"
-    prompt: Path | None = None
-    demonstrations: Path | None = None
-    query: str | None = None
-    template: str | None = None
-    instruction: str | None = None
-    instruction_blocks: int = 0
-    separator: str | None = None
-    template_args: tuple[str, ...] = ()
-    system_in_user: bool = False
-    answers: tuple[str, ...] = ()
-    answer: str | None = None
-    response: str | None = None
-    response_file: Path | None = None
-    generate: int | None = None
-    statement: str | None = None
-    foil: str | None = None
-    measure: Literal["log_probability", "logit"] = "log_probability"
-    scores: tuple[str, ...] = ("influence", "gradient_step")
+    scores: tuple[str, ...] = ()
     knock_out: tuple[str, ...] = ()
     rerun: bool = False
     faithfulness: bool = False
@@ -136,8 +100,10 @@ class Explain:
     device: str = "cpu"
     device_map: Literal["auto"] | None = None
     next_tokens: int = 10
+    matrix: bool = True
     seed: int | None = None
     sources: Annotated[Sources, tyro.conf.arg(name="")] = field(default_factory=Sources)
+    responses: Annotated[Responses, tyro.conf.arg(name="")] = field(default_factory=Responses)
     list_models: bool = False
     many: Annotated[Many, tyro.conf.arg(name="")] = field(default_factory=Many)
 
@@ -156,28 +122,20 @@ class Explain:
             raise UserError(f"--nodes {self.nodes}: take at least 1.")
         if self.next_tokens < 1:
             raise UserError(f"--next-tokens {self.next_tokens}: report at least 1.")
-        path, response = self._prompt_file(), self._response()
+        path, response = self._prompt_file(), self.responses.arguments()
 
-        from iclens.lens import WRITERS, explain, load, print_table, read_prompt
+        from iclens.lens import WRITERS, explain, load, print_table
 
         with stages("explaining") as stage:
             stage("loading the model")
             lens_model = load(self.model, dtype=self.dtype, device=self.device, device_map=self.device_map)
-            if path is None:
-                prompt = self.sources.read(self, lens_model.tokenizer)
-            else:
-                prompt = read_prompt(path, lens_model.tokenizer, **vars(prompt_options(self)))
             explanation = explain(
                 lens_model,
-                prompt,
+                self.sources.read(self, lens_model.tokenizer, path),
                 answers=self.answers or None,
                 answer=self.answer,
-                response=response,
-                generate=self.generate,
-                statement=self.statement,
-                foil=self.foil,
-                measure=self.measure,
-                scores=self.scores,
+                **response,
+                scores=self.scores or None,
                 knock_out=groups,
                 rerun_text=self.rerun,
                 faithfulness=self.faithfulness,
@@ -187,6 +145,7 @@ class Explain:
                 pairs=self.pairs,
                 within=self.sources.within,
                 budget=self.sources.budget,
+                matrix=self.matrix,
                 n_next=self.next_tokens,
                 seed=self.seed,
                 command=self.command_line(),
@@ -204,72 +163,49 @@ class Explain:
     def command_line(self) -> str:
         """The command that repeats this, with the options that differ from their defaults."""
         words = ["iclens", "explain"]
-        for option in (*fields(self), *fields(self.sources)):
-            value = getattr(self if hasattr(self, option.name) else self.sources, option.name)
-            if option.name in ("json", "html", "many", "sources") or (
-                value == option.default and option.name != "model"
-            ):
+        told = [(one, getattr(part, one.name)) for part in (self, self.sources, self.responses) for one in fields(part)]
+        for option, value in told:
+            if option.name in _UNTOLD or (value == option.default and option.name != "model"):
                 continue
-            words.append("--" + option.name.replace("_", "-"))
+            words.append(("--no-" if value is False else "--") + option.name.replace("_", "-"))
             if isinstance(value, tuple):
                 words += [str(item) for item in value]
             elif not isinstance(value, bool):
-                words.append(str(value))
+                # A text that begins with a dash would be taken for an option.
+                words[-1:] = [f"{words[-1]}={value}"] if str(value).startswith("-") else [words[-1], str(value)]
         return shlex.join(words)
 
     def _run_batch(self, batch: Path) -> int:
-        for name in _ONE_PROMPT:
-            if getattr(self, name) != getattr(Explain, name):
-                raise UserError(
-                    f"--{name.replace('_', '-')} is for one prompt, not for the prompts of --batch {batch}."
-                )
+        given = [name for name in _ONE_PROMPT if getattr(self, name) != getattr(Explain, name)]
+        for name in given:
+            raise UserError(f"--{name.replace('_', '-')} is for one prompt, not for the prompts of --batch {batch}.")
+        from iclens.lens.building import SCORES
         from iclens.lens.many.lines import Defaults
         from iclens.lens.many.model_source import ModelSource
+        from iclens.lens.read.response_options import ResponseOptions
 
-        defaults = Defaults(prompt_options(self), self.answers, self.answer)
-        scores = (*self.scores, *(["rerun"] if self.rerun and "rerun" not in self.scores else []))
+        said = ResponseOptions(**self.responses.arguments(), seed=self.seed)
+        defaults = Defaults(prompt_options(self), self.answers, self.answer, said)
+        options = {"within": self.sources.within, "budget": self.sources.budget, "matrix": self.matrix}
+        options["seed"] = self.seed or 0
+        chosen = self.scores or SCORES
+        scores = (*chosen, *(["rerun"] if self.rerun and "rerun" not in chosen else []))
         source = ModelSource(self.model, self.dtype, self.device, self.device_map)
-        return self.many.run(source, defaults, scores=scores)
+        return self.many.run(source, defaults, scores=scores, options=options)
 
     def _files(self) -> dict[str, Path]:
         """The files to write, by the name of their writer."""
         files = {"json": self.json, "html": self.html}
         return {kind: path for kind, path in files.items() if path is not None}
 
-    def _response(self) -> str | None:
-        """The response that is given.
-
-        Raises:
-            UserError: two are given, or the file cannot be read.
-        """
-        if self.response_file is None:
-            return self.response
-        if self.response is not None:
-            raise UserError("--response and --response-file are both given: give one of them.")
-        try:
-            return self.response_file.read_text(encoding="utf-8").rstrip("\r\n")
-        except OSError as error:
-            raise UserError(f"{self.response_file} cannot be read: {error.strerror}.") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{self.response_file} is no text in UTF-8.") from None
-
     def _prompt_file(self) -> Path | None:
-        """The file that holds the prompt, or its demonstrations; None where documents do.
+        """The file that holds the prompt; None where documents do.
 
         Raises:
             UserError: none is given, or two are.
         """
-        if self.sources.documents is not None:
-            for name in ("prompt", "demonstrations"):
-                if getattr(self, name) is not None:
-                    raise UserError(f"--{name} and --documents are both given: give one of them.")
-            return None
-        if self.prompt is not None and self.demonstrations is not None:
-            raise UserError("--prompt and --demonstrations are both given: give one of them.")
-        if self.demonstrations is not None and self.query is None:
-            raise UserError("--demonstrations needs --query, the input whose output the model is to say.")
-        path = self.prompt or self.demonstrations
-        if path is not None:
+        path = self.file(self.sources.documents)
+        if path is not None or self.sources.documents is not None:
             return path
         if self.model != "bundled":
             raise UserError(_NO_PROMPT.format(model=shlex.quote(self.model)))

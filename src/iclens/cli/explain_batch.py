@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +71,14 @@ class Many:
         check_at_least_one(batch_tokens=self.batch_tokens)
         self.where.check()
 
-    def run(self, source: ModelSource, defaults: Defaults, *, scores: tuple[str, ...]) -> int:
+    def run(
+        self,
+        source: ModelSource,
+        defaults: Defaults,
+        *,
+        scores: tuple[str, ...],
+        options: Mapping[str, Any] | None = None,
+    ) -> int:
         """Explain every prompt; 0, or 1 when a batch failed or a residual exceeds its tolerance."""
         from iclens.lens.lens import check_scores
         from iclens.lens.many.lines import read_lines
@@ -88,7 +95,8 @@ class Many:
         lines = self._checked(read_lines(self.batch, outline, defaults))
         most_tokens = self.batch_tokens or tokens_at_once(outline)
         threads = self.where.threads
-        work = Work.plan(source, outline, lines, scores=scores, most_tokens=most_tokens, threads=threads)
+        how: dict[str, Any] = {"scores": scores, "most_tokens": most_tokens, "threads": threads, "options": options}
+        work = Work.plan(source, outline, lines, **how)
         parts = Parts(self.out.with_name(self.out.name + ".parts"))
         if work.is_in(self.out) and not parts.folder.is_dir():
             return self._said_present()

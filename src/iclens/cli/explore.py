@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from iclens.cli.output import note, say
-from iclens.cli.prompt_options import prompt_options
+from iclens.cli.prompt_options import OnePrompt, prompt_options
+from iclens.cli.response_options import Responses
+from iclens.cli.source_options import Sources
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.work.progress import stages
@@ -16,22 +20,15 @@ from iclens.work.progress import stages
 
 @command("explore")
 @dataclass(frozen=True)
-class Explore:
-    r"""Serve a page on this machine in which a prompt can be edited, and what every demonstration does is seen at once.
+class Explore(OnePrompt):
+    """Serve a page on this machine in which a prompt can be edited, and what each part of it does is seen at once.
 
-    Ctrl-C ends it.
+    The page opens with a prompt of yours, in any form that `iclens explain` reads, or with an example. Ctrl-C ends it.
 
     Attributes:
-        model: "bundled", "smollm2", a local folder, a .gguf file, or a hub name.
-        prompt: the prompt to open with: plain text with blank lines between demonstrations and the query last.
-        instruction: text to put before its demonstrations.
-        instruction_blocks: how many of its first blocks are an instruction.
-        template: how to write a pair, with {input} and {output}; \n is a line break.
-        query: the new input to complete, where the file holds demonstrations alone.
-        separator: what stands between its demonstrations, instead of blank lines; \n is a line break.
-        template_args: arguments of the chat template, each key=value, e.g. enable_thinking=false.
-        system_in_user: put a chat's system message before the first user message, where the template has no such role.
-        answers: candidate answers to open with.
+        sources: what is scored, where it is not demonstrations.
+        responses: what is explained, where it is no answer.
+        seed: seed of the response that --generate draws; when left out, it is the likeliest.
         store: the store of runs to show.
         gallery: the folder of reproductions to show.
         port: port to listen on; 0 for any that is free.
@@ -41,16 +38,9 @@ class Explore:
         device: where to compute, e.g. cpu or cuda.
     """
 
-    model: str = "bundled"
-    prompt: Path | None = None
-    instruction: str | None = None
-    instruction_blocks: int = 0
-    template: str | None = None
-    query: str | None = None
-    separator: str | None = None
-    template_args: tuple[str, ...] = ()
-    system_in_user: bool = False
-    answers: tuple[str, ...] = ()
+    sources: Annotated[Sources, tyro.conf.arg(name="")] = field(default_factory=Sources)
+    responses: Annotated[Responses, tyro.conf.arg(name="")] = field(default_factory=Responses)
+    seed: int | None = None
     store: Path = Path("iclens-runs")
     gallery: Path = Path("iclens-out/gallery")
     port: int = 8765
@@ -61,40 +51,36 @@ class Explore:
 
     def run(self) -> int:
         """Load the model, answer the first question once, and serve until interrupted."""
-        options = prompt_options(self)
-        for name in vars(options).keys() & vars(self).keys() if self.prompt is None else ():
-            if getattr(self, name) != getattr(Explore, name):
-                raise UserError(f"--{name.replace('_', '-')} says how a prompt is written: give --prompt FILE with it.")
+        self.sources.check(None)
+        path, response = self._file(), self.responses.arguments()
         listening = _listen(self.host, self.port)
         try:
             with stages("exploring") as stage:
                 stage("loading the model")
                 import uvicorn
 
-                from iclens.explorer.app import VIEWS, build_app
-                from iclens.explorer.ask import Ask
+                from iclens.explorer.app import build_app
                 from iclens.explorer.guard import is_loopback
-                from iclens.explorer.opening import opening
-                from iclens.explorer.viewed import Kept
+                from iclens.explorer.opening import opening, warm
+                from iclens.explorer.writing import write
                 from iclens.lens.model.loading import load
-                from iclens.lens.prompt import read_prompt
 
                 lens_model = load(self.model, dtype=self.dtype, device=self.device)
                 lens_model.require_causal()
-                prompt = None
-                if self.prompt is not None:
-                    prompt = read_prompt(self.prompt, lens_model.tokenizer, **vars(options))
-                example = opening(self.model, prompt, self.answers)
+                given = path is not None or self.sources.documents is not None
+                prompt = self.sources.read(self, lens_model.tokenizer, path) if given else None
+                example = opening(self.model, prompt, self.answers, bool(self.responses.given), **self._asked(response))
+                if self.responses.generate is not None:
+                    stage("writing a response")
+                    written = write(lens_model, example, self.responses.generate, self.seed)
+                    example["response"] = written["response"]
                 stage("reading the first prompt")
                 # The first pass of a process is slow; the first user should not wait for it. It also shows what is
                 # wrong with the user's prompt before a page opens; what is wrong with ours, the page says.
                 try:
-                    viewed = Kept(lens_model).of(Ask.read(example, lens_model.tokenizer))
-                    for name, view in VIEWS.items():
-                        asked = {**example, "layer": 0, "head": 0} if name == "head" else example
-                        view(viewed, Ask.read(asked, lens_model.tokenizer))
+                    warm(lens_model, example)
                 except UserError:
-                    if self.prompt is not None or self.answers:
+                    if given or self.answers or self.answer or self.responses.given:
                         raise
             alone = is_loopback(self.host)
             names = (self.host, socket.gethostname())
@@ -118,6 +104,26 @@ class Explore:
             return 0
         finally:
             listening.close()
+
+    def _asked(self, response: dict[str, Any]) -> dict[str, Any]:
+        """The question that the page opens with, beside its prompt and candidate answers."""
+        told = {name: value for name, value in response.items() if name != "generate"}
+        return told | {"answer": self.answer, "within": self.sources.within, "budget": self.sources.budget}
+
+    def _file(self) -> Path | None:
+        """The file that holds the prompt; None where documents do, or where the page opens with an example.
+
+        Raises:
+            UserError: two are given, or options that say how a prompt is written without one.
+        """
+        path = self.file(self.sources.documents)
+        if path is None and self.sources.documents is None:
+            untold = vars(prompt_options(Explore()))
+            for name, value in vars(prompt_options(self)).items():
+                if value != untold[name]:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise UserError(f"{flag} says how a prompt is written: give --prompt FILE with it.")
+        return path
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""Options of `iclens explain` that say what is scored: documents and their question, pieces of a text, messages."""
+"""Options that say what is scored: documents and their question, pieces of a text, messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from iclens.lens.prompt import Prompt
 
 _OF_DOCUMENTS = ("question", "as_chat")
-_ONE_PROMPT = ("documents", "question", "within", "budget")
+_ONE_PROMPT = ("documents", "question")
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,21 @@ class Sources:
         if self.budget < 0:
             raise UserError(f"--budget {self.budget}: give a number of passes, 0 or more.")
 
-    def read(self, command: Any, tokenizer: Any) -> Prompt:
-        """Read the prompt of the documents.
+    def read(self, command: Any, tokenizer: Any, path: Path | None = None) -> Prompt:
+        """Read the prompt of a file, or of the documents where there is none.
 
         Raises:
-            UserError: a file that cannot be read, or the documents make no prompt.
+            UserError: a file that cannot be read, or that makes no prompt.
         """
-        from iclens.lens.prompt import read_document
+        from iclens.lens.prompt import read_document, read_prompt
         from iclens.lens.prompt.document_files import read_documents
 
+        options = prompt_options(command)
+        if path is not None:
+            return read_prompt(path, tokenizer, **vars(options))
         assert self.documents is not None
         if command.query is not None:
             raise UserError("--query is for demonstrations: give --question with --documents.")
-        options = prompt_options(command)
         document = {"documents": read_documents(self.documents), "question": self.question}
         template = _template(command.template)
         document |= {} if template is None else {"template": template}

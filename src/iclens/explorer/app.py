@@ -27,9 +27,11 @@ from iclens.explorer.lab_view import lab_view, saved_lab
 from iclens.explorer.layers_view import layers_view
 from iclens.explorer.runs_view import Runs
 from iclens.explorer.snapshot import question_snapshot
+from iclens.explorer.splitting import split_anew
 from iclens.explorer.viewed import Kept, Viewed
+from iclens.explorer.writing import write
 from iclens.lens import LensModel
-from iclens.lens.building import SCORES
+from iclens.lens.building import OPENING
 
 MOST_BYTES = 1_000_000
 """Largest question that is read."""
@@ -71,7 +73,7 @@ def build_app(
 
     async def home(request: Request) -> Response:
         opened = {"mode": "live", "model": facts, "example": example, "lab": lab_facts()}
-        return HTMLResponse(page.served({**opened, "scores": SCORES}))
+        return HTMLResponse(page.served({**opened, "scores": OPENING}))
 
     async def asked(
         request: Request, read: Callable[[Any], Asked], work: Callable[[Asked], Response], turn: asyncio.Lock
@@ -120,6 +122,16 @@ def build_app(
 
         return await asked(request, read_ask, work, model_turn)
 
+    async def write_response(request: Request) -> Response:
+        # The model's tokens are drawn in its turn; what is asked is read there, too.
+        return await asked(request, dict, lambda question: _json(write(lens_model, question)), model_turn)
+
+    async def split(request: Request) -> Response:
+        def read(document: Any) -> Ask:
+            return split_anew(document, lens_model.tokenizer)
+
+        return await asked(request, read, lambda ask: _json(ask.to_document()), files_turn)
+
     async def lab(request: Request) -> Response:
         return await asked(request, LabAsk.read, lambda ask: _json(lab_view(ask)), lab_turn)
 
@@ -131,6 +143,8 @@ def build_app(
         Route("/explorer.js", lambda request: Response(page.script(), media_type="text/javascript")),
         Route("/explorer.css", lambda request: Response(page.style(), media_type="text/css")),
         *(Route(f"/api/{name}", numbers(view), methods=["POST"]) for name, view in VIEWS.items()),
+        Route("/api/write", write_response, methods=["POST"]),
+        Route("/api/split", split, methods=["POST"]),
         Route("/api/save", save, methods=["POST"]),
         Route("/api/lab", lab, methods=["POST"]),
         Route("/api/lab-save", save_lab, methods=["POST"]),

@@ -6,17 +6,33 @@ from dataclasses import dataclass
 from typing import Any
 
 from iclens.errors import UserError
-from iclens.explorer.reading import known, texts, whole
-from iclens.lens.building import SCORES
+from iclens.explorer.reading import known, text, texts, whole
+from iclens.lens.building import OPENING
 from iclens.lens.lens import check_scores
 from iclens.lens.prompt import Prompt, read_document
 from iclens.lens.prompt.documents import read_answers
+from iclens.lens.read.margin import MEASURES
 
 _PROMPT = (
     "text", "prompt", "messages", "demonstrations", "query", "instruction", "instruction_blocks", "template",
-    "separator", "template_args", "system_in_user",
+    "separator", "template_args", "system_in_user", "documents", "question", "as_chat", "split", "score_instruction",
+    "spans", "names",
 )  # fmt: skip
-_KEYS = (*_PROMPT, "document", "answers", "answer", "off", "layer", "head", "scores")
+_SAID = ("response", "statement", "foil", "measure")
+_KEYS = (
+    *_PROMPT,
+    "document",
+    "sources",
+    "answers",
+    "answer",
+    *_SAID,
+    "within",
+    "budget",
+    "off",
+    "layer",
+    "head",
+    "scores",
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +43,13 @@ class Ask:
         prompt: the prompt, with every demonstration.
         answers: candidate answers; empty for the likeliest next token.
         answer: the answer to explain, or None.
-        off: indices of the demonstrations that are switched off.
+        response: the text that is explained instead of an answer, or None.
+        statement: the part of the response that is read, or None for all of it.
+        foil: another response, whose log-probability is subtracted, or None.
+        measure: what is read of the response, see `iclens.explain`.
+        within: the pieces of the sources that are shown, see `iclens.explain`, or None.
+        budget: how many texts are really deleted.
+        off: indices of the sources that are switched off.
         layer: the layer that is looked at, or None.
         head: the head that is looked at, or None.
         scores: the scores of the whole explanation.
@@ -36,10 +58,16 @@ class Ask:
     prompt: Prompt
     answers: tuple[str, ...] = ()
     answer: str | None = None
+    response: str | None = None
+    statement: str | None = None
+    foil: str | None = None
+    measure: str = MEASURES[0]
+    within: str | None = None
+    budget: int = 0
     off: tuple[int, ...] = ()
     layer: int | None = None
     head: int | None = None
-    scores: tuple[str, ...] = SCORES
+    scores: tuple[str, ...] = OPENING
 
     @classmethod
     def read(cls, document: Any, tokenizer: Any = None) -> Ask:
@@ -48,6 +76,8 @@ class Ask:
         The prompt is an object that `read_document` reads, or `"document"`, which holds any that it reads. Beside the
         latter, the blocks that the page shows for it may stand (`"demonstrations"`, `"query"`, `"instruction"`):
         where they were edited, they are the prompt.
+
+        `"sources"`, what `to_document` calls them, is not read: their prompt names them.
 
         Args:
             document: the question.
@@ -62,9 +92,34 @@ class Ask:
         parts = {key: document[key] for key in _PROMPT if document.get(key) is not None}
         prompt = _prompt(document.get("document"), parts, tokenizer)
         off = _off(document.get("off") or [], len(prompt.demonstrations))
-        scores = tuple(texts(document, "scores")) or SCORES
+        scores = tuple(texts(document, "scores")) or OPENING
         check_scores(scores)
-        return cls(prompt, answers, answer or None, off, whole(document, "layer"), whole(document, "head"), scores)
+        return cls(
+            prompt,
+            answers,
+            answer or None,
+            text(document, "response") or None,
+            text(document, "statement") or None,
+            text(document, "foil") or None,
+            text(document, "measure") or MEASURES[0],
+            text(document, "within") or None,
+            whole(document, "budget") or 0,
+            off,
+            whole(document, "layer"),
+            whole(document, "head"),
+            scores,
+        )
+
+    @property
+    def said(self) -> dict[str, str]:
+        """The arguments of `iclens.explain` that say which response is explained, where they are not the defaults."""
+        return {name: value for name in _SAID if (value := getattr(self, name)) != getattr(Ask, name)}
+
+    @property
+    def inside(self) -> dict[str, Any]:
+        """Those that say what is looked at within the sources, and deleted."""
+        told = {"within": self.within, "budget": self.budget}
+        return {name: value for name, value in told.items() if value}
 
     def to_document(self) -> dict[str, Any]:
         """Write the question as the page edits it: blocks of text, and the document from which these were read.
@@ -74,9 +129,17 @@ class Ask:
         document = self.prompt.document
         if document is None and not _give(self.prompt, _blocks(self.prompt)):
             document = self.prompt.to_document()
-        written = {} if document is None else {"document": document}
-        given = {"answers": list(self.answers), "answer": self.answer, "off": list(self.off)}
-        scores = {} if self.scores == SCORES else {"scores": list(self.scores)}
+        written: dict[str, Any] = {} if document is None else {"document": document}
+        named = {"sources": [{"name": str(name), "kind": name.kind} for name in self.prompt.names]}
+        written |= named if self.prompt.names else {}
+        given = {
+            "answers": list(self.answers),
+            "answer": self.answer,
+            **self.said,
+            **self.inside,
+            "off": list(self.off),
+        }
+        scores = {} if self.scores == OPENING else {"scores": list(self.scores)}
         return {**_blocks(self.prompt), **written, **given, "layer": self.layer, "head": self.head, **scores}
 
 

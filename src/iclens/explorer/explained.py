@@ -11,6 +11,7 @@ from iclens.explorer.ask import Ask
 from iclens.explorer.snapshot import snapshot
 from iclens.explorer.viewed import Viewed
 from iclens.lens import VIEWS, WRITERS, Explanation
+from iclens.lens.prompt.pieces import PIECES
 from iclens.lens.prompt.tokens import FIRST
 
 _NO_PYTHON = "# The explanation was saved without its prompt's parts: repeat the command, where there is one."
@@ -27,7 +28,9 @@ def explained_page(found: Explanation) -> str:
     """
     if found.lens is None:
         return page.saved(snapshot(found, _blocks(found), _NO_PYTHON))
-    ask = Ask(found.lens.prompt, *_answers(found))
+    told: dict[str, Any] = _response(found) | _inside(found)
+    answers, answer = _answers(found)
+    ask = Ask(found.lens.prompt, answers=answers, answer=answer, **told)
     options = recreate.options_of(found)
     if not found.command:
         found = replace(found, command=recreate.command(ask, found.lens.model, **options))
@@ -96,6 +99,22 @@ def _answers(found: Explanation) -> tuple[tuple[str, ...], str | None]:
     return tuple(one.text for one in candidates), None if likeliest.chosen else found.answer
 
 
+def _response(found: Explanation) -> dict[str, Any]:
+    """The response that was explained, by the attributes of a question."""
+    said = found.response
+    if said is None:
+        return {}
+    return {"response": said.text, "statement": said.statement, "foil": said.foil, "measure": said.measure}
+
+
+def _inside(found: Explanation) -> dict[str, Any]:
+    """What was looked at within the sources, and how many texts were deleted for it."""
+    within = next((way for way, kind in PIECES.items() for one in found.sources[0].pieces if one.kind == kind), None)
+    wholes = [] if "rerun" in found.scores else [one.rerun_margin_change for one in found.sources]
+    parts = [one.rerun_margin_change for effect in found.sources if effect.pieces[1:] for one in effect.pieces]
+    return {"within": within, "budget": sum(change is not None for change in (*wholes, *parts))}
+
+
 def _blocks(found: Explanation) -> dict[str, Any]:
     """The question as the page shows it, from what is stored of its prompt."""
     texts = {
@@ -106,5 +125,8 @@ def _blocks(found: Explanation) -> dict[str, Any]:
         texts["instruction"] = begun
     texts = {role: text.strip() for role, text in texts.items()}
     answers, answer = _answers(found)
-    given = {"answers": list(answers), "answer": answer, "off": [], "layer": None, "head": None}
-    return {**texts, "demonstrations": [effect.text for effect in found.sources], **given}
+    given = {"answers": list(answers), "answer": answer, **_response(found), "off": [], "layer": None, "head": None}
+    named = [{"name": effect.name, "kind": effect.kind} for effect in found.sources]
+    numbered = all(effect.shown.startswith("#") for effect in found.sources)
+    blocks = {**texts, "demonstrations": [effect.text for effect in found.sources]}
+    return {**blocks, **({} if numbered else {"sources": named}), **given}

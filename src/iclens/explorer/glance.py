@@ -1,29 +1,35 @@
-"""The answer at a glance: one forward pass and its gradient step; and the answer without some demonstrations."""
+"""The answer at a glance: one forward pass and its gradient step; and the answer without some sources."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from iclens.explorer import recreate
 from iclens.explorer.ask import Ask
+from iclens.explorer.splitting import ways
 from iclens.explorer.viewed import Viewed
 from iclens.lens import Explanation, Lens
+from iclens.lens.building import response_effects
+from iclens.lens.prompt.sources import noun
 from iclens.lens.read.answers import token_text
+from iclens.lens.read.question import Question
+from iclens.lens.read.question import ask as question_of
 
 
 def glance(viewed: Viewed, ask: Ask) -> dict[str, Any]:
-    """Show what an edit shows at once: the answer, and every token's and demonstration's direct effect.
+    """Show what an edit shows at once: the answer or the response, and every token's and source's direct effect.
 
-    With demonstrations switched off, also what the knock-out of them together estimates, and the answer after their
+    With sources switched off, also what the knock-out of them together estimates, and the answer after their
     text was deleted. The entries that `explain` has too have the same names and numbers there; its checks are left out.
 
     Raises:
-        UserError: the prompt, the answers or the demonstrations cannot be handled.
+        UserError: the prompt, the answers or the sources cannot be handled.
     """
-    lens = viewed.lens
+    lens, effects = viewed.lens, response_effects(viewed.lens.passes, 0)
     answer, tokenized = lens.answer, lens.tokenized
     split = viewed.pulls
     texts = [*tokenized.texts, *(token_text(lens.model.tokenizer, index) for index in lens.readout.forced)]
@@ -43,13 +49,18 @@ def glance(viewed: Viewed, ask: Ask) -> dict[str, Any]:
             {
                 "index": i,
                 "text": span.of(tokenized.prompt.text),
+                "name": str(name),
+                "kind": name.kind,
+                "id": name.id,
                 "gradient_step": float(split[..., i].sum()),
                 "by_layer_and_head": split[..., i].tolist(),
             }
-            for i, span in enumerate(tokenized.prompt.demonstrations)
+            for i, (span, name) in enumerate(zip(tokenized.prompt.sources, tokenized.prompt.source_names, strict=True))
         ],
-        "notes": list(tokenized.notes + lens.passes.questions[0].answers.notes),
+        "response": None if effects is None else dataclasses.asdict(effects),
+        "notes": list(tokenized.notes + lens.passes.questions[0].notes),
         "command": recreate.command(ask, lens.model),
+        "ways": ways(ask.prompt),
     }
     return seen | beside(seen, recreate.python(ask, lens.model), without(lens, ask))
 
@@ -64,6 +75,7 @@ def beside(seen: Mapping[str, Any], python: str, less: dict[str, Any] | None = N
     """
     maps = [effect["by_layer_and_head"] for effect in seen["sources"]]
     return {
+        "noun": noun([effect["kind"] for effect in seen["sources"]]),
         "probability": math.exp(seen["answer_log_probability"]),
         "by_layer_and_head": [[sum(cell) for cell in zip(*rows, strict=True)] for rows in zip(*maps, strict=True)],
         "n_tokens": sum(token["role"] != "answer" for token in seen["tokens"]),
@@ -75,7 +87,8 @@ def beside(seen: Mapping[str, Any], python: str, less: dict[str, Any] | None = N
 def whole(viewed: Viewed, ask: Ask) -> Explanation:
     """Explain a question with its scores and all checks; what is off is knocked out together."""
     lens, groups = viewed.lens, [ask.off] if ask.off else []
-    return lens.explanation(ask.scores, knock_out=groups, command=recreate.command(ask, lens.model))
+    told: dict[str, Any] = {"knock_out": groups, "command": recreate.command(ask, lens.model), **ask.inside}
+    return lens.explanation(ask.scores, **told)
 
 
 def explanation(viewed: Viewed, ask: Ask) -> dict[str, Any]:
@@ -84,23 +97,15 @@ def explanation(viewed: Viewed, ask: Ask) -> dict[str, Any]:
 
 
 def without(lens: Lens, ask: Ask) -> dict[str, Any] | None:
-    """Estimate the answer without the demonstrations that are off by their knock-out, and measure it by running anew.
+    """Estimate the answer without the sources that are off by their knock-out, and measure it by running anew.
 
     Changes are with them minus without them: positive where they supported the answer. `error` is the estimated margin
-    minus the measured one. None when no demonstration is off.
+    minus the measured one. None when no source is off.
     """
     if not ask.off:
         return None
     estimated = lens.knock_out([ask.off])
-    # The margin of the whole prompt, so that the two can be compared, whatever the model answers without them.
-    shorter = Lens(
-        lens.model,
-        ask.prompt.without(ask.off),
-        answers=ask.answers or None,
-        answer=ask.answer,
-        readout=lens.readout,
-        held=False,
-    )
+    shorter = Lens(lens.model, _shortened(lens, ask), held=False)
     full, measured = lens.answer, shorter.answer
     margin, log_probability = float(estimated.margins[0]), float(estimated.log_probabilities[0])
     return {
@@ -120,6 +125,21 @@ def without(lens: Lens, ask: Ask) -> dict[str, Any] | None:
             **_said(shorter),
         },
     }
+
+
+def _shortened(lens: Lens, ask: Ask) -> Question:
+    """The same question without the text of what is off; a response is read by its own tokens."""
+    own = lens.passes.questions[0]
+    question = question_of(lens.model, ask.prompt.without(ask.off), ask.answers or None, ask.answer)
+    # The margin of the whole prompt, so that the two can be compared, whatever the model answers without them.
+    question = replace(question, readout=lens.readout)
+    if own.response is None:
+        return question
+    question = replace(question, response=own.response)
+    if own.foil is None or own.foil.response is None:
+        return question
+    foil = own.foil.response
+    return replace(question, foil=replace(question, response=foil, readout=foil.readout))
 
 
 def _said(lens: Lens) -> dict[str, Any]:

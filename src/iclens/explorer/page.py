@@ -14,10 +14,11 @@ from typing import Any
 
 _STATIC = files("iclens.explorer") / "static"
 _REPORT_STYLES = [files("iclens.report") / "templates" / name for name in ("page.css", "verdicts.css")]
-_STYLES = [_STATIC / name for name in ("explorer.css", "lab.css")]
+_STYLES = [_STATIC / name for name in ("explorer.css", "sources.css", "response.css", "lab.css")]
 _SCRIPTS = (
-    *("elements", "numbers", "scores", "address", "state", "server", "views"),
-    *("editor", "answer", "tokens", "bound", "heads", "layers", "details", "share"),
+    *("elements", "numbers", "names", "scores", "address", "state", "server", "views"),
+    *("pieces", "sources", "editor", "asking", "sentences", "response", "linked"),
+    *("answer", "tokens", "bound", "heads", "layers", "details", "share"),
     *("chart", "panels", "recipes", "runs"),
     *("labstate", "labplot", "labpoints", "labcontrols", "labskeleton", "lab"),
     "main",
@@ -51,7 +52,8 @@ def _scoped(name: str, text: str) -> str:
         text,
         flags=re.MULTILINE,
     )
-    text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
+    # A saved page carries the script: without its comments and indents there is more room for numbers.
+    text = re.sub(r"^[ \t]*(?:export |//.*\n|/\*\*[\s\S]*?\*/\n)?", "", text, flags=re.MULTILINE)
     return f"modules.{name} = (() => {{\n{text}return {{ {', '.join(exported)} }};\n}})();"
 
 

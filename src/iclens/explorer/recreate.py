@@ -13,7 +13,8 @@ import torch
 
 from iclens.explorer.ask import Ask
 from iclens.lens import Explanation, LensModel, Prompt, explain
-from iclens.lens.building import SCORES
+from iclens.lens.building import OPENING
+from iclens.lens.prompt.sources import DOCUMENT
 
 _NO_COMMAND = "# No prompt file gives this prompt, whose parts were set in Python: copy the Python instead."
 
@@ -23,6 +24,10 @@ def options_of(found: Explanation) -> dict[str, Any]:
     given: dict[str, Any] = {
         "scores": found.scores,
         "knock_out": tuple(group.demonstrations for group in found.group_knock_outs),
+        "nodes": found.lens.passes.nodes,
+        "edges": found.edges,
+        "pairs": found.pairs is not None,
+        "grounding": _grounding(found),
         "faithfulness": bool(found.faithfulness),
         "precise": found.lens.passes.precise,
         "n_next": len(found.next_tokens),
@@ -30,6 +35,12 @@ def options_of(found: Explanation) -> dict[str, Any]:
     }
     defaults = signature(explain).parameters
     return {name: value for name, value in given.items() if value != defaults[name].default}
+
+
+def _grounding(found: Explanation) -> bool | None:
+    """Whether it was asked for, where it is not as it is for such sources anyway."""
+    told = found.grounding is not None
+    return None if told == (found.noun == DOCUMENT) else told
 
 
 def command(ask: Ask, lens_model: LensModel, **options: Any) -> str:
@@ -59,11 +70,17 @@ def command(ask: Ask, lens_model: LensModel, **options: Any) -> str:
     words += ["--answers", *(_answer(ask, answer) for answer in ask.answers)] if ask.answers else []
     words += ["--answer", _answer(ask, ask.answer)] if ask.answer is not None else []
     for option, value in (_beyond(ask) | options).items():
+        if option == "grounding":
+            # The command line has no option for it; every other number is the same.
+            continue
         words.append("--" + ("next-tokens" if option == "n_next" else option.replace("_", "-")))
         if option == "knock_out":
             words += [",".join(map(str, group)) for group in value]
+        elif isinstance(value, tuple):
+            words += map(str, value)
         elif not isinstance(value, bool):
-            words += map(str, value) if isinstance(value, tuple) else [str(value)]
+            # A text that begins with a dash would be taken for an option.
+            words[-1:] = [f"{words[-1]}={value}"] if str(value).startswith("-") else [words[-1], str(value)]
     end = "END"
     while end in content.split("\n"):
         end += "_"
@@ -104,8 +121,8 @@ def python(ask: Ask, lens_model: LensModel, **options: Any) -> str:
 
 def _beyond(ask: Ask) -> dict[str, Any]:
     """Further arguments of `explain` that a question stands for."""
-    scores = {} if ask.scores == SCORES else {"scores": ask.scores}
-    return scores | ({"knock_out": (ask.off,)} if ask.off else {})
+    scores = {} if ask.scores == OPENING else {"scores": ask.scores}
+    return ask.said | ask.inside | scores | ({"knock_out": (ask.off,)} if ask.off else {})
 
 
 def _loading(lens_model: LensModel) -> dict[str, str]:

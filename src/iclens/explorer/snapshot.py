@@ -23,7 +23,7 @@ from iclens.lens.scored import BY_WEIGHT
 MOST_HEADS = 12
 _MOST_MAPS = 8_000
 """Numbers of the maps of single demonstrations that are still saved."""
-_MOST_HEAD_BYTES = 200_000
+_MOST_HEAD_BYTES = 170_000
 """What heads may take of the page together: with long prompts fewer are saved."""
 
 _NO_MODEL = (

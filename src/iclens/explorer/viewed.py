@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
 from iclens.explorer.ask import Ask
 from iclens.lens import Lens, LensModel
-from iclens.lens.building import SCORES
+from iclens.lens.building import OPENING
 from iclens.lens.prompt.tokens import FIRST, by_source
 from iclens.lens.scores.gradient_step import gradient_step
 
@@ -101,10 +102,11 @@ class Kept:
             UserError: the prompt or the answers cannot be handled.
         """
         # What is off or looked at, and every score, is read from the same lens.
-        asked = replace(ask, off=(), layer=None, head=None, scores=SCORES)
+        asked = replace(ask, off=(), layer=None, head=None, scores=OPENING, within=None, budget=0)
         viewed = self._kept.pop(asked, None)
         if viewed is None:
-            viewed = Viewed(Lens(self.lens_model, ask.prompt, answers=ask.answers or None, answer=ask.answer))
+            told: dict[str, Any] = {"answers": ask.answers or None, "answer": ask.answer, **ask.said}
+            viewed = Viewed(Lens(self.lens_model, ask.prompt, **told))
         self._kept[asked] = viewed
         while len(self._kept) > 1 and self._n_tokens() > self.most_tokens:
             self._kept.popitem(last=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from iclens.lens.facts import (
     OtherPart,
     Residual,
     ResponseEffects,
+    StatementEffects,
     Token,
     total,
 )
@@ -32,15 +34,31 @@ from iclens.lens.remarks import (
     about_experts,
     about_fallback,
     about_rounding,
+    about_statements,
     about_the_first_token,
 )
-from iclens.lens.scored import BY_WEIGHT, Scored, scored
+from iclens.lens.scored import BY_WEIGHT, scored
 from iclens.lens.scores.faithfulness import agreements
 
 SCORES = ("influence", "gradient_step")
-"""The scores of an explanation where none are chosen."""
+"""The scores of many prompts where none are chosen, which go through the model side by side."""
+
+OPENING = ("influence_deletions", *SCORES)
+"""The scores of one prompt where none are chosen, the one that orders its sources first."""
+
+DESIGNED = 20
+"""Sources up to which deletions of a few passes say more than the influence alone."""
 
 _ROLES = (FIRST, "instruction", "separator", "special", "query", "answer")
+
+
+def usual_scores(n_sources: int) -> tuple[str, ...]:
+    """The scores of one prompt where none are chosen: its deletions are left out where too few would fit.
+
+    Up to 20 sources the order is by the influence corrected by real deletions, beyond by the influence;
+    docs/attribution.md says why.
+    """
+    return OPENING if n_sources <= DESIGNED else SCORES
 
 
 def explanations(
@@ -52,6 +70,8 @@ def explanations(
     pairs: bool = False,
     seed: int = 0,
     grounding: bool | None = None,
+    matrix: bool = True,
+    pieces: bool = False,
     others: Mapping[str, Sequence[float]] | None = None,
     n_next: int = 10,
     command: str = "",
@@ -59,8 +79,8 @@ def explanations(
     """Explain every prompt of some passes; nothing runs that the scores do not need.
 
     The score that comes first orders the sources. `knock_out` are groups of sources to knock out together in every
-    prompt, `others` the scores of further methods, one number per source of a single prompt. `edges`,
-    `pairs`, `seed` and `grounding` are those of `explain`.
+    prompt, `others` the scores of further methods, one number per source of a single prompt. With `pieces`, statements
+    of a response are scored by token. `edges`, `pairs`, `seed`, `matrix` and `grounding` are those of `explain`.
 
     Raises:
         UserError: unknown edges.
@@ -68,7 +88,8 @@ def explanations(
     model, traced, questions = passes.lens_model, passes.traced, passes.questions
     if edges is not None and edges not in EDGES:
         raise UserError(f"the edges are {edges!r}: give {' or '.join(map(repr, EDGES))}.")
-    found_scores = scored(passes, scores, knock_out=knock_out, edges=edges, pairs=pairs, seed=seed)
+    how: dict[str, Any] = {"edges": edges, "pairs": pairs, "seed": seed, "matrix": matrix, "pieces": pieces}
+    found_scores = scored(passes, scores, knock_out=knock_out, **how)
     residuals, by_token = found_scores.residuals, found_scores.by_token
     of_tokens = {name: values.tolist() for name, values in by_token.items()}
     largest = traced.readouts.largest(traced.logits)
@@ -100,7 +121,9 @@ def explanations(
             )
             for t, (text, part, role) in enumerate(zip(texts, parts_of, roles, strict=False))
         )
-        response = _response(passes, found_scores, b)
+        of_response = found_scores.of_tokens[b]
+        by_token_of_it = () if of_response is None else of_response.influence.tolist()
+        response = response_effects(passes, b, by_token_of_it, found_scores.statements[b])
         complete, taken = found_scores.completeness(b), found_scores.taken(b)
         checks = tuple(
             Residual(name, float(residuals[key][b]), limits[key][b], key)
@@ -145,6 +168,7 @@ def explanations(
                     *about_certainty(taken, prompt.noun),
                     *about_the_first_token(tokens[0], sunk[b], prompt.noun),
                     *about_experts(model),
+                    *about_statements(question.response),
                     *about_fallback(*found_scores.fallback(b)),
                     *about_rounding(answer.margin, float(uncertainty(largest[b], model.dtype)), dtype),
                 ),
@@ -166,22 +190,39 @@ def _others(tokens: Sequence[Token]) -> tuple[OtherPart, ...]:
     return tuple(parts)
 
 
-def _response(passes: Passes, found: Scored, b: int) -> ResponseEffects | None:
-    """The response that one prompt's explanation is of."""
-    response, foil, of_tokens = passes.questions[b].response, passes.questions[b].foil, found.of_tokens[b]
+def response_effects(
+    passes: Passes, b: int, influence: Sequence[Sequence[float]] = (), by_statement: Iterable[torch.Tensor] = ()
+) -> ResponseEffects | None:
+    """Describe the response that one prompt's explanation is of, by the traced pass; None where answers are explained.
+
+    Args:
+        passes: the passes over the prompts.
+        b: which of them.
+        influence: of every source on each token, where it is known.
+        by_statement: of every source on each statement, where it is known.
+    """
+    response, foil = passes.questions[b].response, passes.questions[b].foil
     if response is None:
         return None
-    log_ps = doubled(passes.traced.readouts.token_log_probabilities(passes.traced.logits)[b])
+    readouts = passes.traced.readouts
+    log_ps = doubled(readouts.token_log_probabilities(passes.traced.logits)[b])[: len(response.tokens)].tolist()
+    statements = tuple(
+        StatementEffects(
+            one.start, one.end, one.first, one.last, sum(log_ps[one.first : one.last]), tuple(row.tolist())
+        )
+        for one, row in zip(passes.questions[b].statements, by_statement, strict=False)
+    )
     return ResponseEffects(
         response.text,
         response.tokens,
-        tuple(log_ps[: len(response.tokens)].tolist()),
+        tuple(log_ps),
         response.measure,
         response.first,
         response.last,
         response.statement,
-        None if foil is None or foil.response is None else foil.response.text,
-        () if of_tokens is None else tuple(map(tuple, of_tokens.influence.tolist())),
+        None if foil is None or foil.response is None else foil.response.statement or foil.response.text,
+        tuple(map(tuple, influence)),
+        statements,
     )
 
 

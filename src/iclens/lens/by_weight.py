@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,33 +12,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from iclens.lens.model.placed import doubled
+from iclens.lens.of_response import ResponseInfluence
 from iclens.lens.prompt.tokens import by_source
-from iclens.lens.read.margin import Readouts
-from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.weighted import Edges
 from iclens.lens.scores.influence import HALF, Influence, influence, logits_at, where_it_shows
 from iclens.lens.scores.pairs import N_CHECKS, N_VECTORS, Pairs, fit, weight_vectors
 from iclens.lens.scores.shares import Shares, shares
-from iclens.lens.scores.tangents import token_influence
 
 if TYPE_CHECKING:
     from iclens.lens.passes import Passes
-
-
-@dataclass(frozen=True)
-class OfResponse:
-    """What each source does to each token of a response, where the influence was taken.
-
-    Attributes:
-        influence: ∂ log p_t / ∂w_i, per the influence's unit.
-        residual: how far the sum over the tokens that are read is from the influence on what is read of them,
-            relative to the largest sum of absolute values.
-        fallback: why a backward pass was taken for each token, where forward derivatives should have been; or empty.
-    """
-
-    influence: Float[Tensor, "n_tokens n_sources"]
-    residual: float
-    fallback: str
 
 
 @dataclass(eq=False, repr=False)
@@ -48,7 +31,6 @@ class ByWeight:
     _influences: dict[tuple[tuple[float, ...] | None, bool], Influence] = field(default_factory=dict, init=False)
     _shares: dict[tuple[int, bool], Shares] = field(default_factory=dict, init=False)
     _nothing: dict[bool, Tensor] = field(default_factory=dict, init=False)
-    _responses: dict[tuple[int, bool], OfResponse] = field(default_factory=dict, init=False)
     _pairs: dict[tuple[int, int, int], tuple[Pairs, ...]] = field(default_factory=dict, init=False)
 
     def influence(
@@ -136,39 +118,14 @@ class ByWeight:
             )
         return self._pairs[n_vectors, seed, n_checks]
 
-    def of_response(self, b: int, *, query_only: bool = False) -> OfResponse:
-        """Divide one prompt's influence among the tokens of its response, which must be given."""
-        if (b, query_only) in self._responses:
-            return self._responses[b, query_only]
-        taken, question = self.influence(query_only=query_only), self.passes.questions[b]
-        response, tokenized = question.response, question.tokenized
-        assert response is not None
-        (every, _), n = self.passes.asked, tokenized.n_tokens + len(response.token_ids) - 1
-        tokens = PaddedTokens(every.ids[b : b + 1, :n], every.lengths[b : b + 1], every.starts[b : b + 1])
-        readouts = Readouts.of([response.readout], [tokenized.n_tokens - 1], self.passes.lens_model.index_device)
-        groups, starts = self.passes.groups[b, :n], tokens.starts
-        edges = Edges(groups[None].to(starts.device), starts if query_only else torch.zeros_like(starts))
-        weights, n_sources = taken.weights[b : b + 1, :n], tokenized.n_demonstrations
-        of_sources = torch.ones(n_sources).double().scatter(0, groups[groups >= 0], weights[0, groups >= 0].double())
-        with self.passes.stage("influence on every token"):
-            found = token_influence(self.passes.lens_model, tokens, readouts, edges, weights, n_sources)
-            self.passes.forward_passes += found.cost[0] / len(self.passes.questions)
-            self.passes.backward_passes += found.cost[1] / len(self.passes.questions)
-            alone = self._alone(b, of_sources[None], query_only)
-        expected = by_source(alone.by_head[:, ..., :n].double().sum((1, 2)), groups[None], n_sources)[0, :-1]
-        read = slice(response.first, response.last)
-        # Of the logit of p, the derivative is that of log p over 1 − p.
-        rest = -torch.expm1(found.log_probabilities[read].sum()) if response.measure == "logit" else 1.0
-        parts = found.by_source[read] / rest
-        largest = torch.maximum(expected.abs(), parts.abs().sum(0)).max().clamp_min(torch.finfo().tiny)
-        residual = float((parts.sum(0) - expected).abs().max() / largest)
-        unit = float(taken.unit[b]) / of_sources
-        self._responses[b, query_only] = OfResponse(found.by_source * unit, residual, found.fallback)
-        return self._responses[b, query_only]
-
-    def _alone(self, b: int, weights: Float[Tensor, "1 n_sources"], query_only: bool) -> Influence:
+    def alone(self, b: int, weights: Float[Tensor, "1 n_sources"], query_only: bool) -> Influence:
         """The influence on one prompt's read-out where `influence` took it."""
         return self.influence(query_only=query_only)[b : b + 1]
+
+    @cached_property
+    def responses(self) -> ResponseInfluence:
+        """The influence divided among the tokens and the statements of responses."""
+        return ResponseInfluence(self)
 
     def _influence(self, weights: Tensor, chosen: Tensor, query_only: bool) -> Influence:
         """The influence on some of the prompts, by their numbers, at weights of their demonstrations."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from iclens.lens.facts import ADDITIVE, SourceEffect
+from iclens.lens.facts import ADDITIVE, ResponseEffects, SourceEffect, StatementEffects, lost
 
 if TYPE_CHECKING:
     from iclens.lens.explanation import Explanation
@@ -37,32 +37,78 @@ def opposing(scores: Mapping[int, float]) -> list[int]:
 
 def citations(found: Explanation, by: str | None = None) -> list[dict[str, Any]]:
     """Cite the sources of the explained answer, see `Explanation.citations`."""
-    name = found.scores[0] if by is None else by
+    statements = () if found.response is None else found.response.statements
+    # Of several statements each, the influence alone is known.
+    name = by if by is not None else "influence" if len(statements) > 1 else found.scores[0]
     ranked = found.ranked(name)
+    if found.response is not None and statements and name == "influence":
+        return [_of_statement(found, found.response, one, name) for one in statements]
     scores = {effect.index: effect.score(name) or 0.0 for effect in ranked}
+    additive = next((one for one in (name, *found.scores) if one in ADDITIVE), "")
+    parts = {effect.index: [one.scores.get(additive, 0.0) for one in effect.pieces] for effect in found.sources}
+    share = None if found.grounding is None else found.grounding.share
+    about = {"statement": found.answer.strip(), **_place(found), "log_probability": found.answer_log_probability}
+    return [about | _cited(found, name, share, scores, parts, removed=True)]
+
+
+def _place(found: Explanation) -> dict[str, int | None]:
+    """Where what is explained stands in the response."""
+    response = found.response
+    if response is None:
+        return {"start": None, "end": None}
+    if response.statement is None:
+        return {"start": 0, "end": len(response.text)}
+    start = response.text.find(response.statement)
+    return {"start": start, "end": start + len(response.statement)}
+
+
+def _of_statement(
+    found: Explanation, response: ResponseEffects, statement: StatementEffects, name: str
+) -> dict[str, Any]:
+    tokens, then = slice(statement.first, statement.last), found.grounding
+    share = None if then is None else lost(statement.log_probability - sum(then.log_probabilities[tokens]))
+    about = {
+        "statement": response.text[statement.start : statement.end],
+        "start": statement.start,
+        "end": statement.end,
+        "log_probability": statement.log_probability,
+    }
+    pieces = statement.pieces or [()] * len(found.sources)
+    # What a deletion changes is known of the whole response alone.
+    return about | _cited(
+        found, name, share, dict(enumerate(statement.influence)), dict(enumerate(pieces)), removed=False
+    )
+
+
+def _cited(
+    found: Explanation,
+    name: str,
+    share: float | None,
+    scores: Mapping[int, float],
+    parts: Mapping[int, Sequence[float]],
+    *,
+    removed: bool,
+) -> dict[str, Any]:
+    """The sources that a statement rests on and those that oppose it, by their scores and those of their pieces."""
     support = sum(max(0.0, score) for score in scores.values())
 
     def cited(chosen: Sequence[int]) -> list[dict[str, Any]]:
-        return [_cited(found.sources[i], name, scores[i], support) for i in chosen]
+        return [_source(found.sources[i], scores[i], support, parts[i], removed) for i in chosen]
 
-    return [
-        {
-            "statement": found.answer.strip(),
-            "log_probability": found.answer_log_probability,
-            "score": name,
-            "context_share": None if found.grounding is None else found.grounding.share,
-            "sources": cited(carrying(scores)[0]),
-            "opposed_by": cited(opposing(scores)),
-        }
-    ]
+    return {
+        "score": name,
+        "context_share": share,
+        "sources": cited(carrying(scores)[0]),
+        "opposed_by": cited(opposing(scores)),
+    }
 
 
-def _cited(effect: SourceEffect, name: str, score: float, support: float) -> dict[str, Any]:
+def _source(
+    effect: SourceEffect, score: float, support: float, parts: Sequence[float], removed: bool
+) -> dict[str, Any]:
     """One source; of its pieces those that carry its score, or, where it opposes the answer, those that do."""
-    parts: dict[int, float] = {}
-    if name in ADDITIVE:
-        parts = {one.index: one.scores.get(name, 0.0) for one in effect.pieces}
-    chosen = carrying(parts)[0] if score > 0.0 else opposing(parts)
+    each = dict(enumerate(parts))
+    chosen = carrying(each)[0] if score > 0.0 else opposing(each)
     return {
         "name": effect.name,
         "kind": effect.kind,
@@ -70,14 +116,14 @@ def _cited(effect: SourceEffect, name: str, score: float, support: float) -> dic
         "text": effect.text,
         "score": score,
         "share": score / support if score > 0.0 else None,
-        "text_removed": effect.rerun_margin_change,
+        "text_removed": effect.rerun_margin_change if removed else None,
         "pieces": [
             {
                 "kind": one.kind,
                 "index": one.index,
                 "text": one.text,
-                "score": parts[one.index],
-                "text_removed": one.rerun_margin_change,
+                "score": each[one.index],
+                "text_removed": one.rerun_margin_change if removed else None,
             }
             for one in (effect.pieces[k] for k in chosen)
         ],

@@ -91,25 +91,27 @@ def _rests(found: Explanation) -> Iterator[str]:
         else:
             told = f"{percent(share)} of all support comes from {len(few)}, {by}."
             yield f"No few {found.noun}s carry the answer: {told}"
-    if few:
-        yield from _pieces(found, found.sources[few[0]], name)
+    additive = next((one for one in found.scores if one in ADDITIVE), "")
+    if few and additive:
+        yield from _pieces(found, found.sources[few[0]], additive)
     against = opposing(scores)
     if against:
         more = f" and {len(against) - _MOST_NAMED} more" if len(against) > _MOST_NAMED else ""
         verb = "opposes it" if len(against) == 1 else "oppose it"
         named = _named(found, against[:_MOST_NAMED], more)
         yield f"{named[:1].upper()}{named[1:]} {verb}."
-    if name in ADDITIVE and all(name in effect.of_output for effect in found.sources):
-        of_labels = sum(abs(effect.of_output[name]) for effect in found.sources)
-        of_inputs = sum(abs(scores[effect.index] - effect.of_output[name]) for effect in found.sources)
+    if additive and all(additive in effect.of_output for effect in found.sources):
+        of_labels = sum(abs(effect.of_output[additive]) for effect in found.sources)
+        of_inputs = sum(abs((one.score(additive) or 0.0) - one.of_output[additive]) for one in found.sources)
         if of_labels + of_inputs > 0.0:
             from_outputs = percent(of_labels / (of_labels + of_inputs))
-            yield f"{from_outputs} of the effects comes from the outputs, the rest from the inputs."
+            which = "the effects" if additive == name else f"the {METHODS[additive]}"
+            yield f"{from_outputs} of {which} comes from the outputs, the rest from the inputs."
 
 
 def _pieces(found: Explanation, effect: SourceEffect, name: str) -> Iterator[str]:
     """Which of its pieces the strongest source rests on."""
-    if name not in ADDITIVE or len(effect.pieces) < 2:
+    if len(effect.pieces) < 2:
         return
     few, share = carrying({one.index: one.scores.get(name, 0.0) for one in effect.pieces})
     if few and len(few) <= max(1, len(effect.pieces) // 2):

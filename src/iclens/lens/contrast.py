@@ -159,7 +159,7 @@ class _OfBoth(ByWeight):
             first, by_head=first.by_head - second.by_head, margin=first.margin - second.margin, residual=residual
         )
 
-    def _alone(self, b: int, weights: Tensor, query_only: bool) -> Influence:
+    def alone(self, b: int, weights: Tensor, query_only: bool) -> Influence:
         return self.inner._influence(weights, torch.tensor([b]), query_only)
 
     @property

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Unpack
 
 from iclens.errors import UserError
-from iclens.lens.building import SCORES, explanations
+from iclens.lens.building import SCORES, explanations, usual_scores
 from iclens.lens.explanation import Explanation
 from iclens.lens.lens import Lens, check_call, check_scores, reading_model
 from iclens.lens.many.plan import batches, tokens_at_once
@@ -18,6 +18,8 @@ from iclens.lens.prompt import Prompt, PromptOptions
 from iclens.lens.prompt.options import Written
 from iclens.lens.read.margin import MEASURES
 from iclens.lens.read.question import PromptLike, Question, ask
+from iclens.lens.read.responding import responding
+from iclens.lens.read.response_options import ResponseOptions
 from iclens.lens.scores.shares import MOST_NODES
 from iclens.work.progress import bar, stages
 
@@ -34,7 +36,7 @@ def explain(
     statement: str | None = None,
     foil: str | None = None,
     measure: str = MEASURES[0],
-    scores: Sequence[str] = SCORES,
+    scores: Sequence[str] | None = None,
     knock_out: Iterable[Iterable[int | str]] = (),
     rerun_text: bool = False,
     faithfulness: bool = False,
@@ -45,6 +47,7 @@ def explain(
     within: str | None = None,
     budget: int = 0,
     grounding: bool | None = None,
+    matrix: bool = True,
     n_next: int = 10,
     seed: int | None = None,
     command: str = "",
@@ -72,10 +75,12 @@ def explain(
             tokens, each after those before it.
         generate: instead let the model write a response of so many tokens at most.
         statement: a part of the response, word for word: its tokens alone are read.
-        foil: another response; the difference of the two log-probabilities is explained.
+        foil: another response, or, with a statement, what stands in its place: the difference of the two
+            log-probabilities is explained.
         measure: of a response `"log_probability"`, or `"logit"`: log p − log(1 − p).
         scores: names of scores: `"gradient_step"`, `"path"`, `"knock_out"`, `"influence"`, `"shares"`, `"rerun"` or any
-            of `ATTRIBUTIONS`; what they do not need is not run. The first orders the sources.
+            of `ATTRIBUTIONS`; what they do not need is not run. The first orders the sources. When None, those of
+            `usual_scores`.
         knock_out: groups of sources to knock out together, by numbers from 0 or by names, such as a document's id.
         rerun_text: add the score `"rerun"`: the true leave-one-out, by deleting each demonstration's text.
         faithfulness: also measure LDS and the removal test by running the model on shortened prompts.
@@ -90,6 +95,8 @@ def explain(
         budget: how many of the strongest sources, and of the strongest pieces in these, are really deleted, from the
             largest score on: at most a pass each.
         grounding: also find what the model says without any source, one pass more; by default for documents alone.
+        matrix: with the influence on a response, also find what each source does to each of its tokens, which is most
+            of the cost; its statements are cited without it too.
         n_next: number of likely next tokens to report.
         seed: seed of what is drawn; 0 when None, but a generated response is then the likeliest, not drawn.
         command: the command that gives the same numbers, to be shown with them.
@@ -104,7 +111,7 @@ def explain(
     Source: Ren & Liu 2024, Theorem 3.1 and its extension to layers; docs/explain.md.
     """
     check_call("explain", prompt, misplaced)
-    wanted = _wanted(scores, rerun_text)
+    wanted = None if scores is None else _wanted(scores, rerun_text)
     asked: dict[str, Any] = {
         "tokenizer": tokenizer,
         "answers": answers,
@@ -119,9 +126,11 @@ def explain(
         "nodes": nodes,
     }
     told: dict[str, Any] = {"faithfulness": faithfulness, "n_next": n_next, "seed": seed or 0, "command": command}
-    told |= {"edges": edges, "pairs": pairs, "within": within, "budget": budget, "grounding": grounding}
+    told |= {"edges": edges, "pairs": pairs, "within": within, "budget": budget}
+    told |= {"grounding": grounding, "matrix": matrix}
     with _stages(progress) as stage:
-        lens = Lens(model, prompt, held="path" in wanted, progress=stage, **asked, **written)
+        lens = Lens(model, prompt, held="path" in (wanted or ()), progress=stage, **asked, **written)
+        wanted = wanted or _wanted(usual_scores(lens.n_demonstrations), rerun_text)
         return lens.explanation(wanted, knock_out=knock_out, **told)
 
 
@@ -132,14 +141,22 @@ def explain_many(
     tokenizer: Any = None,
     answers: Iterable[str] | None = None,
     answer: str | None = None,
+    response: str | None = None,
+    generate: int | None = None,
+    statement: str | None = None,
+    foil: str | None = None,
+    measure: str = MEASURES[0],
     scores: Sequence[str] = SCORES,
     rerun_text: bool = False,
     precise: bool = False,
     nodes: int = MOST_NODES,
     edges: str | None = None,
+    within: str | None = None,
+    budget: int = 0,
     grounding: bool | None = None,
+    matrix: bool = True,
     n_next: int = 10,
-    seed: int = 0,
+    seed: int | None = None,
     most_tokens: int | None = None,
     progress: bool = False,
     **written: Unpack[Written],
@@ -147,9 +164,11 @@ def explain_many(
     """Explain many prompts, which go through the model side by side; each to rounding as `explain` would.
 
     Every prompt is checked before the first one runs. Explanations come in the order of the prompts, which may be
-    objects that hold `"answers"` as well, as the lines of `--batch` do. `most_tokens` go through the model at once (by
-    the model's size when left out); methods of `ATTRIBUTIONS` run prompt by prompt. `progress` shows a bar on standard
-    error. All other arguments are those of `explain` and hold for every prompt that does not say otherwise itself.
+    objects that hold `"answers"` as well, or `"response"`, `"generate"`, `"statement"`, `"foil"` and `"measure"`, as
+    the lines of `--batch` do. `most_tokens` go through the model at once (by the model's size when left out); prompts
+    with a foil run one by one, and so do all with methods of `ATTRIBUTIONS`, `within` or `budget`. `progress` shows a
+    bar on standard error. All other arguments are those of `explain` and hold for every prompt that does not say
+    otherwise itself.
 
     Raises:
         UserError: the model, a prompt (which is named) or an answer cannot be handled exactly.
@@ -164,14 +183,14 @@ def explain_many(
         PromptOptions(**written),
         answers if isinstance(answers, str | None) else list(answers),
     )
+    said = ResponseOptions(response, generate, statement, foil, measure, seed)
     for number, prompt in enumerate(prompts):
-        try:
-            questions.append(ask(lens_model, prompt, given, answer, options))
-        except UserError as error:
-            raise UserError(f"prompt {number}: {error}") from None
+        with _of_prompt(number):
+            question = ask(lens_model, prompt, given, answer, options, response=said)
+            questions.append(responding(lens_model, question, write=False))
     most = most_tokens or tokens_at_once(lens_model)
-    told: dict[str, Any] = {"precise": precise, "nodes": nodes, "edges": edges, "n_next": n_next, "seed": seed}
-    told["grounding"] = grounding
+    told: dict[str, Any] = {"precise": precise, "nodes": nodes, "edges": edges, "n_next": n_next, "seed": seed or 0}
+    told |= {"within": within, "budget": budget, "grounding": grounding, "matrix": matrix}
     return _each(lens_model, questions, most, progress, scores=wanted, **told)
 
 
@@ -183,26 +202,36 @@ def explain_together(
     precise: bool = False,
     nodes: int = MOST_NODES,
     edges: str | None = None,
+    within: str | None = None,
+    budget: int = 0,
     grounding: bool | None = None,
+    matrix: bool = True,
     n_next: int = 10,
     seed: int = 0,
     most_tokens: int = MOST_TOKENS,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> list[Explanation]:
-    """Explain prompts that go through the model side by side; methods of `ATTRIBUTIONS` run prompt by prompt.
+    """Explain prompts that go through the model side by side, whose responses are read already.
 
-    The closer the lengths of the questions, the less is spent on filling up; `most_tokens` go through the model at once
-    where prompts run several times. `progress` is called with the name of every stage before it starts, and what it
-    raises ends the work. The other arguments are those of `explain`.
+    Prompts with a foil run one by one, and so do all with methods of `ATTRIBUTIONS`, `within` or `budget`. The closer
+    the lengths of the questions, the less is spent on filling up; `most_tokens` go through the model at once where
+    prompts run several times. `progress` is called with the name of every stage before it starts, and what it raises
+    ends the work. The other arguments are those of `explain`.
     """
     options: dict[str, Any] = {"held": "path" in scores, "precise": precise, "nodes": nodes}
     options |= {"most_tokens": most_tokens, "progress": progress}
-    if not check_scores(scores):
-        passes = Passes(lens_model, questions, **options)
-        return explanations(passes, scores, edges=edges, grounding=grounding, n_next=n_next)
-    told: dict[str, Any] = {"edges": edges, "grounding": grounding, "n_next": n_next, "seed": seed}
-    lenses = (Lens(lens_model, question, **options) for question in questions)
-    return [replace(lens.explanation(scores, **told), lens=None) for lens in lenses]
+    told: dict[str, Any] = {"edges": edges, "grounding": grounding, "matrix": matrix, "n_next": n_next, "seed": seed}
+    each = bool(check_scores(scores)) or within is not None or budget != 0
+    beside = [i for i, one in enumerate(questions) if not each and one.foil is None]
+    found: dict[int, Explanation] = {}
+    if beside:
+        passes = Passes(lens_model, [questions[i] for i in beside], **options)
+        found |= zip(beside, explanations(passes, scores, **told), strict=True)
+    for i in range(len(questions)):
+        if i not in found:
+            lens = Lens(lens_model, questions[i], **options)
+            found[i] = replace(lens.explanation(scores, within=within, budget=budget, **told), lens=None)
+    return [found[i] for i in range(len(questions))]
 
 
 def _wanted(scores: Iterable[str], rerun_text: bool) -> list[str]:
@@ -221,13 +250,26 @@ def _each(
     planned = batches(questions, lens_model, most_tokens)
     with bar([len(one) for one in planned], "explaining") if progress else nullcontext() as report:
         for number, batch in enumerate(planned):
-            found = explain_together(lens_model, [questions[i] for i in batch], most_tokens=most_tokens, **options)
+            asked = []
+            for i in batch:
+                with _of_prompt(i):
+                    asked.append(responding(lens_model, questions[i]))
+            found = explain_together(lens_model, asked, most_tokens=most_tokens, **options)
             ready |= zip(batch, found, strict=True)
             if report is not None:
                 report(number, len(batch))
             while following in ready:
                 yield ready.pop(following)
                 following += 1
+
+
+@contextmanager
+def _of_prompt(number: int) -> Iterator[None]:
+    """Name the prompt whose error it is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"prompt {number}: {error}") from None
 
 
 def _stages(progress: bool | Callable[[str], None]) -> AbstractContextManager[Callable[[str], None]]:

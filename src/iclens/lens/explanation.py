@@ -173,10 +173,15 @@ class Explanation:
     def citations(self, by: str | None = None) -> list[dict[str, Any]]:
         """Give the sources that the answer rests on, and those that oppose it: plain data, an entry for each statement.
 
+        A response that is explained as a whole by influence has an entry for each of its statements, whose scores sum
+        to the response's: its sentences, or its lines where the extra `sentences` is not installed. An answer, a part
+        of a response, one against a foil or by its logit has one entry.
+
         Cited are the fewest sources that make up two thirds of all support, strongest first, and of their pieces the
         fewest that make up two thirds of theirs; opposing ones from a quarter of the largest score on. An entry has
-        `statement`, `log_probability`, `score` (which), `context_share`, `sources` and `opposed_by`; a source has
-        `name`, `kind`, `id`, `text`, `score`, `share` of all support, `text_removed` and `pieces`.
+        `statement`, `start` and `end` (its characters in the response), `log_probability`, `score` (which),
+        `context_share`, `sources` and `opposed_by`; a source has `name`, `kind`, `id`, `text`, `score`, `share` of all
+        support, `text_removed` (None for one of several statements) and `pieces`.
 
         Args:
             by: the score, one of `scores`; the first when left out.
@@ -197,7 +202,9 @@ class Explanation:
             UserError: no response was explained, or not by influence.
         """
         if self.response is None or not self.response.influence:
-            raise UserError("no response was explained by influence: explain(model, prompt, response=...).")
+            raise UserError(
+                "no response was explained by influence with its matrix: explain(model, prompt, response=...)."
+            )
         rows = zip(self.response.tokens, self.response.log_probabilities, self.response.influence, strict=True)
         return [
             {

@@ -183,6 +183,7 @@ class OtherPart:
 
 
 METHODS = {
+    "influence_deletions": "effect of deleting",
     "gradient_step": "direct effect (gradient step)",
     "path": "total effect (path)",
     "knock_out": "knock-out",
@@ -267,6 +268,27 @@ class Taken:
 
 
 @dataclass(frozen=True)
+class StatementEffects:
+    """A statement of a response, and what every source did to it: sums over its tokens.
+
+    Attributes:
+        start, end: its characters in the response's text, `end` not included.
+        first, last: its tokens, `last` not included.
+        log_probability: of these, each after those before it.
+        influence: ∂ Σ_t log p_t / ∂w_i of each source; over all statements they sum to the response's influence.
+        pieces: the same of what is within each source, where that was asked for.
+    """
+
+    start: int
+    end: int
+    first: int
+    last: int
+    log_probability: float
+    influence: tuple[float, ...] = field(repr=False)
+    pieces: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
 class ResponseEffects:
     """A response that is explained as a whole or in part, and what every source did to each of its tokens.
 
@@ -278,7 +300,10 @@ class ResponseEffects:
         first, last: the tokens that are read, `last` not included: those of the statement, or all.
         statement: the part of the response that is read, or None for all of it.
         foil: the response that it is compared with, whose log-probability is subtracted, or None.
-        influence: ∂ log p_t / ∂w_i by token and source, where the influence was taken; empty where it was not.
+        influence: ∂ log p_t / ∂w_i by token and source, where the influence was taken; empty where it was not, or
+            where the matrix was left out.
+        statements: its sentences, or its lines, where there are several and the influence on the log-probability of
+            all of it was taken.
     """
 
     text: str
@@ -290,6 +315,7 @@ class ResponseEffects:
     statement: str | None = None
     foil: str | None = None
     influence: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+    statements: tuple[StatementEffects, ...] = ()
 
     @property
     def quantity(self) -> str:
@@ -310,6 +336,7 @@ class Grounding:
             model knows, give it.
         margin: the explained margin then.
         gain: the answer's log-probability in the whole prompt minus that: what the sources give it.
+        log_probabilities: of each token of a response then; empty for answers.
     """
 
     answer: str
@@ -317,11 +344,12 @@ class Grounding:
     log_probability: float
     margin: float
     gain: float
+    log_probabilities: tuple[float, ...] = ()
 
     @property
     def share(self) -> float:
         """The part of the answer's probability that it loses without the sources, 1 − exp(−gain); 0 where it gains."""
-        return -math.expm1(-max(self.gain, 0.0))
+        return lost(self.gain)
 
 
 @dataclass(frozen=True)
@@ -388,6 +416,11 @@ class Cost:
     forward_passes: float
     backward_passes: float
     seconds: dict[str, float]
+
+
+def lost(gain: float) -> float:
+    """The part of a probability that is lost with a gain of log-probability, 1 − exp(−gain); 0 where that is a loss."""
+    return -math.expm1(-max(gain, 0.0))
 
 
 def total(values: Iterable[float | None]) -> float | None:

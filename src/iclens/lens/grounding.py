@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from iclens.lens.facts import Grounding
+from iclens.lens.model.placed import doubled
 from iclens.lens.passes import Passes
 from iclens.lens.prompt.sources import DOCUMENT
 
@@ -20,11 +21,16 @@ def grounding(passes: Passes, prompt: int, wanted: bool | None = None) -> Ground
     noun = passes.questions[prompt].tokenized.prompt.noun
     if not (noun == DOCUMENT if wanted is None else wanted):
         return None
-    whole, (answer,) = passes.answers[prompt], passes.without_sources(prompt).answers
+    without, response = passes.without_sources(prompt), passes.questions[prompt].response
+    whole, (answer,) = passes.answers[prompt], without.answers
     likeliest = answer.next_tokens[0]
     said, probability = likeliest.text, likeliest.probability
     if len(answer.candidates) > 1:
         best = max(answer.candidates, key=lambda one: one.log_probability)
         said, probability = best.text, best.probability
     gain = whole.log_probability - answer.log_probability
-    return Grounding(said, probability, answer.log_probability, answer.margin, gain)
+    log_ps: list[float] = []
+    if response is not None:
+        readouts = without.traced.readouts
+        log_ps = doubled(readouts.token_log_probabilities(without.traced.logits)[0]).tolist()[: len(response.tokens)]
+    return Grounding(said, probability, answer.log_probability, answer.margin, gain, tuple(log_ps))

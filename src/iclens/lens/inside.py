@@ -9,17 +9,32 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from iclens.errors import UserError
-from iclens.lens.facts import ADDITIVE, Piece, SourceEffect, Token
+from iclens.lens.facts import ADDITIVE, Piece, ResponseEffects, SourceEffect, Token
 from iclens.lens.prompt.pieces import PIECES
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.sources import Span
-from iclens.lens.prompt.tokens import TokenizedPrompt
+from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt
 
 if TYPE_CHECKING:
     from iclens.lens.lens import Lens
 
 _Place = tuple[int, int | None]
 """A source, and a piece of it or None for all of it."""
+
+
+def statements_inside(lens: Lens, found: ResponseEffects, split: str, *, query_only: bool) -> ResponseEffects:
+    """Add what the pieces of every source do to each statement of a response; these must have been scored by token."""
+    spans = _by_source(lens.prompt.sources, lens.prompt.within(split).sources)
+    rows = lens.passes.by_weight.responses.of_statements(0, query_only=query_only).influence.tolist()
+    places = _pieces_of_tokens(lens.tokenized, lens.groups.tolist(), spans)
+    statements = []
+    for one, row in zip(found.statements, rows, strict=True):
+        sums = [[0.0] * len(own) for own in spans]
+        for value, place in zip(row, places, strict=False):
+            if place is not None:
+                sums[place[0]][place[1]] += value
+        statements.append(replace(one, pieces=tuple(map(tuple, sums))))
+    return replace(found, statements=tuple(statements))
 
 
 def inside(
@@ -134,14 +149,25 @@ def _summed(
 ) -> list[dict[str, list[float]]]:
     """The scores of the tokens of each source, summed within its pieces."""
     sums = [{name: [0.0] * len(own) for name in names} for own in spans]
-    for token, offsets in zip(tokens, tokenized.offsets, strict=False):
-        if token.part is None:
+    parts = [NOT_A_DEMONSTRATION if token.part is None else token.part for token in tokens]
+    for token, place in zip(tokens, _pieces_of_tokens(tokenized, parts, spans), strict=False):
+        if place is None:
             continue
-        k = _piece_of(tokenized.prompt.text, offsets, spans[token.part])
         for name in names:
             value = getattr(token, name) if name in ("gradient_step", "path") else token.scores.get(name)
-            sums[token.part][name][k] += value or 0.0
+            sums[place[0]][name][place[1]] += value or 0.0
     return sums
+
+
+def _pieces_of_tokens(
+    tokenized: TokenizedPrompt, parts: Sequence[int], spans: Sequence[Sequence[Span]]
+) -> list[tuple[int, int] | None]:
+    """The source and the piece in it that each token of the prompt counts to; None for those of no source."""
+    text = tokenized.prompt.text
+    return [
+        None if part == NOT_A_DEMONSTRATION else (part, _piece_of(text, offsets, spans[part]))
+        for part, offsets in zip(parts, tokenized.offsets, strict=False)
+    ]
 
 
 def _piece_of(text: str, offsets: tuple[int, int], spans: Sequence[Span]) -> int:

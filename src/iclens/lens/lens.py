@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from iclens.dual import DualModel, TrainingWeights
 from iclens.errors import UserError
-from iclens.lens.building import SCORES, explanations
+from iclens.lens.building import SCORES, explanations, usual_scores
 from iclens.lens.contrast import Contrast
 from iclens.lens.explanation import Explanation
-from iclens.lens.inside import confirmed, inside
+from iclens.lens.inside import confirmed, inside, statements_inside
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.model.placed import doubled
 from iclens.lens.passes import MOST_TOKENS, Passes
@@ -24,7 +24,9 @@ from iclens.lens.prompt.options import PromptOptions, Written
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, by_source
 from iclens.lens.read.margin import MEASURES, Readout, Readouts
-from iclens.lens.read.question import Answer, PromptLike, Question, ask, responding
+from iclens.lens.read.question import Answer, PromptLike, Question, ask
+from iclens.lens.read.responding import responding
+from iclens.lens.read.response_options import ResponseOptions
 from iclens.lens.read.tracing import Trace
 from iclens.lens.scores.deletions import Outcome, shortened_ids
 from iclens.lens.scores.faithfulness import faithfulness as measure
@@ -82,16 +84,17 @@ class Lens:
     ) -> None:
         check_call("Lens", prompt, misplaced)
         self.model = reading_model(model, tokenizer)
+        said = ResponseOptions(response, generate, statement, foil, measure, seed)
         if isinstance(prompt, Question):
-            question = prompt
+            question = replace(prompt, writing=said) if said.given else prompt
         else:
             options = PromptOptions(**written)
-            question = ask(self.model, prompt, answers, answer, options, readout, binding=bool(written))
-        said: dict[str, Any] = {"n_generated": generate, "seed": seed, "statement": statement}
-        question = responding(self.model, question, response, **said, foil=foil, measure=measure)
+            question = ask(self.model, prompt, answers, answer, options, readout, response=said, binding=bool(written))
+        question = responding(self.model, question)
         at_once: dict[str, Any] = {"most_tokens": most_tokens, "progress": progress}
         kind = Passes if question.foil is None else Contrast
         self.passes = kind(self.model, [question], held=held, precise=precise, nodes=nodes, **at_once)
+        self._scored: dict[tuple[str, int], Scores] = {}
         self.tokenized: TokenizedPrompt = question.tokenized
         """The prompt's tokens."""
         self.prompt: Prompt = self.tokenized.prompt
@@ -191,7 +194,7 @@ class Lens:
         """
         if self.passes.questions[0].response is None:
             raise UserError("there is no response: make the lens with response=..., or generate=....")
-        return self.passes.by_weight.of_response(0, query_only=query_only).influence
+        return self.passes.by_weight.responses.of_tokens(0, query_only=query_only).influence
 
     def shares(self, nodes: int | None = None, *, query_only: bool = False) -> Shares:
         """Divide the margin's change from no demonstration to all among them: ∫₀¹ ∂M/∂w (t, …, t) dt.
@@ -273,10 +276,12 @@ class Lens:
         Raises:
             UserError: there is no such method.
         """
-        scored = ATTRIBUTIONS[name](self, torch.Generator().manual_seed(seed))
-        if getattr(scored, "values", torch.empty(0)).shape != (self.n_demonstrations,):
-            raise UserError(f"the method {name!r} gave no `Scores` with one value per {self.prompt.noun}.")
-        return scored
+        if (name, seed) not in self._scored:
+            scored = ATTRIBUTIONS[name](self, torch.Generator().manual_seed(seed))
+            if getattr(scored, "values", torch.empty(0)).shape != (self.n_demonstrations,):
+                raise UserError(f"the method {name!r} gave no `Scores` with one value per {self.prompt.noun}.")
+            self._scored[name, seed] = scored
+        return self._scored[name, seed]
 
     def rerun(self, sets: Sequence[Iterable[int]]) -> Outcome:
         """Run the model on the prompt without the text of each set of demonstrations."""
@@ -297,7 +302,7 @@ class Lens:
 
     def explanation(
         self,
-        scores: Sequence[str] = SCORES,
+        scores: Sequence[str] | None = None,
         *,
         knock_out: Iterable[Iterable[SupportsIndex | str]] = (),
         edges: str | None = None,
@@ -306,6 +311,7 @@ class Lens:
         within: str | None = None,
         budget: int = 0,
         grounding: bool | None = None,
+        matrix: bool = True,
         n_next: int = 10,
         seed: int = 0,
         command: str = "",
@@ -315,17 +321,21 @@ class Lens:
         Raises:
             UserError: an unknown score, or a group that does not fit.
         """
+        scores = usual_scores(self.n_demonstrations) if scores is None else scores
         groups = check_sets(knock_out, self.prompt)
         if n_next < 1:
             raise UserError(f"n_next is {n_next}: report at least 1 likely next token.")
         others = {name: self.score(name, seed=seed).values.tolist() for name in check_scores(scores)}
         how: dict[str, Any] = {"edges": edges, "pairs": pairs, "seed": seed, "n_next": n_next, "command": command}
-        how["grounding"] = grounding
+        how |= {"grounding": grounding, "matrix": matrix, "pieces": within is not None}
         (found,) = explanations(self.passes, scores, knock_out=groups, others=others, **how)
         found = replace(found, seed=seed, lens=self)
         if within is not None:
             sources = inside(self, found.sources, found.tokens, found.scores, within, budget)
-            found = replace(found, sources=sources, cost=self.passes.cost)
+            response = found.response
+            if response is not None and response.statements:
+                response = statements_inside(self, response, within, query_only=edges == "query")
+            found = replace(found, sources=sources, response=response, cost=self.passes.cost)
         elif budget:
             found = replace(
                 found, sources=confirmed(self, found.sources, found.scores[0], budget), cost=self.passes.cost

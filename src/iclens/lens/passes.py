@@ -15,6 +15,7 @@ from torch import Tensor
 from iclens.lens.by_weight import ByWeight
 from iclens.lens.facts import Candidate, Cost
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.norms import detours
 from iclens.lens.model.placed import doubled
 from iclens.lens.prompt import Prompt, tokenize
 from iclens.lens.read.answers import Answers, likeliest
@@ -255,6 +256,9 @@ class Passes:
         dtype = self.lens_model.dtype
         # Parts that are computed in float32 whatever the weights' type keep the digits of float32.
         single = {key: tolerance_of(torch.float32) for key in self.lens_model.family.single}
+        if detours(self.lens_model):
+            # A text that is read in pieces is rounded otherwise there.
+            single["response"] = tolerance_of(torch.float32)
         least = {key: max(tolerance_of(dtype), single.get(key, 0.0)) for key in residuals}
         limits = {key: torch.full((len(self.questions),), one, dtype=torch.float64) for key, one in least.items()}
         if is_half(dtype) and any(bool((doubled(one).cpu() > limits[key]).any()) for key, one in residuals.items()):
@@ -343,9 +347,9 @@ class Passes:
         return PathScores(embedding, bias, whole.margin, residual, whole.rest)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Name what runs inside the block, and add its seconds."""
-        self.progress(name)
+    def stage(self, name: str, about: str = "") -> Iterator[None]:
+        """Name what runs inside the block, with what it costs, and add its seconds."""
+        self.progress(f"{name}: {about}" if about else name)
         start = time.perf_counter()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from iclens.display_text import percent
 from iclens.lens.facts import Completeness, Taken, Token
 from iclens.lens.model.loading import LensModel
+from iclens.lens.prompt.pieces import has_sentences
 from iclens.lens.prompt.sources import DEMONSTRATION
 from iclens.lens.prompt.tokens import FIRST
 from iclens.lens.read.answers import Answers
 from iclens.lens.read.question import Answer
+from iclens.lens.read.response import Response
 from iclens.lens.read.tolerance import is_half
 from iclens.lens.scores.influence import HALF
 
@@ -109,4 +111,14 @@ def about_fallback(reason: str, n_tokens: int) -> tuple[str, ...]:
     return (
         f"The influence on each token of the response was taken by {n_tokens} backward passes: forward derivatives, "
         f"which cost less, do not go through this model ({reason}).",
+    )
+
+
+def about_statements(response: Response | None) -> tuple[str, ...]:
+    """Say that the statements of a response are its lines, where sentences cannot be found."""
+    if response is None or response.statement is not None or has_sentences():
+        return ()
+    return (
+        "The response is cited line by line: sentences need the package sentencex, which "
+        "`pip install 'iclens[sentences]'` brings.",
     )

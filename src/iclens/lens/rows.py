@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from iclens.lens.explanation import Explanation
-from iclens.lens.facts import RESIDUALS, total
+from iclens.lens.facts import ADDITIVE, RESIDUALS, ResponseEffects, SourceEffect, total
 from iclens.lens.prompt.tokens import FIRST
 from iclens.lens.views import VIEWS, WRITERS
 
@@ -31,6 +31,14 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("candidate_log_probabilities", "list<float64>", "theirs, in nats"),
     ("margin", "float64", "the explained number: the answer's logit over its alternatives, in nats"),
     ("margin_definition", "string", "over which alternatives, and where"),
+    ("response", "string", "the response that is explained; null where answers are, and so are the next eight"),
+    ("statement", "string", "the part of it that is read; null for all of it"),
+    ("foil", "string", "what it is compared with; null without one"),
+    ("measure", "string", "what is read of its probability: `log_probability`, or `logit`"),
+    ("response_tokens", "list<string>", "its tokens"),
+    ("response_log_probabilities", "list<float64>", "theirs, each after those before it, in nats"),
+    ("statements", "list<string>", "its statements, where there are several and all of it is read by influence"),
+    ("statement_log_probabilities", "list<float64>", "theirs"),
     ("first_token_gradient_step", "float64", "direct contribution of the first token of the text (attention sink)"),
     ("first_token_path", "float64", "its contribution through all layers"),
     ("other_gradient_step", "float64", "direct contribution of the rest of the prompt, in nats"),
@@ -61,6 +69,11 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("knock_out", "float64", "full margin minus the margin when it is knocked out exactly, in nats"),
     ("knock_out_log_probability", "float64", "the same for the answer's log-probability"),
     ("rerun", "float64", "full margin minus the margin after deleting its text; null when not asked for"),
+    ("token_influence", "list<float64>", "its influence on each of the response's tokens; empty without the matrix"),
+    ("statement_influence", "list<float64>", "its influence on each of the response's statements"),
+    ("pieces", "list<string>", "what is within it: sentences, lines or paragraphs; empty when not asked for"),
+    ("piece_scores", "list<float64>", "theirs, by the first additive score"),
+    ("piece_reruns", "list<float64>", "full margin minus the margin after deleting each; null beyond the budget"),
     (
         "scores",
         "map<string, float64>",
@@ -89,6 +102,7 @@ def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[
         "candidate_log_probabilities": [one.log_probability for one in found.candidates],
         "margin": found.margin,
         "margin_definition": found.margin_definition,
+        **_of_response(found.response),
         "first_token_gradient_step": total(one.gradient_step for one in found.others if one.name == FIRST),
         "first_token_path": total(one.path for one in found.others if one.name == FIRST),
         "other_gradient_step": total(one.gradient_step for one in found.others if one.name != FIRST),
@@ -115,10 +129,47 @@ def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[
             "knock_out": effect.score("knock_out"),
             "knock_out_log_probability": None if effect.knock_out is None else effect.knock_out.log_probability_change,
             "rerun": effect.rerun_margin_change,
+            **_on_response(found.response, effect.index),
+            **_pieces(found, effect),
             "scores": dict(effect.scores),
         }
         for effect in found.sources
     ]
+
+
+def _of_response(response: ResponseEffects | None) -> dict[str, Any]:
+    """What is said of the response of a prompt."""
+    if response is None:
+        return {}
+    return {
+        "response": response.text,
+        "statement": response.statement,
+        "foil": response.foil,
+        "measure": response.measure,
+        "response_tokens": list(response.tokens),
+        "response_log_probabilities": list(response.log_probabilities),
+        "statements": [response.text[one.start : one.end] for one in response.statements],
+        "statement_log_probabilities": [one.log_probability for one in response.statements],
+    }
+
+
+def _on_response(response: ResponseEffects | None, source: int) -> dict[str, Any]:
+    """What one source does to each token and statement of it."""
+    if response is None:
+        return {}
+    return {
+        "token_influence": [row[source] for row in response.influence],
+        "statement_influence": [one.influence[source] for one in response.statements],
+    }
+
+
+def _pieces(found: Explanation, effect: SourceEffect) -> dict[str, Any]:
+    name = next((name for name in found.scores if name in ADDITIVE), "")
+    return {
+        "pieces": [one.text for one in effect.pieces],
+        "piece_scores": [one.scores.get(name) for one in effect.pieces],
+        "piece_reruns": [one.rerun_margin_change for one in effect.pieces],
+    }
 
 
 def schema(facts: Mapping[str, str] | None = None) -> pyarrow.Schema:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iclens.lens.by_weight import OfResponse
 from iclens.lens.facts import Completeness, KnockOut, PairEffects, SourceEffect, Taken
 from iclens.lens.model.placed import doubled
+from iclens.lens.of_response import OfTokens
 from iclens.lens.passes import Passes
 from iclens.lens.prompt.tokens import by_source
 from iclens.lens.read.question import Answer
@@ -37,7 +37,9 @@ class Scored:
         removed: the margins without the text of each source, or None.
         pairs: how sources act together in each prompt, or None.
         of_tokens: what each source does to each token of a response; None for prompts without one, and where the
-            influence was not asked for.
+            influence or the matrix was not asked for.
+        statements: what each source does to each statement of a response, (statements, sources); none likewise, and for
+            a response that is one statement or is not read as a whole.
     """
 
     passes: Passes
@@ -52,7 +54,8 @@ class Scored:
     knocked: KnockOuts | None
     removed: list[list[float]] | None
     pairs: tuple[Pairs, ...] | None
-    of_tokens: tuple[OfResponse | None, ...]
+    of_tokens: tuple[OfTokens | None, ...]
+    statements: tuple[Tensor, ...]
 
     def sources(self, b: int, answer: Answer, others: Mapping[str, Sequence[float]]) -> tuple[SourceEffect, ...]:
         """The effects of one prompt's sources; `others` are the scores of further methods."""
@@ -137,8 +140,14 @@ def scored(
     edges: str | None = None,
     pairs: bool = False,
     seed: int = 0,
+    matrix: bool = True,
+    pieces: bool = False,
 ) -> Scored:
-    """Compute some scores of every prompt, and knock out groups of sources together in every prompt."""
+    """Compute some scores of every prompt, and knock out groups of sources together in every prompt.
+
+    With `matrix`, also what each source does to each token of a response; with `pieces`, what each token of the prompt
+    does to each statement of it.
+    """
     groups = passes.groups
     counts = [one.tokenized.n_demonstrations for one in passes.questions]
     most = max(counts)
@@ -174,12 +183,26 @@ def scored(
     if checked:
         residuals["weighted"] = torch.stack(checked).amax(0)
     by_token |= {name: values.sum((1, 2)) for name, values in by_head.items() if name not in by_token}
-    of_tokens = [
-        None if influence is None or one.response is None else passes.by_weight.of_response(b, query_only=query_only)
-        for b, one in enumerate(passes.questions)
-    ]
-    if any(of_tokens):
-        residuals["response"] = torch.tensor([0.0 if one is None else one.residual for one in of_tokens]).double()
+    responses, divided = passes.by_weight.responses, dict[int, float]()
+    of_tokens: list[OfTokens | None] = [None] * len(passes.questions)
+    statements = [torch.empty(0, n) for n in counts]
+    for b, one in enumerate(passes.questions):
+        if influence is None or one.response is None:
+            continue
+        if matrix:
+            own = of_tokens[b] = responses.of_tokens(b, query_only=query_only)
+            divided[b] = own.residual
+        if one.statements and matrix and not pieces:
+            rows = [own.influence[part.first : part.last].sum(0) for part in one.statements]
+            statements[b] = torch.stack(rows)
+        elif one.statements:
+            by_prompt = responses.of_statements(b, query_only=query_only)
+            divided[b] = max(divided.get(b, 0.0), by_prompt.residual)
+            n = by_prompt.influence.shape[1]
+            statements[b] = by_source(by_prompt.influence, groups[b, :n], counts[b])[:, :-1]
+    if divided:
+        each = [divided.get(b, 0.0) for b in range(len(passes.questions))]
+        residuals["response"] = torch.tensor(each, dtype=torch.float64)
     # Input and output of a source stand beside each other.
     halves = torch.where(groups < 0, groups, 2 * groups + passes.outputs)
     parts = {name: by_source(values, halves, 2 * most)[:, :-1] for name, values in by_token.items()}
@@ -200,4 +223,5 @@ def scored(
         removed,
         passes.by_weight.pairs(seed=seed) if pairs else None,
         tuple(of_tokens),
+        tuple(statements),
     )

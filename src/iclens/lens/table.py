@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -20,6 +21,7 @@ from iclens.lens.views import VIEWS
 _BAR = 8
 _MOST_PAIRS = 6
 _MOST_OPENED = 3
+_MOST_CITED = 3
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FOR, _AGAINST, _FAINT, _ALARM = "blue", "dark_orange3", "dim", "bold red"
 _WITHOUT_UNICODE = str.maketrans(
@@ -27,6 +29,7 @@ _WITHOUT_UNICODE = str.maketrans(
     | dict.fromkeys(_EIGHTHS[1:4], "") | dict.fromkeys(_EIGHTHS[4:], "#")
 )  # fmt: skip
 _COLUMNS = {
+    "influence_deletions": "effect of\ndeleting",
     "gradient_step": "direct\neffect",
     "path": "total\neffect",
     "knock_out": "knock-\nout",
@@ -76,6 +79,7 @@ class _Printer:
         self._conclusion()
         self._demonstrations()
         self._pieces()
+        self._statements()
         self._pairs()
         self._others()
         self._agreement()
@@ -235,6 +239,22 @@ class _Printer:
         self.heading("Within the strongest", METHODS[score])
         columns = ["", "text", ">" + _COLUMNS.get(score, score), *([">" + _COLUMNS["rerun"]] if removed else [])]
         self.table(columns, rows)
+
+    def _statements(self) -> None:
+        """What each statement of a response rests on."""
+        if self.e.response is None or not self.e.response.statements:
+            return
+        self.heading("Statements", "log-probability of each, and what it rests on, by influence")
+        rows = []
+        for one in self.e.citations("influence"):
+            names = (f"{self._shown(source)} {signed(source['score'])}" for source in one["sources"][:_MOST_CITED])
+            more = ", …" if one["sources"][_MOST_CITED:] else ""
+            rows.append((one_line(one["statement"], 60), signed(one["log_probability"]), ", ".join(names) + more))
+        self.table(("", ">", ""), rows)
+
+    def _shown(self, source: Mapping[str, Any]) -> str:
+        called = {effect.name: effect.shown for effect in self.e.sources}
+        return one_line(called[source["name"]], 40)
 
     def _pairs(self) -> None:
         pairs = self.e.pairs

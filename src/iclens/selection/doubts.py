@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclens.attribution.label_odds import LabelOdds, label_odds
-from iclens.attribution.label_places import orders
+from iclens.attribution.shared.label_odds import LabelOdds, label_odds
+from iclens.attribution.shared.label_places import orders
 from iclens.lens import Lens
 from iclens.lens.prompt import tokenize
 from iclens.lens.read.answers import Answers

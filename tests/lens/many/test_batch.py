@@ -11,6 +11,7 @@ from tests.lens.many_prompts import PROMPTS, prompt, questions, reader, tokenize
 from tests.lens.zoo import CAUSAL, build, lens, tokens
 
 from iclens.errors import UserError
+from iclens.lens.building import SCORES
 from iclens.lens.explaining import explain_many, explain_together
 from iclens.lens.explanation import Explanation
 from iclens.lens.lens import Lens
@@ -145,7 +146,7 @@ def test_explanations_do_not_depend_on_their_company(name: str) -> None:
 
 def test_many_explanations_come_in_the_order_of_their_prompts_whatever_the_batches() -> None:
     model, answers = reader("llama"), ("w1", "w2")
-    alone = [Lens(model, one, answers=answers).explanation() for one in PROMPTS]
+    alone = [Lens(model, one, answers=answers).explanation(SCORES) for one in PROMPTS]
     for most in (1, 40, None):
         found = explain_many(model, PROMPTS, answers=answers, most_tokens=most)
         for ours, theirs in zip(found, alone, strict=True):

@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
 
 
 def tiny(folder, **changes):
-    few = dict.fromkeys(("methods", "methods_long", "methods_labels", "methods_settling"), FEW)
+    few = dict.fromkeys(("methods", "methods_tuning", "methods_long", "methods_labels", "methods_settling"), FEW)
     chosen = {
         "model": "bundled", "data": folder, "tuning": ("free",), "reporting": ("other",), "sizes": (5,),
         "prompts": (1,), "long_size": 8, "long_tasks": ("other",), "long_prompts": 1,
@@ -260,10 +260,17 @@ def reporting_only(change) -> Table:
 
 
 def test_the_default_is_the_best_of_the_tuning_tasks_within_its_passes():
-    assert default_score(planted(), SETTINGS.tuning) == "influence_mirrored"
-    assert default_score(reporting_only(0.0), SETTINGS.tuning) == "influence_mirrored"
-    assert default_score(planted(("removal", 8, "influence", "lds", 0.9)), SETTINGS.tuning) == "influence"
-    assert default_score(Table(), SETTINGS.tuning) is None
+    assert default_score(planted(), SETTINGS.tuning, 8) == "influence_mirrored"
+    assert default_score(reporting_only(0.0), SETTINGS.tuning, 8) == "influence_mirrored"
+    assert default_score(Table(), SETTINGS.tuning, 8) is None
+
+
+def test_every_size_has_its_default_and_others_that_of_the_nearest_below():
+    better = planted(("removal", 32, "influence", "lds", 0.9))
+    rows = Table(row for row in better if row["size"] != 128)
+    chosen = {size: default_score(rows, SETTINGS.tuning, size) for size in (2, 8, 31, 32, 128)}
+    assert chosen == {2: "influence_mirrored", 8: "influence_mirrored", 31: "influence_mirrored",
+                      32: "influence", 128: "influence"}  # fmt: skip
 
 
 def test_scores_that_are_all_the_same_predict_nothing():

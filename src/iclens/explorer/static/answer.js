@@ -1,8 +1,8 @@
-// The answer: probabilities with all demonstrations, and without those that are off.
+// The answer: probabilities with all sources, and without those that are off.
 
 import { byId, el, oneLine, put, share } from "./elements.js";
+import { called, nouns, quantity } from "./names.js";
 import { percent, plain, signed } from "./numbers.js";
-import { quantityOf } from "./scores.js";
 
 const MOST_NEXT = 6;
 const MOST_SAID = 400; // characters of a sentence
@@ -10,9 +10,10 @@ const MOST_SAID = 400; // characters of a sentence
 export function renderAnswer(seen) {
   const { without } = seen;
   byId("answer").textContent = oneLine(seen.answer.trim() || seen.answer, 60);
+  byId("answer-title").textContent = seen.response ? "What it rests on" : "Answer";
   document.title = `${oneLine(seen.answer.trim() || seen.answer, 60)} · iclens`;
-  put(byId("margin"), el("b", {}, `${signed(seen.margin)} nats`), ` is its ${quantityOf(seen)}. ${oneLine(seen.margin_definition, 300)}`);
-  const names = without && without.demonstrations.map((i) => `#${i}`).join(", ");
+  put(byId("margin"), el("b", {}, `${signed(seen.margin)} nats`), ` is its ${quantity()}. ${oneLine(seen.margin_definition, 300)}`);
+  const names = without && without.demonstrations.map(called).join(", ");
   const candidates = seen.candidates.length > 0;
   const all = candidates ? seen.candidates : seen.next_tokens.slice(0, MOST_NEXT);
   const less = without && (candidates ? without.measured.candidates : without.measured.next_tokens);
@@ -76,7 +77,7 @@ function renderWithout(seen, names) {
     );
   put(
     byId("without-rows"),
-    row(["with all demonstrations"], seen.margin, seen.probability),
+    row([`with all ${nouns()}`], seen.margin, seen.probability),
     row(
       [`estimated by the knock-out `, el("span", { class: "faint" }, `off by ${signed(without.estimated.error)}`)],
       without.estimated.margin,
@@ -88,9 +89,22 @@ function renderWithout(seen, names) {
 
 /** What the numbers say, in words; nothing, in as much room, while they are computed. */
 export function renderConclusion(explanation) {
+  renderGrounding(explanation?.grounding ?? null, Boolean(explanation?.response));
   const node = byId("conclusion");
   node.style.minHeight = explanation === null ? `${node.offsetHeight}px` : "";
   put(node, ...(explanation?.conclusion ?? []).flatMap((sentence) => [el("span", {}, oneLine(sentence, MOST_SAID)), " "]));
+}
+
+/** What the model says without the text of any source, and which part of the answer's probability the sources bring. */
+function renderGrounding(grounding, isResponse) {
+  byId("grounding").hidden = grounding === null;
+  if (grounding === null) return;
+  const said = oneLine(grounding.answer.trim() || grounding.answer, 60);
+  put(
+    byId("grounding"),
+    el("div", {}, el("dt", {}, `From the ${nouns()}`), el("dd", {}, el("span", { class: "number" }, percent(grounding.share)), share(grounding.share))),
+    el("div", {}, el("dt", {}, isResponse ? "Without them it begins with" : "Without them the model says"), el("dd", {}, el("bdi", {}, `‘${said}’`), el("span", { class: "faint number" }, ` ${percent(grounding.probability)}`))),
+  );
 }
 
 /** The checks of the whole explanation, or what is still being computed. */

@@ -1,6 +1,7 @@
 // What theory promises about new tokens for a head's dual model, and the gap that it bounds.
 
 import { el } from "./elements.js";
+import { nouns } from "./names.js";
 import { plain, short, wide } from "./numbers.js";
 
 const FORMS = {
@@ -38,7 +39,7 @@ export function boundOf(bound) {
     el(
       "p",
       { class: "note" },
-      `Theorem 3.2 of Ren & Liu (2024) bounds how much more loss the trained weights have on new tokens than on the ${bound.n_tokens} tokens of the demonstrations: L − L̂, with ${sure} probability, if the tokens were drawn independently, which those of a prompt are not quite. In units of the range of the loss on these tokens, so that 1 or more says nothing. `,
+      `Theorem 3.2 of Ren & Liu (2024) bounds how much more loss the trained weights have on new tokens than on the ${bound.n_tokens} tokens of the ${nouns()}: L − L̂, with ${sure} probability, if the tokens were drawn independently, which those of a prompt are not quite. In units of the range of the loss on these tokens, so that 1 or more says nothing. `,
       el("b", {}, verdict),
     ),
     el(
@@ -71,7 +72,7 @@ export function boundOf(bound) {
       el(
         "dl",
         { class: "facts" },
-        ingredient("N, tokens of demonstrations", String(bound.n_tokens)),
+        ingredient(`N, tokens of ${nouns()}`, String(bound.n_tokens)),
         ingredient("d_o, width of the values", String(bound.d_o)),
         ingredient("δ", short(bound.delta)),
         ...Object.entries(INGREDIENTS).map(([name, said]) => ingredient(said, wide(bound.ingredients[name]))),
@@ -81,10 +82,10 @@ export function boundOf(bound) {
 }
 
 function measured(found) {
-  if (found === null) return "The gap is not measured here: that needs at least two demonstrations, to train on one and judge on the other, and a prompt that is not too long.";
+  if (found === null) return `The gap is not measured here: that needs at least two ${nouns()}, to train on one and judge on the other, and a prompt that is not too long.`;
   return (
-    `Measured: trained on ${found.n_demonstrations} of the demonstrations and judged on the other ${found.n_held_out}, ${found.n_resamples} times, L − L̂ has the median ${plain(found.median)} ` +
-    `(5 % to 95 %: ${plain(found.low)} to ${plain(found.high)}). For so few demonstrations the Frobenius form allows ${plain(found.bound)}, and it held in ${(100 * found.coverage).toFixed(0)} % of them.`
+    `Measured: trained on ${found.n_demonstrations} of the ${nouns()} and judged on the other ${found.n_held_out}, ${found.n_resamples} times, L − L̂ has the median ${plain(found.median)} ` +
+    `(5 % to 95 %: ${plain(found.low)} to ${plain(found.high)}). For so few ${nouns()} the Frobenius form allows ${plain(found.bound)}, and it held in ${(100 * found.coverage).toFixed(0)} % of them.`
   );
 }
 

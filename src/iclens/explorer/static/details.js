@@ -1,18 +1,20 @@
 // Every number of an explanation, in tables: all scores, the rest of the prompt, the checks, and what made them.
 
 import { bar, byId, el, oneLine, put } from "./elements.js";
+import { called, noun, nouns, quantity, shortName } from "./names.js";
 import { largest, percent, plain, signed } from "./numbers.js";
-import { BY_TOKEN, OF_THE_REST, isInNats, nameOf, quantityOf, scoreOf } from "./scores.js";
+import { BY_TOKEN, OF_THE_REST, isInNats, nameOf, scoreOf } from "./scores.js";
 
 const OTHERS = {
   first: "First token of the text (attention sink)",
-  instruction: "Instruction before the demonstrations",
+  instruction: "Instruction",
   separator: "Separators between the parts",
   special: "Special tokens, such as the marks of a chat",
   query: "The query itself",
   answer: "Tokens of the answer before the one that is read",
   learned_sinks: "Learned sinks, training pairs with target 0",
   biases: "What the model adds whatever the prompt",
+  entropy: "Minus the entropy of the predictions, which no token brings",
 };
 const MOST_NAMED = 160;
 
@@ -47,7 +49,9 @@ export function renderDetails(explanation, seen) {
 
 function scores(explanation) {
   const { sources } = explanation;
-  const columns = explanation.scores.flatMap((score) => [
+  // A budget of passes deletes the text of some sources, which is no score of all.
+  const deleted = sources.some((one) => one.rerun_margin_change != null) && !explanation.scores.includes("rerun") ? ["rerun"] : [];
+  const columns = [...explanation.scores, ...deleted].flatMap((score) => [
     { name: nameOf(score), of: (one) => scoreOf(one, score), isAdditive: BY_TOKEN.includes(score) },
     ...(score === "knock_out" ? [{ name: "knock-out, log-prob.", of: (one) => one.knock_out.log_probability_change }] : []),
   ]);
@@ -55,12 +59,12 @@ function scores(explanation) {
   const [first] = columns;
   const ranked = [...sources].sort((a, b) => first.of(b) - first.of(a));
   return [
-    el("h3", {}, `Demonstrations, from the strongest support by ${first.name}`),
+    el("h3", {}, `${capital(nouns())}, from the strongest support by ${first.name}`),
     el("p", { class: "note" }, `${unitOf(explanation)}: positive supports the answer. Bars fill each column by its own largest value. ${taken(explanation)}`),
     el(
       "table",
       { class: "ranked scores" },
-      head(["#", "demonstration", ...measures.map((one) => one.name)]),
+      head([noun() === "demonstration" ? "#" : "name", noun() === "demonstration" ? noun() : "text", ...measures.map((one) => one.name)]),
       el(
         "tbody",
         {},
@@ -68,7 +72,7 @@ function scores(explanation) {
           el(
             "tr",
             {},
-            el("th", { scope: "row" }, `#${one.index}`),
+            el("th", { scope: "row" }, shortName(one)),
             el("td", { class: "text" }, el("bdi", {}, oneLine(one.text, MOST_NAMED)), " ", el("span", { class: "faint" }, `${one.n_tokens} ${one.n_tokens === 1 ? "token" : "tokens"}`)),
             ...measures.map((column) => measure(column.name, column.of(one), column.most)),
           ),
@@ -80,7 +84,7 @@ function scores(explanation) {
 }
 
 function unitOf(explanation) {
-  return explanation.scores.every(isInNats) ? `In nats of the ${quantityOf(explanation)}` : "Each score in its own unit";
+  return explanation.scores.every(isInNats) ? `In nats of the ${quantity()}` : "Each score in its own unit";
 }
 
 /** The sums of the scores that may be summed. */
@@ -97,16 +101,16 @@ function taken(explanation) {
   if (!at) return "";
   const whose = edges === "query" ? "the query’s tokens" : "all later tokens";
   const weight = at.weight === 0.5 ? "half" : `1/${Math.round(1 / at.weight)} of`;
-  return `Influence counts per unit of weight, where every demonstration has ${weight} its weight in the attention of ${whose}; the ${quantityOf(explanation)} is ${signed(at.margin)} there.`;
+  return `Influence counts per unit of weight, where every ${noun()} has ${weight} its weight in the attention of ${whose}; the ${quantity()} is ${signed(at.margin)} there.`;
 }
 
 /** What comes from the tokens of the outputs. */
 function outputs({ sources, scores }) {
   const columns = scores.filter((score) => sources.some((one) => score in (one.of_output ?? {})));
   if (!columns.length) return [];
-  const rows = sources.map((one) => [`#${one.index}`, ...columns.map((score) => signed(one.of_output[score]))]);
+  const rows = sources.map((one) => [shortName(one), ...columns.map((score) => signed(one.of_output[score]))]);
   return [
-    ...table("What comes from the outputs of the demonstrations", ["demonstration", ...columns.map(nameOf)], rows),
+    ...table(`What comes from the outputs of the ${nouns()}`, [noun(), ...columns.map(nameOf)], rows),
     el("p", { class: "note" }, "The part of each score that the tokens of the output (the label) bring; the rest comes from the input."),
   ];
 }
@@ -117,7 +121,7 @@ function others(parts, scores) {
   const most = columns.map((score) => largest(parts.map((one) => one[score])));
   return [
     el("h3", {}, "The rest of the prompt"),
-    el("p", { class: "note" }, "These parts set where the dual models start, before any demonstration is learnt."),
+    el("p", { class: "note" }, `These parts set where the dual models start, before any ${noun()} is learnt.`),
     el(
       "table",
       { class: "ranked narrow" },
@@ -150,16 +154,16 @@ function agreement(pairs) {
 
 function groups(found) {
   if (!found.length) return [];
-  const rows = found.map((one) => [one.demonstrations.map((i) => `#${i}`).join(", "), signed(one.margin), signed(one.margin_change), signed(one.log_probability_change)]);
-  return table("Groups knocked out together", ["without", "logit difference", "knock-out", "knock-out, log-prob."], rows);
+  const rows = found.map((one) => [one.demonstrations.map(called).join(", "), signed(one.margin), signed(one.margin_change), signed(one.log_probability_change)]);
+  return table("Groups knocked out together", ["without", quantity(), "knock-out", "knock-out, log-prob."], rows);
 }
 
 function faithfulness(tests) {
   if (!tests.length) return [];
   const rows = tests.map((one) => [nameOf(one.method), one.lds === null ? "undefined" : plain(one.lds), `${signed(one.margin_drop)} (top ${one.k})`]);
   return [
-    ...table("How well the scores predict shorter prompts", ["score", "LDS", "logit difference lost without the top"], rows),
-    el("p", { class: "note" }, `LDS: rank correlation of summed scores with the model's logit difference over ${tests[0].n_subsets} random subsets of the demonstrations, the text of the others removed.`),
+    ...table("How well the scores predict shorter prompts", ["score", "LDS", `${quantity()} lost without the top`], rows),
+    el("p", { class: "note" }, `LDS: rank correlation of summed scores with the model's ${quantity()} over ${tests[0].n_subsets} random subsets of the ${nouns()}, the text of the others removed.`),
   ];
 }
 
@@ -167,7 +171,7 @@ function checks(explanation) {
   const rows = explanation.residuals.map((one) => [oneLine(one.name), one.value === null ? "not a number" : plain(one.value), plain(one.tolerance), one.holds ? "✓ holds" : "✗ exceeded"]);
   const whole = explanation.completeness;
   if (whole) {
-    const name = `shares against what the demonstrations change, at ${whole.weights.length} weights`;
+    const name = `shares against what the ${nouns()} change, at ${whole.weights.length} weights`;
     rows.push([name, plain(whole.gap), plain(whole.tolerance), whole.gap <= whole.tolerance ? "✓ complete" : "✗ incomplete"]);
   }
   const notes = explanation.notes.map((note) => el("li", {}, oneLine(note)));
@@ -190,6 +194,10 @@ function madeBy(explanation, seen) {
         `The prompt has ${seen.n_tokens.toLocaleString("en")} tokens. Cost: ${plain(cost.forward_passes)} forward and ${plain(cost.backward_passes)} backward passes${seconds.length ? `; ${seconds.join(", ")}` : ""}. Schema ${explanation.schema_version}.`,
     ),
   ];
+}
+
+function capital(word) {
+  return word.slice(0, 1).toUpperCase() + word.slice(1);
 }
 
 /** A table under its title; the first column names the row, the others are numbers. */

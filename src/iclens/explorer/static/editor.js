@@ -1,109 +1,59 @@
-// Editing the prompt: one row for each demonstration.
+// Editing the prompt: its demonstrations, its query, its candidate answers, and what is done to rows of it.
 
-import { byId, el, oneLine, put } from "./elements.js";
-import { colour, largest, plain, signed } from "./numbers.js";
-import { nameOf, withUnit } from "./scores.js";
-import { change, given, isSaved, state } from "./state.js";
+import { byId, el, oneLine } from "./elements.js";
+import { nameOf } from "./scores.js";
+import { buildSources, renderSwitches, sourceRows } from "./sources.js";
+import { change, given, isNamed, isSaved, queryOf, state, withQuery } from "./state.js";
 
 const MORE = ["path", "knock_out"]; // scores that are offered beyond those that are computed anyway
 
-const rows = [];
-let unscored = false; // no scores have come since the rows were built
-
-/** Builds the rows anew, after demonstrations were added, moved or deleted. */
+/** Builds everything anew, after demonstrations were added, moved or deleted, or another prompt was taken. */
 export function renderEditor() {
-  unscored = true;
-  rows.length = 0;
-  rows.push(...state.demonstrations.map(buildRow));
-  put(byId("demonstrations"), ...rows.map((row) => row.item));
-  byId("answers").closest(".field").hidden = isSaved && !state.answers.length;
-  byId("query").value = state.query;
+  buildSources({ buttonsOf, keys });
+  const query = queryOf();
+  byId("query-name").textContent = query.name;
+  byId("query").value = query.text;
+  byId("query").readOnly = isSaved || !query.isEdited;
+  byId("query-hint").hidden = !query.isEdited;
   byId("answers").value = state.answers.join(", ");
   byId("instruction").value = state.instruction;
+  byId("instruction").closest(".field").hidden = isNamed();
+  byId("add").hidden = isNamed();
   offerScores();
-  renderSwitches();
+  renderRows();
 }
 
-/** Colours the rows by their scores and writes these beside them; null while they are not known.
- *
- * Stale ones, of the prompt as it was, are still shown while the text of a row changes, but not beside other rows. */
-export function renderScores(newest, stale = false) {
-  if (!stale) unscored = false;
-  const scores = unscored ? null : newest;
-  const most = scores === null ? 0 : largest(scores);
-  byId("full").textContent = most > 0 ? `full colour: ${withUnit(plain(most), state.colour)}` : "";
-  rows.forEach((row, i) => {
-    const value = scores?.[i] ?? null;
-    row.score.textContent = value === null ? "…" : signed(value);
-    row.score.setAttribute("aria-label", `${nameOf(state.colour)} of demonstration ${i}`);
-    row.item.classList.toggle("stale", stale);
-    colour(row.item, value, most);
-  });
-}
-
-function buildRow(one, i) {
-  const name = `demonstration ${i}`;
-  const text = el("textarea", {
-    "aria-label": `Text of ${name}`,
-    rows: one.text.split("\n").length,
-    spellcheck: "false",
-    readonly: isSaved,
-    oninput: () => {
-      text.rows = text.value.split("\n").length;
-      change("prompt", () => (one.text = text.value));
-      renderSwitches();
-    },
-    onkeydown: (event) => {
-      const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
-      if (!event.altKey || !step) return;
-      event.preventDefault();
-      move(i, step, "text");
-    },
-  });
-  text.value = one.text;
-  const on = el("input", {
-    type: "checkbox",
-    "aria-label": `${name} is on`,
-    title: "Switch off to see the answer without it",
-    disabled: isSaved,
-    onchange: () => {
-      change("prompt", () => (one.on = on.checked));
-      renderSwitches();
-    },
-  });
-  const score = el("output", { class: "number score" }, "…");
+function buttonsOf(one, i, name, text) {
   const button = (sign, label, act) =>
     el("button", { type: "button", class: "icon", title: label, "aria-label": `${label}: ${name}`, onclick: act }, sign);
-  const flip = button("⇄", "Give it the next candidate answer", () => flipLabel(one, text));
   const buttons = {
     up: button("↑", "Move up (Alt ↑ in the text)", () => move(i, -1, "up")),
     down: button("↓", "Move down (Alt ↓ in the text)", () => move(i, 1, "down")),
-    flip,
+    flip: button("⇄", "Give it the next candidate answer", () => flipLabel(one, text)),
     remove: button("✕", "Delete", () => remove(i)),
   };
   buttons.up.disabled = i === 0;
   buttons.down.disabled = i === state.demonstrations.length - 1;
-  const item = el(
-    "li",
-    { class: "demonstration" },
-    el("label", { class: "number-of" }, on, el("span", {}, `#${i}`)),
-    text,
-    score,
-    isSaved ? null : el("span", { class: "icons" }, ...Object.values(buttons)),
-  );
-  return { item, text, on, score, ...buttons };
+  return buttons;
 }
 
-function renderSwitches() {
-  state.demonstrations.forEach((one, i) => {
-    rows[i].on.checked = one.on;
-    rows[i].item.classList.toggle("off", !one.on);
-    rows[i].flip.disabled = labelOf(one.text) === null;
+function keys(event, i) {
+  const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  if (!event.altKey || !step) return;
+  event.preventDefault();
+  move(i, step, "text");
+}
+
+/** What rows show besides their scores. */
+export function renderRows() {
+  renderSwitches();
+  sourceRows().forEach((row, i) => {
+    if (row.flip) row.flip.disabled = labelOf(state.demonstrations[i].text) === null;
   });
-  byId("everything").hidden = state.demonstrations.every((one) => one.on);
 }
 
-function restructure(edit, focus) {
+/** Changes the prompt so that its rows are built anew. */
+export function restructure(edit, focus) {
   change("all", edit);
   focus?.();
 }
@@ -114,8 +64,8 @@ function move(i, step, focused) {
   restructure(
     (now) => now.demonstrations.splice(to, 0, ...now.demonstrations.splice(i, 1)),
     () => {
-      const target = rows[to][focused];
-      (target.disabled ? rows[to].text : target).focus();
+      const row = sourceRows()[to];
+      (row[focused].disabled ? row.text : row[focused]).focus();
     },
   );
 }
@@ -123,7 +73,7 @@ function move(i, step, focused) {
 function remove(i) {
   restructure(
     (now) => now.demonstrations.splice(i, 1),
-    () => (rows[Math.min(i, rows.length - 1)]?.remove ?? byId("add")).focus(),
+    () => (sourceRows()[Math.min(i, sourceRows().length - 1)]?.remove ?? byId("add")).focus(),
   );
 }
 
@@ -173,9 +123,9 @@ function choiceOf(name) {
   return el("label", {}, el("input", { type: "radio", name: "colour", value: name, onchange: choose }), el("span", {}, nameOf(name)));
 }
 
-/** Connects what lies around the rows. */
-export function startEditor(example, takeOver) {
-  byId("query").addEventListener("input", (event) => change("prompt", (now) => (now.query = event.target.value)));
+/** Connects what lies around the rows; `takeDocument` takes a prompt that is written as JSON, and says whether it is. */
+export function startEditor(example, takeOver, takeDocument) {
+  byId("query").addEventListener("input", (event) => change("prompt", () => withQuery(event.target.value)));
   byId("instruction").addEventListener("input", (event) => change("prompt", (now) => (now.instruction = event.target.value)));
   byId("answers").addEventListener("input", (event) => {
     const answers = event.target.value.split(",").map((one) => one.trim()).filter(Boolean);
@@ -183,22 +133,25 @@ export function startEditor(example, takeOver) {
       now.answers = answers;
       now.answer = null;
     });
-    renderSwitches();
+    renderRows();
   });
   byId("add").addEventListener("click", () =>
     restructure(
       (now) => now.demonstrations.push({ text: now.demonstrations.at(-1)?.text ?? "", on: true }),
       () => {
-        rows.at(-1).text.focus();
-        rows.at(-1).text.select();
+        const { text, head } = sourceRows().at(-1);
+        if (head?.getAttribute("aria-expanded") === "false") head.click();
+        text.focus();
+        text.select();
       },
     ),
   );
   byId("everything").addEventListener("click", () => {
     change("prompt", (now) => now.demonstrations.forEach((one) => (one.on = true)));
-    renderSwitches();
+    renderRows();
   });
   byId("take").addEventListener("click", () => {
+    if (takeDocument(byId("whole").value)) return;
     const blocks = blocksOf(byId("whole").value.replaceAll("\r\n", "\n"));
     if (blocks.length < 2) {
       byId("whole").setCustomValidity("At least one demonstration, a blank line, and the query.");
@@ -214,7 +167,7 @@ export function startEditor(example, takeOver) {
     document.querySelector("#colour input:checked").focus();
   });
   byId("again").addEventListener("click", () => restructure(() => takeOver(example)));
-  if (isSaved) for (const id of ["query", "answers"]) byId(id).readOnly = true;
+  byId("answers").readOnly = isSaved;
   const { name, n_layers, n_heads } = given.model;
   byId("model").textContent = `iclens ${isSaved ? "explain" : "explore"} · ${oneLine(name)} · ${n_layers} layers of ${n_heads} heads`;
 }

@@ -2,6 +2,7 @@
 
 import { boundOf } from "./bound.js";
 import { bar, byId, el, oneLine, put, share, svg } from "./elements.js";
+import { called, noun, nouns, quantity, shortName } from "./names.js";
 import { colour, largest, percent, plain, signed, wide } from "./numbers.js";
 import { BY_HEAD, fullNameOf, mapOf, nameOf, withUnit } from "./scores.js";
 import { change, given, state } from "./state.js";
@@ -10,15 +11,15 @@ const LEAST_WEIGHT = 1e-4; // training pairs that are shown, beyond the first fe
 const FEW_PAIRS = 6;
 
 let cells = [];
-let shown = null; // the map of all demonstrations that is shown
+let shown = null; // the map of all sources that is shown
 
-/** The demonstrations of which there may be a map of their own. */
+/** The sources of which there may be a map of their own. */
 export function renderMapChoice(seen) {
   const chosen = byId("of").value;
   put(
     byId("of"),
-    el("option", { value: "all" }, "all demonstrations"),
-    ...seen.sources.map((one) => el("option", { value: one.index }, `#${one.index} ${oneLine(one.text, 30)}`)),
+    el("option", { value: "all" }, `all ${nouns()}`),
+    ...seen.sources.map((one) => el("option", { value: one.index }, `${shortName(one)} ${oneLine(one.text, 30)}`)),
   );
   byId("of").value = [...byId("of").options].some((option) => option.value === chosen) ? chosen : "all";
 }
@@ -49,7 +50,7 @@ export function renderMap(seen, explanation, score) {
   renderChosen();
 }
 
-/** Which score has a map: its name (null for none), its rows (null while they are computed), those of single demonstrations. */
+/** Which score has a map: its name (null for none), its rows (null while they are computed), those of single sources. */
 function foundMap(seen, explanation, score) {
   const { sources } = explanation ?? seen;
   for (const name of [score, ...BY_HEAD]) {
@@ -69,7 +70,7 @@ function sum(maps) {
 function mapNote({ name, rows }, score) {
   if (name === null) return `No map: neither ${nameOf(score)} nor another score that was computed is known for each head.`;
   const own = name === score ? "The" : `Of the ${nameOf(score)} there is no map by heads; this is the`;
-  return `${own} demonstrations’ ${fullNameOf(name)} through each head${rows === null ? ": …" : "."}`;
+  return `${own} ${nouns()}’ ${fullNameOf(name)} through each head${rows === null ? ": …" : "."}`;
 }
 
 /** One button for each head; arrow keys walk through them. */
@@ -134,7 +135,7 @@ export function renderHeadProblem(sentence) {
   put(byId("head"), el("p", { class: "note" }, sentence));
 }
 
-/** One head as a model that is trained on the demonstrations. */
+/** One head as a model that is trained on the sources. */
 export function renderHead(view, answer) {
   const all = [...view.demonstrations, view.first, view.initial];
   const most = largest(all.map((one) => one.pull));
@@ -157,7 +158,7 @@ export function renderHead(view, answer) {
       { class: "note" },
       "What this head adds at the last token ",
       el("code", {}, oneLine(view.token, 20)),
-      ` is the prediction of a model after one gradient step on ${view.demonstrations.length} demonstrations. Against the head's own output: ${plain(view.residual)} relative.`,
+      ` is the prediction of a model after one gradient step on ${view.demonstrations.length} ${view.demonstrations.length === 1 ? noun() : nouns()}. Against the head's own output: ${plain(view.residual)} relative.`,
     ),
     el(
       "dl",
@@ -165,11 +166,11 @@ export function renderHead(view, answer) {
       fact("Loss", `${wide(view.loss_before)} → ${wide(view.loss_after)}`, "before and after the step; it has no minimum"),
       fact("Alignment", `${plain(view.alignment_before)} → ${plain(view.alignment_after)}`, "mean cosine of prediction and target"),
       fact("Collapse", `${plain(view.collapse_before)} → ${plain(view.collapse_after)}`, "1: all predictions point one way"),
-      fact("Initialisation", percent(view.first.weight + view.initial.weight), `the weight outside the demonstrations: ${percent(view.first.weight)} on the first token, ${percent(view.initial.weight)} on the rest`),
+      fact("Initialisation", percent(view.first.weight + view.initial.weight), `the weight outside the ${nouns()}: ${percent(view.first.weight)} on the first token, ${percent(view.initial.weight)} on the rest`),
     ),
     el(
       "div",
-      { class: "scroll", tabindex: "0", role: "region", "aria-label": "Demonstrations in this head" },
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": `The ${nouns()} in this head` },
       el(
         "table",
         { class: "list dual" },
@@ -183,7 +184,7 @@ export function renderHead(view, answer) {
           {},
           ...view.demonstrations.map((one) =>
             row(
-              el("span", {}, el("span", { class: "faint" }, `#${one.index} `), el("bdi", {}, oneLine(one.text, 42))),
+              el("span", {}, el("span", { class: "faint" }, `${called(one.index)} `), el("bdi", {}, oneLine(one.text, 42))),
               one,
               `${one.alignment_before.toFixed(2)} → ${one.alignment_after.toFixed(2)}`.replaceAll("-", "−"),
             ),
@@ -194,7 +195,7 @@ export function renderHead(view, answer) {
       ),
     ),
     el("h3", {}, "Trained one after another"),
-    el("p", { class: "note" }, "‖ŷ − h′‖: how far the prediction is from the head's output, as the demonstrations are added in turn to the first token and the rest of the prompt."),
+    el("p", { class: "note" }, `‖ŷ − h′‖: how far the prediction is from the head's output, as the ${nouns()} are added in turn to the first token and the rest of the prompt.`),
     trajectory(view),
     el("h3", {}, "Training pairs: key → target"),
     el("p", { class: "note" }, "The tokens with the largest weights. A target is read as what it adds to the answers' logits."),
@@ -218,7 +219,7 @@ function pairItem(pair, readings) {
     "li",
     {},
     el("code", {}, oneLine(pair.text, 24)),
-    el("span", { class: "faint" }, ` #${pair.part} → `),
+    el("span", { class: "faint" }, ` ${called(pair.part)} → `),
     el("bdi", {}, oneLine(readings[i].trim(), 16)),
     " ",
     el("span", { class: "number" }, signed(value)),
@@ -227,13 +228,14 @@ function pairItem(pair, readings) {
 }
 
 function trajectory(view) {
-  const [width, height, left, top] = [420, 150, 44, 10];
+  const [width, height, left, top] = [420, 150, 56, 10];
   const values = view.trajectory;
   const most = Math.max(...values) || 1;
   const x = (i) => left + (i / Math.max(1, values.length - 1)) * (width - left - 12);
   const y = (value) => top + (1 - value / most) * (height - top - 26);
-  const names = values.map((_, i) => (i === 0 ? "rest" : `#${i - 1}`));
-  const every = Math.ceil(values.length / 12);
+  const names = values.map((_, i) => (i === 0 ? "rest" : called(i - 1)));
+  const widest = Math.max(...names.map((name) => name.length)) * 7 + 12;
+  const every = Math.ceil(values.length / Math.min(12, Math.max(1, (width - left) / widest)));
   return el(
     "figure",
     { class: "chart" },

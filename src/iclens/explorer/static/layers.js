@@ -1,6 +1,7 @@
 // The query's representation from layer to layer, in two dimensions, and what each layer adds.
 
 import { byId, el, oneLine, put, svg } from "./elements.js";
+import { quantity } from "./names.js";
 import { colour, largest, percent, signed } from "./numbers.js";
 
 const [WIDTH, HEIGHT] = [520, 380];
@@ -12,7 +13,7 @@ export function renderLayers(view) {
     byId("layers-note"),
     "Where the last token ",
     el("code", {}, oneLine(view.token, 20)),
-    ` is after each layer (circles), read as if the model ended there, among the directions of the answers (diamonds). The two axes are the first principal components and carry ${shares} of the spread. Beside it, what each layer adds to the logit difference: with ${signed(view.embedding + view.bias)} of embedding and biases the numbers sum to ${signed(view.margin)}.`,
+    ` is after each layer (circles), read as if the model ended there, among the directions of the answers (diamonds). The two axes are the first principal components and carry ${shares} of the spread. Beside it, what each layer adds to the ${quantity()}: with ${signed(view.embedding + view.bias)} of embedding and biases the numbers sum to ${signed(view.margin)}.`,
   );
   put(byId("plot"), plot(view));
   put(byId("layers"), ...table(view));
@@ -81,7 +82,7 @@ function table(view) {
   const names = view.answers.map((one) => oneLine(one.text.trim() || one.text, 12));
   const heading = ["", "direct effect", "first token", "rest and biases", "MLP"];
   return [
-    el("caption", { class: "unseen" }, "What each layer adds to the logit difference, and what the model would say after it"),
+    el("caption", { class: "unseen" }, `What each layer adds to the ${quantity()}, and what the model would say after it`),
     el(
       "thead",
       {},

@@ -2,24 +2,28 @@
 
 import { writeAddress } from "./address.js";
 import { renderAnswer, renderChecks, renderConclusion } from "./answer.js";
+import { renderAsking, renderWays, startAsking, takeDocument } from "./asking.js";
 import { renderDetails } from "./details.js";
-import { renderEditor, renderScores, startEditor } from "./editor.js";
+import { renderEditor, startEditor } from "./editor.js";
 import { byId, el } from "./elements.js";
 import { renderHead, renderHeadProblem, renderMap, renderMapChoice, startHeads, strongest } from "./heads.js";
 import { openLab } from "./lab.js";
 import { renderLayers, renderLayersProblem } from "./layers.js";
+import { linkRows, renderLinked, startLinked } from "./linked.js";
+import { speakOf } from "./names.js";
 import { openRuns } from "./runs.js";
 import { scoreOf } from "./scores.js";
 import { ask } from "./server.js";
 import { renderShare, startShare } from "./share.js";
-import { change, fromHash, given, isSaved, onChange, question, state, takeOver, toHash } from "./state.js";
+import { renderInside, renderScores } from "./sources.js";
+import { change, fromHash, given, isSaved, onChange, question, state, takeOver, toHash, whole } from "./state.js";
 import { renderTokens } from "./tokens.js";
 import { addView, startViews, viewOf } from "./views.js";
 
 const PAUSE = 40; // milliseconds without another key before the model is asked
 const REST = 120; // and before the slower numbers are
 
-const shown = { asked: null, glance: null, explanation: null };
+const shown = { asked: null, whole: null, glance: null, explanation: null };
 let running = null;
 let timer = 0;
 
@@ -43,12 +47,13 @@ async function refresh() {
   running?.abort();
   running = new AbortController();
   const { signal } = running;
-  const asked = question();
+  const [asked, now] = [question(), whole()];
   try {
     const glance = await ask("glance", asked, signal);
     if (signal.aborted) return;
     if (!isExplained(asked)) shown.explanation = null;
     shown.asked = asked;
+    shown.whole = now;
     shown.glance = glance;
     renderGlance();
     if (!isSaved) await rest(REST, signal);
@@ -58,6 +63,7 @@ async function refresh() {
     renderConclusion(explanation);
     renderChecks(explanation);
     renderDetails(explanation, glance);
+    renderLinked(glance, explanation);
     renderColours();
     document.body.classList.add("explained");
     await refreshLayers(asked, signal);
@@ -112,18 +118,22 @@ function renderGlance() {
   document.body.classList.add("answered");
   byId("problem").hidden = true;
   byId("found").classList.remove("stale");
+  speakOf(shown.glance);
   renderAnswer(shown.glance);
   renderConclusion(shown.explanation);
   renderChecks(null);
   renderDetails(null);
   renderMapChoice(shown.glance);
   renderShare(shown.glance);
+  renderWays(shown.glance.ways);
+  renderLinked(shown.glance, shown.explanation);
   renderColours();
 }
 
 function renderColours(stale = false) {
   const scores = currentScores();
   renderScores(scores, stale);
+  renderInside(shown.explanation);
   renderTokens(shown.glance, shown.explanation, state.colour, scores);
   drawMap();
 }
@@ -137,25 +147,33 @@ function isStale() {
   return document.body.classList.contains("waiting") || !byId("problem").hidden;
 }
 
-/** A sentence in place of the answer; what was typed stays, unless the reader takes back the edit of a chat or of pairs. */
+/** A sentence in place of the answer; what was typed stays, unless the reader takes back the edit. */
 function renderProblem(sentence) {
   document.body.classList.remove("waiting");
   document.body.classList.add("settled");
   byId("problem").hidden = false;
   byId("problem").textContent = sentence;
   const differs = JSON.stringify(question()) !== JSON.stringify(shown.asked);
-  if (state.document && shown.asked && differs) byId("problem").append(" ", el("button", { type: "button", onclick: takeBack }, "Take back the edit"));
+  const canGoBack = state.document || state.response !== null;
+  if (canGoBack && shown.asked && differs) byId("problem").append(" ", el("button", { type: "button", onclick: takeBack }, "Take back the edit"));
   byId("found").classList.add("stale");
 }
 
 /** Back to the last question that was answered. */
 function takeBack() {
-  change("all", ({ layer, head }) => takeOver({ ...shown.asked, layer, head }));
-  byId("demonstrations").querySelector("textarea")?.focus();
+  change("all", ({ layer, head }) => takeOver({ ...shown.whole, layer, head }));
+  byId("demonstrations").querySelector("textarea, [tabindex='0']")?.focus();
+}
+
+/** Everything that shows the question itself. */
+function renderQuestion() {
+  renderEditor();
+  renderAsking();
+  linkRows();
 }
 
 onChange((kind) => {
-  if (kind === "all") renderEditor();
+  if (kind === "all") renderQuestion();
   if (kind === "prompt" || kind === "all") edited();
   else keepAddress();
   if (kind === "view" && shown.glance) renderColours(isStale());
@@ -167,18 +185,20 @@ onChange((kind) => {
 function open() {
   if (isSaved) takeOver(given.ask);
   else if (!fromHash(location.hash)) takeOver(given.example);
-  renderEditor();
+  renderQuestion();
   refresh();
 }
 
 document.body.classList.toggle("saved", isSaved);
-startEditor(given.example, takeOver);
+startEditor(given.example, takeOver, takeDocument);
+startAsking();
+startLinked();
 startHeads(drawMap);
 startShare();
 window.addEventListener("hashchange", () => {
   if (isSaved || viewOf(location.hash) !== "prompt") return;
   if (location.hash !== toHash() && fromHash(location.hash)) {
-    renderEditor();
+    renderQuestion();
     edited();
   } else if (shown.glance) keepAddress();
 });

@@ -32,6 +32,7 @@ export function short(value) {
 export function percent(value) {
   if (value == null) return "–";
   const share = 100 * value;
+  if (share === 100) return "100 %";
   if (share > 0 && share < 0.01) return "< 0.01 %";
   if (share < 100 && share > 99.99) return "> 99.99 %";
   return `${share.toFixed(share < 1 || share > 99 ? 2 : 1)} %`;

@@ -2,13 +2,13 @@
 
 import { oneLine } from "./elements.js";
 
-const NAMES = { influence: "influence", shares: "shares", gradient_step: "direct effect", path: "total effect", knock_out: "knock-out", rerun: "text removed" };
+const NAMES = { influence_deletions: "effect of deleting", influence: "influence", shares: "shares", gradient_step: "direct effect", path: "total effect", knock_out: "knock-out", rerun: "text removed" };
 const WAYS = { gradient_step: " (gradient step)", path: " (path)" };
 
-/** Scores with respect to training weights, which tokens outside the demonstrations do not have. */
+/** Scores with respect to training weights, which tokens outside the sources do not have. */
 const BY_WEIGHT = ["influence", "shares"];
 
-/** Scores that every token may have; the others are of whole demonstrations. */
+/** Scores that every token may have; the others are of whole sources. */
 export const BY_TOKEN = [...BY_WEIGHT, "gradient_step", "path"];
 
 /** Scores that are known for each head, the one that stands in for the others first. */
@@ -32,20 +32,13 @@ export function isInNats(score) {
   return score in NAMES;
 }
 
-/** What the explained number is called. */
-export function quantityOf({ response }) {
-  if (!response) return "logit difference";
-  if (response.foil !== null) return "log-probability difference";
-  return response.measure === "logit" ? "logit of the probability" : "log-probability";
-}
-
 /** A size with the unit of its score. */
 export function withUnit(text, score) {
   if (!isInNats(score)) return text;
   return score === "influence" ? `${text} nats per unit of weight` : `${text} nats`;
 }
 
-/** A demonstration's score; null where it is not known. */
+/** A source's score; null where it is not known. */
 export function scoreOf(source, score) {
   if (score === "knock_out") return source.knock_out?.margin_change ?? null;
   if (score === "rerun") return source.rerun_margin_change ?? null;
@@ -57,7 +50,7 @@ export function ofToken(token, score) {
   return token[score] ?? token.scores?.[score] ?? null;
 }
 
-/** A score by layer and head, of a demonstration or of all; null where it is not known. */
+/** A score by layer and head, of a source or of all; null where it is not known. */
 export function mapOf(holder, score) {
   const rows = score === "gradient_step" ? holder.by_layer_and_head : holder.maps?.[score];
   return rows?.length ? rows : null;

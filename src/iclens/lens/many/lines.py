@@ -13,17 +13,23 @@ from iclens.lens.prompt.blocks import half_pair
 from iclens.lens.prompt.documents import contents, parse
 from iclens.lens.prompt.options import PromptOptions
 from iclens.lens.read.question import Question, ask
+from iclens.lens.read.responding import responding
+from iclens.lens.read.response_options import ResponseOptions
 
 _LINE = '{"id": "a1", "demonstrations": [{"input": "...", "output": "..."}], "query": "...", "answers": ["...", "..."]}'
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for every line that does not say otherwise: how prompts are written, and the answers as in `ask`."""
+    """What holds for every line that does not say otherwise: how prompts are written, and the answers as in `ask`.
+
+    `response` says the same of a response.
+    """
 
     options: PromptOptions = field(default_factory=PromptOptions)
     answers: tuple[str, ...] = ()
     answer: str | None = None
+    response: ResponseOptions = field(default_factory=ResponseOptions)
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class Line:
 def read_lines(path: Path, lens_model: LensModel, defaults: Defaults | None = None) -> list[Line]:
     """Read every line of a file of prompts that is not blank, each as a prompt or as an error.
 
-    A line, UTF-8, is a document that `read_document` reads; an object may also hold `"id"`, `"answers"` and `"answer"`.
+    A line, UTF-8, is a document that `read_document` reads; an object may also hold `"id"`, `"answers"` and `"answer"`,
+    and what `ResponseOptions` has. A response that the model is to write is written later.
     What a line says goes before the defaults. Prompts must fit the model's tokenizer and context; its weights are not
     used.
 
@@ -81,8 +88,9 @@ def _read_line(number: int, raw: bytes, lens_model: LensModel, defaults: Default
         if isinstance(document, dict):
             name = _name(document, name)
             document.pop("id", None)
-        question = ask(lens_model, document, defaults.answers, defaults.answer, defaults.options)
-        return Line(number, name, question)
+        said = defaults.response
+        question = ask(lens_model, document, defaults.answers, defaults.answer, defaults.options, response=said)
+        return Line(number, name, responding(lens_model, question, write=False))
     except UserError as error:
         # A key may hold half of a surrogate pair, which neither a terminal nor a table can take.
         return Line(number, name, None, str(error).encode(errors="backslashreplace").decode())

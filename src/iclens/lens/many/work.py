@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from iclens.lens.many.model_source import ModelSource
 from iclens.lens.many.plan import batches
 from iclens.lens.model.loading import LensModel
 from iclens.lens.read.question import Question
+from iclens.lens.read.responding import responding
 from iclens.lens.rows import SCHEMA_VERSION, as_parquet, rows_of, schema, table
 from iclens.work.parts import Parts
 from iclens.work.workers import Ended, Tell
@@ -38,6 +39,7 @@ class Work:
         batches: the prompts that go through the model together, at most `most_tokens` tokens at once.
         keys: under which name each batch's part is kept: a digest of all that its bytes depend on.
         scores: names of the scores.
+        options: further arguments of `explain_together`.
     """
 
     source: ModelSource
@@ -47,6 +49,7 @@ class Work:
     keys: tuple[str, ...]
     scores: tuple[str, ...]
     most_tokens: int
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def plan(
@@ -58,20 +61,21 @@ class Work:
         scores: Sequence[str],
         most_tokens: int,
         threads: int,
+        options: Mapping[str, Any] | None = None,
     ) -> Work:
         """Sort the lines into batches and name their parts.
 
         The model may be without its weights. `threads` are those of torch in each process: sums depend on them in the
-        last bit.
+        last bit. `options` are further arguments of `explain_together`, as JSON holds them.
         """
         good = [line for line in lines if line.question is not None]
         planned = tuple(tuple(good[i] for i in one) for one in batches(_questions(good), lens_model, most_tokens))
         identity = source.identity()
         versions = [SCHEMA_VERSION, *map(version, ("iclens", "torch", "transformers"))]
         same = [versions, identity, source.dtype, source.device, source.device_map, list(scores), most_tokens, threads]
-        keys = tuple(_digest([same, [_content(line) for line in one]]) for one in planned)
+        keys = tuple(_digest([same, dict(options or {}), [_content(line) for line in one]]) for one in planned)
         bad = tuple(line for line in lines if line.question is None)
-        return cls(source, identity, bad, planned, keys, tuple(scores), most_tokens)
+        return cls(source, identity, bad, planned, keys, tuple(scores), most_tokens, dict(options or {}))
 
     @property
     def tokens(self) -> list[int]:
@@ -99,7 +103,8 @@ class Work:
             the seconds that a batch took, or why it failed; `place` is the batch's.
         """
         about = self.source, self.identity
-        calls = [(*about, list(self.batches[place]), self.scores, self.most_tokens) for place in places]
+        how = self.scores, self.most_tokens, self.options
+        calls = [(*about, list(self.batches[place]), *how) for place in places]
         with closing(executor(explain_part, calls)) as ends:  # type: ignore[type-var]
             for ended in ends:
                 place, seconds = places[ended.place], None
@@ -145,17 +150,33 @@ class Work:
 
 
 def explain_part(
-    source: ModelSource, identity: str, lines: list[Line], scores: tuple[str, ...], most_tokens: int, tell: Tell
+    source: ModelSource,
+    identity: str,
+    lines: list[Line],
+    scores: tuple[str, ...],
+    most_tokens: int,
+    options: Mapping[str, Any],
+    tell: Tell,
 ) -> tuple[bytes, float]:
-    """Explain one batch in whatever process: its rows as a Parquet file, and the seconds that it took."""
+    """Explain one batch in whatever process: its rows as a Parquet file, and the seconds that it took.
+
+    A line whose response the model does not write becomes a row with the error.
+    """
     tell()
     lens_model = source.load(identity)
     start = time.perf_counter()
-    found = explain_together(
-        lens_model, _questions(lines), scores, most_tokens=most_tokens, progress=lambda stage: tell()
-    )
-    each = zip(lines, found, strict=True)
-    rows = [row for line, one in each for row in rows_of(one, {"line": line.number, "id": line.id})]
+    rows: list[dict[str, Any]] = []
+    asked: list[tuple[Line, Question]] = []
+    for line in lines:
+        tell()
+        try:
+            asked += [(line, responding(lens_model, one)) for one in _questions([line])]
+        except UserError as error:
+            rows.append({"line": line.number, "id": line.id, "error": str(error)})
+    questions, stage = [one for _, one in asked], lambda name: tell()
+    found = explain_together(lens_model, questions, scores, most_tokens=most_tokens, progress=stage, **options)
+    for (line, _), one in zip(asked, found, strict=True):
+        rows += rows_of(one, {"line": line.number, "id": line.id})
     return as_parquet(table(rows)), time.perf_counter() - start
 
 
@@ -168,6 +189,8 @@ def _content(line: Line) -> Any:
     tokenized, answers = question.tokenized, question.answers
     candidates = [(entry.text, entry.token_ids, entry.following) for entry in answers.candidates]
     about = [line.number, line.id, asdict(tokenized.prompt), tokenized.input_ids.tolist()]
+    responses = [None if one is None else one.response for one in (question, question.foil)]
+    about += [None if one is None else asdict(one) for one in (*responses, question.writing)]
     return [*about, candidates, answers.explained]
 
 

@@ -7,10 +7,15 @@ module's own output, so that no family's convention for w (w, 1 + w, none) or it
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
 from iclens.errors import UserError
+
+if TYPE_CHECKING:
+    from iclens.lens.model.loading import LensModel
 
 CENTRED = ("CohereLayerNorm", "Cohere2LayerNorm", "OlmoLayerNorm", "NemotronLayerNorm1P")
 
@@ -23,6 +28,13 @@ def is_centred(norm: nn.Module) -> bool:
     if name.endswith("RMSNorm"):
         return False
     raise UserError(f"the normalisation {name} is not one that iclens handles exactly (LayerNorm or RMSNorm).")
+
+
+def detours(lens_model: LensModel) -> bool:
+    """Whether norms of a model go through float32 whatever its type, as all but PyTorch's own do."""
+    anatomy = lens_model.anatomy
+    norms = (anatomy.final_norm, *(norm for layer in anatomy.layers for norm in layer.norms))
+    return any(norm is not None and not isinstance(norm, nn.LayerNorm) for norm in norms)
 
 
 def centre(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from iclens.errors import UserError, did_you_mean
 from iclens.lens.prompt.blocks import blocks
 
@@ -42,6 +44,16 @@ def pieces(text: str, split: str, separator: str | None = None) -> list[tuple[in
         raise UserError(f"a text has no messages: it is split into {', '.join(PIECES)}.")
     finer = _sentences if split == "sentences" else _lines
     return [(start + a, start + b) for start, end in paragraphs for a, b in finer(text[start:end])]
+
+
+def has_sentences() -> bool:
+    """Whether the package that finds sentences is installed."""
+    return find_spec("sentencex") is not None
+
+
+def sentences_or_lines(text: str) -> list[tuple[int, int]]:
+    """Find the sentences of a text; its lines where the package of sentences is not installed."""
+    return pieces(text, "sentences" if has_sentences() else "lines")
 
 
 def query_of(text: str, split: str, separator: str | None = None) -> int:

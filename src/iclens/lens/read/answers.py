@@ -262,12 +262,15 @@ def _note_on_end(entry: Answer, tokenizer: Any) -> str:
     )
 
 
-def behind(text: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[list[int], tuple[str, ...], bool]:
+def behind(
+    text: str, tokenized: TokenizedPrompt, tokenizer: Any, *, as_is: bool = False
+) -> tuple[list[int], tuple[str, ...], bool]:
     """Ids of a text behind the prompt's own ids, the characters of each, and whether they were found apart from it.
 
-    The characters joined give the text with the spaces that lead to it; of tokens that share one the first has it.
+    The characters joined give the text with the spaces that lead to it, which a text taken `as_is` holds itself; of
+    tokens that share one the first has it.
     """
-    piece = _piece(text, tokenized.prompt)
+    piece = text if as_is else _piece(text, tokenized.prompt)
     ids, spans, split = _spanned(piece, tokenized, tokenizer)
     texts, end = [], 0
     for _, stop in spans:

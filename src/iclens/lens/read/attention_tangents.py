@@ -27,8 +27,9 @@ class Piece:
         sources: the sources with a tangent, by their numbers.
         begins: the first token that sees each of them.
         how: the weights of the sources.
-        calls: keys, values and masks of the whole text, of every attention module by its name.
-        tangents: of these keys and values; they are known before the piece, and are written in it.
+        calls: masks of the whole text, of every attention module by its name, with room for its keys and values; these
+            are known before the piece, and are written in it.
+        tangents: of these keys and values, likewise.
     """
 
     start: int
@@ -60,9 +61,10 @@ class _Attending:
 
     def output(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The heads' output (1, heads, rows, d_v)."""
-        start, keys = self.piece.start, self.own
-        self.q = q
-        self.k, self.v = (torch.cat([x[:, :, :start], y], 2) for x, y in ((keys.k, k), (keys.v, v)))
+        start, end = self.piece.start, self.piece.end
+        for known, new in ((self.own.k, k), (self.own.v, v)):
+            known[:, :, start:end] = new
+        self.q, self.k, self.v = q, self.own.k[:, :, :end], self.own.v[:, :, :end]
         pieces = [(alpha @ wide(self.v[0])).unflatten(1, (self.groups, -1)) for _, alpha, _, _ in self._blocks()]
         self.out = torch.cat(pieces, 2).flatten(0, 1)[None].to(v.dtype)
         return self.out
@@ -120,7 +122,7 @@ class _Attending:
         piece, q, how = self.piece, self.q, self.piece.how
         heads, n_rows, end = q.shape[1], q.shape[2], self.k.shape[2]
         edges, call = how.edges.to(q.device), replace(self.call, k=wide(self.k))
-        step = max(1, MOST_SCORES // (len(piece.sources) * heads * end))
+        step = max(1, MOST_SCORES // (max(1, len(piece.sources)) * heads * end))
         for first in range(0, n_rows, step):
             rows = slice(first, min(n_rows, first + step))
             places = slice(piece.start + rows.start, piece.start + rows.stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt import Prompt, PromptOptions, TokenizedPrompt, read_document, tokenize
 from iclens.lens.prompt.documents import read_answers
 from iclens.lens.read.answers import Answers
-from iclens.lens.read.margin import MEASURES, Readout
-from iclens.lens.read.response import Response, generate, read_response
+from iclens.lens.read.margin import Readout
+from iclens.lens.read.response import Response
+from iclens.lens.read.response_options import KEYS, ResponseOptions
+from iclens.lens.read.statements import Statement, statements
 
 PromptLike = Prompt | str | Sequence[Any] | Mapping[str, Any]
 """A prompt, or a document that `read_document` reads: plain text, pairs, chat messages, or an object of these."""
@@ -34,6 +37,7 @@ class Question:
         id: the prompt's own name.
         response: the response that the read-out is of; None for answers.
         foil: the same prompt with the response that this one is compared with, or None.
+        writing: what is said of a response that is yet to be read or written, by `responding`; None where nothing is.
     """
 
     tokenized: TokenizedPrompt
@@ -42,6 +46,7 @@ class Question:
     id: str | None = None
     response: Response | None = None
     foil: Question | None = None
+    writing: ResponseOptions | None = None
 
     def __post_init__(self) -> None:
         if self.readout is not None and 0 not in self.readout.offsets:
@@ -52,6 +57,12 @@ class Question:
         """What is to be explained, where it does not depend on what the model says."""
         return self.readout or self.answers.settled
 
+    @cached_property
+    def statements(self) -> tuple[Statement, ...]:
+        """The statements of its response, where there are several and they sum to what is explained."""
+        found = () if self.response is None or self.foil is not None else statements(self.response)
+        return found if len(found) > 1 else ()
+
     @property
     def n_answer(self) -> int:
         """Tokens that are read of the longest candidate answer; 1 where there are no candidates."""
@@ -60,7 +71,9 @@ class Question:
     @property
     def longest(self) -> int:
         """Most tokens that will go through the model for it."""
-        return self.tokenized.n_tokens + max(self.n_answer - 1, len(self.readout.forced) if self.readout else 0)
+        forced = len(self.readout.forced) if self.readout else 0
+        behind = 0 if self.writing is None or self.writing.generate is None else self.writing.generate - 1
+        return self.tokenized.n_tokens + max(self.n_answer - 1, forced, behind)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -107,29 +120,34 @@ def ask(
     options: PromptOptions | None = None,
     readout: Readout | None = None,
     *,
+    response: ResponseOptions | None = None,
     binding: bool = False,
 ) -> Question:
     """Tokenise a prompt with its candidate answers, and check that they fit the model.
 
     Args:
         lens_model: the model; its weights are not used.
-        prompt: a `PromptLike`; an object may hold `"answers"` and `"answer"`, which then are all of them.
+        prompt: a `PromptLike`; an object may hold `"answers"` and `"answer"`, which then are all of them, and what
+            `ResponseOptions` has.
         answers: candidate answers where the document names none.
         answer: the answer to explain where the document names none.
         options: how a document is written where it does not say itself.
         binding: whether the options are meant for this prompt, as in `read_document`.
         readout: what is explained, instead of what the answers decide.
+        response: what is said of a response where the document says nothing; `responding` reads it.
 
     Raises:
         UserError: the prompt or an answer cannot be read, does not fit, or cannot be told from another.
     """
     if isinstance(answers, str):
         raise UserError(f"the answers are the text {answers!r}: give a list, e.g. answers=[{answers!r}, '...'].")
-    name = None
+    name, wanted = None, response or ResponseOptions()
     if isinstance(prompt, Mapping):
         own, name = read_answers(prompt), prompt.get("id")
-        prompt = {key: value for key, value in prompt.items() if key not in ("id", "answers", "answer")}
-        answers, answer = own if own[0] or own[1] is not None else (answers, answer)
+        wanted = wanted.settled(prompt)
+        responds = any(prompt.get(key) is not None for key in ("response", "generate"))
+        prompt = {key: value for key, value in prompt.items() if key not in ("id", "answers", "answer", *KEYS)}
+        answers, answer = own if responds or own[0] or own[1] is not None else (answers, answer)
     tokenizer, limit = lens_model.tokenizer, lens_model.context_length
     if not isinstance(prompt, Prompt):
         document = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else prompt
@@ -148,60 +166,5 @@ def ask(
             f"prompt and answer together have {question.longest} tokens, but the model's context holds {limit}: "
             "shorten the prompt."
         )
-    return question
-
-
-def responding(
-    lens_model: LensModel,
-    question: Question,
-    response: str | None = None,
-    *,
-    n_generated: int | None = None,
-    seed: int | None = None,
-    statement: str | None = None,
-    foil: str | None = None,
-    measure: str = MEASURES[0],
-) -> Question:
-    """The same question, of which a whole response is explained, instead of answers.
-
-    Args:
-        lens_model: the model; its weights are used only to generate.
-        question: the prompt, without answers.
-        response: the response.
-        n_generated: how many tokens the model writes at most, where no response is given.
-        seed: draws what the model writes; without it, it writes the likeliest tokens.
-        statement: the part of the response that is read.
-        foil: another response, whose log-probability is subtracted.
-        measure: one of `MEASURES`.
-
-    Raises:
-        UserError: options that contradict each other, or a response, statement or foil that cannot be read.
-    """
-    if response is None and n_generated is None:
-        given = {"statement": statement, "foil": foil, "measure": None if measure == MEASURES[0] else measure}
-        for name, value in given.items():
-            if value is not None:
-                raise UserError(f"the {name} {value!r} is for a response: give response, or generate.")
-        return question
-    if response is not None and n_generated is not None:
-        raise UserError("a response is given and another is to be generated: take one of the two.")
-    if question.answers.candidates or question.readout is not None:
-        raise UserError("a response takes the place of answers: give response or answers, not both.")
-    if measure not in MEASURES:
-        raise UserError(f"the measure is {measure!r}: give {' or '.join(map(repr, MEASURES))}.")
-    if foil is not None and (statement is not None or measure != MEASURES[0]):
-        raise UserError("a foil is compared with a whole response by log-probability: leave statement and measure out.")
-    tokenized, limit = question.tokenized, lens_model.context_length
-    if response is None:
-        assert n_generated is not None
-        read = generate(lens_model, tokenized, n_generated, seed)
-    else:
-        read = read_response(response, tokenized, lens_model.tokenizer, limit)
-    read = replace(read.stated(statement), measure=measure)
-    asked = replace(question, response=read, readout=read.readout)
-    if foil is None:
-        return asked
-    other = read_response(foil, tokenized, lens_model.tokenizer, limit)
-    if other.token_ids == read.token_ids:
-        raise UserError("the foil is the response itself: give another one to compare it with.")
-    return replace(asked, foil=replace(question, response=other, readout=other.readout))
+    # Whether there is room for a response is checked where it is read.
+    return replace(question, writing=wanted) if wanted.given else question

@@ -32,6 +32,7 @@ class Response:
         first, last: its tokens, `last` not included.
         measure: what is read of its probability, one of `MEASURES`.
         notes: what is doubtful about its tokens.
+        before: characters of its tokens before what is read.
     """
 
     text: str
@@ -42,6 +43,7 @@ class Response:
     last: int
     measure: str = MEASURES[0]
     notes: tuple[str, ...] = ()
+    before: int = 0
 
     @property
     def readout(self) -> Readout:
@@ -80,8 +82,11 @@ class Response:
             how = "word for word, with its case and punctuation" if not count else "long enough to occur once"
             raise UserError(f"the statement {wanted!r} {often} in the response: give a part of it, {how}.")
         start = whole.index(wanted)
-        end, at, touched = start + len(wanted), 0, []
-        shared = []
+        return self.part(start, start + len(wanted))
+
+    def part(self, start: int, end: int) -> Response:
+        """The same response of which some characters of its tokens are read: every token that shows one of them."""
+        at, touched, shared = 0, [], []
         for t, text in enumerate(self.tokens):
             begin, stop = at + len(text) - len(text.lstrip()), at + len(text)
             if min(stop, end) > max(begin, start):
@@ -89,27 +94,46 @@ class Response:
                 if begin < start or at + len(text.rstrip()) > end:
                     shared.append(f"{text!r} reaches over the edge of the statement and counts to it.")
             at = stop
+        last = touched[-1] + 1
+        # Of tokens that share a character the first shows it.
+        while last < len(self.tokens) and not self.tokens[last]:
+            last += 1
         return replace(
-            self, statement=wanted, first=touched[0], last=touched[-1] + 1, notes=(*self.notes, *map(_token, shared))
+            self,
+            statement="".join(self.tokens)[start:end],
+            first=touched[0],
+            last=last,
+            notes=(*self.notes, *map(_token, shared)),
+            before=start,
         )
 
 
-def read_response(text: str, tokenized: TokenizedPrompt, tokenizer: Any, context_length: int | None = None) -> Response:
+def read_response(
+    text: str,
+    tokenized: TokenizedPrompt,
+    tokenizer: Any,
+    context_length: int | None = None,
+    *,
+    called: str = "response",
+    as_is: bool = False,
+) -> Response:
     """Tokenise a response behind its prompt, as an answer: with the prompt's `lead` between them unless it has its own.
+
+    `called` is its name in errors; a text that is taken `as_is` holds what leads to it.
 
     Raises:
         UserError: it is empty, no text, or longer than the model's context leaves.
     """
     if not isinstance(text, str):
-        raise UserError(f"the response is a {type(text).__name__}: give it as text.")
+        raise UserError(f"the {called} is a {type(text).__name__}: give it as text.")
     if not text.strip():
-        raise UserError("the response is empty: give the text whose sources are looked for, or generate one.")
+        raise UserError(f"the {called} is empty: give the text whose sources are looked for, or generate one.")
     if half_pair(text):
-        raise UserError("the response holds half of a surrogate pair: give whole characters.")
-    ids, tokens, split = behind(text, tokenized, tokenizer)
+        raise UserError(f"the {called} holds half of a surrogate pair: give whole characters.")
+    ids, tokens, split = behind(text, tokenized, tokenizer, as_is=as_is)
     unknown = tokenizer.unk_token_id
     if not ids or set(ids) == {unknown}:
-        raise UserError(f"the response {one_line(text, _SHOWN)!r} has no token that the tokenizer knows.")
+        raise UserError(f"the {called} {one_line(text, _SHOWN)!r} has no token that the tokenizer knows.")
     notes = []
     if unknown is not None and unknown in ids:
         notes.append(f"The response holds {ids.count(unknown)} tokens that the tokenizer does not know.")
@@ -126,19 +150,12 @@ def read_response(text: str, tokenized: TokenizedPrompt, tokenizer: Any, context
 def generate(lens_model: LensModel, tokenized: TokenizedPrompt, most: int, seed: int | None = None) -> Response:
     """Let the model write a response of up to `most` tokens by its own `generate`: the likeliest, or drawn with a seed.
 
-    What ends a text is left out.
+    What ends a text is left out. There must be room for the tokens, see `check_room`.
 
     Raises:
-        UserError: fewer than one token, no room for them, or a model that ends its text at once.
+        UserError: a model that ends its text at once, or writes spaces alone.
     """
-    if most < 1:
-        raise UserError(f"generate is {most}: let the model write at least 1 token.")
-    limit, n = lens_model.context_length, tokenized.n_tokens
-    if limit is not None and n + most > limit + 1:
-        raise UserError(
-            f"the prompt has {n} tokens, so that the model's context of {limit} holds {limit + 1 - n} more: generate "
-            "no more than these, or shorten the prompt."
-        )
+    n = tokenized.n_tokens
     model, tokenizer = lens_model.model, lens_model.tokenizer
     how = copy.deepcopy(model.generation_config)
     how.do_sample, how.num_beams, how.max_length, how.max_new_tokens = seed is not None, 1, None, most
@@ -156,7 +173,25 @@ def generate(lens_model: LensModel, tokenized: TokenizedPrompt, most: int, seed:
     if not stop:
         raise UserError("the model ends its text at once: there is no response to explain. Give one, or another seed.")
     tokens = _texts(written[:stop], tokenizer)
+    if not "".join(tokens).strip():
+        raise UserError("the model writes nothing but spaces: let it write more tokens, or give a response.")
     return Response("".join(tokens).strip(), tuple(written[:stop]), tokens, None, 0, stop)
+
+
+def check_room(tokenized: TokenizedPrompt, most: int, context_length: int | None) -> None:
+    """Refuse to have a response of `most` tokens written behind a prompt where the model's context does not hold it.
+
+    Raises:
+        UserError: fewer than one token, or no room for them.
+    """
+    if most < 1:
+        raise UserError(f"generate is {most}: let the model write at least 1 token.")
+    n = tokenized.n_tokens
+    if context_length is not None and n + most > context_length + 1:
+        raise UserError(
+            f"the prompt has {n} tokens, so that the model's context of {context_length} holds "
+            f"{context_length + 1 - n} more: generate no more than these, or shorten the prompt."
+        )
 
 
 def _fitting(response: Response, tokenized: TokenizedPrompt, limit: int | None) -> Response:
@@ -170,14 +205,14 @@ def _fitting(response: Response, tokenized: TokenizedPrompt, limit: int | None) 
 
 
 def _texts(ids: Sequence[int], tokenizer: Any) -> tuple[str, ...]:
-    """What each token adds to the text; of several that share one character the last has it."""
-    texts, whole = [], ""
+    """What each token adds to the text; of several that share one character the first has it."""
+    texts, whole, begun = [""] * len(ids), "", 0
     for t in range(len(ids)):
         now = tokenizer.decode(ids[: t + 1], clean_up_tokenization_spaces=False)
         if now.endswith("\ufffd") and t + 1 < len(ids):
-            now = whole
-        texts.append(now[len(whole) :])
-        whole = now
+            continue
+        texts[begun] = now[len(whole) :]
+        whole, begun = now, t + 1
     return tuple(texts)
 
 

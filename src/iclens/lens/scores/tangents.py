@@ -15,14 +15,15 @@ Whichever costs less is taken: forward derivatives, or a backward pass for each 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from iclens.lens.model.anatomy import is_linear
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.placed import doubled
 from iclens.lens.model.rotary import longest_alike
@@ -33,7 +34,8 @@ from iclens.lens.read.attention_tangents import Piece, attend, ready
 from iclens.lens.read.capture import run
 from iclens.lens.read.fused import fused_activations
 from iclens.lens.read.margin import Readouts
-from iclens.lens.read.padded import PaddedTokens, take, unembedding_only
+from iclens.lens.read.module_tangents import few_passes
+from iclens.lens.read.padded import PaddedTokens, unembedding_only
 from iclens.lens.read.weighted import Edges, Weighting, weighted
 
 _LEAST = 48
@@ -87,12 +89,11 @@ def token_influence(
         forward: take forward derivatives, or a backward pass for each token; the cheaper one when None.
     """
     how = Weighting(edges, doubled(weights).log())
-    n, n_read = tokens.ids.shape[1], readouts.term_rows.shape[1]
-    begins = _begins(edges, n_sources, n)
     if forward is None:
-        forward = 1 + _TANGENT * sum(n - begin for begin in begins) / n < 1 + _BACKWARD * n_read
+        forward, _ = _ways(edges, n_sources, readouts.term_rows.shape[1])
     if not forward:
         return _backward(lens_model, tokens, readouts, how, n_sources)
+    begins = _begins(edges, n_sources, tokens.ids.shape[1])
     if longest_alike(lens_model) is not None:
         fallback = "its positions depend on the length of the text"
     else:
@@ -103,6 +104,46 @@ def token_influence(
         except (NotImplementedError, RuntimeError) as error:
             fallback = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     return replace(_backward(lens_model, tokens, readouts, how, n_sources), fallback=fallback)
+
+
+def cheaper(lens_model: LensModel, edges: Edges, n_sources: int, n_read: int) -> tuple[bool, float]:
+    """Whether forward derivatives cost less than a backward pass for each of `n_read` tokens, and what it costs.
+
+    In forward passes, by an estimate; a text that cannot be cut into pieces takes the second way.
+    """
+    forward, costs = _ways(edges, n_sources, n_read)
+    forward = forward and longest_alike(lens_model) is None
+    return forward, costs[0] if forward else costs[1]
+
+
+def _ways(edges: Edges, n_sources: int, n_read: int) -> tuple[bool, tuple[float, float]]:
+    n = edges.groups.shape[1]
+    tangents = 1 + _TANGENT * sum(n - begin for begin in _begins(edges, n_sources, n)) / n
+    each = 1 + _BACKWARD * n_read
+    return tangents < each, (tangents, each)
+
+
+def influence_on_parts(
+    lens_model: LensModel,
+    tokens: PaddedTokens,
+    readouts: Readouts,
+    edges: Edges,
+    weights: Float[Tensor, "1 n"],
+    parts: Sequence[tuple[int, int]],
+) -> Float[Tensor, "n_parts n"]:
+    """Differentiate the log-probability of some parts of one prompt's response by the weight of every token.
+
+    ∂ Σ_t log p_t / ∂ log w of each token, were its weight its own: one forward pass, and a backward pass for each part.
+
+    Args:
+        lens_model: a causal model.
+        tokens: the prompt with its response, a batch of one.
+        readouts: what is read: its terms name the response's tokens.
+        edges: which attention edges carry the weights.
+        weights: positive weights of the tokens, 1 for tokens without one.
+        parts: the first term of each part, and the one after its last.
+    """
+    return _pulled(lens_model, tokens, readouts, Weighting(edges, doubled(weights).log()), parts)[0]
 
 
 def _begins(edges: Edges, n_sources: int, n: int) -> list[int]:
@@ -121,6 +162,20 @@ def _backward(
     lens_model: LensModel, tokens: PaddedTokens, readouts: Readouts, how: Weighting, n_sources: int
 ) -> TokenInfluence:
     """One forward pass, and a backward pass for each token."""
+    n_read = readouts.term_rows.shape[1]
+    by_token, log_ps = _pulled(lens_model, tokens, readouts, how, [(t, t + 1) for t in range(n_read)])
+    return TokenInfluence(
+        by_source(by_token, how.edges.groups[0].cpu(), n_sources)[:, :-1], log_ps, False, (1.0, float(n_read))
+    )
+
+
+def _pulled(
+    lens_model: LensModel,
+    tokens: PaddedTokens,
+    readouts: Readouts,
+    how: Weighting,
+    parts: Sequence[tuple[int, int]],
+) -> tuple[Tensor, Tensor]:
     with (
         weighted(lens_model, how),
         unembedding_only(lens_model, readouts.positions),
@@ -128,17 +183,16 @@ def _backward(
     ):
         log_ps = readouts.token_log_probabilities(run(lens_model, tokens.ids, position_ids=tokens.places))[0]
     rows = []
-    for t in range(len(log_ps)):
+    for number, (first, last) in enumerate(parts, start=1):
         how.found.clear()
         with torch.enable_grad():
-            log_ps[t].backward(retain_graph=t + 1 < len(log_ps))
-        by_token = torch.stack([doubled(one).cpu().sum(1) for one in how.found.values()]).sum(0)
-        rows.append(by_source(by_token, how.edges.groups.cpu(), n_sources)[0, :-1])
-    return TokenInfluence(torch.stack(rows), doubled(log_ps.detach()).cpu(), False, (1.0, float(len(rows))))
+            log_ps[first:last].sum().backward(retain_graph=number < len(parts))
+        rows.append(torch.stack([doubled(one).cpu().sum(1)[0] for one in how.found.values()]).sum(0))
+    return torch.stack(rows), doubled(log_ps.detach()).cpu()
 
 
 class _Push:
-    """Forward derivatives through one prompt: its own pass, which is kept, and the pieces that carry tangents."""
+    """Forward derivatives through one prompt, a piece of it at a time."""
 
     def __init__(
         self,
@@ -157,69 +211,49 @@ class _Push:
 
     def matrix(self) -> TokenInfluence:
         """Push every source's tangent through the text, and read it at the positions that are read."""
-        log_ps, directions = self._own_pass()
+        self.calls = _outline(self.lens_model, self.tokens)
         order = sorted((i for i, begin in enumerate(self.begins) if begin < self.n), key=self.begins.__getitem__)
-        found = torch.zeros(log_ps.shape[-1], len(self.begins), dtype=torch.float64)
-        cost = 1.0
+        positions, found = self.readouts.positions[0].cpu(), []
+        hidden, cost = None, 0.0
+        # What comes before the first source is read once; what the others of a group come after is known by then.
         for some in self._groups(order):
-            first = self.begins[some[0]]
             tangents = {name: self._room(call, len(some)) for name, call in self.calls.items()}
-            changes = []
-            for start, end, count in _pieces([self.begins[i] for i in some], self.n):
+            own, changes = [], []
+            for start, end, count in _pieces([self.begins[i] for i in some], self.n, whole=hidden is None):
                 begins = [self.begins[i] for i in some[:count]]
                 piece = Piece(start, end, some[:count], begins, self.how, self.calls, tangents)
-                changes.append(self._through(piece))
+                read = positions[(positions >= start) & (positions < end)] - start
+                primal, change = self._through(piece, read)
+                own.append(primal)
+                changes.append(nn.functional.pad(change, (0, 0, 0, 0, 0, len(some) - count)))
                 cost += (1 + _TANGENT * count) * (end - start) / self.n
-            rows = torch.cat([nn.functional.pad(one, (0, 0, 0, 0, 0, len(some) - len(one))) for one in changes], 1)
-            read = rows[:, (self.readouts.positions[0] - first).to(rows.device)]
-            found[:, some] = doubled(torch.einsum("kpd,tpd->tk", read, directions.to(read))).cpu()
-        return TokenInfluence(found, doubled(log_ps).cpu(), True, (cost, 0.0))
+            hidden = torch.cat(own, 0) if hidden is None else hidden
+            found.append(torch.cat(changes, 1))
+        assert hidden is not None
+        log_ps, directions = self._read(hidden)
+        rows = self.readouts.term_rows[0].cpu()
+        matrix = torch.zeros(len(rows), len(self.begins), dtype=torch.float64)
+        for some, change in zip(self._groups(order), found, strict=True):
+            # A later group begins after some of the positions that are read.
+            change = nn.functional.pad(change, (0, 0, len(positions) - change.shape[1], 0))
+            along = torch.einsum("kpd,pd->pk", change, directions.to(change))
+            matrix[:, some] = doubled(along).cpu()[rows]
+        return TokenInfluence(matrix, doubled(log_ps).cpu(), True, (cost, 0.0))
 
     def _groups(self, order: list[int]) -> Iterator[list[int]]:
         """Sources whose tangents of keys and values fit beside each other in the room that the weights take."""
         size = sum((call.k.numel() + call.v.numel()) * call.k.element_size() for call in self.calls.values())
         room = sum(one.numel() * one.element_size() for one in self.lens_model.model.parameters())
         step = max(1, room // max(1, size))
-        for at in range(0, len(order), step):
+        # Without any source the text is still read.
+        for at in range(0, max(1, len(order)), step):
             yield order[at : at + step]
 
     def _room(self, call: AttentionCall, count: int) -> tuple[Tensor, Tensor]:
         return call.k.new_zeros(count, *call.k.shape[1:]), call.v.new_zeros(count, *call.v.shape[1:])
 
-    def _own_pass(self) -> tuple[Tensor, Tensor]:
-        """The pass at these weights: every token's log-probability, and its direction at the unembedding's input."""
-
-        def read(call: AttentionCall) -> Tensor:
-            k, v = (x.clone() if x.untyped_storage().nbytes() > x.nbytes else x for x in (call.k, call.v))
-            self.calls[call.name] = replace(call, q=call.q[:, :, :0], k=k, v=v)
-            return fast(call, bias=None if self.how.plain else self.how.bias)
-
-        hidden: list[Tensor] = []
-
-        def keep(module: nn.Module, args: Any) -> Any:
-            hidden.append(take(args[0], self.readouts.positions).detach().requires_grad_())
-            return hidden[0], *args[1:]
-
-        with ExitStack() as stack:
-            for parameter in self.lens_model.model.parameters():
-                if parameter.requires_grad:
-                    stack.callback(parameter.requires_grad_, True)
-                    parameter.requires_grad_(False)
-            stack.callback(self.head.register_forward_pre_hook(keep).remove)
-            for one in (attending(self.lens_model, read), fused_activations(self.lens_model), torch.enable_grad()):
-                stack.enter_context(one)
-            logits = run(self.lens_model, self.tokens.ids, position_ids=self.tokens.places)
-            log_ps = self.readouts.token_log_probabilities(logits)[0]
-            # Every prediction depends on its own position alone, so that one pass back gives all of them.
-            (gradient,) = torch.autograd.grad(log_ps.sum(), hidden)
-        rows = self.readouts.term_rows[0].to(gradient.device)
-        places = torch.arange(len(rows), device=gradient.device)
-        directions = gradient.new_zeros(len(rows), *gradient.shape[1:])
-        directions[places, rows] = gradient[0, rows]
-        return log_ps.detach(), directions
-
-    def _through(self, piece: Piece) -> Float[Tensor, "n_sources rows width"]:
-        """Push the tangents of a piece through the model: those of the unembedding's inputs."""
+    def _through(self, piece: Piece, read: Tensor) -> tuple[Tensor, Tensor]:
+        """Push a piece and its tangents through the model: the unembedding's inputs in some of its rows, of both."""
         ids, places = (one[:, piece.start : piece.end] for one in (self.tokens.ids, self.tokens.places))
         here = next(iter(self.calls.values())).k
         basis = torch.eye(len(self.begins), dtype=here.dtype, device=here.device)[list(piece.sources)]
@@ -228,31 +262,88 @@ class _Push:
             seen: list[Tensor] = []
 
             def keep(module: nn.Module, args: Any) -> Any:
-                seen.append(args[0])
+                seen.append(args[0][0, read.to(args[0].device)])
                 return args[0][:, :0], *args[1:]
 
             handle = self.head.register_forward_pre_hook(keep)
             inside = attending(self.lens_model, lambda call: attend(call, weights, piece), places=places)
             try:
-                with inside, fused_activations(self.lens_model):
+                with inside, few_passes(self.lens_model), fused_activations(self.lens_model):
                     run(self.lens_model, ids, position_ids=places)
             finally:
                 handle.remove()
             return seen[0]
 
-        def push(change: Tensor) -> Tensor:
-            tangent: Tensor = torch.func.jvp(hidden, (torch.zeros_like(basis[0]),), (change,))[1]
-            return tangent
+        nothing = torch.zeros(len(self.begins), dtype=here.dtype, device=here.device)
 
-        ready()
+        def push(change: Tensor) -> tuple[Tensor, Tensor]:
+            pushed = torch.func.jvp(hidden, (nothing,), (change,))
+            return pushed[0], pushed[1]
+
         with torch.no_grad():
-            found: Tensor = torch.func.vmap(push)(basis)
-        return found[:, 0]
+            if not len(basis):
+                own = hidden(nothing)
+                return own, own.new_zeros(0, *own.shape)
+            ready()
+            # The text itself has no axis of tangents.
+            own, found = torch.func.vmap(push, out_dims=(None, 0))(basis)  # type: ignore[arg-type]
+        return own, found
+
+    def _read(self, hidden: Float[Tensor, "n_positions width"]) -> tuple[Tensor, Tensor]:
+        """Every token's log-probability, and its direction at the unembedding's input."""
+        given = hidden[None].requires_grad_()
+        handle = self.head.register_forward_pre_hook(lambda module, args: (given, *args[1:]))
+        try:
+            # One token is run for what a model does to its logits.
+            with attending(self.lens_model, fast), torch.enable_grad():
+                logits = run(self.lens_model, self.tokens.ids[:, :1], position_ids=self.tokens.places[:, :1])
+                log_ps = self.readouts.token_log_probabilities(logits)[0]
+            # Every prediction depends on its own position alone, so that one pass back gives all of them.
+            (directions,) = torch.autograd.grad(log_ps.sum(), given)
+        finally:
+            handle.remove()
+        return log_ps.detach(), directions[0]
 
 
-def _pieces(begins: Sequence[int], n: int) -> Iterator[tuple[int, int, int]]:
-    """Pieces of a text (start, end) with how many of the sources, sorted by where they begin, have a tangent there."""
-    start, at = begins[0], 0
+def _outline(lens_model: LensModel, tokens: PaddedTokens) -> dict[str, AttentionCall]:
+    """What every attention module is asked for in the whole text, with room for its keys and values.
+
+    A pass whose linear maps give zeros: which tokens a layer sees does not depend on numbers, and they cost nothing.
+    """
+    calls: dict[str, AttentionCall] = {}
+
+    def note(call: AttentionCall) -> Tensor:
+        k, v = (x.new_zeros(x.shape) for x in (call.k, call.v))
+        calls[call.name] = replace(call, q=call.q[:, :, :0], k=k, v=v)
+        return call.q.new_zeros(*call.q.shape[:-1], v.shape[-1])
+
+    anatomy = lens_model.anatomy
+    linear = [one for layer in anatomy.layers for one in layer.module.modules() if is_linear(one)]
+    chosen = [one for one in linear if "forward" not in vars(one)]
+    with unembedding_only(lens_model, tokens.places[:, :0]), attending(lens_model, note), torch.no_grad():
+        try:
+            for module in chosen:
+                width = module.out_features if isinstance(module, nn.Linear) else module.nf
+                module.forward = partial(_nothing, width)
+            run(lens_model, tokens.ids, position_ids=tokens.places)
+        finally:
+            for module in chosen:
+                vars(module).pop("forward", None)
+    return calls
+
+
+def _nothing(width: Any, x: Tensor) -> Tensor:
+    return x.new_zeros(*x.shape[:-1], width)
+
+
+def _pieces(begins: Sequence[int], n: int, *, whole: bool) -> Iterator[tuple[int, int, int]]:
+    """Pieces of a text (start, end) with how many of the sources, sorted by where they begin, have a tangent there.
+
+    Of the whole text, or from the first source on.
+    """
+    start, at = begins[0] if begins else n, 0
+    if whole and start:
+        yield 0, start, 0
     while start < n:
         end = next((b for b in begins[at:] if b >= start + _LEAST), n)
         # What is left would be too short for a piece.

@@ -15,6 +15,7 @@ from iclens.papers.attribution.real_models.rule import (
     means_of,
     of_tasks,
     ranked,
+    tuned,
     units,
 )
 from iclens.recipes.table import Table
@@ -70,10 +71,10 @@ class Line:
 
     def __call__(self, claim: Claim, table: Table, split: Split) -> Verdict:
         """The default where it may cost no more than `CHEAP`, else the best of ours on the tuning tasks."""
-        tuned = of_tasks(table, split.tuning, study="removal")
-        own = tuned.where(size=self.size)
-        among = ranked(own if len(own) else tuned, self.limit, OURS)
-        chosen = default_score(table, split.tuning) if self.limit <= CHEAP else next(iter(among), None)
+        if self.limit <= CHEAP:
+            chosen = default_score(table, split.tuning, self.size)
+        else:
+            chosen = next(iter(ranked(tuned(table, split.tuning, self.size), self.limit, OURS)), None)
         reported = of_tasks(table, split.reporting, study="removal", size=self.size)
         if chosen is None or not len(reported):
             return claim.untested(f"no prompt of {self.size} demonstrations was measured.")
@@ -137,30 +138,31 @@ def _chosen(
 ) -> tuple[str | None, Table]:
     """The best method on the first task, and the rows of the other tasks; of the only one where there is one."""
     rows = of_tasks(table, tasks, study=study)
-    tuned = of_tasks(rows, tasks[:1])
     reported = of_tasks(rows, tasks[1:])
-    known = {name: value for name, value in means_of(tuned, measure).items() if name not in without}
+    first = means_of(of_tasks(rows, tasks[:1]), measure)
+    known = {name: value for name, value in first.items() if name not in without}
     if not known or not len(reported):
         return None, reported
     return max(known, key=lambda name: known[name]), reported
 
 
 def _rank(claim: Claim, table: Table, split: Split) -> Verdict:
-    chosen = default_score(table, split.tuning)
     ranks: dict[str, tuple[int, int]] = {}
     for task in split.reporting:
-        rows = of_tasks(table, (task,), study="removal")
-        order = list(ranked(rows, CHEAP)) if len(rows) else []
-        if chosen in order:
-            ranks[task] = order.index(chosen) + 1, len(order)
-    if chosen is None or not ranks:
+        reported = of_tasks(table, (task,), study="removal")
+        for size in reported.unique("size") if len(reported) else ():
+            chosen = default_score(table, split.tuning, int(str(size)))
+            order = list(ranked(reported.where(size=size), CHEAP))
+            if chosen in order:
+                ranks[f"{chosen} on {task} at {size}"] = order.index(chosen) + 1, len(order)
+    if not ranks:
         return claim.untested("no reporting task was measured.")
-    text = f"rank of {chosen} among scores within {CHEAP} passes: "
-    text += ", ".join(f"{task} {rank} of {count}" for task, (rank, count) in ranks.items())
+    text = f"rank among scores within {CHEAP} passes: "
+    text += ", ".join(f"{which} {rank} of {count}" for which, (rank, count) in ranks.items())
     if claim is NEVER_LAST:
-        return claim.judged(all(rank < count for rank, count in ranks.values()), text, "last on 0 tasks")
+        return claim.judged(all(rank < count for rank, count in ranks.values()), text, "last on 0 tasks and sizes")
     firsts = sum(rank == 1 for rank, _ in ranks.values())
-    return claim.judged(firsts > len(ranks) / 2, text, "first on more than half of the tasks")
+    return claim.judged(firsts > len(ranks) / 2, text, "first on more than half of the tasks and sizes")
 
 
 EIGHT = _asked("At 8 demonstrations the default score, of at most 4.5 passes, is ahead of leaving one out by deletion.")

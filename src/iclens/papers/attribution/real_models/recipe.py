@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -16,13 +17,42 @@ from iclens.papers.attribution.real_models.labels import N_POOL, curation_rows, 
 from iclens.papers.attribution.real_models.removal import removal_rows
 from iclens.papers.attribution.real_models.rule import default_score, mean, means_of, of_tasks, passes, units
 from iclens.papers.attribution.real_models.scoring import Subject
-from iclens.papers.attribution.real_models.settings import CORE, LIGHT, LONG, MORE, OF_LABELS, WITHIN_FIVE, RealSettings
+from iclens.papers.attribution.real_models.settings import (
+    CORE,
+    LIGHT,
+    LONG,
+    MORE,
+    OF_LABELS,
+    QUICK,
+    WITHIN_SEVEN,
+    RealSettings,
+)
 from iclens.papers.attribution.real_models.settling import settling_rows
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import Figure, new_figure
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Verdict
 from iclens.training.default_dtype import default_dtype
+
+_SHORTER = RealSettings(
+    sizes=(8,),
+    prompts=(3,),
+    n_subsets=(48, 32),
+    long_prompts=1,
+    methods_tuning=QUICK,
+    n_heavy=0,
+    n_ceiling=1,
+    methods=(*CORE, "influence_mirrored", "shares_2", "knock_out", "masked", "hybrid_8"),
+    methods_long=(*CORE, "knock_out"),
+    methods_labels=(*LIGHT, "influence_deletions", *OF_LABELS),
+    methods_settling=(*LIGHT, "gradient_norm", "factorial", "influence_deletions", "masked", "rerun"),
+    stable=("gradient_step", "influence", "factorial", "influence_deletions"),
+    n_pools=3,
+    n_label_queries=1,
+    n_settling=8,
+    n_curation=0,
+)
+"""Fewer prompts and methods, and no curation."""
 
 
 @recipe("attribution-real")
@@ -33,8 +63,9 @@ class WhichOnRealModels(Recipe[RealSettings]):
     shortened prompt; the top-k drop is what deleting the k highest-scored takes from the answer. Wrong labels are
     flipped ones that should score lowest; curation drops the lower half of a pool; a settling demonstration alone tells
     which of two rules holds. Every method pays for its own passes; a shortened prompt that several ask for runs once,
-    and its seconds count for each. The default is the score of the best mean LDS on the tuning tasks among those of at
-    most 4.5 passes; all verdicts are of the other tasks. Intervals are bootstrapped over prompts, differences paired.
+    and its seconds count for each. The default for a size is the score of the best mean LDS on the tuning tasks
+    among those of at most 4.5 passes; all verdicts are of the other tasks. Intervals are bootstrapped over prompts,
+    differences paired.
     """
 
     title = "Which score is right on real models"
@@ -49,7 +80,7 @@ class WhichOnRealModels(Recipe[RealSettings]):
             n_subsets=(32, 32),
             long_tasks=(),
             long_prompts=0,
-            methods=(*WITHIN_FIVE, *MORE),
+            methods=(*WITHIN_SEVEN, *MORE),
             n_heavy=0,
             n_ceiling=0,
             label_tasks=(),
@@ -62,36 +93,8 @@ class WhichOnRealModels(Recipe[RealSettings]):
     )
     paper = Preset(RealSettings(), seconds=43_000)
     more = {  # noqa: RUF012
-        "short": Preset(
-            RealSettings(
-                reporting=("present-past", "english-spanish", "product-company"),
-                prompts=(4, 2),
-                long_tasks=("present-past",),
-                long_prompts=1,
-                n_heavy=0,
-                n_ceiling=1,
-                methods=(
-                    *CORE,
-                    "influence_mirrored",
-                    "shares_2",
-                    "path",
-                    "knock_out",
-                    "gradient_norm",
-                    "masked",
-                    "hybrid_8",
-                ),
-                methods_long=CORE,
-                methods_labels=(*LIGHT, *OF_LABELS),
-                methods_settling=(*LIGHT, "gradient_norm", "factorial", "factorial_12", "masked", "rerun"),
-                stable=(*LIGHT[:-1], "factorial"),
-                n_pools=4,
-                n_label_queries=1,
-                n_settling=4,
-                n_curation=1,
-                n_validation=5,
-            ),
-            seconds=6_500,
-        )
+        "medium": Preset(replace(_SHORTER, sizes=(8, 32), prompts=(3, 2), n_subsets=(48, 32, 32)), seconds=15_000),
+        "short": Preset(replace(_SHORTER, long_tasks=(), long_prompts=0), seconds=2_400),
     }
 
     def lacking(self, settings: RealSettings) -> str:
@@ -171,8 +174,8 @@ class WhichOnRealModels(Recipe[RealSettings]):
                  if len(of_tasks(table, settings.reporting, study="removal", size=size))]  # fmt: skip
         figure = new_figure(4.6 * max(1, len(sizes)), 4.4)
         panels = figure.subplots(1, max(1, len(sizes)), squeeze=False)[0]
-        default = default_score(table, settings.tuning)
         for axes, size in zip(panels, sizes, strict=False):
+            default = default_score(table, settings.tuning, size)
             rows = of_tasks(table, settings.reporting, study="removal", size=size)
             costs = passes(rows)
             for name in units(rows, "lds"):
@@ -210,17 +213,20 @@ def _rows(study: str, task: str, size: int, number: int, settings: RealSettings)
     drawn = pairs.drawn(torch.Generator().manual_seed(seed + 5), size + 1)
     subject = Subject(model, pairs.asked(drawn[:-1], drawn[-1]))
     place = settings.sizes.index(size) if size in settings.sizes else len(settings.sizes)
-    methods = settings.methods if size in settings.sizes else settings.methods_long
+    tuned = task in settings.tuning
+    methods = (
+        settings.methods_tuning if tuned else settings.methods if size in settings.sizes else settings.methods_long
+    )
     left = settings.prompts[0] - number if place == 0 else 0
-    if 0 < left <= settings.n_heavy:
+    if 0 < left <= settings.n_heavy and not tuned:
         methods = (*methods, *settings.heavy)
     return removal_rows(
         subject,
         methods,
         settings.n_subsets[place],
         seed,
-        stable=settings.stable if size <= LONG else (),
-        ceiling=0 < left <= settings.n_ceiling,
+        stable=settings.stable if size <= LONG and not tuned else (),
+        ceiling=0 < left <= settings.n_ceiling and not tuned,
         pairs=size <= LONG,
     )
 

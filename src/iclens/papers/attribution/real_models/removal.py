@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from iclens.attribution.label_places import reordered
+from iclens.attribution.shared.label_places import reordered
 from iclens.lens.scores.faithfulness import lds, random_subsets, spearman, top
 from iclens.papers.attribution.real_models.scoring import Scored, Subject
 from iclens.recipes.table import Cell

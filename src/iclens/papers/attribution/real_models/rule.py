@@ -1,8 +1,9 @@
 """The rule by which real models choose the default score, and paired comparisons of scores over prompts.
 
-Written before the reporting tasks were run: **the default is the score of the best mean LDS on the tuning tasks, over
-all tasks and sizes that were tuned on, among scores of at most 4.5 passes**, forward and backward ones together. A
-score counts that scores the demonstrations of any prompt without being told labels, and that is no control.
+Written before the reporting tasks were run: **the default for prompts of a size is the score of the best mean LDS on
+the tuning tasks at that size, among scores of at most 4.5 passes**, forward and backward ones together; at a size that
+was not tuned on, the choice of the nearest one below. A score counts that scores the demonstrations of any prompt
+without being told labels, and that is no control.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ CHEAP = 4.5
 NEEDS_LABELS = ("label_surprise", "label_surprise_orders", "label_doubt", "detail", "detail_self")
 OURS = (
     *("gradient_step", "path", "knock_out", "influence", "influence_mirrored", "influence_mirrored_4"),
-    *("influence_halves", "influence_halves_2", "factorial", "factorial_12"),
+    *("influence_halves", "influence_halves_2", "factorial", "influence_deletions", "factorial_12"),
     *("shares_2", "shares", "hybrid_8", "hybrid_16", PAIRS),
 )
 
@@ -93,9 +94,17 @@ def ranked(table: Table, limit: float, among: Sequence[str] | None = None) -> di
     return dict(sorted(means.items(), key=lambda one: -one[1]))
 
 
-def default_score(table: Table, tuning: Sequence[str]) -> str | None:
-    """The score that the rule chooses; None where nothing was tuned."""
-    return next(iter(ranked(of_tasks(table, tuning, study="removal"), CHEAP)), None)
+def tuned(table: Table, tuning: Sequence[str], size: int) -> Table:
+    """The rows of the tuning tasks at a size, or at the nearest one below, or above where there is none below."""
+    rows = of_tasks(table, tuning, study="removal")
+    sizes = sorted(int(str(one)) for one in rows.unique("size")) if len(rows) else []
+    below = [one for one in sizes if one <= size]
+    return rows.where(size=below[-1] if below else sizes[0]) if sizes else rows
+
+
+def default_score(table: Table, tuning: Sequence[str], size: int) -> str | None:
+    """The score that the rule chooses for prompts of a size; None where nothing was tuned."""
+    return next(iter(ranked(tuned(table, tuning, size), CHEAP)), None)
 
 
 def _over_cells(values: Mapping[Unit, float]) -> float:

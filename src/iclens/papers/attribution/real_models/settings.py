@@ -9,12 +9,12 @@ from iclens.lens.scores.method import ATTRIBUTIONS
 from iclens.papers.attribution.real_models.claims import Split
 from iclens.recipes.settings import chosen, option
 
-WITHIN_FIVE = (
+WITHIN_SEVEN = (
     *("gradient_step", "path", "knock_out", "influence", "influence_mirrored", "shares_2"),
-    *("influence_halves", "influence_halves_2", "factorial"),
+    *("influence_halves", "influence_halves_2", "factorial", "influence_deletions"),
     *("attention_weights", "attention_rollout", "gradient_x_input", "gradient_norm", "detail"),
 )
-"""Scores of at most 5 passes, whatever the number of demonstrations."""
+"""Scores of at most 7 passes, whatever the number of demonstrations."""
 
 MORE = (
     *("influence_mirrored_4", "hybrid_8", "hybrid_16", "factorial_12", "rerun"),
@@ -33,13 +33,16 @@ LIGHT = (
 
 CORE = (
     *LIGHT,
-    *("factorial", "factorial_12", "rerun"),
+    *("factorial", "influence_deletions", "factorial_12", "rerun"),
     *("lasso_margin_8", "lasso_margin_16", "lasso_margin_32", "lasso_margin"),
 )
 """What the comparison turns on, for a run of an hour or two."""
 
+QUICK = (*LIGHT, "influence_mirrored", "knock_out", "factorial", "influence_deletions", "factorial_12")
+"""What a choice within 4.5 or 12 passes is made among."""
+
 OF_LABELS = ("label_surprise", "label_surprise_orders", "label_doubt", "detail_self")
-USUAL = (*WITHIN_FIVE, "shares", "masked", *MORE)
+USUAL = (*WITHIN_SEVEN, "shares", "masked", *MORE)
 HEAVY = ("integrated_gradients", "shapley_sampling", *OF_LABELS)
 LONG = 64
 """More demonstrations than this are many."""
@@ -55,24 +58,28 @@ class RealSettings:
 
     model: str = chosen("smollm2", "a name that `iclens explain` takes")
     data: str = option("", "the folder of the data")
-    tuning: tuple[str, ...] = chosen(("antonym", "sentiment", "country-capital"), "the default is chosen on them")
+    tuning: tuple[str, ...] = chosen(
+        ("antonym", "sentiment", "country-capital", "present-past", "english-spanish", "product-company"),
+        "the default is chosen on them",
+    )
     reporting: tuple[str, ...] = chosen(
-        ("present-past", "english-spanish", "product-company", "sst2"), "looked at after the rule was written"
+        ("english-french", "singular-plural", "fruit_v_animal_3", "sst2"), "looked at after the rule was written"
     )
     sizes: tuple[int, ...] = chosen((8, 32), "demonstrations of a prompt")
     prompts: tuple[int, ...] = chosen((10, 5), "a task, for each of the sizes")
     long_size: int = chosen(128, "demonstrations of the longest prompts")
-    long_tasks: tuple[str, ...] = chosen(("present-past", "english-spanish"), "reporting tasks with prompts so long")
+    long_tasks: tuple[str, ...] = chosen(("english-french", "singular-plural"), "reporting tasks with prompts so long")
     long_prompts: int = chosen(2, "a task of the longest prompts")
     methods: tuple[str, ...] = chosen(USUAL, "registered scores, those that need a further library left out")
     heavy: tuple[str, ...] = chosen(HEAVY, "scores of many passes or of labels, at the first size")
     n_heavy: int = chosen(4, "prompts a task for them, the last ones")
-    methods_long: tuple[str, ...] = chosen((*WITHIN_FIVE, "shares", *MORE), "at the longest prompts")
+    methods_tuning: tuple[str, ...] = chosen(USUAL, "on the tasks to tune on")
+    methods_long: tuple[str, ...] = chosen((*WITHIN_SEVEN, "shares", *MORE), "at the longest prompts")
     methods_labels: tuple[str, ...] = chosen(
-        (*WITHIN_FIVE, "shares", "influence_mirrored_4", "rerun", "random", *OF_LABELS), "for wrong labels"
+        (*WITHIN_SEVEN, "shares", "influence_mirrored_4", "rerun", "random", *OF_LABELS), "for wrong labels"
     )
     methods_settling: tuple[str, ...] = chosen(
-        (*WITHIN_FIVE, "shares", "masked", *MORE, *OF_LABELS), "for settling ones"
+        (*WITHIN_SEVEN, "shares", "masked", *MORE, *OF_LABELS), "for settling ones"
     )
     methods_curation: tuple[str, ...] = chosen(
         ("gradient_step", "path", "influence", "influence_halves", "detail", *OF_LABELS), "for curation"
@@ -106,9 +113,9 @@ class RealSettings:
     seed: int = chosen(0, "of prompts, methods and subsets")
 
     def __post_init__(self) -> None:
-        for name in (*self.methods, *self.heavy, *self.methods_long, *self.methods_labels, *self.methods_settling):
+        for name in (*self.methods, *self.methods_tuning, *self.heavy, *self.methods_long, *self.methods_labels):
             _ = ATTRIBUTIONS[name]
-        for name in (*self.methods_curation, *self.stable):
+        for name in (*self.methods_settling, *self.methods_curation, *self.stable):
             _ = ATTRIBUTIONS[name]
         if len(self.sizes) != len(self.prompts) or len(self.n_subsets) != len(self.sizes) + 1:
             raise UserError(

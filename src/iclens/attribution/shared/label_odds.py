@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iclens.attribution.label_places import expected, label_places, reordered
+from iclens.attribution.shared.label_places import expected, label_places, reordered
 from iclens.lens.lens import Lens
 
 
