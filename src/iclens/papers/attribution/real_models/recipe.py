@@ -10,14 +10,14 @@ from iclens.errors import UserError
 from iclens.lens import LensModel
 from iclens.lens.model.files import find
 from iclens.lens.model.loading import load
+from iclens.papers.attribution.comparing import mean, means_of, of_tasks, passes, units
 from iclens.papers.attribution.real_models.claims import CLAIMS, judged
-from iclens.papers.attribution.real_models.data import digest, missing, read_task
+from iclens.papers.attribution.real_models.data import answering, digest, missing, read_task
 from iclens.papers.attribution.real_models.labels import N_POOL, curation_rows, wrong_label_rows
-from iclens.papers.attribution.real_models.removal import removal_rows
-from iclens.papers.attribution.real_models.rule import default_score, mean, means_of, of_tasks, passes, units
-from iclens.papers.attribution.real_models.scoring import Subject
+from iclens.papers.attribution.real_models.rule import default_score
 from iclens.papers.attribution.real_models.settings import CORE, LIGHT, LONG, MORE, OF_LABELS, WITHIN_FIVE, RealSettings
 from iclens.papers.attribution.real_models.settling import settling_rows
+from iclens.papers.attribution.removal import removal_rows
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import Figure, new_figure
 from iclens.recipes.table import Cell, Table
@@ -208,7 +208,7 @@ def _rows(study: str, task: str, size: int, number: int, settings: RealSettings)
     if study == "curation":
         return curation_rows(model, pairs, settings.methods_curation, settings.n_validation, settings.n_test, seed)
     drawn = pairs.drawn(torch.Generator().manual_seed(seed + 5), size + 1)
-    subject = Subject(model, pairs.asked(drawn[:-1], drawn[-1]))
+    subject = answering(model, pairs.asked(drawn[:-1], drawn[-1]))
     place = settings.sizes.index(size) if size in settings.sizes else len(settings.sizes)
     methods = settings.methods if size in settings.sizes else settings.methods_long
     left = settings.prompts[0] - number if place == 0 else 0
