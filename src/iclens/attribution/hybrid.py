@@ -30,14 +30,24 @@ def corrected(
         margins: the explained margin of each.
     """
     x = keep.double() - 0.5
-    x, y = x - x.mean(0), (margins - margins.mean()).double()
-    summed = x @ scores.double()
-    size = float(summed @ summed)
-    scale = max(0.0, float(summed @ y) / size) if size else 0.0
-    rest = y - scale * summed
+    x = x - x.mean(0)
+    scale, rest = scaled(scores, keep, margins)
     penalty = keep.shape[1] / 4
     weights = torch.linalg.solve(x @ x.T + penalty * torch.eye(len(x), dtype=torch.float64), rest)
     return scale * scores.double() + x.T @ weights
+
+
+def scaled(
+    scores: Float[Tensor, " n_demonstrations"],
+    keep: Bool[Tensor, "n_deletions n_demonstrations"],
+    margins: Float[Tensor, " n_deletions"],
+) -> tuple[float, Float[Tensor, " n_deletions"]]:
+    """The factor a ≥ 0 of margins ≈ c + a ⟨scores, keep⟩ by least squares, and what it leaves."""
+    x, y = keep.double() - 0.5, (margins - margins.mean()).double()
+    summed = (x - x.mean(0)) @ scores.double()
+    size = float(summed @ summed)
+    scale = max(0.0, float(summed @ y) / size) if size else 0.0
+    return scale, y - scale * summed
 
 
 def score(lens: Lens, generator: torch.Generator, *, n_deletions: int) -> Scores:
