@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from operator import index
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from iclens.errors import UserError
 from iclens.lens import Lens, LensModel, Readout
+from iclens.lens.model.files import find
+from iclens.lens.model.loading import load
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.scores.deletions import Outcome, shortened_ids
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
@@ -122,3 +126,18 @@ class Subject:
     def deletions(self, keep: Bool[Tensor, "n_prompts n_demonstrations"]) -> Outcome:
         """The shortened prompts, one per keep-mask."""
         return self.lens().deletions(keep)
+
+
+@cache
+def loaded(name: str) -> LensModel:
+    """The model, once a process: parts of one run share it."""
+    return load(name)
+
+
+def no_model(name: str) -> str:
+    """Why there is no such model here, in one sentence; empty where there is."""
+    try:
+        find(name)
+    except UserError as error:
+        return f"The model cannot be had here: {error}"
+    return ""

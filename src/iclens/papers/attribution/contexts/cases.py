@@ -154,7 +154,7 @@ def missing(folder: str, tasks: Sequence[str]) -> str:
     """What the folder lacks for these tasks, in one sentence; empty when everything is there."""
     paths = list(_files(folder, tasks))
     if paths and not folder:
-        return "The data are named by data=FOLDER; docs/retrieval.md says which files it holds."
+        return "The data are named by data=FOLDER; docs/attribution.md says which files it holds."
     lacking = [str(path) for path in paths if not path.exists()]
     return f"The folder of the data lacks {lacking[0]}." if lacking else ""
 

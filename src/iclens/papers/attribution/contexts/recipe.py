@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclens.errors import UserError
-from iclens.lens import LensModel
-from iclens.lens.model.files import find
-from iclens.lens.model.loading import load
 from iclens.lens.scores.faithfulness import random_subsets
-from iclens.papers.attribution.comparing import mean, means_of, of_tasks, passes, units
+from iclens.papers.attribution.comparing import of_tasks, units
 from iclens.papers.attribution.contexts.cases import PASSAGES, digest, missing
-from iclens.papers.attribution.contexts.claims import CLAIMS, FEWER, MORE, chosen_score, facts, judged
+from iclens.papers.attribution.contexts.claims import CLAIMS, MORE, chosen_score, facts, judged
 from iclens.papers.attribution.contexts.settings import ContextSettings
 from iclens.papers.attribution.contexts.subjects import MOST_TRIED, answered
 from iclens.papers.attribution.removal import costs, predicting_rows
+from iclens.papers.attribution.scoring import loaded, no_model
+from iclens.papers.attribution.showing import lds_by_passes, summary
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import Figure, new_figure
+from iclens.recipes.figures import Figure
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Verdict
 from iclens.training.default_dtype import default_dtype
@@ -78,14 +74,7 @@ class ContextsOnRealModels(Recipe[ContextSettings]):
 
     def lacking(self, settings: ContextSettings) -> str:
         """Which data are missing, or why there is no such model."""
-        lacking = missing(settings.data, settings.tasks)
-        if lacking:
-            return lacking
-        try:
-            find(settings.model)
-        except UserError as error:
-            return f"The model cannot be had here: {error}"
-        return ""
+        return missing(settings.data, settings.tasks) or no_model(settings.model)
 
     def inputs(self, settings: ContextSettings) -> str:
         """The digest of the data."""
@@ -131,37 +120,34 @@ class ContextsOnRealModels(Recipe[ContextSettings]):
             for size in settings.sizes:
                 rows = of_tasks(table, tasks, study="removal", size=size)
                 if units(rows, "lds"):
-                    found[f"{size} sources, {kind} tasks ({', '.join(map(str, rows.unique('task')))})"] = _summary(rows)
+                    found[f"{size} sources, {kind} tasks ({', '.join(map(str, rows.unique('task')))})"] = summary(
+                        rows, _HEADS, "lds"
+                    )
         for size in settings.sizes:
             rows = facts(table, settings.reporting, size)
             if units(rows, "first"):
-                found[f"{size} documents: the one that holds the fact is first"] = _firsts(rows)
+                found[f"{size} documents: the one that holds the fact is first"] = summary(
+                    rows, {"first": "first", "rank": "rank"}, "first"
+                )
         return found
 
     def plot(self, table: Table, settings: ContextSettings) -> Figure:
         """LDS against passes at every size, on the reporting tasks."""
-        sizes = [size for size in settings.sizes
-                 if units(of_tasks(table, settings.reporting, study="removal", size=size), "lds")]  # fmt: skip
-        figure = new_figure(4.6 * max(1, len(sizes)), 4.4)
-        panels = figure.subplots(1, max(1, len(sizes)), squeeze=False)[0]
-        for axes, size in zip(panels, sizes, strict=False):
-            rows = of_tasks(table, settings.reporting, study="removal", size=size)
-            chosen, costs = chosen_score(table, settings.tuning, size), passes(rows)
-            for name in units(rows, "lds"):
-                found, cost = mean(rows, "lds", name), max(costs[name], 0.5)
-                colour = "C1" if name == chosen else "C2" if name in (FEWER, MORE, "rerun") else "C0"
-                axes.errorbar(cost, found.mean, [[found.mean - found.low], [found.high - found.mean]],
-                              fmt="o", color=colour, ms=4, elinewidth=0.8)  # fmt: skip
-                axes.annotate(name, (cost, found.mean), xytext=(3, 3), textcoords="offset points", fontsize=6)
-            axes.set(xscale="log", xlabel="passes", ylabel="LDS", title=f"{size} sources")
-        return figure
+        found = {size: of_tasks(table, settings.reporting, study="removal", size=size) for size in settings.sizes}
+        return lds_by_passes(
+            {
+                f"{size} sources": (rows, chosen_score(table, settings.tuning, size))
+                for size, rows in found.items()
+                if units(rows, "lds")
+            }
+        )
 
 
 _HEADS = {"lds": "LDS", "drop_1": "drop 1", "drop_3": "drop 3", "drop_5": "drop 5", "first": "first"}
 
 
 def _rows(study: str, task: str, size: int, number: int, settings: ContextSettings) -> list[dict[str, Cell]]:
-    model = _loaded(settings.model)
+    model = loaded(settings.model)
     apart = 500_000 if study == "ranking" else 0
     seed = 1_000_000 * settings.seed + apart + 1000 * size + 10 * number
     found = answered(model, settings.data, task, size, seed)
@@ -204,30 +190,3 @@ def _weight(part: Part, settings: ContextSettings) -> float:
     drops = 1.5 * len(methods)
     long = 2.0 if part["task"] in PASSAGES else 1.0
     return long * (30.0 + masks + drops + 0.5 * alone) * size
-
-
-def _summary(rows: Table) -> Table:
-    found, spent, seconds = units(rows, "lds"), passes(rows), means_of(rows, "seconds")
-    means = {name: mean(rows, "lds", name) for name in found}
-    made: list[dict[str, Cell]] = []
-    for name in sorted(means, key=lambda name: -means[name].mean):
-        heads = {head: mean(rows, measure, name).short for measure, head in _HEADS.items()}
-        cost: dict[str, Cell] = {"passes": round(spent[name], 2), "seconds": round(seconds[name], 2)}
-        made.append({"method": name, "n": means[name].n, **cost, **heads})
-    return Table(made)
-
-
-def _firsts(rows: Table) -> Table:
-    found = {name: mean(rows, "first", name) for name in units(rows, "first")}
-    spent = passes(rows)
-    return Table(
-        {"method": name, "n": found[name].n, "passes": round(spent[name], 2), "first": found[name].short,
-         "rank": mean(rows, "rank", name).short}
-        for name in sorted(found, key=lambda name: -found[name].mean)
-    )  # fmt: skip
-
-
-@cache
-def _loaded(name: str) -> LensModel:
-    """The model, once a process: parts of one run share it."""
-    return load(name)
