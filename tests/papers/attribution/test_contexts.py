@@ -186,8 +186,13 @@ def test_a_tiny_run_is_checked_summed_up_and_drawn(folder, tiny_run):
     back = Table.from_json_columns(tiny_run.to_columns())
     verdicts = ENTRY.check(back, settings)
     assert [verdict.claim for verdict in verdicts] == [claim.statement for claim in CLAIMS]
-    titles = list(ENTRY.summaries(back, settings))
-    assert titles[:2] == ["5 sources, tuning tasks (rte-train)", "5 sources, reporting tasks (rte-dev)"]
+    summaries = ENTRY.summaries(back, settings)
+    assert [dict(row) for row in summaries["contexts that the model answers from"]] == [
+        {"task": part["task"], "sources": part["size"], "drawn": rows.unique("tried")[0], "answered": 1}
+        for part in ENTRY.parts(settings)
+        if len(rows := back.where(**part))
+    ]
+    assert list(summaries)[:2] == ["5 sources, tuning tasks (rte-train)", "5 sources, reporting tasks (rte-dev)"]
     for axes in ENTRY.plot(back, settings).axes:
         assert axes.get_xlabel() == "passes"
     assert set(back.where(size=5).unique("method")) == set(settings.methods)

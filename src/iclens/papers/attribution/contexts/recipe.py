@@ -54,9 +54,9 @@ class ContextsOnRealModels(Recipe[ContextSettings]):
             ranked=(2,),
             n_subsets=(32,),
         ),
-        seconds=100,
+        seconds=110,
     )
-    paper = Preset(ContextSettings(), seconds=40_000)
+    paper = Preset(ContextSettings(), seconds=20_000)
     more = {  # noqa: RUF012
         "short": Preset(
             ContextSettings(
@@ -68,7 +68,7 @@ class ContextsOnRealModels(Recipe[ContextSettings]):
                 n_subsets=(32, 32, 32),
                 most_passages=30,
             ),
-            seconds=3_300,
+            seconds=4_000,
         )
     }
 
@@ -129,6 +129,8 @@ class ContextsOnRealModels(Recipe[ContextSettings]):
                 found[f"{size} documents: the one that holds the fact is first"] = summary(
                     rows, {"first": "first", "rank": "rank"}, "first"
                 )
+        if len(table):
+            found["contexts that the model answers from"] = _found(table)
         return found
 
     def plot(self, table: Table, settings: ContextSettings) -> Figure:
@@ -177,6 +179,19 @@ def _place(holder: int, values: Float[Tensor, " n"]) -> dict[str, Cell]:
     others = torch.cat([values[:holder], values[holder + 1 :]])
     rank = int((others >= values[holder]).sum()) + 1
     return {"rank": rank, "first": float(rank == 1)}
+
+
+def _found(table: Table) -> Table:
+    """How many contexts were drawn, by task and size, for those that the model answers from."""
+    drawn: dict[tuple[Cell, Cell], dict[tuple[Cell, Cell], tuple[int, bool]]] = {}
+    for row in table:
+        once = drawn.setdefault((row["task"], row["size"]), {})
+        once[row["study"], row["number"]] = int(row["tried"] or 0), row["method"] != NONE
+    return Table(
+        {"task": task, "sources": size, "drawn": sum(count for count, _ in own.values()),
+         "answered": sum(there for _, there in own.values())}
+        for (task, size), own in drawn.items()
+    )  # fmt: skip
 
 
 def _weight(part: Part, settings: ContextSettings) -> float:
