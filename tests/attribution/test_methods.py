@@ -58,8 +58,11 @@ DELETING = {
     "shapley_sampling": (0, 0, 5 * (N - 1) + 2),
     "factorial": (0, 0, 4.5),
     "influence_deletions": (2, 1, 4.5),
+    "factorial_6": (0, 0, 6),
     "factorial_12": (0, 0, 12),
+    "sparse": (0, 0, 6),
     "lasso": (0, 0, 64),
+    "lasso_32": (0, 0, 32),
     "lasso_margin": (0, 0, 64),
     "lasso_margin_8": (0, 0, 8),
     "lasso_margin_16": (0, 0, 16),
@@ -266,7 +269,7 @@ def test_shapley_sampling_is_unbiased():
     assert bool(((draws.mean(0) - exact).abs() < 4 * draws.std(0) / 200**0.5).all())
 
 
-@pytest.mark.parametrize("name", ["lasso", "lasso_margin"])
+@pytest.mark.parametrize("name", ["lasso", "lasso_32", "lasso_margin", "sparse"])
 def test_lasso_recovers_planted_linear_effects(name):
     effects = torch.tensor([3.0, 0.0, -2.0, 0.5, 0.0])
     found = ATTRIBUTIONS[name](Game(lambda row: row.double() @ effects - 1.0), seeded()).values

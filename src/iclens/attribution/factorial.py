@@ -18,6 +18,7 @@ from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
 PASSES = 4.5
 """What the cheap one may cost, in passes over the prompt."""
 
+SOME_PASSES = 6.0
 MORE_PASSES = 12.0
 
 ENOUGH = 1.5
@@ -41,4 +42,5 @@ def score(lens: Lens, generator: torch.Generator, *, passes: float) -> Scores:
 
 
 ATTRIBUTIONS.register("factorial")(partial(score, passes=PASSES))
+ATTRIBUTIONS.register("factorial_6")(partial(score, passes=SOME_PASSES))
 ATTRIBUTIONS.register("factorial_12")(partial(score, passes=MORE_PASSES))

@@ -15,6 +15,7 @@ from iclens.intervals import estimate
 from iclens.language.words import CATEGORY_OF, LABELS
 from iclens.lens.scores.deletions import Outcome
 from iclens.papers.attribution import measures as attribution
+from iclens.papers.attribution.contexts.settings import USUAL as OF_CONTEXTS
 from iclens.papers.attribution.measures import MEASURES, METHODS, TRUTH, run
 from iclens.papers.attribution.real_models.settings import HEAVY, USUAL
 from iclens.papers.attribution.word_cases import conflicting_cases, margin, word_cases
@@ -83,8 +84,8 @@ def test_run_is_repeatable_and_random_scores_know_nothing():
     assert first.n_cases == 30
 
 
-def test_every_known_method_is_measured_by_one_of_the_two_studies():
-    assert set(METHODS) | set(USUAL) | set(HEAVY) == set(ATTRIBUTIONS)
+def test_every_known_method_is_measured_by_one_of_the_studies():
+    assert set(METHODS) | set(USUAL) | set(HEAVY) | set(OF_CONTEXTS) == set(ATTRIBUTIONS)
 
 
 def test_run_without_a_prompt_or_with_an_unknown_method_is_refused():

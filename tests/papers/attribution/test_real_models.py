@@ -16,6 +16,7 @@ from iclens.errors import UserError
 from iclens.lens import Lens
 from iclens.lens.model.loading import load
 from iclens.lens.scores.faithfulness import lds, random_subsets
+from iclens.papers.attribution.comparing import mean
 from iclens.papers.attribution.real_models.claims import (
     CLAIMS,
     EIGHT,
@@ -34,11 +35,10 @@ from iclens.papers.attribution.real_models.claims import (
     WELL,
     WRONG,
 )
-from iclens.papers.attribution.real_models.data import missing, read_task, settling_prompts
+from iclens.papers.attribution.real_models.data import answering, missing, read_task, settling_prompts
 from iclens.papers.attribution.real_models.labels import accuracy
-from iclens.papers.attribution.real_models.removal import MASKED, PAIRS
-from iclens.papers.attribution.real_models.rule import default_score, mean
-from iclens.papers.attribution.real_models.scoring import Subject
+from iclens.papers.attribution.real_models.rule import default_score
+from iclens.papers.attribution.removal import MASKED, PAIRS
 from iclens.recipes.contract import RECIPES
 from iclens.recipes.table import Table
 
@@ -114,9 +114,9 @@ def test_methods_pay_for_shared_deletions_as_if_they_were_alone(folder):
     task = read_task(folder, "free")
     drawn = task.drawn(torch.Generator().manual_seed(0), 6)
     ticks = iter(range(10**6))
-    subject = Subject(load("bundled"), task.asked(drawn[:-1], drawn[-1]), clock=lambda: float(next(ticks)))
+    subject = answering(load("bundled"), task.asked(drawn[:-1], drawn[-1]), clock=lambda: float(next(ticks)))
     first, second = (subject.scored([name], 0)[name] for name in ("lasso_margin_16", "lasso_margin_16"))
-    alone = Lens("bundled", subject.asked.prompt, readout=subject.readout).score("lasso_margin_16", seed=0)
+    alone = Lens("bundled", subject.prompt, readout=subject.readout).score("lasso_margin_16", seed=0)
     assert first.passes == second.passes == pytest.approx(alone.forward_passes)
     torch.testing.assert_close(first.scores.values, alone.values)
     assert torch.equal(first.scores.values, second.scores.values)
@@ -124,7 +124,7 @@ def test_methods_pay_for_shared_deletions_as_if_they_were_alone(folder):
     assert second.seconds >= second.passes * subject.shortened.seconds / subject.shortened.passes
     torch.testing.assert_close(
         subject.deletions(torch.eye(5).bool()).margins,
-        Lens("bundled", subject.asked.prompt, readout=subject.readout).deletions(torch.eye(5).bool()).margins,
+        Lens("bundled", subject.prompt, readout=subject.readout).deletions(torch.eye(5).bool()).margins,
         rtol=1e-5,
         atol=1e-5,
     )

@@ -28,12 +28,8 @@ def corrected(
         margins: the explained margin of each.
     """
     x = keep.double() - 0.5
-    x, y = x - x.mean(0), (margins - margins.mean()).double()
-    summed = x @ scores.double()
-    size = float(summed @ summed)
-    itself = keep.shape[1] / len(x)
-    scale = max(0.0, (float(summed @ y) / size + itself) / (1 + itself)) if size else 0.0
-    rest = y - scale * summed
+    x = x - x.mean(0)
+    scale, rest = scaled(scores, keep, margins, itself=keep.shape[1] / len(x))
     best, weights = _left_out(rest, torch.zeros(len(x), len(x), dtype=torch.float64)), torch.zeros_like(rest)
     for penalty in PENALTIES:
         inverse = torch.linalg.inv(x @ x.T + penalty * keep.shape[1] / 4 * torch.eye(len(x), dtype=torch.float64))
@@ -41,6 +37,24 @@ def corrected(
         if error < best:
             best, weights = error, inverse @ rest
     return scale * scores.double() + x.T @ weights
+
+
+def scaled(
+    scores: Float[Tensor, " n_demonstrations"],
+    keep: Bool[Tensor, "n_deletions n_demonstrations"],
+    margins: Float[Tensor, " n_deletions"],
+    *,
+    itself: float = 0.0,
+) -> tuple[float, Float[Tensor, " n_deletions"]]:
+    """The factor a ≥ 0 of margins ≈ c + a ⟨scores, keep⟩ by least squares, and what it leaves.
+
+    a = 1 counts `itself` times as much as all deletions.
+    """
+    x, y = keep.double() - 0.5, (margins - margins.mean()).double()
+    summed = (x - x.mean(0)) @ scores.double()
+    size = float(summed @ summed)
+    scale = max(0.0, (float(summed @ y) / size + itself) / (1 + itself)) if size else 0.0
+    return scale, y - scale * summed
 
 
 def _left_out(y: Float[Tensor, " m"], smoother: Float[Tensor, "m m"]) -> float:

@@ -6,18 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from iclens.papers.attribution.real_models.rule import (
-    CHEAP,
-    OURS,
-    default_score,
-    difference,
-    mean,
-    means_of,
-    of_tasks,
-    ranked,
-    tuned,
-    units,
-)
+from iclens.papers.attribution.comparing import difference, mean, means_of, of_tasks, ranked, units
+from iclens.papers.attribution.real_models.rule import CHEAP, OURS, default_score, tuned
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 

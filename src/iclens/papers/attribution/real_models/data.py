@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,9 @@ from pathlib import Path
 import torch
 
 from iclens.errors import UserError
+from iclens.lens import Lens, LensModel
 from iclens.lens.prompt.prompt import Prompt
+from iclens.papers.attribution.scoring import Subject
 
 Pair = tuple[str, str]
 
@@ -47,6 +50,15 @@ class Asked:
     answer: str
     labels: tuple[str, ...]
     demonstrations: tuple[Pair, ...]
+
+
+def answering(lens_model: LensModel, asked: Asked, clock: Callable[[], float] = time.process_time) -> Subject:
+    """A prompt of which the right answer is explained.
+
+    Without labels, what is explained is its logit over those of the nine likeliest other tokens.
+    """
+    lens = Lens(lens_model, asked.prompt, answers=asked.labels or None, answer=asked.answer, held=False)
+    return Subject(lens_model, asked.prompt, lens.readout, clock)
 
 
 @dataclass(frozen=True)

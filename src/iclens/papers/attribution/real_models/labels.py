@@ -16,9 +16,9 @@ from iclens.lens.model.rotary import forget_longer_prompts
 from iclens.lens.prompt.tokens import encode
 from iclens.lens.read.padded import PaddedTokens, unembedding_only
 from iclens.lens.scores.faithfulness import auc
-from iclens.papers.attribution.real_models.data import Pair, Task
-from iclens.papers.attribution.real_models.removal import found_by
-from iclens.papers.attribution.real_models.scoring import MOST_TOKENS, Subject
+from iclens.papers.attribution.real_models.data import Pair, Task, answering
+from iclens.papers.attribution.removal import found_by
+from iclens.papers.attribution.scoring import MOST_TOKENS
 from iclens.recipes.table import Cell
 
 N_POOL, N_FLIPPED, N_FLIPPED_CURATION, N_DROPPED = 20, 4, 5, 10
@@ -127,7 +127,7 @@ def _summed(
     """Every method's scores summed over the queries, each for its right label; passes and seconds in all."""
     found: dict[str, tuple[Tensor, float, float]] = {}
     for number, query in enumerate(queries):
-        subject = Subject(lens_model, task.asked(pool, query))
+        subject = answering(lens_model, task.asked(pool, query))
         chosen = [name for name in methods if number == 0 or name not in QUERY_FREE]
         for name, one in subject.scored(chosen, seed).items():
             values, passes, seconds = found.get(name, (0.0, 0.0, 0.0))

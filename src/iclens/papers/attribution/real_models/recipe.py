@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 
 import torch
 
-from iclens.errors import UserError
-from iclens.lens import LensModel
-from iclens.lens.model.files import find
-from iclens.lens.model.loading import load
+from iclens.papers.attribution.comparing import of_tasks
 from iclens.papers.attribution.real_models.claims import CLAIMS, judged
-from iclens.papers.attribution.real_models.data import digest, missing, read_task
+from iclens.papers.attribution.real_models.data import answering, digest, missing, read_task
 from iclens.papers.attribution.real_models.labels import N_POOL, curation_rows, wrong_label_rows
-from iclens.papers.attribution.real_models.removal import removal_rows
-from iclens.papers.attribution.real_models.rule import default_score, mean, means_of, of_tasks, passes, units
-from iclens.papers.attribution.real_models.scoring import Subject
+from iclens.papers.attribution.real_models.rule import default_score
 from iclens.papers.attribution.real_models.settings import (
     CORE,
     LIGHT,
@@ -28,8 +22,11 @@ from iclens.papers.attribution.real_models.settings import (
     RealSettings,
 )
 from iclens.papers.attribution.real_models.settling import settling_rows
+from iclens.papers.attribution.removal import removal_rows
+from iclens.papers.attribution.scoring import loaded, no_model
+from iclens.papers.attribution.showing import lds_by_passes, summary
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import Figure, new_figure
+from iclens.recipes.figures import Figure
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Verdict
 from iclens.training.default_dtype import default_dtype
@@ -99,14 +96,7 @@ class WhichOnRealModels(Recipe[RealSettings]):
 
     def lacking(self, settings: RealSettings) -> str:
         """Which data are missing, or why there is no such model."""
-        lacking = missing(settings.data, settings.tasks, settings.families)
-        if lacking:
-            return lacking
-        try:
-            find(settings.model)
-        except UserError as error:
-            return f"The model cannot be had here: {error}"
-        return ""
+        return missing(settings.data, settings.tasks, settings.families) or no_model(settings.model)
 
     def inputs(self, settings: RealSettings) -> str:
         """The digest of the data."""
@@ -160,35 +150,25 @@ class WhichOnRealModels(Recipe[RealSettings]):
                 rows = of_tasks(table, tasks, study="removal", size=size)
                 if len(rows):
                     name = f"{size} demonstrations, {kind} tasks ({', '.join(map(str, rows.unique('task')))})"
-                    found[name] = _summary(rows, _REMOVAL, "lds")
+                    found[name] = summary(rows, _REMOVAL, "lds")
         for study, heads, key in (("wrong labels", _LABELS, "auroc"), ("settling", _SETTLING, "hit"),
                                   ("curation", {"accuracy": "accuracy"}, "accuracy")):  # fmt: skip
             rows = table.where(study=study)
             for task in rows.unique("task") if len(rows) else ():
-                found[f"{study}: {task}"] = _summary(rows.where(task=task), heads, key)
+                found[f"{study}: {task}"] = summary(rows.where(task=task), heads, key)
         return found
 
     def plot(self, table: Table, settings: RealSettings) -> Figure:
         """LDS against passes at every size, on the reporting tasks; the default and the Lassos are named."""
-        sizes = [size for size in (*settings.sizes, settings.long_size)
-                 if len(of_tasks(table, settings.reporting, study="removal", size=size))]  # fmt: skip
-        figure = new_figure(4.6 * max(1, len(sizes)), 4.4)
-        panels = figure.subplots(1, max(1, len(sizes)), squeeze=False)[0]
-        for axes, size in zip(panels, sizes, strict=False):
-            default = default_score(table, settings.tuning, size)
-            rows = of_tasks(table, settings.reporting, study="removal", size=size)
-            costs = passes(rows)
-            for name in units(rows, "lds"):
-                if name not in costs or name == "random":
-                    continue
-                cost, found = costs[name], mean(rows, "lds", name)
-                lasso = name.startswith("lasso")
-                colour = "C1" if name == default else "C2" if lasso or name == "rerun" else "C0"
-                axes.errorbar(max(cost, 0.5), found.mean, [[found.mean - found.low], [found.high - found.mean]],
-                              fmt="o", color=colour, ms=4, elinewidth=0.8)  # fmt: skip
-                axes.annotate(name, (max(cost, 0.5), found.mean), xytext=(3, 3), textcoords="offset points", fontsize=6)
-            axes.set(xscale="log", xlabel="passes", ylabel="LDS", title=f"{size} demonstrations")
-        return figure
+        found = {size: of_tasks(table, settings.reporting, study="removal", size=size)
+                 for size in (*settings.sizes, settings.long_size)}  # fmt: skip
+        return lds_by_passes(
+            {
+                f"{size} demonstrations": (rows, default_score(table, settings.tuning, size))
+                for size, rows in found.items()
+                if len(rows)
+            }
+        )
 
 
 _REMOVAL = {
@@ -201,7 +181,7 @@ _SETTLING = {"hit": "hit rate", "rank": "rank"}
 
 
 def _rows(study: str, task: str, size: int, number: int, settings: RealSettings) -> list[dict[str, Cell]]:
-    model = _loaded(settings.model)
+    model = loaded(settings.model)
     seed = 1_000_000 * settings.seed + 1000 * size + 10 * number
     if study == "settling":
         return settling_rows(model, settings.data, task, settings.methods_settling, settings.n_settling, seed)
@@ -211,7 +191,7 @@ def _rows(study: str, task: str, size: int, number: int, settings: RealSettings)
     if study == "curation":
         return curation_rows(model, pairs, settings.methods_curation, settings.n_validation, settings.n_test, seed)
     drawn = pairs.drawn(torch.Generator().manual_seed(seed + 5), size + 1)
-    subject = Subject(model, pairs.asked(drawn[:-1], drawn[-1]))
+    subject = answering(model, pairs.asked(drawn[:-1], drawn[-1]))
     place = settings.sizes.index(size) if size in settings.sizes else len(settings.sizes)
     tuned = task in settings.tuning
     methods = (
@@ -241,22 +221,3 @@ def _weight(part: Part, settings: RealSettings) -> float:
     if study == "curation":
         return 3.0 * size * 3 * len(settings.methods_curation) * settings.n_validation + 5.0 * settings.n_test * size
     return 200.0 * size + (2.0 * size if size in settings.sizes else size) * size
-
-
-def _summary(rows: Table, heads: dict[str, str], key: str) -> Table:
-    found, spent = {name: mean(rows, key, name) for name in units(rows, key)}, passes(rows) or means_of(rows, "passes")
-    seconds = means_of(rows, "seconds")
-    made: list[dict[str, Cell]] = []
-    for name in sorted(found, key=lambda name: -found[name].mean):
-        cost: dict[str, Cell] = {}
-        if name in spent:
-            cost = {"passes": round(spent[name], 2), "seconds": round(seconds[name], 2)}
-        means = {head: mean(rows, measure, name).short for measure, head in heads.items()}
-        made.append({"method": name, "n": found[name].n, **cost, **means})
-    return Table(made)
-
-
-@cache
-def _loaded(name: str) -> LensModel:
-    """The model, once a process: parts of one run share it."""
-    return load(name)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iclens.lens import LensModel
-from iclens.papers.attribution.real_models.data import settling_prompts
-from iclens.papers.attribution.real_models.scoring import Subject
+from iclens.papers.attribution.real_models.data import answering, settling_prompts
 from iclens.recipes.table import Cell
 
 MOST_TRIED = 10
@@ -25,7 +24,7 @@ def settling_rows(
     for number, (asked, settles) in enumerate(settling_prompts(folder, family)):
         if n_right == count or number == MOST_TRIED * count:
             break
-        subject = Subject(lens_model, asked)
+        subject = answering(lens_model, asked)
         if float(subject.lens().traced.margins[0]) <= 0:
             continue
         n_right += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from operator import index
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from iclens.errors import UserError
 from iclens.lens import Lens, LensModel, Readout
+from iclens.lens.model.files import find
+from iclens.lens.model.loading import load
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.scores.deletions import Outcome, shortened_ids
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores
-from iclens.papers.attribution.real_models.data import Asked
 
 NODES = 6
 """Weights that adaptive shares are integrated over, at most."""
@@ -87,22 +90,21 @@ class Scored:
 class Subject:
     """A prompt, what is explained of it, and what ran of it so far.
 
-    Without labels, what is explained is the right answer's logit over those of the nine likeliest other tokens; the
-    pass that fixes them is nobody's cost.
+    What fixes the read-out is nobody's cost.
     """
 
-    def __init__(self, lens_model: LensModel, asked: Asked, clock: Callable[[], float] = time.process_time) -> None:
-        self.lens_model, self.asked, self.clock = lens_model, asked, clock
+    def __init__(
+        self, lens_model: LensModel, prompt: Prompt, readout: Readout, clock: Callable[[], float] = time.process_time
+    ) -> None:
+        self.lens_model, self.prompt, self.readout, self.clock = lens_model, prompt, readout, clock
         self.shortened = Shortened()
-        answers = asked.labels or None
-        self.readout: Readout = Lens(lens_model, asked.prompt, answers=answers, answer=asked.answer, held=False).readout
 
     def lens(self, *, held: bool = False, prompt: Prompt | None = None) -> SharingLens:
         """A lens that has run nothing yet but the shared shortened prompts, or one of another order of the prompt."""
         shortened = self.shortened if prompt is None else Shortened()
         return SharingLens(
             self.lens_model,
-            self.asked.prompt if prompt is None else prompt,
+            self.prompt if prompt is None else prompt,
             readout=self.readout,
             held=held,
             nodes=NODES,
@@ -124,3 +126,18 @@ class Subject:
     def deletions(self, keep: Bool[Tensor, "n_prompts n_demonstrations"]) -> Outcome:
         """The shortened prompts, one per keep-mask."""
         return self.lens().deletions(keep)
+
+
+@cache
+def loaded(name: str) -> LensModel:
+    """The model, once a process: parts of one run share it."""
+    return load(name)
+
+
+def no_model(name: str) -> str:
+    """Why there is no such model here, in one sentence; empty where there is."""
+    try:
+        find(name)
+    except UserError as error:
+        return f"The model cannot be had here: {error}"
+    return ""

@@ -1,0 +1,74 @@
+"""Few strong sources among many: a sparse model of balanced real deletions, or the influence and a few deletions.
+
+Where a context answers a question, few of its sources matter. With a Lasso in place of differences of means, a balanced
+design of real deletions (see `factorial`) needs fewer runs. Where even these do not fit into the passes, the influence
+says who matters, and a few real deletions say how much: what the influence does not explain of them is given to the
+sources that have most of it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from iclens.attribution.factorial import SOME_PASSES
+from iclens.attribution.lasso import fit
+from iclens.attribution.shared.correction import scaled
+from iclens.attribution.shared.designs import design
+from iclens.lens.lens import Lens
+from iclens.lens.scores.influence import HALF
+from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
+
+ENOUGH = 1.2
+"""Runs over sources, from which on the Lasso needs no help."""
+
+OF_INFLUENCE = 2.0
+"""Passes of the influence, forward and backward."""
+
+NOISE = 0.1
+"""Variance of what is not additive over that of the strongest source's effect."""
+
+
+def shared_out(
+    scores: Float[Tensor, " n"], keep: Bool[Tensor, "n_runs n"], outputs: Float[Tensor, " n_runs"]
+) -> Float[Tensor, " n"]:
+    """Correct scores by some runs, each source by no more than its score allows.
+
+    outputs ≈ c + Σ_i β_i keep_i with β_i = a s_i + z_i, a ≥ 0 by least squares, and z_i of standard deviation
+    |s_i| / max |s|: the posterior mean of a ridge regression of what a s leaves.
+
+    Args:
+        scores: the scores s to start from.
+        keep: which sources each run has.
+        outputs: what the model said of it.
+    """
+    s, x = scores.double(), keep.double() - 0.5
+    scale, rest = scaled(s, keep, outputs)
+    spread = s.abs() / s.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+    z = (x - x.mean(0)) * spread
+    weights = torch.linalg.solve(z @ z.T + NOISE * torch.eye(len(z), dtype=torch.float64), rest)
+    return scale * s + spread * (z.T @ weights)
+
+
+def score(lens: Lens, generator: torch.Generator, *, passes: float) -> Scores:
+    """A Lasso of as many balanced deletions as fit into the passes, or the influence with those that fit beside it."""
+    n, n_tokens = lens.n_demonstrations, max(1, len(lens.readout.answer_ids))
+
+    def cost(keep: Tensor) -> float:
+        return lens.passes.share_of(0, lens.shortened(keep)) if len(keep) else 0.0
+
+    def values() -> Tensor:
+        keep = design(n, passes, cost, generator)
+        if len(keep) >= min(ENOUGH * n, 1 << n.bit_length()):
+            return fit(keep, lens.deletions(keep).margins.double(), n_tokens)
+        influence = lens.influences(torch.full((1, n), HALF, dtype=torch.float64))[0]
+        keep = design(n, passes - OF_INFLUENCE, cost, generator)
+        return shared_out(influence, keep, lens.deletions(keep).margins) if len(keep) > 1 else influence
+
+    return counted(lens, values)
+
+
+ATTRIBUTIONS.register("sparse")(partial(score, passes=SOME_PASSES))

@@ -1,0 +1,65 @@
+"""Sparse scores: few deletions are given to the sources that the influence names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iclens import bundled
+from iclens.attribution.sparse import NOISE, OF_INFLUENCE, score, shared_out
+from iclens.lens import Lens
+
+PROMPT = (bundled.path() / "prompt.txt").read_text()
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def drawn(seed: int, n_runs: int = 5, n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(n, generator=seeded(seed)), torch.rand(n_runs, n, generator=seeded(seed + 1)) < 0.5
+
+
+@given(st.integers(0, 200), st.floats(0.1, 10))
+@settings(max_examples=20, deadline=None)
+def test_runs_that_the_scores_explain_scale_them_and_change_nothing_else(seed, factor):
+    scores, keep = drawn(seed)
+    found = shared_out(scores, keep, factor * keep.double() @ scores + 3.0)
+    torch.testing.assert_close(found, factor * scores)
+
+
+@given(st.integers(0, 200))
+@settings(max_examples=20, deadline=None)
+def test_it_is_the_ridge_regression_whose_penalties_are_one_over_squared_scores(seed):
+    scores, keep = drawn(seed)
+    outputs = torch.randn(len(keep), generator=seeded(seed + 2))
+    x = keep.double() - 0.5
+    x, y = x - x.mean(0), outputs - outputs.mean()
+    summed = x @ scores
+    scale = float((summed @ y / (summed @ summed)).clamp_min(0))
+    penalty = NOISE * torch.diag((scores.abs().max() / scores) ** 2)
+    expected = scale * scores + torch.linalg.solve(x.T @ x + penalty, x.T @ (y - scale * summed))
+    torch.testing.assert_close(shared_out(scores, keep, outputs), expected)
+
+
+def test_a_source_without_influence_gets_nothing():
+    scores, keep = drawn(0)
+    scores[3] = 0.0
+    found = shared_out(scores, keep, torch.randn(len(keep), generator=seeded(1)))
+    assert found[3] == 0.0
+    assert float(shared_out(torch.zeros(12), keep, torch.ones(len(keep))).abs().max()) == 0.0
+
+
+def test_without_passes_for_deletions_it_is_the_influence_at_half_weight():
+    lens = Lens("bundled", PROMPT)
+    found = score(lens, seeded(), passes=OF_INFLUENCE)
+    assert (found.forward_passes, found.backward_passes) == (1, 1)
+    torch.testing.assert_close(found.values, lens.influences(torch.full((1, 12), 0.5))[0])
+
+
+@pytest.mark.parametrize("passes", [3.0, 4.0, 6.0])
+def test_it_costs_no_more_than_it_may(passes):
+    found = score(Lens("bundled", PROMPT), seeded(), passes=passes)
+    assert passes - 2 < found.forward_passes + found.backward_passes <= passes
