@@ -319,4 +319,4 @@ def test_captum_methods_say_how_to_install_it(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_captum)
     with pytest.raises(UserError, match=r"iclens\[peers\]"):
-        shared_lens().score("captum_feature_ablation")
+        Lens(learner(), PROMPT, readout=MARGIN).score("captum_feature_ablation")

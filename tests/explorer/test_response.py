@@ -47,7 +47,7 @@ def test_a_glance_of_a_response_shows_the_numbers_of_explain(served, model, said
     whole = json.loads(json.dumps(own.to_dict()))
     for name in ("answer", "margin", "margin_definition", "answer_log_probability", "notes"):
         assert seen[name] == whole[name] or name == "notes"
-    assert seen["response"] == {**whole["response"], "influence": []}
+    assert seen["response"] == {**whole["response"], "influence": [], "statements": []}
     for one, other in zip(seen["sources"], whole["sources"], strict=True):
         assert (one["name"], one["kind"], one["id"]) == (other["name"], other["kind"], other["id"])
     # Without the text of a source, the model is run on the shorter prompt with the response's own tokens.

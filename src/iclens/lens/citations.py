@@ -38,8 +38,10 @@ def opposing(scores: Mapping[int, float]) -> list[int]:
 def citations(found: Explanation, by: str | None = None) -> list[dict[str, Any]]:
     """Cite the sources of the explained answer, see `Explanation.citations`."""
     statements = () if found.response is None else found.response.statements
-    # Of several statements each, the influence alone is known.
-    name = by if by is not None else "influence" if len(statements) > 1 else found.scores[0]
+    name = found.scores[0] if by is None else by
+    if by is None and name == "influence_deletions" and len(statements) > 1:
+        # What deletions correct is the influence on the whole; of each statement the influence alone is known.
+        name = "influence"
     ranked = found.ranked(name)
     if found.response is not None and statements and name == "influence":
         return [_of_statement(found, found.response, one, name) for one in statements]

@@ -8,6 +8,7 @@ import pytest
 from tests.lens.many_prompts import PROMPTS, reader
 
 from iclens.errors import UserError
+from iclens.lens.building import SCORES
 from iclens.lens.explaining import explain, explain_many
 
 RESPONSE = "w5 w6 is w7 . w8 w9"
@@ -58,7 +59,7 @@ def test_many_are_what_each_is_alone(how):
     for row, beside in zip(ROWS, many, strict=True):
         own = {key: value for key, value in row.items() if key != "prompt"}
         said = {} if {"response", "generate", "answers"} & own.keys() else {"response": SHARED["response"]}
-        alone = explain(model, row["prompt"], grounding=True, **said, **own, **how)
+        alone = explain(model, row["prompt"], grounding=True, **({"scores": SCORES} | said | own | how))
         assert beside.exact
         same(comparable(beside), comparable(alone))
 
