@@ -233,7 +233,13 @@ def test_hostile_documents_names_responses_and_statements_stay_text(opened, expl
     )
     said = explanation.response
     response = replace(
-        said, text=HOSTILE, statement=HOSTILE, foil=HOSTILE, measure=HOSTILE, tokens=(HOSTILE, *said.tokens[1:])
+        said,
+        text=HOSTILE,
+        statement=HOSTILE,
+        foil=HOSTILE,
+        measure=HOSTILE,
+        tokens=(HOSTILE, *said.tokens[1:]),
+        statements=(),
     )
     grounding = replace(explanation.grounding, answer=HOSTILE)
     told = {"answer": HOSTILE, "margin_definition": HOSTILE, "grounding": grounding, "lens": None}

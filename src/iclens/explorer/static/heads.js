@@ -4,7 +4,7 @@ import { boundOf } from "./bound.js";
 import { bar, byId, el, oneLine, put, share, svg } from "./elements.js";
 import { called, noun, nouns, quantity, shortName } from "./names.js";
 import { colour, largest, percent, plain, signed, wide } from "./numbers.js";
-import { BY_HEAD, fullNameOf, mapOf, nameOf, withUnit } from "./scores.js";
+import { BY_HEAD, beside, fullNameOf, mapOf, nameOf, withUnit } from "./scores.js";
 import { change, given, state } from "./state.js";
 
 const LEAST_WEIGHT = 1e-4; // training pairs that are shown, beyond the first few
@@ -53,11 +53,12 @@ export function renderMap(seen, explanation, score) {
 /** Which score has a map: its name (null for none), its rows (null while they are computed), those of single sources. */
 function foundMap(seen, explanation, score) {
   const { sources } = explanation ?? seen;
-  for (const name of [score, ...BY_HEAD]) {
+  const wanted = beside(score);
+  for (const name of [wanted, ...BY_HEAD]) {
     const maps = sources.map((one) => mapOf(one, name));
     const single = maps.every(Boolean) ? maps : [];
     const rows = mapOf(seen, name) ?? (single.length ? sum(single) : null);
-    const isPending = explanation === null && name === score && BY_HEAD.includes(name);
+    const isPending = explanation === null && name === wanted && BY_HEAD.includes(name);
     if (rows || isPending) return { name, rows, single };
   }
   return { name: null, rows: null, single: [] };

@@ -14,6 +14,11 @@ export const BY_TOKEN = [...BY_WEIGHT, "gradient_step", "path"];
 /** Scores that are known for each head, the one that stands in for the others first. */
 export const BY_HEAD = ["gradient_step", ...BY_WEIGHT];
 
+/** The score whose parts by head stand beside a score: the influence beside the one that deletions correct. */
+export function beside(score) {
+  return score === "influence_deletions" ? "influence" : score;
+}
+
 /** Scores that the rest of the prompt has, too. */
 export const OF_THE_REST = ["gradient_step", "path"];
 
