@@ -39,15 +39,16 @@ def citations(found: Explanation, by: str | None = None) -> list[dict[str, Any]]
     """Cite the sources of the explained answer, see `Explanation.citations`."""
     statements = () if found.response is None else found.response.statements
     name = found.scores[0] if by is None else by
-    if by is None and name == "influence_deletions" and len(statements) > 1:
+    if by is None and name == "influence_deletions" and "influence" in found.scores and len(statements) > 1:
         # What deletions correct is the influence on the whole; of each statement the influence alone is known.
         name = "influence"
-    ranked = found.ranked(name)
+    # It refuses a score that was not computed.
+    found.ranked(name)
     if found.response is not None and statements and name == "influence":
         return [_of_statement(found, found.response, one, name) for one in statements]
-    scores = {effect.index: effect.score(name) or 0.0 for effect in ranked}
+    scores = {k: effect.score(name) or 0.0 for k, effect in enumerate(found.sources)}
     additive = next((one for one in (name, *found.scores) if one in ADDITIVE), "")
-    parts = {effect.index: [one.scores.get(additive, 0.0) for one in effect.pieces] for effect in found.sources}
+    parts = {k: [one.scores.get(additive, 0.0) for one in effect.pieces] for k, effect in enumerate(found.sources)}
     share = None if found.grounding is None else found.grounding.share
     about = {"statement": found.answer.strip(), **_place(found), "log_probability": found.answer_log_probability}
     return [about | _cited(found, name, share, scores, parts, removed=True)]

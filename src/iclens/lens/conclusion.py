@@ -93,7 +93,7 @@ def _rests(found: Explanation) -> Iterator[str]:
             yield f"No few {found.noun}s carry the answer: {told}"
     additive = next((one for one in found.scores if one in ADDITIVE), "")
     if few and additive:
-        yield from _pieces(found, found.sources[few[0]], additive)
+        yield from _pieces(found, next(one for one in found.sources if one.index == few[0]), additive)
     against = opposing(scores)
     if against:
         more = f" and {len(against) - _MOST_NAMED} more" if len(against) > _MOST_NAMED else ""
