@@ -138,7 +138,7 @@ def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[
 
 
 def _of_response(response: ResponseEffects | None) -> dict[str, Any]:
-    """What is said of the response of a prompt."""
+    """The columns of a prompt's response."""
     if response is None:
         return {}
     return {

@@ -22,7 +22,7 @@ _HURTS_BY = 0.1
 
 @dataclass(frozen=True)
 class Judged:
-    """What is said of one demonstration.
+    """The verdict on one demonstration.
 
     Attributes:
         index: its number in the pool.

@@ -1,4 +1,4 @@
-"""What is said of a model's answer to a query: whether it is right, how sure the model was, or a function's number."""
+"""Rates a model's answer to a query: by whether it is right, how sure the model was, or a function of the caller."""
 
 from __future__ import annotations
 

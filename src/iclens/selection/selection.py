@@ -67,7 +67,7 @@ class Selection:
 
     Attributes:
         indices: their numbers in the pool, in the order of the prompt.
-        demonstrations: what is said of every demonstration of the pool.
+        demonstrations: the verdict on every demonstration of the pool.
         start: the prompt that it is compared with, by numbers.
         prompt: the chosen prompt, with `{input}` in the place of a query.
         template, instruction, separator: how it is written.

@@ -37,7 +37,7 @@ class Question:
         id: the prompt's own name.
         response: the response that the read-out is of; None for answers.
         foil: the same prompt with the response that this one is compared with, or None.
-        writing: what is said of a response that is yet to be read or written, by `responding`; None where nothing is.
+        writing: options of a response that `responding` has yet to read or let the model write; None without one.
     """
 
     tokenized: TokenizedPrompt
@@ -134,7 +134,7 @@ def ask(
         options: how a document is written where it does not say itself.
         binding: whether the options are meant for this prompt, as in `read_document`.
         readout: what is explained, instead of what the answers decide.
-        response: what is said of a response where the document says nothing; `responding` reads it.
+        response: options of a response, where the document has none of its own; `responding` reads it.
 
     Raises:
         UserError: the prompt or an answer cannot be read, does not fit, or cannot be told from another.

@@ -1,4 +1,4 @@
-"""From a prompt with what is said of its response to a question that reads the response."""
+"""Turns a question that names a response, or asks for one, into a question that reads it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def responding(lens_model: LensModel, question: Question, *, write: bool = True)
 
     Args:
         lens_model: the model; its weights are used only to generate.
-        question: the prompt, with what is said of its response.
+        question: the prompt, with its response options in `writing`.
         write: whether the model may write a response; without it such a question is checked and stays as it is.
 
     Raises:

@@ -37,7 +37,7 @@ class ResponseOptions:
 
     @property
     def given(self) -> bool:
-        """Whether anything is said of a response."""
+        """Whether a response, or a part or measure of one, was asked for."""
         return replace(self, seed=None) != ResponseOptions()
 
     def settled(self, document: Mapping[str, Any]) -> ResponseOptions:
