@@ -31,7 +31,8 @@ from iclens.lens.read.margin import Readouts
 from iclens.lens.read.padded import PaddedTokens
 from iclens.lens.read.weighted import Edges
 from iclens.lens.scores.influence import HALF
-from iclens.lens.scores.tangents import TokenInfluence, token_influence
+from iclens.lens.scores.pushing import TokenInfluence
+from iclens.lens.scores.tangents import token_influence
 
 SIXTEEN = (16, 26, 12)
 """16 demonstrations: 512 tokens by the case's own tokenizer."""
