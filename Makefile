@@ -3,7 +3,10 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+MADE := $(VENV)/.made
+RUNNING := $(VENV)/.running
 INSTALLED := $(VENV)/.installed
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 export PYTHONHASHSEED ?= 0
 export MPLBACKEND ?= Agg
@@ -25,7 +28,7 @@ help:  ## this list
 install: $(INSTALLED)  ## create .venv and install the package with its tools
 
 # A failed installation leaves no stamp, so the next make tries again.
-$(INSTALLED): pyproject.toml constraints.txt
+$(MADE):
 	@chosen=""; \
 	for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python); do \
 	  if $$candidate -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -38,10 +41,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 	fi; \
 	echo "creating $(VENV) with $$($$chosen --version) and installing into it"; \
 	$$chosen -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
 	@touch $@
 
-demo: $(INSTALLED)  ## verify the theorems, explain a bundled prompt, write a report
+$(INSTALLED): $(MADE) pyproject.toml constraints.txt
+	$(PIP) -e ".[dev,docs]"
+	@touch $@ $(RUNNING)
+
+# What running needs, without the developers' tools.
+$(RUNNING): $(MADE) pyproject.toml constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+demo: $(RUNNING)  ## explain a prompt, write a report, check the theorems
 	$(BIN)/iclens demo --out iclens-out
 
 # The variable silences an advertisement that the theme prints.

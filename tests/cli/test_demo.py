@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
+from iclens import bundled
 from iclens.cli.main import main
+from iclens.errors import UserError
+from iclens.lens.model.files import find
 
 
 def test_demo_writes_the_report_and_says_where(tmp_path, monkeypatch, capsys):
@@ -16,6 +20,11 @@ def test_demo_writes_the_report_and_says_where(tmp_path, monkeypatch, capsys):
         assert json.loads((folder / name).read_text())
     printed = capsys.readouterr().out
     assert str(folder / "explain.html") in printed
+    # The explanation first, the theorems as one line.
+    assert printed.index("In words") < printed.index("The theorems behind it")
+    told = printed[printed.index("The theorems behind it") : printed.index("The report:")]
+    assert re.search(r"\n\d+ of \d+ hold in float64 on cpu", told)
+    assert len(told.splitlines()) <= 4
     assert "What to try next" in printed
 
 
@@ -26,3 +35,17 @@ def test_demo_into_a_file_is_refused_before_any_work(tmp_path, capsys):
     assert printed.out == ""
     assert "a file has that name" in printed.err
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_the_demo_says_what_its_prompt_is(tmp_path, capsys):
+    """The reviews where a real model is installed, else the made-up language of the bundled one."""
+    try:
+        find("smollm2")
+        told, prompt = "look for #2", "reviews.txt"
+    except UserError:
+        told, prompt = '"blick" is what animals are called', "prompt.txt"
+    assert main(["demo", "--out", str(tmp_path / "out")]) == 0
+    assert told in capsys.readouterr().out
+    document = json.loads((tmp_path / "out" / "explain.json").read_text())
+    first = (bundled.path() / prompt).read_text().split("\n\n")[0]
+    assert first.strip() in [source["text"].strip() for source in document["sources"]]

