@@ -278,7 +278,7 @@ def test_every_template_of_a_page_is_looked_at():
     """A page that is new has to be among those above."""
     pages = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.html")}
     with_head = {one for one in pages if "<head>" in (ROOT / "src" / one).read_text("utf-8")}
-    assert with_head == {"iclens/report/templates/gallery_base.html", "iclens/explorer/static/explorer.html"}
+    assert with_head == {"iclens/report/templates/page_base.html", "iclens/explorer/static/explorer.html"}
 
 
 # Servers
