@@ -2,7 +2,7 @@
 
 const table = document.getElementById("pool");
 const body = table.tBodies[0];
-const heads = [...table.tHead.rows[0].cells];
+const heads = [...table.tHead.rows[0].cells].filter((one) => one.dataset.key !== undefined);
 const rows = [...body.rows];
 const shown = document.getElementById("show");
 const said = document.getElementById("sorted");
@@ -19,7 +19,7 @@ function keysOf(column) {
 
 /** Sorts by a column; what has no number there comes last either way, and rows that are alike stay as the pool has them. */
 function sort(head, direction) {
-  const known = keysOf(heads.indexOf(head));
+  const known = keysOf(head.cellIndex);
   const index = keysOf(0);
   const sign = direction === "ascending" ? 1 : -1;
   const order = (one, other) => {
