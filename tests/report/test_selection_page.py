@@ -237,6 +237,21 @@ def test_what_a_method_did_not_measure_has_no_column() -> None:
     assert not list(page(found).all("ul", "repeats"))
 
 
+def test_what_is_no_number_is_said_and_not_drawn() -> None:
+    none = Estimate(float("nan"), float("nan"), float("nan"), 0)
+    dev = replace(FOUND.dev, after=replace(FOUND.dev.after, metric=none))
+    lost = replace(FOUND.sizes[1], reached=replace(FOUND.sizes[1].reached, metric=none))
+    pool = (replace(FOUND.demonstrations[0], effect=none), *FOUND.demonstrations[1:])
+    found = replace(FOUND, dev=dev, sizes=(FOUND.sizes[0], lost, *FOUND.sizes[2:]), demonstrations=pool)
+    shown = found.to_html()
+    assert not re.search(r'="[^"]*\bnan\b[^"]*"', shown)
+    cell = rows(found)[0].one("td", "effect")
+    assert cell.words.startswith("not a number")
+    assert "data-sort" not in cell.attributes
+    counts = [len(list(figure.all("circle"))) for figure in page(found).all("figure", "kept")]
+    assert counts == [counts[1] - 1, counts[1]]
+
+
 def test_a_pool_of_one_that_stays_is_a_page() -> None:
     found = choice(1, 1, rival=False)
     assert list(rows(found)) == [0]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from iclens.intervals import Estimate
-from iclens.report.scale import Scale, holding
+from iclens.report.scale import Scale, holding, is_finite
 from iclens.selection import Selection
 from iclens.selection.comparing import Measured
 
@@ -35,6 +35,11 @@ class Point:
     y: float
     low: float
     high: float
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether there are numbers: a metric of the caller may give none."""
+        return is_finite(self.value)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from iclens.intervals import Estimate
+
 _STEPS = (1, 2, 2.5, 5, 10)
 
 
@@ -35,6 +37,11 @@ class Scale:
         step = next(one * power for one in _STEPS if one * power >= raw * (1 - 1e-9))
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [number * step for number in range(first, last + 1)]
+
+
+def is_finite(value: Estimate) -> bool:
+    """Whether an estimate and its interval have places on a drawing."""
+    return all(map(math.isfinite, (value.mean, value.low, value.high)))
 
 
 def around_zero(values: Iterable[float | None]) -> Scale:

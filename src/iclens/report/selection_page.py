@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from iclens.display_text import one_line, signed
 from iclens.intervals import Estimate
 from iclens.report import kept_chart
 from iclens.report.pages import render
 from iclens.report.prompts_beside import beside
-from iclens.report.scale import Scale, around_zero, holding
+from iclens.report.scale import Scale, around_zero, holding, is_finite
 from iclens.selection import Selection
 from iclens.selection.comparing import Compared, Measured, is_clear
 from iclens.selection.conclusion import conclusion
@@ -42,6 +43,11 @@ class Interval:
     signed: bool = True
 
     @property
+    def is_drawn(self) -> bool:
+        """Whether there are numbers: a metric of the caller may give none."""
+        return is_finite(self.value)
+
+    @property
     def mean(self) -> str:
         """The mean as text."""
         return self._text(self.value.mean)
@@ -52,7 +58,7 @@ class Interval:
         return f"[{self._text(self.value.low)}, {self._text(self.value.high)}]"
 
     def _text(self, value: float) -> str:
-        return signed(value) if self.signed else f"{value:.3f}".replace("-", "−")
+        return signed(value) if self.signed or not isfinite(value) else f"{value:.3f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
