@@ -28,6 +28,7 @@ NAMES = [
     "explain",
     "influence",
     "lens",
+    "responses",
     "scale-out",
     "scaling",
     "start-up",

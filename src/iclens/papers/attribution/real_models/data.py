@@ -1,7 +1,9 @@
 """Prompts of public data, from a folder that the user names: tasks of pairs, and prompts with a settling demonstration.
 
 The folder's layout: `icl/TASK.json`, a list of `{"input", "output"}`; `icl/sst2/stsa.binary.train`, lines `0 text` and
-`1 text`; `disambiguation/FAMILY/10_shots/*.json`, of Ye et al. 2024.
+`1 text`; `icl/cb/train.jsonl` and `val.jsonl` of CommitmentBank, as SuperGLUE has it; of `selection/superglue-rte`
+`train.jsonl`, `dev.jsonl` and `test.jsonl`, with `input`, where `[SEP]` stands between premise and hypothesis, and
+`output`; `disambiguation/FAMILY/10_shots/*.json`, of Ye et al. 2024.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ _TEMPLATES = {
     "sentiment": "Review: {input}\nSentiment: {output}",
     "sst2": "Review: {input}\nSentiment: {output}",
     "ag_news": "Article: {input}\nTopic: {output}",
+    "cb": "{input} True, false or neither?\nAnswer: {output}",
+    "superglue-rte": "{input} True or false?\nAnswer: {output}",
 }
+_SAYS = {"entailment": "true", "contradiction": "false", "neutral": "neither"}
 _TEMPLATE = "Q: {input}\nA: {output}"
 _SHOTS = "10_shots"
 
@@ -128,18 +133,30 @@ def read_task(folder: str, name: str) -> Task:
     Raises:
         UserError: the file is missing or has another form.
     """
-    path = _task_file(folder, name)
-    try:
-        if path.suffix == ".json":
-            rows = [(str(row["input"]).strip(), str(row["output"]).strip()) for row in json.loads(path.read_text())]
-        else:
-            words = ("negative", "positive")
-            lines = path.read_text(encoding="utf-8").splitlines()
-            rows = [(line[2:].strip(), words[int(line[0])]) for line in lines if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{path} cannot be read as pairs of input and output: {error}.") from error
+    rows: list[Pair] = []
+    for path in _task_files(folder, name):
+        try:
+            rows += _rows(path, path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise UserError(f"{path} cannot be read as pairs of input and output: {error}.") from error
     known = {given: output for given, output in reversed(rows) if given and output}
     return Task(name, tuple(reversed(known.items())), _TEMPLATES.get(name, _TEMPLATE))
+
+
+def _rows(path: Path, text: str) -> list[Pair]:
+    if path.suffix == ".json":
+        return [(str(row["input"]).strip(), str(row["output"]).strip()) for row in json.loads(text)]
+    lines = [line for line in text.splitlines() if line.strip()]
+    if path.suffix != ".jsonl":
+        return [(line[2:].strip(), ("negative", "positive")[int(line[0])]) for line in lines]
+    entries = [json.loads(line) for line in lines]
+    if "premise" in entries[0]:
+        return [(_follows(one["premise"], one["hypothesis"]), _SAYS[one["label"]]) for one in entries]
+    return [(_follows(*one["input"].split(" [SEP] ")), one["output"]) for one in entries]
+
+
+def _follows(premise: str, hypothesis: str) -> str:
+    return f"{premise.strip()}\nQuestion: {hypothesis.strip().rstrip('.')}."
 
 
 def settling_prompts(folder: str, family: str) -> Iterator[tuple[Asked, int]]:
@@ -168,8 +185,14 @@ def _split(line: str) -> Pair:
     return given, label.strip()
 
 
-def _task_file(folder: str, name: str) -> Path:
-    return Path(folder, "icl", "sst2", "stsa.binary.train") if name == "sst2" else Path(folder, "icl", f"{name}.json")
+def _task_files(folder: str, name: str) -> list[Path]:
+    if name == "sst2":
+        return [Path(folder, "icl", "sst2", "stsa.binary.train")]
+    if name == "cb":
+        return [Path(folder, "icl", "cb", f"{part}.jsonl") for part in ("train", "val")]
+    if name == "superglue-rte":
+        return [Path(folder, "selection", name, f"{part}.jsonl") for part in ("train", "dev", "test")]
+    return [Path(folder, "icl", f"{name}.json")]
 
 
 def _family(folder: str, name: str) -> Path:
@@ -177,4 +200,7 @@ def _family(folder: str, name: str) -> Path:
 
 
 def _files(folder: str, tasks: Sequence[str], families: Sequence[str]) -> list[Path]:
-    return [*(_task_file(folder, name) for name in tasks), *(_family(folder, name) for name in families)]
+    return [
+        *(path for name in tasks for path in _task_files(folder, name)),
+        *(_family(folder, name) for name in families),
+    ]
