@@ -11,7 +11,8 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.pages import Page
 
-from iclens.report.gallery import MARKS, RECORD, TRUSTS, duration
+from iclens.report.gallery import MARKS, RECORD, TRUSTS
+from iclens.work.progress import duration
 
 PLACE = "<!-- claims and verdicts of docs/gallery -->"
 FOLDER = "gallery"

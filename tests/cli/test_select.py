@@ -29,8 +29,8 @@ def command(line: str) -> int:
 
 
 def test_choosing_writes_files_and_checking_reads_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = "pool.jsonl --dev dev.jsonl -k 4 --budget 20 --out chosen.jsonl --json all.json --prompt p.txt --template"
-    assert main(["select", *line.split(), "{input} is {output} ."]) == 0
+    line = "pool.jsonl --dev dev.jsonl -k 4 --budget 20 --out chosen.jsonl --json all.json --prompt p.txt"
+    assert main(["select", *line.split(), "--html", "r.html", "--template", "{input} is {output} ."]) == 0
     printed = capsys.readouterr()
     assert "12 demonstrations, 12 examples to choose by, 12 that take no part; a pass reads 51 tokens" in printed.err
     assert "Keep 4 of 12 demonstrations" in printed.out
@@ -38,6 +38,8 @@ def test_choosing_writes_files_and_checking_reads_them(folder: Path, capsys: pyt
     rows = [json.loads(row) for row in (folder / "chosen.jsonl").read_text().splitlines()]
     assert [row["input"] for row in rows] == [KNOWN.pool[i][0] for i in whole["indices"]]
     assert (folder / "p.txt").read_text() == whole["prompt"]
+    page = (folder / "r.html").read_text()
+    assert all(f'id="demonstration-{i}"' in page for i in range(12))
     assert not (folder / "chosen.jsonl.parts").exists()
     check = ["select", "chosen.jsonl", "--check", "dev.jsonl", "--template", "{input} is {output} ."]
     assert main([*check, "--at-least", "0.8"]) == 0
@@ -74,6 +76,7 @@ def test_a_dry_run_reads_nothing_of_the_weights_and_writes_nothing(
         ("pool.jsonl --check dev.jsonl --prune", "leave --dev, --prune and -k out"),
         ("pool.jsonl --dev dev.jsonl -k 3 --out chosen.csv", "are a .jsonl file"),
         ("pool.jsonl --dev dev.jsonl -k 3 --out no/chosen.jsonl", "does not exist"),
+        ("pool.jsonl --dev dev.jsonl -k 3 --html no/report.html", "does not exist"),
         ("pool.jsonl --dev none.jsonl -k 3", "there is no such file"),
         ("pool.jsonl --dev dev.jsonl -k 99", "k is 99, but the pool has 12"),
         ("pool.jsonl --dev dev.jsonl -k 3 --method magic", "unknown selection method 'magic'"),

@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.fuzz.tensors import examples, refused
 from tests.lens.tiny_tokenizers import CHATML, with_chat
+from tests.report.choices import choice
 from tests.report.sample import odd
 from tests.training.tiny_runs import tiny
 
@@ -342,6 +343,10 @@ def saved_page(text):
     return page.saved({"mode": "saved", "text": text, text: [text, {"a": text}]})
 
 
+def page_of_choice(text):
+    return choice(text=text).to_html()
+
+
 def can_be_encoded(text):
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
@@ -349,6 +354,7 @@ def can_be_encoded(text):
 PAGES = {
     "gallery": page_of_gallery,
     "saved": saved_page,
+    "choice": page_of_choice,
     "notebook": lambda text: odd(text)._repr_html_(),
 }
 

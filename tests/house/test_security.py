@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
-from tests.fuzz.test_texts import page_of_gallery, saved_page
+from tests.fuzz.test_texts import page_of_choice, page_of_gallery, saved_page
 from tests.lens.tiny_tokenizers import CHATML, with_chat
 from tests.sweeps.small_runs import SmallConfig, add, metrics_of, result_of, tensors_of
 
@@ -248,6 +248,7 @@ POLICIES = {
     "gallery": lambda: Page(page_of_gallery("words").partition("</html>")[0]),
     "index": lambda: Page(page_of_gallery("words").partition("</html>")[2]),
     "saved": lambda: Page(saved_page("words")),
+    "choice": lambda: Page(page_of_choice("words")),
 }
 
 
@@ -255,7 +256,7 @@ POLICIES = {
 def test_every_page_has_a_strict_policy_and_nothing_from_outside(name):
     page = POLICIES[name]()
     check_policy(page.policy)
-    assert page.scripts == (1 if name == "saved" else 0)
+    assert page.scripts == (1 if name in ("saved", "choice") else 0)
     assert not [one for one in page.addresses if re.match(r"(?i)\s*(https?:)?//", one)]
 
 
@@ -278,7 +279,7 @@ def test_every_template_of_a_page_is_looked_at():
     """A page that is new has to be among those above."""
     pages = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.html")}
     with_head = {one for one in pages if "<head>" in (ROOT / "src" / one).read_text("utf-8")}
-    assert with_head == {"iclens/report/templates/gallery_base.html", "iclens/explorer/static/explorer.html"}
+    assert with_head == {"iclens/report/templates/page_base.html", "iclens/explorer/static/explorer.html"}
 
 
 # Servers

@@ -56,6 +56,7 @@ class Select:
         seed: of what is drawn.
         out: where to write the chosen demonstrations in order, a .jsonl file.
         json: where to write everything.
+        html: where to write the report as a page that opens anywhere.
         prompt: where to write the chosen prompt as text, with {input} in the place of a query.
         dry_run: only say what it would cost.
         dtype: precision of the weights; float32 when left out.
@@ -87,6 +88,7 @@ class Select:
     seed: int = 0
     out: Path | None = None
     json: Path | None = None
+    html: Path | None = None
     prompt: Path | None = None
     dry_run: bool = False
     dtype: Literal["float32", "float64", "bfloat16", "float16", "auto"] | None = None
@@ -113,7 +115,7 @@ class Select:
             raise UserError("there are no development examples: give --dev FILE, or --check FILE to check a prompt.")
         if self.k is None and self.budget_tokens is None and not self.prune:
             raise UserError("say how many demonstrations to choose: -k 8, --budget-tokens 1500, or --prune.")
-        for name, file in (("out", self.out), ("json", self.json), ("prompt", self.prompt)):
+        for name, file in (("out", self.out), ("json", self.json), ("html", self.html), ("prompt", self.prompt)):
             if file is not None:
                 check_writable(file)
             if name == "out" and file is not None and file.suffix.lower() != ".jsonl":
@@ -160,7 +162,12 @@ class Select:
                 **self._task(),
                 **self._limits(),
             )
-            contents = ((self.out, found.chosen_lines), (self.json, found.to_json), (self.prompt, lambda: found.prompt))
+            contents = (
+                (self.out, found.chosen_lines),
+                (self.json, found.to_json),
+                (self.html, found.to_html),
+                (self.prompt, lambda: found.prompt),
+            )
             print_selection(found, console())
             for file, content in contents:
                 if file is not None:

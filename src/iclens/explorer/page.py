@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 import re
@@ -12,8 +10,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from iclens.report.pages import digest, read
+
 _STATIC = files("iclens.explorer") / "static"
-_REPORT_STYLES = [files("iclens.report") / "templates" / name for name in ("page.css", "verdicts.css")]
+_REPORT_STYLES = ("page.css", "verdicts.css", "controls.css", "charts.css")
 _STYLES = [_STATIC / name for name in ("explorer.css", "sources.css", "response.css", "lab.css")]
 _SCRIPTS = (
     *("elements", "numbers", "names", "scores", "address", "state", "server", "views"),
@@ -34,7 +34,7 @@ _SIGNIFICANT = 6
 @cache
 def style() -> str:
     """The style sheet: that of every page of ours, and what the explorer adds to it."""
-    return "\n".join(file.read_text(encoding="utf-8") for file in (*_REPORT_STYLES, *_STYLES))
+    return "\n".join([*map(read, _REPORT_STYLES), *(file.read_text(encoding="utf-8") for file in _STYLES)])
 
 
 @cache
@@ -68,7 +68,7 @@ def saved(data: Mapping[str, Any]) -> str:
     Its Content-Security-Policy allows this style and this script by their hashes, and nothing else.
     """
     policy = (
-        f"default-src 'none'; style-src '{_digest(style())}'; script-src '{_digest(script())}'; "
+        f"default-src 'none'; style-src '{digest(style())}'; script-src '{digest(script())}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -98,7 +98,3 @@ def _safe(data: Mapping[str, Any]) -> str:
     """JSON in which nothing can end the element that holds it."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
-
-from iclens import display_text
-from iclens.work.progress import duration
+from iclens.report.pages import render
 
 RECORD = "record.json"
 """In a published gallery, what `table.json` says but for the table."""
-
-_TEMPLATES = files("iclens.report") / "templates"
 
 MARKS = {
     "holds": ("✓", "holds"),
@@ -116,50 +106,5 @@ def _tally(verdicts: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, int], ...]
 
 
 def _render(template: str, **values: Any) -> str:
-    style = _style()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return (
-        _environment()
-        .get_template(template)
-        .render(style=Markup(style), style_digest=digest, marks=MARKS, counted=COUNTED, trusts=TRUSTS, **values)
-    )
-
-
-@cache
-def _style() -> str:
-    return "\n".join(_read(name).strip() for name in ("page.css", "verdicts.css", "gallery.css"))
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FunctionLoader(_read),
-    )
-    environment.filters.update(
-        visible=display_text.visible,
-        one_line=display_text.one_line,
-        duration=duration,
-        value=_value,
-        paragraphs=lambda text: [part for part in text.split("\n\n") if part.strip()],
-    )
-    return environment
-
-
-def _read(name: str) -> str:
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_value(item) for item in value)
-    return str(value)
+    values |= {"marks": MARKS, "counted": COUNTED, "trusts": TRUSTS}
+    return render(template, ("page.css", "verdicts.css", "gallery.css"), pictures="'self' file:", **values)

@@ -19,6 +19,7 @@ from iclens.selection.metrics import ACCURACY, MATCHES, Metric
 from iclens.selection.pool import Pool, read_pool
 from iclens.selection.search import METHODS, ORDERS, Found
 from iclens.selection.selection import Rival, Selection, Spending
+from iclens.selection.sizes import Size, sizes
 from iclens.selection.splitting import HELD_OUT, in_turns, split_off
 from iclens.selection.task import BUDGET, Limits, Task
 from iclens.work.parts import Parts
@@ -100,12 +101,12 @@ def select(
     found = chosen_by(task.search(on_dev, seed))
     spent = on_dev.ledger.passes
     rival: Found | None = None
-    rival_cost = 0.0
+    rival_cost, rival_sizes = 0.0, tuple[Size, ...]()
     if rival_by is not None:
         stage[0] = f"the same cost for {against}"
         other = task.evaluator(f"against {against}", task.dev)
         rival = rival_by(task.search(other, seed + 1, spent))
-        rival_cost = other.ledger.passes
+        rival_cost, rival_sizes = other.ledger.passes, sizes(other)
     stage[0] = "checking"
     on_aside = task.evaluator("held out", task.aside)
     orders = [task.start, found.order, *([] if rival is None else [rival.order])]
@@ -130,7 +131,9 @@ def select(
         held_out=compared(aside, 0, 1),
         development=numbers[0],
         set_aside=numbers[1],
-        rival=None if rival is None else Rival(str(against), rival.order, compared(aside, 2, 1)),
+        rival=None if rival is None else Rival(str(against), rival.order, compared(aside, 2, 1), rival_sizes),
+        examples=task.dev,
+        sizes=sizes(on_dev),
         tokens=(task.tokens(task.start), task.tokens(found.order)),
         cost=Spending(spent, rival_cost, report, task.pass_tokens, time.perf_counter() - began),
         model=task.lens_model.name,

@@ -23,7 +23,7 @@ def _sentences(found: Selection) -> Iterator[str]:
         + (f", {round(100 * saved)} % saved." if found.tokens_saved > 0 else ".")
     )
     before, after, change = found.held_out.before, found.held_out.after, found.held_out.change
-    name = "accuracy" if found.metric in ("accuracy", "log-loss") else found.metric
+    name = found.value_name
     verdict = "more than chance" if is_clear(change.metric) or is_clear(change.log_loss) else "this may be chance"
     yield (
         f"On {after.metric.n} examples that took no part, the {name} goes from {before.metric.mean:.3f} to "
@@ -32,10 +32,9 @@ def _sentences(found: Selection) -> Iterator[str]:
     )
     if found.rival is not None:
         other = found.rival.held_out.before
-        word = "is as good" if found.rival.is_as_good else "reaches less"
         yield (
-            f"The method {found.rival.method!r} at the same cost {word}: {name} {other.metric.mean:.3f}, log-loss "
-            f"{other.log_loss.mean:.3f}."
+            f"The method {found.rival.method!r} at the same cost {found.rival.verdict}: {name} "
+            f"{other.metric.mean:.3f}, log-loss {other.log_loss.mean:.3f}."
         )
     hurting = [one for one in found.demonstrations if one.verdict == "hurts"]
     if hurting:

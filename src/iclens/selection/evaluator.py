@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -102,6 +103,11 @@ class Evaluator:
             self._run(waiting)
         each = torch.tensor([[self._known[order, q] for q in chosen] for order in orders], dtype=torch.float64)
         return Said(each[..., 0], each[..., 1], self.metric == LOG_LOSS)
+
+    def complete(self) -> list[Order]:
+        """The prompts that ran on all queries, in the order in which they first ran."""
+        counts = Counter(order for order, _ in self._known)
+        return [order for order, count in counts.items() if count == len(self.queries)]
 
     def ids(self, asked: Sequence[tuple[Order, int]]) -> list[list[int]]:
         """The tokens of prompts with their queries."""

@@ -14,7 +14,7 @@ from iclens.selection.doubts import Doubt
 from iclens.selection.evaluator import Evaluator, Order
 from iclens.selection.search import Found
 
-HELPS, HURTS, UNCLEAR = "helps", "hurts", "unclear"
+HELPS, HURTS, UNCLEAR, REDUNDANT = "helps", "hurts", "unclear", "redundant with"
 
 _HURTS_BY = 0.1
 """Nats of log-probability from which a demonstration counts as hurting an example."""
@@ -35,6 +35,7 @@ class Judged:
         left_out: the mean over the development examples of log p(right answer) of the chosen prompt less that of the
             prompt without this demonstration, nats; None where it is not in the prompt.
         hurts_on: development examples whose right answer is less likely with it, the strongest first.
+        hurts_by: by how many nats of log-probability it is.
         suspected: the label that the others suggest in place of its own, or None.
         doubt: by how many nats they do.
         certainty: where the pool had no outputs, the model's probability of the one that it gave; None otherwise.
@@ -48,9 +49,16 @@ class Judged:
     effect: Estimate | None = None
     left_out: Estimate | None = None
     hurts_on: tuple[int, ...] = ()
+    hurts_by: tuple[float, ...] = ()
     suspected: str | None = None
     doubt: float | None = None
     certainty: float | None = None
+
+    @property
+    def redundant_with(self) -> int | None:
+        """The demonstration of the chosen prompt that says the same, or None."""
+        word, _, number = self.verdict.partition(" #")
+        return int(number) if word == REDUNDANT else None
 
 
 def judge(
@@ -68,9 +76,10 @@ def judge(
     for i, shot in enumerate(evaluator.shots):
         effect = None if found.effects is None else estimate(found.effects.samples[:, i])
         change = changes.get(i)
+        hurt = {} if change is None else _hurt(change)
         left_out = None if change is None else estimate(change)
         other = _redundant_with(found, i)
-        verdict = _word(effect or left_out) if other is None else f"redundant with #{other}"
+        verdict = _word(effect or left_out) if other is None else f"{REDUNDANT} #{other}"
         # What helps where the answers are known is not suspected.
         doubt = None if effect is not None and verdict == HELPS else doubted[i]
         judged.append(
@@ -82,7 +91,8 @@ def judge(
                 verdict=verdict,
                 effect=effect,
                 left_out=left_out,
-                hurts_on=() if change is None else _hurt(change),
+                hurts_on=tuple(hurt),
+                hurts_by=tuple(hurt.values()),
                 suspected=None if doubt is None else doubt.label,
                 doubt=None if doubt is None else doubt.nats,
                 certainty=certainties[i],
@@ -98,9 +108,10 @@ def _left_out(evaluator: Evaluator, order: Order) -> dict[int, Float[Tensor, " n
     return {i: said[0] - said[1 + place] for place, i in enumerate(order)}
 
 
-def _hurt(change: Float[Tensor, " n_queries"]) -> tuple[int, ...]:
+def _hurt(change: Float[Tensor, " n_queries"]) -> dict[int, float]:
+    """The examples that are clearly worse with a demonstration, the worst first, and by how many nats."""
     ranked = torch.argsort(change, stable=True).tolist()
-    return tuple(q for q in ranked if float(change[q]) <= -_HURTS_BY)
+    return {q: -float(change[q]) for q in ranked if float(change[q]) <= -_HURTS_BY}
 
 
 def _redundant_with(found: Found, i: int) -> int | None:

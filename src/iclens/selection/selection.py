@@ -12,7 +12,11 @@ from iclens.errors import UserError
 from iclens.plain_data import finite
 from iclens.selection.comparing import Compared, is_clear
 from iclens.selection.evaluator import ALIKE
+from iclens.selection.examples import Example
 from iclens.selection.judging import Judged
+from iclens.selection.metrics import ACCURACY, LOG_LOSS
+from iclens.selection.sizes import Size
+from iclens.selection.views import VIEWS
 from iclens.work.whole_files import write_atomically
 
 SCHEMA_VERSION = 1
@@ -45,11 +49,13 @@ class Rival:
         method: its name.
         indices: its choice, in the order of the prompt.
         held_out: its prompt (before) and the chosen one (after) on the held-out examples.
+        sizes: what its prompts of each length reached on the examples that chose.
     """
 
     method: str
     indices: tuple[int, ...]
     held_out: Compared
+    sizes: tuple[Size, ...] = ()
 
     @property
     def is_as_good(self) -> bool:
@@ -59,6 +65,18 @@ class Rival:
         """
         change = self.held_out.change
         return change.metric.low <= 0 and not (is_clear(change.log_loss) and change.log_loss.mean <= -ALIKE)
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the other prompt is clearly better on them, by the same measures."""
+        change = self.held_out.change
+        worse = is_clear(change.log_loss) and change.log_loss.mean >= ALIKE
+        return self.is_as_good and (change.metric.high < 0 or worse)
+
+    @property
+    def verdict(self) -> str:
+        """What is said of it: `"does better"`, `"is as good"` or `"reaches less"`."""
+        return "does better" if self.is_better else "is as good" if self.is_as_good else "reaches less"
 
 
 @dataclass(frozen=True)
@@ -76,8 +94,10 @@ class Selection:
         dev: start and choice on the examples that chose.
         held_out: start and choice on examples that took no part.
         development: the examples that chose, by their numbers in the development set, in the order of `hurts_on`.
+        examples: the examples that chose themselves, in the same order.
         set_aside: those that took no part; empty where other examples were given for that.
         rival: another method at the same cost, or None.
+        sizes: what prompts of each length reached on the examples that chose, of those that really ran on all of them.
         tokens: of the starting prompt and of the chosen one, with the first development example as query.
         cost: what was spent.
         model: the model's name.
@@ -100,8 +120,10 @@ class Selection:
     dev: Compared
     held_out: Compared
     development: tuple[int, ...]
+    examples: tuple[Example, ...]
     set_aside: tuple[int, ...]
     rival: Rival | None
+    sizes: tuple[Size, ...]
     tokens: tuple[int, int]
     cost: Spending
     model: str
@@ -116,6 +138,11 @@ class Selection:
         """The mean effect of every demonstration, or what leaving it out changes; None where neither was measured."""
         found = [one.effect or one.left_out for one in self.demonstrations]
         return tuple(None if one is None else one.mean for one in found)
+
+    @property
+    def value_name(self) -> str:
+        """What is counted beside the log-loss: the metric's name, and of the log-loss itself the accuracy."""
+        return ACCURACY if self.metric == LOG_LOSS else self.metric
 
     @property
     def tokens_saved(self) -> int:
@@ -166,14 +193,25 @@ class Selection:
             json.dumps({"input": one.input, "output": one.output}, ensure_ascii=False) + "\n" for one in rows
         )
 
+    def to_html(self) -> str:
+        """The report as a page in one file, which opens from a disk and loads nothing."""
+        return VIEWS["page"](self)
+
     def save(self, path: str | Path) -> None:
-        """Write a file: `.jsonl` the chosen demonstrations, `.json` everything, `.txt` the prompt.
+        """Write a file: `.jsonl` the chosen ones, `.json` everything, `.txt` the prompt, `.html` the report as a page.
 
         Raises:
             UserError: another ending, or the file cannot be written.
         """
         path = Path(path)
-        contents = {".jsonl": self.chosen_lines, ".json": self.to_json, ".txt": lambda: self.prompt + "\n"}
+        contents = {
+            ".jsonl": self.chosen_lines,
+            ".json": self.to_json,
+            ".txt": lambda: self.prompt + "\n",
+            ".html": self.to_html,
+        }
         if path.suffix.lower() not in contents:
-            raise UserError(f"{path}: end it with .jsonl (the chosen ones), .json (everything) or .txt (the prompt).")
+            raise UserError(
+                f"{path}: end it with .jsonl (the chosen ones), .json (everything), .txt (the prompt), .html (a page)."
+            )
         write_atomically(path, contents[path.suffix.lower()]())

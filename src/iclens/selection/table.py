@@ -31,7 +31,7 @@ def print_selection(found: Selection, console: Console) -> None:
         *_worth("took no part", found.held_out),
         *([] if found.rival is None else _rival(found)),
     ]
-    name = "accuracy" if found.metric == "log-loss" else found.metric
+    name = found.value_name
     _table(console, ("examples that", ">n", "prompt", f">{name}", ">log-loss"), rows)
     _heading(console, "Demonstrations", "effect: nats of the right answer's margin; + helps, − hurts")
     columns = (">#", "demonstration", ">place", "verdict", ">effect", ">without it", "hurts on")
