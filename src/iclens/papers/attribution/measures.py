@@ -35,6 +35,8 @@ METHODS = (
     "knock_out",
     "rerun",
     "influence",
+    "influence_deletions",
+    "factorial",
     "shares",
     "attention_weights",
     "attention_rollout",
