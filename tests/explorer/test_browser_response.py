@@ -313,3 +313,34 @@ def test_a_repaint_touches_the_two_sides_alone_however_long_the_context_is(opene
     assert found[2000]["touched"] == found[8000]["touched"]
     # A row and its score, or a token; and the two lines that say so.
     assert 0 < max(found[2000]["touched"]) <= 2 * 100 + 64 + 4
+
+
+def test_the_statements_are_listed_with_the_sources_that_the_json_cites(page, explanation):
+    cited = explanation.citations()
+    assert len(cited) > 1
+    page.locator("#cited summary").click()
+    items = page.locator("#cited-list > li")
+    assert items.count() == len(cited)
+    for one, item in zip(cited, items.all(), strict=True):
+        assert item.locator(".statement").inner_text() == one["statement"].strip()
+        told = item.inner_text()
+        assert [told.index(source["name"]) for source in one["sources"]] == sorted(
+            told.index(source["name"]) for source in one["sources"]
+        )
+        assert ("opposed by" in told) == bool(one["opposed_by"])
+    assert serious(page) == []
+
+
+def test_a_response_of_one_statement_has_no_list(opened, model):
+    shown = opened(iclens.explain(model, ASKED, response="vux", scores=("influence",)))
+    assert shown.locator("#cited").is_hidden()
+
+
+def test_hostile_statements_and_names_stay_text(opened, explanation):
+    response = replace(
+        explanation.response,
+        text=explanation.response.text.replace("banana is nef", HOSTILE, 1)[: len(explanation.response.text)],
+    )
+    shown = opened(replace(explanation, response=response))
+    shown.locator("#cited summary").click()
+    assert shown.locator("#cited-list img, #cited-list script").count() == 0

@@ -3,6 +3,7 @@
 import { writeAddress } from "./address.js";
 import { renderAnswer, renderChecks, renderConclusion } from "./answer.js";
 import { renderAsking, renderWays, startAsking, takeDocument } from "./asking.js";
+import { renderCitations } from "./citations.js";
 import { renderDetails } from "./details.js";
 import { renderEditor, startEditor } from "./editor.js";
 import { byId, el } from "./elements.js";
@@ -33,6 +34,7 @@ function edited() {
   document.body.classList.add("waiting");
   if (!isExplained(question())) {
     renderConclusion(null);
+    renderCitations(null);
     renderScores(currentScores(), true);
   }
   timer = setTimeout(() => (keepAddress(), refresh()), PAUSE);
@@ -61,6 +63,7 @@ async function refresh() {
     if (signal.aborted) return;
     shown.explanation = explanation;
     renderConclusion(explanation);
+    renderCitations(explanation);
     renderChecks(explanation);
     renderDetails(explanation, glance);
     renderLinked(glance, explanation);
@@ -121,6 +124,7 @@ function renderGlance() {
   speakOf(shown.glance);
   renderAnswer(shown.glance);
   renderConclusion(shown.explanation);
+  renderCitations(shown.explanation);
   renderChecks(null);
   renderDetails(null);
   renderMapChoice(shown.glance);
