@@ -65,13 +65,26 @@ def test_a_dry_run_reads_nothing_of_the_weights_and_writes_nothing(
     assert sorted(folder.iterdir()) == before
 
 
+def test_other_examples_and_another_model_check_the_choice(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (folder / "dev.jsonl").read_text().splitlines(keepends=True)
+    (folder / "dev.jsonl").write_text("".join(lines[:14]))
+    (folder / "other.jsonl").write_text("".join(lines[14:]))
+    asked = "prompt.txt --dev dev.jsonl --held-out other.jsonl -k 4 --budget 20 --against none --check-with bundled"
+    assert command(f"{asked} --json all.json") == 0
+    printed, whole = capsys.readouterr(), json.loads((folder / "all.json").read_text())
+    assert "14 examples to choose by, 10 that take no part" in printed.err
+    assert "checks the choice: about" in printed.err
+    assert whole["checked"]["held_out"] == whole["held_out"]
+    assert "took no part, by bundled" in printed.out
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         ("pool.jsonl --dev dev.jsonl", "say how many demonstrations to choose"),
         ("pool.jsonl -k 3", "there are no development examples"),
         ("pool.jsonl --dev dev.jsonl -k 3 --at-least 0.5", "--at-least is for --check"),
-        ("pool.jsonl --check dev.jsonl --prune", "leave --dev, --prune and -k out"),
+        ("pool.jsonl --check dev.jsonl --prune", "leave --dev, --prune, -k, --check-with out"),
         ("pool.jsonl --dev dev.jsonl -k 3 --out chosen.csv", "are a .jsonl file"),
         ("pool.jsonl --dev dev.jsonl -k 3 --out no/chosen.jsonl", "does not exist"),
         ("pool.jsonl --dev none.jsonl -k 3", "there is no such file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import ceil
@@ -17,6 +18,7 @@ from iclens.errors import UserError
 from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
+    from iclens.lens import LensModel
     from iclens.lens.many.model_source import ModelSource
     from iclens.selection.task import Task
 
@@ -51,8 +53,8 @@ class Select:
         order: by real runs, by scores with the best last, or as in the pool.
         balanced: choose labels equally often.
         budget: passes for choosing; a pass is a reading of the whole pool with one query.
-        check_with: other examples that take no part, instead of a part of --dev.
-        held_out: the part of --dev that is set aside.
+        held_out: what takes no part in the choice: a part of --dev, such as .3, or a file of other examples.
+        check_with: another model, for which --model chooses: the starting and the chosen prompt run there too.
         seed: of what is drawn.
         out: where to write the chosen demonstrations in order, a .jsonl file.
         json: where to write everything.
@@ -82,8 +84,8 @@ class Select:
     order: Literal["search", "best-last", "given"] = "search"
     balanced: bool = False
     budget: float = 100.0
-    check_with: Path | None = None
-    held_out: float = 0.5
+    held_out: str = "0.5"
+    check_with: str | None = None
     seed: int = 0
     out: Path | None = None
     json: Path | None = None
@@ -98,12 +100,16 @@ class Select:
         if self.check is not None:
             return self._check(self.check)
         dev = self._checked_dev()
-        if self.dry_run:
-            from iclens.selection.choosing import prepare
+        from iclens.selection.choosing import prepare
 
-            self._say_cost(prepare(self._source().outline(), self.pool, dev, **self._task(), **self._limits())[0])
+        sources = [self._source(name) for name in (self.model, self.check_with) if name is not None]
+        outlines = [one.outline() for one in sources]
+        # What does not go together is told before weights are read.
+        task, second, _ = prepare(outlines[0], self.pool, dev, **self._asked(outlines))
+        if self.dry_run:
+            self._say_cost(task, second)
             return 0
-        return self._choose(dev)
+        return self._choose(dev, sources)
 
     def _checked_dev(self) -> Path:
         """The development examples, after what does not go together was refused."""
@@ -120,11 +126,10 @@ class Select:
                 raise UserError(f"--out {file}: the chosen demonstrations are a .jsonl file.")
         return self.dev
 
-    def _choose(self, dev: Path) -> int:
+    def _choose(self, dev: Path, sources: Sequence[ModelSource]) -> int:
         from contextlib import nullcontext
 
         from iclens.cli.resumable import resumable
-        from iclens.lens import load
         from iclens.selection import METHODS, select
         from iclens.selection.choosing import prepare
         from iclens.selection.table import print_selection
@@ -132,10 +137,10 @@ class Select:
         from iclens.work.progress import bar
 
         _ = METHODS[self.method], METHODS[self.method if self.against == "none" else self.against]
-        source = self._source()
-        lens_model = load(self.model, dtype=self.dtype, device=self.device, device_map=self.device_map)
-        task, _ = prepare(lens_model, self.pool, dev, **self._task(), **self._limits())
-        steps = self._say_cost(task)
+        models = [one.load() for one in sources]
+        asked = self._asked(models)
+        task, second, _ = prepare(models[0], self.pool, dev, **asked)
+        steps = self._say_cost(task, second)
         parts = None if self.out is None else Parts(self.out.with_name(self.out.name + ".parts"))
         with nullcontext() if parts is None else parts.held(), resumable(), bar(steps, "choosing") as report:
             stages: list[str] = []
@@ -149,16 +154,15 @@ class Select:
                 report(len(stages) - 1, min(steps[len(stages) - 1], round(passes)), stage)
 
             found = select(
-                lens_model,
+                models[0],
                 self.pool,
                 dev,
                 method=self.method,
                 against=None if self.against == "none" else self.against,
                 parts=parts,
-                about=self._about(source) if parts is not None else None,
+                about=self._about(sources) if parts is not None else None,
                 progress=progress,
-                **self._task(),
-                **self._limits(),
+                **asked,
             )
             contents = ((self.out, found.chosen_lines), (self.json, found.to_json), (self.prompt, lambda: found.prompt))
             print_selection(found, console())
@@ -174,10 +178,10 @@ class Select:
         from iclens.lens import load
         from iclens.selection.checking import check
 
-        if self.dev is not None or self.prune or self.k is not None:
-            raise UserError("--check runs the demonstrations as they are: leave --dev, --prune and -k out.")
+        if self.dev is not None or self.prune or self.k is not None or self.check_with is not None:
+            raise UserError("--check runs the demonstrations as they are: leave --dev, --prune, -k, --check-with out.")
         lens_model = load(self.model, dtype=self.dtype, device=self.device, device_map=self.device_map)
-        task = {name: value for name, value in self._task().items() if name not in ("check_with", "held_out", "seed")}
+        task = {name: value for name, value in self._task().items() if name not in ("held_out", "seed")}
         found = check(lens_model, self.pool, examples, **task)
         name = "accuracy" if self.metric == "log-loss" else self.metric
         say(f"{name} {found.metric}, log-loss {found.log_loss} on {found.metric.n} examples")
@@ -186,8 +190,10 @@ class Select:
         note(f"the {name} is below {self.at_least:g}")
         return 1
 
-    def _say_cost(self, task: Task) -> list[int]:
+    def _say_cost(self, task: Task, second: Task | None) -> list[int]:
         """Say what will be read; the passes of each stage."""
+        from iclens.selection.second_model import cost_of_check
+
         n, queries = len(task.pool.demonstrations), (len(task.dev), len(task.aside))
         steps = [ceil(self.budget)] * (1 if self.against in ("none", self.method) else 2) + [ceil(task.cost_of_report)]
         of_rival = "" if len(steps) == 2 else f", as many for {self.against!r} at the same cost"
@@ -196,25 +202,42 @@ class Select:
             f"{task.pass_tokens:.0f} tokens: {steps[0]} passes at most for choosing{of_rival}, about {steps[-1]} for "
             f"the rest, {sum(steps) * task.pass_tokens:.0f} tokens in all"
         )
+        if second is not None:
+            steps.append(ceil(cost_of_check(task, second)))
+            note(
+                f"{second.lens_model.name} checks the choice: about {steps[-1]} passes of "
+                f"{second.pass_tokens:.0f} tokens"
+            )
         return steps
 
-    def _source(self) -> ModelSource:
+    def _source(self, name: str) -> ModelSource:
         from iclens.lens.many.model_source import ModelSource
 
-        return ModelSource(self.model, self.dtype, self.device, self.device_map)
+        return ModelSource(name, self.dtype, self.device, self.device_map)
 
-    def _about(self, source: ModelSource) -> list[Any]:
+    def _about(self, sources: Sequence[ModelSource]) -> list[Any]:
         """All that kept numbers depend on beside the texts."""
         import torch
 
         versions = [version(name) for name in ("iclens", "torch", "transformers")]
-        same = [source.dtype, source.device, source.device_map, torch.get_num_threads()]
-        return [versions, source.identity(), *same]
+        same = [self.dtype, self.device, self.device_map, torch.get_num_threads()]
+        return [versions, *(one.identity() for one in sources), *same]
+
+    def _asked(self, models: Sequence[LensModel]) -> dict[str, Any]:
+        """The arguments of `select` beside model, pool and development examples."""
+        limits = {name: getattr(self, name) for name in ("k", "budget_tokens", "order", "balanced", "budget")}
+        return {"check_with": models[1] if len(models) > 1 else None, **self._task(), **limits}
 
     def _task(self) -> dict[str, Any]:
         written = {"template": unescaped(self.template), "separator": unescaped(self.separator)}
-        names = ("instruction", "metric", "match", "check_with", "held_out", "seed")
-        return written | {name: getattr(self, name) for name in names} | {"candidates": self.candidates or None}
+        names = ("instruction", "metric", "match", "seed")
+        given = {"candidates": self.candidates or None, "held_out": _part_or_file(self.held_out)}
+        return written | {name: getattr(self, name) for name in names} | given
 
-    def _limits(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("k", "budget_tokens", "order", "balanced", "budget")}
+
+def _part_or_file(text: str) -> float | Path:
+    """What `--held-out` says: a part of the development examples, or a file of others."""
+    try:
+        return float(text)
+    except ValueError:
+        return Path(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from iclens.selection.judging import judge
 from iclens.selection.metrics import ACCURACY, MATCHES, Metric
 from iclens.selection.pool import Pool, read_pool
 from iclens.selection.search import METHODS, ORDERS, Found
+from iclens.selection.second_model import check_choice, second_task
 from iclens.selection.selection import Rival, Selection, Spending
 from iclens.selection.splitting import HELD_OUT, in_turns, split_off
 from iclens.selection.task import BUDGET, Limits, Task
@@ -45,8 +47,8 @@ def select(
     candidates: Sequence[str] | None = None,
     metric: Metric = ACCURACY,
     match: str = MATCHES[0],
-    check_with: ExamplesLike | None = None,
-    held_out: float = HELD_OUT,
+    held_out: float | ExamplesLike = HELD_OUT,
+    check_with: Any = None,
     seed: int = 0,
     tokenizer: Any = None,
     parts: Parts | None = None,
@@ -58,7 +60,7 @@ def select(
     Args:
         model: what `explain` takes.
         demonstrations: the pool: a file, pairs, or a prompt.
-        dev: examples with right answers. A part of them is set aside, unless `check_with` is given.
+        dev: examples with right answers.
         k: how many to choose; None keeps what helps.
         budget_tokens: tokens that the demonstrations and the instruction may have together.
         order: `"search"` by real runs, `"best-last"` by their scores, or `"given"` as in the pool.
@@ -75,12 +77,12 @@ def select(
             by the log-loss.
         match: `"exact"` or `"normalised"`: how a free answer is compared. Exact: the model's likeliest tokens begin
             with it; normalised: what the model writes equals it but for case, punctuation and articles.
-        check_with: examples that take no part in the choice.
-        held_out: the part of `dev` that is set aside without them.
+        held_out: what takes no part in the choice: a part of `dev`, between 0 and 1, or other examples.
+        check_with: another model, for which the first one chooses: the starting and the chosen prompt run there too.
         seed: of what is drawn.
         tokenizer: the tokenizer of a Hugging Face model.
         parts: where finished numbers are kept, so that a run that was stopped goes on.
-        about: what the numbers depend on beside the texts, such as a digest of the model's files.
+        about: what the numbers depend on beside the texts, such as a digest of the models' files.
         progress: is called with what is being done and the passes that it has taken.
 
     Raises:
@@ -89,24 +91,28 @@ def select(
     began = time.perf_counter()
     chosen_by = METHODS[method]
     rival_by = None if against is None or against == method else METHODS[against]
-    task, numbers = prepare(
+    task, second, numbers = prepare(
         model, demonstrations, dev, k=k, budget_tokens=budget_tokens, order=order, balanced=balanced, budget=budget,
         template=template, instruction=instruction, separator=separator, candidates=candidates, metric=metric,
-        match=match, check_with=check_with, held_out=held_out, seed=seed, tokenizer=tokenizer, parts=parts, about=about,
+        match=match, held_out=held_out, check_with=check_with, seed=seed, tokenizer=tokenizer, parts=parts, about=about,
     )  # fmt: skip
-    stage = ["choosing"]
-    task.tell = lambda passes: progress(stage[0], passes)
+
+    def stage(name: str) -> None:
+        before = task.passes
+        task.tell = lambda passes: progress(name, passes - before)
+
+    stage("choosing")
     on_dev = task.evaluator("choice", task.dev)
     found = chosen_by(task.search(on_dev, seed))
     spent = on_dev.ledger.passes
     rival: Found | None = None
     rival_cost = 0.0
     if rival_by is not None:
-        stage[0] = f"the same cost for {against}"
+        stage(f"the same cost for {against}")
         other = task.evaluator(f"against {against}", task.dev)
         rival = rival_by(task.search(other, seed + 1, spent))
         rival_cost = other.ledger.passes
-    stage[0] = "checking"
+    stage("checking")
     on_aside = task.evaluator("held out", task.aside)
     orders = [task.start, found.order, *([] if rival is None else [rival.order])]
     aside, before = on_aside.said(orders), on_dev.ledger.passes
@@ -115,6 +121,9 @@ def select(
     doubted = doubts(search, torch.Generator().manual_seed(seed))
     judged = judge(on_dev, found, doubted, task.certainties)
     report = on_aside.ledger.passes + on_dev.ledger.passes - before
+    checked = None
+    if second is not None:
+        checked = check_choice(task, second, found.order, partial(progress, f"with {second.lens_model.name}"))
     written = task.pool.writing.prompt([task.shots[i] for i in found.order], _INPUT)
     return Selection(
         indices=found.order,
@@ -131,6 +140,7 @@ def select(
         development=numbers[0],
         set_aside=numbers[1],
         rival=None if rival is None else Rival(str(against), rival.order, compared(aside, 2, 1)),
+        checked=checked,
         tokens=(task.tokens(task.start), task.tokens(found.order)),
         cost=Spending(spent, rival_cost, report, task.pass_tokens, time.perf_counter() - began),
         model=task.lens_model.name,
@@ -152,18 +162,19 @@ def prepare(
     candidates: Sequence[str] | None = None,
     metric: Metric = ACCURACY,
     match: str = MATCHES[0],
-    check_with: ExamplesLike | None = None,
-    held_out: float = HELD_OUT,
+    held_out: float | ExamplesLike = HELD_OUT,
+    check_with: Any = None,
     seed: int = 0,
     tokenizer: Any = None,
     parts: Parts | None = None,
     about: Any = None,
     **limits: Any,
-) -> tuple[Task, tuple[tuple[int, ...], tuple[int, ...]]]:
+) -> tuple[Task, Task | None, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Read and check everything, and set examples aside; no pass runs.
 
     Returns:
-        The task, and the numbers in `dev` of the examples to choose by and of those set aside.
+        The task; the same for the model that checks the choice, if there is one; and the numbers in `dev` of the
+        examples to choose by and of those set aside.
 
     Raises:
         UserError: something cannot be read or does not go together.
@@ -174,15 +185,15 @@ def prepare(
     lacking = [i for i, one in enumerate(examples) if one.output is None]
     if lacking:
         raise UserError(f"development example {lacking[0]} (from 0) has no output: each needs its right answer.")
-    if check_with is None:
+    if isinstance(held_out, float | int):
         chosen, aside = split_off(examples, held_out, seed)
         set_aside = tuple(examples[i] for i in aside)
     else:
         chosen, aside = tuple(in_turns(range(len(examples)), examples)), ()
-        set_aside = read_examples(check_with, "check_with")
+        set_aside = read_examples(held_out, "held_out")
         both = {one.input.strip() for one in examples} & {one.input.strip() for one in set_aside}
         if both:
-            raise UserError(f"the example {min(both)[:40]!r} is in dev and in check_with: leave it out of one of them.")
+            raise UserError(f"the example {min(both)[:40]!r} is in dev and in held_out: leave it out of one of them.")
     if isinstance(candidates, str):
         raise UserError(f"the candidates are the text {candidates!r}: give a list.")
     task = Task(
@@ -197,4 +208,5 @@ def prepare(
         parts,
         about,
     )
-    return task, (chosen, aside)
+    task.check_queries()
+    return task, None if check_with is None else second_task(task, check_with), (chosen, aside)

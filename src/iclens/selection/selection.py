@@ -13,6 +13,7 @@ from iclens.plain_data import finite
 from iclens.selection.comparing import Compared, is_clear
 from iclens.selection.evaluator import ALIKE
 from iclens.selection.judging import Judged
+from iclens.selection.second_model import Checked
 from iclens.work.whole_files import write_atomically
 
 SCHEMA_VERSION = 1
@@ -78,6 +79,7 @@ class Selection:
         development: the examples that chose, by their numbers in the development set, in the order of `hurts_on`.
         set_aside: those that took no part; empty where other examples were given for that.
         rival: another method at the same cost, or None.
+        checked: what another model reaches with the same prompts, or None.
         tokens: of the starting prompt and of the chosen one, with the first development example as query.
         cost: what was spent.
         model: the model's name.
@@ -102,6 +104,7 @@ class Selection:
     development: tuple[int, ...]
     set_aside: tuple[int, ...]
     rival: Rival | None
+    checked: Checked | None
     tokens: tuple[int, int]
     cost: Spending
     model: str
