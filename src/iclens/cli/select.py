@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from iclens.cli.output import console, note, say
-from iclens.cli.prompt_options import unescaped
+from iclens.cli.prompt_options import arguments, unescaped
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.work.whole_files import check_writable, write_atomically
@@ -30,7 +31,9 @@ class Select:
 
     The pool is a file of examples (.jsonl or .json of {"input", "output"}, .csv), or a prompt whose demonstrations are
     the pool. A part of the development examples is set aside, takes no part in the choice, and tells what it is worth.
-    With --out, finished numbers are kept beside that file until all is done: the same command goes on where it stopped.
+    A pass is timed first, and the cost told in passes, tokens and seconds. With --out, finished numbers are kept in a
+    folder beside that file, named OUT.parts, until all is done: the same command goes on where it was stopped, with the
+    same result. After a finished run it chooses anew.
     --check runs the demonstrations as they are; with --at-least the exit status is 1 when the accuracy is lower.
 
     Attributes:
@@ -43,8 +46,12 @@ class Select:
         at_least: with --check, the least accuracy (or metric) for exit status 0.
         model: "bundled", "smollm2", a local folder, a .gguf file, or a hub name.
         template: how to write a pair, with {input} and {output}; \n is a line break.
-        instruction: text to put before the demonstrations.
+        instruction: text to put before the demonstrations; of a chat its system message.
         separator: what stands between demonstrations, instead of blank lines; \n is a line break.
+        as_chat: write pairs as turns of a user and an assistant, by the model's chat template; pools of chats are
+            anyway.
+        template_args: arguments of the chat template, each key=value, e.g. enable_thinking=false.
+        system_in_user: put a chat's system message before the first question, where the template has no such role.
         candidates: the answers among which the model chooses; the outputs, where they are few, when left out.
         metric: what a prompt is judged by; ties are decided by the log-loss.
         match: how a free answer is compared with the right one.
@@ -58,8 +65,8 @@ class Select:
         seed: of what is drawn.
         out: where to write the chosen demonstrations in order, a .jsonl file.
         json: where to write everything.
-        prompt: where to write the chosen prompt as text, with {input} in the place of a query.
-        dry_run: only say what it would cost.
+        prompt: where to write the chosen prompt as text, with {input} in the place of a query; .json: as messages.
+        dry_run: only time a pass and say what it would cost.
         dtype: precision of the weights; float32 when left out.
         device: where to compute, e.g. cpu or cuda.
         device_map: auto spreads a model that is larger than one device over all of them.
@@ -76,6 +83,9 @@ class Select:
     template: str | None = None
     instruction: str | None = None
     separator: str | None = None
+    as_chat: bool = False
+    template_args: tuple[str, ...] = ()
+    system_in_user: bool = False
     candidates: tuple[str, ...] = ()
     metric: Literal["accuracy", "log-loss"] = "accuracy"
     match: Literal["exact", "normalised"] = "exact"
@@ -106,10 +116,16 @@ class Select:
         outlines = [one.outline() for one in sources]
         # What does not go together is told before weights are read.
         task, second, _ = prepare(outlines[0], self.pool, dev, **self._asked(outlines))
-        if self.dry_run:
-            self._say_cost(task, second)
-            return 0
-        return self._choose(dev, sources)
+        from iclens.selection import METHODS
+
+        _ = METHODS[self.method], METHODS[self.method if self.against == "none" else self.against]
+        models = [one.load() for one in sources]
+        task = replace(task, lens_model=models[0])
+        second = None if second is None else replace(second, lens_model=models[1])
+        if self.prompt is not None and self.prompt.suffix.lower() == ".json" and task.pool.writing.chat is None:
+            raise UserError(f"--prompt {self.prompt}: the prompt is no chat: write it to a .txt file.")
+        steps = self._say_cost(task, second)
+        return 0 if self.dry_run else self._choose(dev, sources, models, steps)
 
     def _checked_dev(self) -> Path:
         """The development examples, after what does not go together was refused."""
@@ -126,23 +142,28 @@ class Select:
                 raise UserError(f"--out {file}: the chosen demonstrations are a .jsonl file.")
         return self.dev
 
-    def _choose(self, dev: Path, sources: Sequence[ModelSource]) -> int:
-        from contextlib import nullcontext
+    def _choose(
+        self, dev: Path, sources: Sequence[ModelSource], models: Sequence[LensModel], steps: Sequence[int]
+    ) -> int:
+        from contextlib import ExitStack
 
         from iclens.cli.resumable import resumable
-        from iclens.selection import METHODS, select
-        from iclens.selection.choosing import prepare
+        from iclens.selection import select
         from iclens.selection.table import print_selection
         from iclens.work.parts import Parts
         from iclens.work.progress import bar
 
-        _ = METHODS[self.method], METHODS[self.method if self.against == "none" else self.against]
-        models = [one.load() for one in sources]
-        asked = self._asked(models)
-        task, second, _ = prepare(models[0], self.pool, dev, **asked)
-        steps = self._say_cost(task, second)
         parts = None if self.out is None else Parts(self.out.with_name(self.out.name + ".parts"))
-        with nullcontext() if parts is None else parts.held(), resumable(), bar(steps, "choosing") as report:
+        with ExitStack() as around:
+            if parts is not None:
+                around.enter_context(parts.held())
+                around.enter_context(resumable())
+                if kept := parts.others(set()):
+                    note(
+                        f"going on from {parts.folder}: what is finished ({kept} there) does not run again, if its "
+                        "settings are the same"
+                    )
+            report = around.enter_context(bar(steps, "choosing"))
             stages: list[str] = []
 
             def progress(stage: str, passes: float) -> None:
@@ -162,9 +183,10 @@ class Select:
                 parts=parts,
                 about=self._about(sources) if parts is not None else None,
                 progress=progress,
-                **asked,
+                **self._asked(models),
             )
-            contents = ((self.out, found.chosen_lines), (self.json, found.to_json), (self.prompt, lambda: found.prompt))
+            prompt = partial(found.prompt_file, "" if self.prompt is None else self.prompt.suffix)
+            contents = ((self.out, found.chosen_lines), (self.json, found.to_json), (self.prompt, prompt))
             print_selection(found, console())
             for file, content in contents:
                 if file is not None:
@@ -191,22 +213,27 @@ class Select:
         return 1
 
     def _say_cost(self, task: Task, second: Task | None) -> list[int]:
-        """Say what will be read; the passes of each stage."""
+        """Say what will be read and how long that takes, by a pass that is timed; the passes of each stage."""
         from iclens.selection.second_model import cost_of_check
+        from iclens.selection.timing import seconds_of_pass
+        from iclens.work.progress import duration
 
         n, queries = len(task.pool.demonstrations), (len(task.dev), len(task.aside))
         steps = [ceil(self.budget)] * (1 if self.against in ("none", self.method) else 2) + [ceil(task.cost_of_report)]
         of_rival = "" if len(steps) == 2 else f", as many for {self.against!r} at the same cost"
+        one = seconds_of_pass(task)
+        seconds = one * sum(steps)
         note(
             f"{n} demonstrations, {queries[0]} examples to choose by, {queries[1]} that take no part; a pass reads "
             f"{task.pass_tokens:.0f} tokens: {steps[0]} passes at most for choosing{of_rival}, about {steps[-1]} for "
-            f"the rest, {sum(steps) * task.pass_tokens:.0f} tokens in all"
+            f"the rest, {sum(steps) * task.pass_tokens:.0f} tokens in all; a pass takes {one:.2g} s here, all about "
+            f"{duration(seconds)}"
         )
         if second is not None:
             steps.append(ceil(cost_of_check(task, second)))
             note(
                 f"{second.lens_model.name} checks the choice: about {steps[-1]} passes of "
-                f"{second.pass_tokens:.0f} tokens"
+                f"{second.pass_tokens:.0f} tokens, {duration(steps[-1] * seconds_of_pass(second))}"
             )
         return steps
 
@@ -229,8 +256,9 @@ class Select:
         return {"check_with": models[1] if len(models) > 1 else None, **self._task(), **limits}
 
     def _task(self) -> dict[str, Any]:
-        written = {"template": unescaped(self.template), "separator": unescaped(self.separator)}
-        names = ("instruction", "metric", "match", "seed")
+        written: dict[str, Any] = {"template": unescaped(self.template), "separator": unescaped(self.separator)}
+        names = ("instruction", "as_chat", "system_in_user", "metric", "match", "seed")
+        written |= {"template_args": arguments(self.template_args) or None}
         given = {"candidates": self.candidates or None, "held_out": _part_or_file(self.held_out)}
         return written | {name: getattr(self, name) for name in names} | given
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,9 @@ def select(
     template: str | None = None,
     instruction: str | None = None,
     separator: str | None = None,
+    as_chat: bool = False,
+    template_args: Mapping[str, Any] | None = None,
+    system_in_user: bool = False,
     candidates: Sequence[str] | None = None,
     metric: Metric = ACCURACY,
     match: str = MATCHES[0],
@@ -69,8 +72,12 @@ def select(
         against: another method that is given the passes which the first one spent, and compared; None leaves it out.
         budget: passes for choosing; a pass is a reading of the whole pool with one query.
         template: how a pair is written, see `Prompt.from_examples`.
-        instruction: a text before the demonstrations.
+        instruction: a text before the demonstrations; of a chat its system message.
         separator: what stands between them.
+        as_chat: write pairs as questions of a user and replies of an assistant, by the model's chat template; as it is
+            done anyway where the pool is a chat, or consists of chats.
+        template_args: further arguments of the chat template.
+        system_in_user: put a chat's system message before the first question.
         candidates: the answers among which the model chooses; None takes the outputs where they are few, and free
             answers otherwise.
         metric: `"accuracy"`, `"log-loss"`, or a function of (prediction, target), the more the better; ties are decided
@@ -93,8 +100,9 @@ def select(
     rival_by = None if against is None or against == method else METHODS[against]
     task, second, numbers = prepare(
         model, demonstrations, dev, k=k, budget_tokens=budget_tokens, order=order, balanced=balanced, budget=budget,
-        template=template, instruction=instruction, separator=separator, candidates=candidates, metric=metric,
-        match=match, held_out=held_out, check_with=check_with, seed=seed, tokenizer=tokenizer, parts=parts, about=about,
+        template=template, instruction=instruction, separator=separator, as_chat=as_chat, template_args=template_args,
+        system_in_user=system_in_user, candidates=candidates, metric=metric, match=match, held_out=held_out,
+        check_with=check_with, seed=seed, tokenizer=tokenizer, parts=parts, about=about,
     )  # fmt: skip
 
     def stage(name: str) -> None:
@@ -124,15 +132,17 @@ def select(
     checked = None
     if second is not None:
         checked = check_choice(task, second, found.order, partial(progress, f"with {second.lens_model.name}"))
-    written = task.pool.writing.prompt([task.shots[i] for i in found.order], _INPUT)
+    writing, shots = task.pool.writing, [task.shots[i] for i in found.order]
+    written = writing.prompt(shots, _INPUT)
     return Selection(
         indices=found.order,
         demonstrations=judged,
         start=task.start,
         prompt=written.text.replace("{", "{{").replace("}", "}}").replace(_INPUT, "{input}"),
-        template=task.pool.writing.template,
-        instruction=task.pool.writing.instruction,
-        separator=task.pool.writing.separator,
+        messages=None if writing.chat is None else tuple(writing.messages(shots, "{input}")),
+        template=writing.template if writing.chat is None else None,
+        instruction=writing.instruction,
+        separator=writing.separator if writing.chat is None else None,
         candidates=task.candidates,
         metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "metric"),
         dev=compared(dev_said, 0, 1),
@@ -159,6 +169,9 @@ def prepare(
     template: str | None = None,
     instruction: str | None = None,
     separator: str | None = None,
+    as_chat: bool = False,
+    template_args: Mapping[str, Any] | None = None,
+    system_in_user: bool = False,
     candidates: Sequence[str] | None = None,
     metric: Metric = ACCURACY,
     match: str = MATCHES[0],
@@ -180,11 +193,19 @@ def prepare(
         UserError: something cannot be read or does not go together.
     """
     pool = demonstrations if isinstance(demonstrations, Pool) else None
-    pool = read_pool(demonstrations, template, instruction, separator) if pool is None else pool  # type: ignore[arg-type]
+    if pool is None:
+        chat: dict[str, Any] = {"as_chat": as_chat, "template_args": template_args, "system_in_user": system_in_user}
+        pool = read_pool(demonstrations, template, instruction, separator, **chat)  # type: ignore[arg-type]
     examples = read_examples(dev, "the development set")
     lacking = [i for i, one in enumerate(examples) if one.output is None]
     if lacking:
         raise UserError(f"development example {lacking[0]} (from 0) has no output: each needs its right answer.")
+    for one in examples:
+        if one.system is not None and one.system != pool.writing.instruction:
+            raise UserError(
+                f"the development example {one.input[:40]!r} has another system message than the pool: give both the "
+                "same, or leave it out."
+            )
     if isinstance(held_out, float | int):
         chosen, aside = split_off(examples, held_out, seed)
         set_aside = tuple(examples[i] for i in aside)

@@ -71,7 +71,8 @@ class Selection:
         demonstrations: the verdict on every demonstration of the pool.
         start: the prompt that it is compared with, by numbers.
         prompt: the chosen prompt, with `{input}` in the place of a query.
-        template, instruction, separator: how it is written.
+        messages: the same as the messages of a chat, `{input}` in the place of the query; None for a text.
+        template, instruction, separator: how it is written; a chat has no template and no separator of ours.
         candidates: among which answers the model chooses; empty for free answers.
         metric: the metric's name.
         dev: start and choice on the examples that chose.
@@ -94,9 +95,10 @@ class Selection:
     demonstrations: tuple[Judged, ...]
     start: tuple[int, ...]
     prompt: str
-    template: str
+    messages: tuple[dict[str, str], ...] | None
+    template: str | None
     instruction: str | None
-    separator: str
+    separator: str | None
     candidates: tuple[str, ...]
     metric: str
     dev: Compared
@@ -168,6 +170,18 @@ class Selection:
         return "".join(
             json.dumps({"input": one.input, "output": one.output}, ensure_ascii=False) + "\n" for one in rows
         )
+
+    def prompt_file(self, ending: str) -> str:
+        """The chosen prompt as the content of a file: its text, or for `.json` the messages of a chat.
+
+        Raises:
+            UserError: `.json` where the prompt is no chat.
+        """
+        if ending.lower() != ".json":
+            return self.prompt
+        if self.messages is None:
+            raise UserError("the prompt is no chat: write it to a .txt file.")
+        return json.dumps({"messages": self.messages}, ensure_ascii=False, indent=1) + "\n"
 
     def save(self, path: str | Path) -> None:
         """Write a file: `.jsonl` the chosen demonstrations, `.json` everything, `.txt` the prompt.

@@ -101,6 +101,7 @@ class Task:
     def __post_init__(self) -> None:
         self.limits.check()
         check_metric(self.metric)
+        self.pool = replace(self.pool, writing=self.pool.writing.of(self.lens_model.tokenizer))
         if self.match not in MATCHES:
             raise UserError(f"match is {self.match!r}: give one of {', '.join(map(repr, MATCHES))}.")
         n, k = len(self.pool.demonstrations), self.limits.k
