@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iclens import bundled
-from iclens.attribution.sparse import NOISE, OF_INFLUENCE, score, shared_out
+from iclens.attribution.lasso import fit
+from iclens.attribution.sparse import NOISE, OF_INFLUENCE, score, shared_out, sparse_effects
 from iclens.lens import Lens
+from iclens.lens.read.margin import logit_of
+from iclens.lens.scores.deletions import Outcome
 
 PROMPT = (bundled.path() / "prompt.txt").read_text()
 
@@ -63,3 +66,26 @@ def test_without_passes_for_deletions_it_is_the_influence_at_half_weight():
 def test_it_costs_no_more_than_it_may(passes):
     found = score(Lens("bundled", PROMPT), seeded(), passes=passes)
     assert passes - 2 < found.forward_passes + found.backward_passes <= passes
+
+
+@given(st.integers(0, 200))
+@settings(max_examples=20, deadline=None)
+def test_log_probabilities_are_fitted_as_logits_and_scaled_back(seed):
+    effects, keep = drawn(seed, n_runs=24, n=6)
+    log_ps = torch.nn.functional.logsigmoid(3 * keep.double() @ effects.double())
+    outcome = Outcome(log_ps, log_ps, torch.ones(24, dtype=torch.bool))
+    found, logits = sparse_effects(keep, outcome, 1), fit(keep, logit_of(log_ps), 1)
+    # Proportional to the Lasso of the logits, and no other multiple of it is nearer to log p.
+    factor = float(found @ logits / (logits @ logits))
+    torch.testing.assert_close(found, factor * logits)
+    summed = keep.double() @ found
+    left = log_ps - summed
+    assert abs(float((summed - summed.mean()) @ left)) < 1e-8 * float(summed.norm() * left.norm())
+
+
+@given(st.integers(0, 200))
+@settings(max_examples=10, deadline=None)
+def test_margins_of_any_other_kind_are_fitted_as_they_are(seed):
+    margins, keep = drawn(seed, n_runs=12, n=12)
+    outcome = Outcome(margins, torch.nn.functional.logsigmoid(margins), torch.ones(12, dtype=torch.bool))
+    torch.testing.assert_close(sparse_effects(keep, outcome, 2), fit(keep, margins, 2))

@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import iclens
 from iclens import Explanation, UserError
+from iclens.display_text import percent
 from iclens.lens import Lens, LensModel, Prompt
 
 TEMPLATE = "{text}\n\n{question}"
@@ -133,6 +134,13 @@ def test_tokens_across_two_pieces_and_between_them_count_once():
     (effect,) = found.sources
     assert [piece.text for piece in effect.pieces] == ["One cat.Two cats.", "Three dogs sat"]
     assert sum(piece.scores["path"] for piece in effect.pieces) == pytest.approx(effect.path, abs=1e-12)
+
+
+def test_of_a_long_response_the_mean_probability_of_a_token_is_told():
+    found = iclens.explain(learner(), ASKED, response="dax wug dax", scores=["influence"])
+    before, now = (math.exp(one / 3) for one in (found.grounding.log_probability, found.answer_log_probability))
+    told = f"would have {percent(before)} instead of {percent(now)} a token, in the geometric mean."
+    assert found.conclusion[0].endswith(told)
 
 
 @pytest.mark.parametrize("how", [{}, {"measure": "logit"}, {"foil": "wug"}])

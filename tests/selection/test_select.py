@@ -256,3 +256,12 @@ def test_a_split_holds_every_example_once_and_every_label_alike() -> None:
             assert sum(examples[i].output == label for i in aside) == 12 * part
         # Any first few hold both labels.
         assert len({examples[i].output for i in inside[:2]}) == 2
+
+
+def test_a_budget_too_small_for_effects_is_spent_on_drawn_prompts_and_says_so() -> None:
+    known = draw(0)
+    found = chosen(known, k=4, budget=6.0)
+    assert any("does not suffice for effects" in note for note in found.notes)
+    assert all(one.effect is None for one in found.demonstrations)
+    assert found.cost.choice <= 6.0 * 1.5
+    assert not any("suffice" in note for note in chosen(known, k=4, budget=60.0).notes)

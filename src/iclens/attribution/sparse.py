@@ -19,6 +19,8 @@ from iclens.attribution.lasso import fit
 from iclens.attribution.shared.correction import scaled
 from iclens.attribution.shared.designs import design
 from iclens.lens.lens import Lens
+from iclens.lens.read.margin import logit_of
+from iclens.lens.scores.deletions import Outcome
 from iclens.lens.scores.influence import HALF
 from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
 
@@ -53,6 +55,23 @@ def shared_out(
     return scale * s + spread * (z.T @ weights)
 
 
+def sparse_effects(keep: Bool[Tensor, "n_runs n"], outcome: Outcome, n_tokens: int) -> Float[Tensor, " n"]:
+    """Fit a Lasso to the margins of some runs; where the margin is log p, to its logit, which is nearer to a sum.
+
+    The effects on the logit are scaled back to log p by least squares: margins ≈ c + a ⟨effects, keep⟩, a ≥ 0.
+
+    Args:
+        keep: which sources each run has.
+        outcome: what the model said of each run.
+        n_tokens: tokens of the answer; outputs are divided by it for the fit.
+    """
+    margins, log_ps = outcome.margins.double(), outcome.log_probabilities.double()
+    if not torch.allclose(margins, log_ps):
+        return fit(keep, margins, n_tokens)
+    effects = fit(keep, logit_of(log_ps), n_tokens)
+    return scaled(effects, keep, margins)[0] * effects
+
+
 def score(lens: Lens, generator: torch.Generator, *, passes: float) -> Scores:
     """A Lasso of as many balanced deletions as fit into the passes, or the influence with those that fit beside it."""
     n, n_tokens = lens.n_demonstrations, max(1, len(lens.readout.answer_ids))
@@ -63,7 +82,7 @@ def score(lens: Lens, generator: torch.Generator, *, passes: float) -> Scores:
     def values() -> Tensor:
         keep = design(n, passes, cost, generator)
         if len(keep) >= min(ENOUGH * n, 1 << n.bit_length()):
-            return fit(keep, lens.deletions(keep).margins.double(), n_tokens)
+            return sparse_effects(keep, lens.deletions(keep), n_tokens)
         influence = lens.influences(torch.full((1, n), HALF, dtype=torch.float64))[0]
         keep = design(n, passes - OF_INFLUENCE, cost, generator)
         return shared_out(influence, keep, lens.deletions(keep).margins) if len(keep) > 1 else influence

@@ -60,10 +60,11 @@ def _grounded(found: Explanation) -> Iterator[str]:
         return
     then = f"Without the text of any {found.noun} the model would say {one_line(told.answer.strip(), 60)!r}"
     of = f"{one_line(found.answer.strip(), 60)!r}"
-    yield (
-        f"{then} ({percent(told.probability)}), and {of} would have {percent(math.exp(told.log_probability))} instead "
-        f"of {percent(math.exp(found.answer_log_probability))}."
-    )
+    # The probability of a long response is tiny whatever it rests on: of a token, its mean says more.
+    count = 1 if found.response is None else found.response.last - found.response.first
+    before, now = (percent(math.exp(one / count)) for one in (told.log_probability, found.answer_log_probability))
+    each = "" if count == 1 else " a token, in the geometric mean"
+    yield f"{then} ({percent(told.probability)}), and {of} would have {before} instead of {now}{each}."
     sources = f"the {found.noun}s"
     if told.gain <= 0.0:
         yield f"It does not rest on {sources}: without them it is likelier."

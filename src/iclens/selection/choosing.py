@@ -157,7 +157,7 @@ def select(
         method=method,
         order=order,
         seed=seed,
-        notes=tuple(dict.fromkeys(task.notes)),
+        notes=tuple(dict.fromkeys([*task.notes, *filter(None, [found.note])])),
     )
 
 

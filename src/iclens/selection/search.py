@@ -26,11 +26,13 @@ class Found:
         order: the demonstrations, in the order of the prompt.
         scores: one for each of the pool, the more the better, or None where the method has none.
         effects: what the scores rest on, where mini-batches were measured.
+        note: what the method left out, and why.
     """
 
     order: Order
     scores: Float[Tensor, " n_pool"] | None = None
     effects: Effects | None = None
+    note: str = ""
 
 
 @dataclass(eq=False)

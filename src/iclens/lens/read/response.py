@@ -51,7 +51,8 @@ class Response:
         what = f"the response {one_line(self.text.strip(), _SHOWN)!r}"
         if self.statement is not None:
             what = f"{one_line(self.statement, _SHOWN)!r} in {what}"
-        log_p = f"log-probability of {what}, the sum over its {self.last - self.first} tokens"
+        log_p, count = f"log-probability of {what}", self.last - self.first
+        log_p += f", the sum over its {count} tokens" if count > 1 else ""
         return Readout(
             tuple((t, index, 0.0) for t, index in enumerate(self.token_ids)),
             self.token_ids[self.first : self.last],

@@ -1,4 +1,9 @@
-"""Ours: effects from a few passes propose prompts, and successive elimination by real runs decides."""
+"""Ours: effects from a few passes propose prompts, chance proposes as many, and real runs decide among them.
+
+Effects are measured in a prompt of the whole pool, and a short prompt may follow other rules; so every second prompt of
+the race is drawn at random, and elimination alone makes the race worth more than a random search. A budget that does
+not suffice for effects is spent on drawn prompts.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,10 @@ from iclens.selection.race import cost_of_race, most_in_race, race
 from iclens.selection.search import METHODS, Found, Search
 
 _FOR_EFFECTS = 0.4
-"""The part of the budget that effects may take."""
+"""The part of the budget that effects may take, unless these are as few mini-batches as there may be."""
+
+_AT_MOST = 0.55
+"""The part from which on these are too dear."""
 
 _FOR_ORDER = 0.4
 """The part of what is left then that the last search among orders may take."""
@@ -30,24 +38,33 @@ def choose(search: Search) -> Found:
 
     1. The influence of all demonstrations at once on mini-batches of the development examples (`measure_effects`).
     2. Proposals: the largest effects; the same less what two demonstrations say alike; effects drawn within their
-       errors; each the best last, the best first and in random orders. Without `k` of every size.
+       errors; each the best last, the best first and in random orders. Without `k` of every size. Every second one is
+       a random subset.
     3. Successive elimination among them by real runs (`race`).
     4. With `order="search"` a race among orders of the winner.
     """
-    effects = measure_effects(search.evaluator, partial(_n_batches, search), search.divided, search.generator)
+    effects, note, needed = None, "", _cost_of_effects(search, _BATCHES[0], 1)
+    if needed > _AT_MOST * search.budget:
+        note = (
+            f"The budget of {search.budget:g} passes does not suffice for effects, which take about {needed:.0f}: "
+            "prompts were drawn at random."
+        )
+    else:
+        effects = measure_effects(search.evaluator, partial(_n_batches, search), search.divided, search.generator)
+    scores = None if effects is None else effects.mean
     sizes = [search.k] if search.k else list(range(1, search.n + 1))
     typical = sum(sizes) / len(sizes)
     for_subsets = search.left * (1 - _FOR_ORDER if search.order == "search" else 1.0)
     n_first = most_in_race(search, for_subsets, typical)
-    proposals = _distinct(_proposals(search, effects))
+    proposals = _distinct(_mixed(search, effects))
     # What is pruned stays as it is where nothing shorter is as good.
     before = [search.start] if search.k is None and search.fits(search.start) else []
     best = race(search, [*before, *islice(proposals, max(1, n_first - len(before)))])
     if search.order == "search" and len(best) > 1:
         n_orders = most_in_race(search, search.left, len(best))
         if cost_of_race(search, n_orders, len(best)) <= search.left and n_orders > 1:
-            best = race(search, [best, *islice(_distinct(_orders(search, best, effects.mean)), n_orders - 1)])
-    return Found(best, effects.mean, effects)
+            best = race(search, [best, *islice(_distinct(_orders(search, best, scores)), n_orders - 1)])
+    return Found(best, scores, effects, note)
 
 
 def _n_batches(search: Search, n_scales: int) -> int:
@@ -57,12 +74,26 @@ def _n_batches(search: Search, n_scales: int) -> int:
     # A mini-batch holds each label, or the effects in it would be those on one of them.
     labels = {query.example.output for query in search.evaluator.queries if not query.is_free}
     most = min(most, n_queries // max(1, len(labels)))
-    prompts = len(search.divided(range(search.n)))
     for count in range(most, least, -1):
-        of_one = 4 * n_scales * search.cost(search.n, prompts * -(-n_queries // count))
-        if count * of_one <= _FOR_EFFECTS * search.budget:
+        if _cost_of_effects(search, count, n_scales) <= _FOR_EFFECTS * search.budget:
             return count
     return min(least, n_queries)
+
+
+def _cost_of_effects(search: Search, count: int, n_scales: int) -> float:
+    """Passes of so many mini-batches, about."""
+    prompts = len(search.divided(range(search.n)))
+    queries = prompts * -(-len(search.evaluator.queries) // count)
+    return count * 4 * n_scales * search.cost(search.n, queries)
+
+
+def _mixed(search: Search, effects: Effects | None) -> Iterator[Order]:
+    """What the effects propose and what is drawn, by turns; without end."""
+    proposed = None if effects is None else _proposals(search, effects)
+    while True:
+        if proposed is not None:
+            yield next(proposed)
+        yield search.drawn()
 
 
 def _proposals(search: Search, effects: Effects) -> Iterator[Order]:
@@ -86,19 +117,21 @@ def _sizes(search: Search, values: Tensor, error: Tensor) -> Sequence[int | None
     return list(dict.fromkeys(max(1, one) for one in (helpful, possible, int((values > error).sum()), *halves)))
 
 
-def _ordered(search: Search, chosen: Sequence[int], mean: Tensor) -> Iterator[Order]:
+def _ordered(search: Search, chosen: Sequence[int], mean: Tensor | None) -> Iterator[Order]:
     """The orders of some demonstrations that are raced along with others."""
     if search.order == "given":
         yield tuple(sorted(chosen))
         return
-    by_effect = sorted(chosen, key=lambda i: float(mean[i]))
-    yield tuple(by_effect)
+    if mean is not None:
+        by_effect = sorted(chosen, key=lambda i: float(mean[i]))
+        yield tuple(by_effect)
+        if search.order == "search":
+            yield tuple(by_effect[::-1])
     if search.order == "search":
-        yield tuple(by_effect[::-1])
         yield tuple(chosen[i] for i in torch.randperm(len(chosen), generator=search.generator).tolist())
 
 
-def _orders(search: Search, best: Order, mean: Tensor) -> Iterator[Order]:
+def _orders(search: Search, best: Order, mean: Tensor | None) -> Iterator[Order]:
     """Orders of the same demonstrations: near the best one first, then any; without end."""
     yield from _ordered(search, best, mean)
     yield tuple(sorted(best))
