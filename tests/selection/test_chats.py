@@ -24,6 +24,7 @@ AS_PAIRS = (
     "<s>{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}\n\n{% elif m.role == 'user' %}"
     "{{ m.content }} is{% else %} {{ m.content }} .\n\n{% endif %}{% endfor %}"
 )
+SHORT = "<s>{% for m in messages %}{{ m.content }}\n{% endfor %}"
 MARKED = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -140,6 +141,15 @@ def test_checking_reads_chats_too() -> None:
     by_turns = check(model(), turns, KNOWN.dev, candidates=KNOWN.labels)
     pairs = [KNOWN.pool[i] for i in kept]
     assert by_turns == check(model(), pairs, KNOWN.dev, candidates=KNOWN.labels, template="{input} is {output} .")
+
+
+def test_another_model_reads_the_chat_by_its_own_template() -> None:
+    found = chosen({"messages": TURNS}, method="random", check_with=model(SHORT))
+    assert found.checked is not None
+    shots = [turn for i in found.indices for turn in TURNS[2 * i : 2 * i + 2]]
+    plain = check(model(SHORT), shots, [KNOWN.dev[i] for i in found.set_aside], candidates=KNOWN.labels)
+    assert found.checked.held_out.after.log_loss.mean == pytest.approx(plain.log_loss.mean, abs=1e-5)
+    assert found.checked.tokens != found.tokens
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,30 @@ def test_the_context_is_the_chosen_prompt(options: dict[str, Any], tmp_path: Pat
         assert right["acc"] == 1.0
 
 
+def test_the_harness_reaches_what_was_measured(tmp_path: Path) -> None:
+    """Its own run of the task, with the same model, on the examples that took no part."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    found = chosen(template="{input} is {output}")
+    rows = [json.dumps(dict(zip(("input", "output"), KNOWN.dev[i], strict=True))) + "\n" for i in found.set_aside]
+    (tmp_path / "aside.jsonl").write_text("".join(rows))
+    (tmp_path / "chosen.yaml").write_text(lm_eval_task(found, tmp_path / "aside.jsonl"))
+    done = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=learner().model, tokenizer=learner().tokenizer, batch_size=1),
+        tasks=["chosen_demonstrations"],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        bootstrap_iters=0,
+    )
+    assert done["results"]["chosen_demonstrations"]["acc,none"] == found.held_out.after.metric.mean
+    losses = []
+    for sample in done["samples"]["chosen_demonstrations"]:
+        said = torch.tensor([float(one[0]) for one in sample["filtered_resps"]], dtype=torch.float64)
+        losses.append(float(said.logsumexp(0) - said[int(sample["target"])]))
+    assert sum(losses) / len(losses) == pytest.approx(found.held_out.after.log_loss.mean, abs=1e-5)
+
+
 def test_free_answers_are_generated_up_to_what_ends_an_output(tmp_path: Path) -> None:
     pool = [(word, f"{word} {label}") for word, label in KNOWN.pool]
     dev = [(word, f"{word} {label}") for word, label in KNOWN.dev]
