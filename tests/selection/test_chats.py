@@ -160,6 +160,8 @@ def test_another_model_reads_the_chat_by_its_own_template() -> None:
         (KNOWN.pool, {"system_in_user": True}, "system_in_user is for chats"),
         (TURNS, {"template_args": {"thinking": False}}, "the chat template has no variable 'thinking'"),
         (TURNS[:1], {}, "no reply of the assistant"),
+        ({"messages": [{"content": "cat"}]}, {}, "message 0 has no role"),
+        ({"messages": [*TURNS[:2], {"role": "user", "content": " "}]}, {}, "message 2 .* is empty"),
         ([*TURNS[:2], *TURNS[1:]], {}, "message 2 has the role 'assistant'"),
     ],
 )

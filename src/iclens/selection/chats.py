@@ -25,7 +25,8 @@ def turns(messages: Sequence[Any]) -> tuple[str | None, list[tuple[str, str | No
     Raises:
         UserError: messages out of order, or one that is no plain text.
     """
-    replied = bool(messages) and messages[-1]["role"] == "assistant"
+    last = messages[-1] if messages else None
+    replied = isinstance(last, Mapping) and last.get("role") == "assistant"
     chat = check_messages([*messages, {"role": "user", "content": "?"}] if replied else messages)
     system = chat[0]["content"] if is_system(chat[0]) else None
     said = [one["content"] for one in chat[0 if system is None else 1 :]]

@@ -109,18 +109,20 @@ def _chat_of(given: ExamplesLike | Prompt) -> Any:
             return None
     else:
         document = given if isinstance(given, Mapping | list | tuple) else None
-    return None if messages_of(document) is None else document
+    # What has messages is meant as a chat, and what is wrong with them is told of a chat.
+    is_chat = isinstance(document, Mapping) and isinstance(document.get("messages"), list)
+    return document if is_chat or messages_of(document) is not None else None
 
 
 def _of_chat(document: Any) -> Pool:
     """The questions and replies of a chat; a last question without a reply is no demonstration."""
-    instruction, pairs = turns(messages_of(document) or [])
+    own = document if isinstance(document, Mapping) else {"messages": document}
+    instruction, pairs = turns(own["messages"])
     shots = [(question, reply) for question, reply in pairs if reply is not None]
     if not shots:
         raise UserError(
             "the chat has no reply of the assistant, and so no demonstration: give questions with their replies."
         )
-    own = document if isinstance(document, Mapping) else {}
     chat = ChatTemplate(own.get("template_args"), bool(own.get("system_in_user")))
     return Pool(read_examples(shots, "the chat"), Writing(instruction=instruction, chat=chat))
 

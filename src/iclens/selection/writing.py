@@ -79,7 +79,7 @@ class Writing:
 
     def messages(self, shots: Sequence[Example], query: str) -> list[dict[str, str]]:
         """The messages of a chat: the instruction, a question and a reply for each demonstration, and the query."""
-        said = [] if self.instruction is None else [("system", self.instruction)]
+        said = [("system", self.instruction)] if self.instruction is not None and self.instruction.strip() else []
         said += [turn for one in shots for turn in (("user", one.input), ("assistant", str(one.output)))]
         return [{"role": role, "content": content} for role, content in [*said, ("user", query)]]
 
