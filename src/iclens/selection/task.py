@@ -243,7 +243,7 @@ class Task:
     @property
     def passes(self) -> float:
         """Passes that were spent so far, by all ledgers together."""
-        return sum(one.passes for one in self.ledgers)
+        return sum((one.passes for one in self.ledgers), 0.0)
 
     def search(self, evaluator: Evaluator, seed: int, budget: float | None = None) -> Search:
         """The choice as a method sees it."""
