@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from tests.selection.words import draw
 
 from iclens.cli.main import main
+from iclens.selection import METHODS, Found, Search
 
 KNOWN = draw(3)
+LABELS = ["--candidates", *KNOWN.labels, "--template", "{input} is {output} ."]
 
 
 @pytest.fixture
@@ -56,15 +59,64 @@ def test_pruning_reads_a_prompt(folder: Path, capsys: pytest.CaptureFixture[str]
     assert "for the other method" not in printed
 
 
-def test_a_dry_run_reads_nothing_of_the_weights_and_writes_nothing(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_times_a_pass_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(folder.iterdir())
-    assert command("prompt.txt --dev dev.jsonl --prune --out x.jsonl --dry-run") == 0
+    assert command("prompt.txt --dev dev.jsonl --prune --out x.jsonl --dry-run --check-with bundled") == 0
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "100 passes at most for choosing, as many for 'random' at the same cost" in printed.err
+    assert re.search(r"a pass takes [-.0-9e]+ s here, all about [.0-9]+ (s|min|h)", printed.err)
+    assert re.search(r"bundled checks the choice: about 4 passes of 51 tokens, [.0-9]+ (s|min|h)", printed.err)
     assert sorted(folder.iterdir()) == before
+
+
+def test_a_run_that_is_stopped_goes_on_with_the_same_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The method is stopped once after half of its work; what ran before that does not run again."""
+    stopped: list[int] = []
+    method = METHODS["random"]
+
+    def stops(search: Search) -> Found:
+        if not stopped:
+            stopped.append(1)
+            search.evaluator.said([search.drawn() for _ in range(3)])
+            raise KeyboardInterrupt
+        return method(search)
+
+    line = "pool.jsonl --dev dev.jsonl -k 4 --budget 20 --against none --method stops --json all.json"
+    with METHODS.restored():
+        METHODS.register("stops")(stops)
+        # Without --out nothing is kept, and nothing else is said.
+        assert main(["select", *line.split(), *LABELS]) == 130
+        assert "goes on" not in capsys.readouterr().err
+        stopped.clear()
+        assert main(["select", *line.split(), "--out", "chosen.jsonl", *LABELS]) == 130
+        assert "stopped; the same command goes on from here" in capsys.readouterr().err
+        assert not (folder / "chosen.jsonl").exists()
+        assert list((folder / "chosen.jsonl.parts").glob("*.part"))
+        assert main(["select", *line.split(), "--out", "chosen.jsonl", *LABELS]) == 0
+        assert "going on from chosen.jsonl.parts: what is finished (1 there)" in capsys.readouterr().err
+        resumed = json.loads((folder / "all.json").read_text())
+        # A finished run leaves nothing behind, so that the next one runs whole.
+        assert not (folder / "chosen.jsonl.parts").exists()
+        assert main(["select", *line.split(), "--out", "chosen.jsonl", *LABELS]) == 0
+        assert "going on" not in capsys.readouterr().err
+    whole = json.loads((folder / "all.json").read_text())
+    for one in (resumed, whole):
+        del one["cost"]["seconds"]
+    assert resumed == whole
+
+
+def test_other_examples_and_another_model_check_the_choice(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (folder / "dev.jsonl").read_text().splitlines(keepends=True)
+    (folder / "dev.jsonl").write_text("".join(lines[:14]))
+    (folder / "other.jsonl").write_text("".join(lines[14:]))
+    asked = "prompt.txt --dev dev.jsonl --held-out other.jsonl -k 4 --budget 20 --against none --check-with bundled"
+    assert command(f"{asked} --json all.json") == 0
+    printed, whole = capsys.readouterr(), json.loads((folder / "all.json").read_text())
+    assert "14 examples to choose by, 10 that take no part" in printed.err
+    assert "checks the choice: about" in printed.err
+    assert whole["checked"]["held_out"] == whole["held_out"]
+    assert "took no part, by bundled" in printed.out
 
 
 @pytest.mark.parametrize(
@@ -73,12 +125,14 @@ def test_a_dry_run_reads_nothing_of_the_weights_and_writes_nothing(
         ("pool.jsonl --dev dev.jsonl", "say how many demonstrations to choose"),
         ("pool.jsonl -k 3", "there are no development examples"),
         ("pool.jsonl --dev dev.jsonl -k 3 --at-least 0.5", "--at-least is for --check"),
-        ("pool.jsonl --check dev.jsonl --prune", "leave --dev, --prune and -k out"),
+        ("pool.jsonl --check dev.jsonl --prune", "leave --dev, --prune, -k, --check-with out"),
         ("pool.jsonl --dev dev.jsonl -k 3 --out chosen.csv", "are a .jsonl file"),
         ("pool.jsonl --dev dev.jsonl -k 3 --out no/chosen.jsonl", "does not exist"),
         ("pool.jsonl --dev dev.jsonl -k 3 --html no/report.html", "does not exist"),
         ("pool.jsonl --dev none.jsonl -k 3", "there is no such file"),
         ("pool.jsonl --dev dev.jsonl -k 99", "k is 99, but the pool has 12"),
+        ("pool.jsonl --dev dev.jsonl -k 3 --as-chat", "the tokenizer has no chat template"),
+        ("pool.jsonl --dev dev.jsonl -k 3 --prompt p.json", "the prompt is no chat"),
         ("pool.jsonl --dev dev.jsonl -k 3 --method magic", "unknown selection method 'magic'"),
     ],
 )

@@ -41,7 +41,8 @@ KNOWN = draw(0)
         ({"held_out": 1.0}, "the part that is set aside is 1"),
         ({"budget": 3.0, "method": "one_at_a_time"}, "a budget of 3 passes is too small"),
         ({"template": "{input}"}, "lacks {output}"),
-        ({"check_with": KNOWN.dev[:3]}, "is in dev and in check_with"),
+        ({"held_out": KNOWN.dev[:3]}, "is in dev and in held_out"),
+        ({"check_with": "no/such/model"}, "no/such/model"),
     ],
 )
 def test_a_mistake_is_one_sentence(changed: dict[str, Any], said: str) -> None:

@@ -18,8 +18,8 @@ from iclens.selection.asked import read_query
 from iclens.selection.evaluator import Evaluator
 from iclens.selection.ledger import Ledger
 from iclens.selection.metrics import normalised, value_of
-from iclens.selection.pool import Writing
 from iclens.selection.reading import log_probabilities
+from iclens.selection.writing import Writing
 from iclens.selection.written import LONGER, write_answers
 
 POOL = [Example("a cat", "animal"), Example("red", "colour"), Example("a dog sat", "animal"), Example("the cat", "no")]

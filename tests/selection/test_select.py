@@ -77,6 +77,13 @@ def test_pruning_drops_wrong_labels_and_loses_nothing() -> None:
         assert found.dev.after.log_loss.mean <= found.dev.before.log_loss.mean + ALIKE
 
 
+def test_other_examples_may_take_no_part_in_place_of_a_part() -> None:
+    known = draw(1)
+    found = chosen(replace(known, dev=known.dev[:16]), k=5, held_out=known.dev[16:])
+    assert (found.held_out.after.metric.n, found.set_aside) == (8, ())
+    assert sorted(found.development) == list(range(16))
+
+
 def test_held_out_examples_take_no_part() -> None:
     known = draw(1)
     first = chosen(known, k=5)

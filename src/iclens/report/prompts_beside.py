@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from iclens.lens.prompt.prompt import Prompt
 from iclens.selection import Example, Selection
-from iclens.selection.pool import Writing
+from iclens.selection.writing import Writing
 
 DROPPED, ADDED, MOVED, KEPT = "dropped", "added", "moved", "kept"
 
 _QUERY = "\N{OBJECT REPLACEMENT CHARACTER}"
+_TURNS = "User: {input}\nAssistant: {output}"
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,16 @@ def unmoved(one: Sequence[int], other: Sequence[int]) -> set[int]:
     return kept
 
 
+def _writing(found: Selection) -> Writing:
+    """How pairs stand on the page: as in the prompt; of a chat by who says them, without the template's tokens."""
+    if found.template is not None and found.separator is not None:
+        return Writing(found.template, found.instruction, found.separator)
+    return Writing(_TURNS, found.instruction)
+
+
 def _written(found: Selection, order: Sequence[int], other: Sequence[int], still: set[int], lacking: str) -> Written:
     shots = [Example(found.demonstrations[i].input, found.demonstrations[i].output) for i in order]
-    prompt: Prompt = Writing(found.template, found.instruction, found.separator).prompt(shots, _QUERY)
+    prompt: Prompt = _writing(found).prompt(shots, _QUERY)
     places = {index: i for i, index in enumerate(other)}
     blocks = tuple(
         Block(

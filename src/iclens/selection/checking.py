@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iclens.lens import Prompt
@@ -22,6 +22,9 @@ def check(
     template: str | None = None,
     instruction: str | None = None,
     separator: str | None = None,
+    as_chat: bool = False,
+    template_args: Mapping[str, Any] | None = None,
+    system_in_user: bool = False,
     candidates: Sequence[str] | None = None,
     metric: Metric = ACCURACY,
     match: str = MATCHES[0],
@@ -33,7 +36,8 @@ def check(
         UserError: something cannot be read or does not go together, or the demonstrations do not fit.
     """
     given = demonstrations
-    pool = given if isinstance(given, Pool) else read_pool(given, template, instruction, separator)
+    chat: dict[str, Any] = {"as_chat": as_chat, "template_args": template_args, "system_in_user": system_in_user}
+    pool = given if isinstance(given, Pool) else read_pool(given, template, instruction, separator, **chat)
     asked = read_examples(examples, "the examples")
     task = Task(reading_model(model, tokenizer), pool, asked, (), tuple(candidates or ()), Limits(), metric, match)
     said = task.evaluator("check", asked).said([tuple(range(len(pool.demonstrations)))])

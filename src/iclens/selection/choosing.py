@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from iclens.selection.judging import judge
 from iclens.selection.metrics import ACCURACY, MATCHES, Metric
 from iclens.selection.pool import Pool, read_pool
 from iclens.selection.search import METHODS, ORDERS, Found
+from iclens.selection.second_model import check_choice, second_task
 from iclens.selection.selection import Rival, Selection, Spending
 from iclens.selection.sizes import Size, sizes
 from iclens.selection.splitting import HELD_OUT, in_turns, split_off
@@ -43,11 +45,14 @@ def select(
     template: str | None = None,
     instruction: str | None = None,
     separator: str | None = None,
+    as_chat: bool = False,
+    template_args: Mapping[str, Any] | None = None,
+    system_in_user: bool = False,
     candidates: Sequence[str] | None = None,
     metric: Metric = ACCURACY,
     match: str = MATCHES[0],
-    check_with: ExamplesLike | None = None,
-    held_out: float = HELD_OUT,
+    held_out: float | ExamplesLike = HELD_OUT,
+    check_with: Any = None,
     seed: int = 0,
     tokenizer: Any = None,
     parts: Parts | None = None,
@@ -59,7 +64,7 @@ def select(
     Args:
         model: what `explain` takes.
         demonstrations: the pool: a file, pairs, or a prompt.
-        dev: examples with right answers. A part of them is set aside, unless `check_with` is given.
+        dev: examples with right answers.
         k: how many to choose; None keeps what helps.
         budget_tokens: tokens that the demonstrations and the instruction may have together.
         order: `"search"` by real runs, `"best-last"` by their scores, or `"given"` as in the pool.
@@ -68,20 +73,24 @@ def select(
         against: another method that is given the passes which the first one spent, and compared; None leaves it out.
         budget: passes for choosing; a pass is a reading of the whole pool with one query.
         template: how a pair is written, see `Prompt.from_examples`.
-        instruction: a text before the demonstrations.
+        instruction: a text before the demonstrations; of a chat its system message.
         separator: what stands between them.
+        as_chat: write pairs as questions of a user and replies of an assistant, by the model's chat template; as it is
+            done anyway where the pool is a chat, or consists of chats.
+        template_args: further arguments of the chat template.
+        system_in_user: put a chat's system message before the first question.
         candidates: the answers among which the model chooses; None takes the outputs where they are few, and free
             answers otherwise.
         metric: `"accuracy"`, `"log-loss"`, or a function of (prediction, target), the more the better; ties are decided
             by the log-loss.
         match: `"exact"` or `"normalised"`: how a free answer is compared. Exact: the model's likeliest tokens begin
             with it; normalised: what the model writes equals it but for case, punctuation and articles.
-        check_with: examples that take no part in the choice.
-        held_out: the part of `dev` that is set aside without them.
+        held_out: what takes no part in the choice: a part of `dev`, between 0 and 1, or other examples.
+        check_with: another model, for which the first one chooses: the starting and the chosen prompt run there too.
         seed: of what is drawn.
         tokenizer: the tokenizer of a Hugging Face model.
         parts: where finished numbers are kept, so that a run that was stopped goes on.
-        about: what the numbers depend on beside the texts, such as a digest of the model's files.
+        about: what the numbers depend on beside the texts, such as a digest of the models' files.
         progress: is called with what is being done and the passes that it has taken.
 
     Raises:
@@ -90,24 +99,29 @@ def select(
     began = time.perf_counter()
     chosen_by = METHODS[method]
     rival_by = None if against is None or against == method else METHODS[against]
-    task, numbers = prepare(
+    task, second, numbers = prepare(
         model, demonstrations, dev, k=k, budget_tokens=budget_tokens, order=order, balanced=balanced, budget=budget,
-        template=template, instruction=instruction, separator=separator, candidates=candidates, metric=metric,
-        match=match, check_with=check_with, held_out=held_out, seed=seed, tokenizer=tokenizer, parts=parts, about=about,
+        template=template, instruction=instruction, separator=separator, as_chat=as_chat, template_args=template_args,
+        system_in_user=system_in_user, candidates=candidates, metric=metric, match=match, held_out=held_out,
+        check_with=check_with, seed=seed, tokenizer=tokenizer, parts=parts, about=about,
     )  # fmt: skip
-    stage = ["choosing"]
-    task.tell = lambda passes: progress(stage[0], passes)
+
+    def stage(name: str) -> None:
+        before = task.passes
+        task.tell = lambda passes: progress(name, passes - before)
+
+    stage("choosing")
     on_dev = task.evaluator("choice", task.dev)
     found = chosen_by(task.search(on_dev, seed))
     spent = on_dev.ledger.passes
     rival: Found | None = None
     rival_cost, rival_sizes = 0.0, tuple[Size, ...]()
     if rival_by is not None:
-        stage[0] = f"the same cost for {against}"
+        stage(f"the same cost for {against}")
         other = task.evaluator(f"against {against}", task.dev)
         rival = rival_by(task.search(other, seed + 1, spent))
         rival_cost, rival_sizes = other.ledger.passes, sizes(other)
-    stage[0] = "checking"
+    stage("checking")
     on_aside = task.evaluator("held out", task.aside)
     orders = [task.start, found.order, *([] if rival is None else [rival.order])]
     aside, before = on_aside.said(orders), on_dev.ledger.passes
@@ -116,15 +130,20 @@ def select(
     doubted = doubts(search, torch.Generator().manual_seed(seed))
     judged = judge(on_dev, found, doubted, task.certainties)
     report = on_aside.ledger.passes + on_dev.ledger.passes - before
-    written = task.pool.writing.prompt([task.shots[i] for i in found.order], _INPUT)
+    checked = None
+    if second is not None:
+        checked = check_choice(task, second, found.order, partial(progress, f"with {second.lens_model.name}"))
+    writing, shots = task.pool.writing, [task.shots[i] for i in found.order]
+    written = writing.prompt(shots, _INPUT)
     return Selection(
         indices=found.order,
         demonstrations=judged,
         start=task.start,
         prompt=written.text.replace("{", "{{").replace("}", "}}").replace(_INPUT, "{input}"),
-        template=task.pool.writing.template,
-        instruction=task.pool.writing.instruction,
-        separator=task.pool.writing.separator,
+        messages=None if writing.chat is None else tuple(writing.messages(shots, "{input}")),
+        template=writing.template if writing.chat is None else None,
+        instruction=writing.instruction,
+        separator=writing.separator if writing.chat is None else None,
         candidates=task.candidates,
         metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "metric"),
         dev=compared(dev_said, 0, 1),
@@ -134,6 +153,7 @@ def select(
         rival=None if rival is None else Rival(str(against), rival.order, compared(aside, 2, 1), rival_sizes),
         examples=task.dev,
         sizes=sizes(on_dev),
+        checked=checked,
         tokens=(task.tokens(task.start), task.tokens(found.order)),
         cost=Spending(spent, rival_cost, report, task.pass_tokens, time.perf_counter() - began),
         model=task.lens_model.name,
@@ -152,40 +172,52 @@ def prepare(
     template: str | None = None,
     instruction: str | None = None,
     separator: str | None = None,
+    as_chat: bool = False,
+    template_args: Mapping[str, Any] | None = None,
+    system_in_user: bool = False,
     candidates: Sequence[str] | None = None,
     metric: Metric = ACCURACY,
     match: str = MATCHES[0],
-    check_with: ExamplesLike | None = None,
-    held_out: float = HELD_OUT,
+    held_out: float | ExamplesLike = HELD_OUT,
+    check_with: Any = None,
     seed: int = 0,
     tokenizer: Any = None,
     parts: Parts | None = None,
     about: Any = None,
     **limits: Any,
-) -> tuple[Task, tuple[tuple[int, ...], tuple[int, ...]]]:
+) -> tuple[Task, Task | None, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Read and check everything, and set examples aside; no pass runs.
 
     Returns:
-        The task, and the numbers in `dev` of the examples to choose by and of those set aside.
+        The task; the same for the model that checks the choice, if there is one; and the numbers in `dev` of the
+        examples to choose by and of those set aside.
 
     Raises:
         UserError: something cannot be read or does not go together.
     """
     pool = demonstrations if isinstance(demonstrations, Pool) else None
-    pool = read_pool(demonstrations, template, instruction, separator) if pool is None else pool  # type: ignore[arg-type]
+    if pool is None:
+        chat: dict[str, Any] = {"as_chat": as_chat, "template_args": template_args, "system_in_user": system_in_user}
+        pool = read_pool(demonstrations, template, instruction, separator, **chat)  # type: ignore[arg-type]
     examples = read_examples(dev, "the development set")
     lacking = [i for i, one in enumerate(examples) if one.output is None]
     if lacking:
         raise UserError(f"development example {lacking[0]} (from 0) has no output: each needs its right answer.")
-    if check_with is None:
+    for one in examples:
+        if one.system is not None and one.system != pool.writing.instruction:
+            raise UserError(
+                f"the development example {one.input[:40]!r} has another system message than the pool: give both the "
+                "same, or leave it out."
+            )
+    if isinstance(held_out, float | int):
         chosen, aside = split_off(examples, held_out, seed)
         set_aside = tuple(examples[i] for i in aside)
     else:
         chosen, aside = tuple(in_turns(range(len(examples)), examples)), ()
-        set_aside = read_examples(check_with, "check_with")
+        set_aside = read_examples(held_out, "held_out")
         both = {one.input.strip() for one in examples} & {one.input.strip() for one in set_aside}
         if both:
-            raise UserError(f"the example {min(both)[:40]!r} is in dev and in check_with: leave it out of one of them.")
+            raise UserError(f"the example {min(both)[:40]!r} is in dev and in held_out: leave it out of one of them.")
     if isinstance(candidates, str):
         raise UserError(f"the candidates are the text {candidates!r}: give a list.")
     task = Task(
@@ -200,4 +232,5 @@ def prepare(
         parts,
         about,
     )
-    return task, (chosen, aside)
+    task.check_queries()
+    return task, None if check_with is None else second_task(task, check_with), (chosen, aside)

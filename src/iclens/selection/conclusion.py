@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from iclens.display_text import one_line, plain
-from iclens.selection.comparing import is_clear
+from iclens.selection.comparing import Compared, is_clear
 from iclens.selection.selection import Selection
 
 
@@ -22,20 +22,17 @@ def _sentences(found: Selection) -> Iterator[str]:
         f"{found.tokens[1]} tokens in place of {found.tokens[0]}"
         + (f", {round(100 * saved)} % saved." if found.tokens_saved > 0 else ".")
     )
-    before, after, change = found.held_out.before, found.held_out.after, found.held_out.change
     name = found.value_name
-    verdict = "more than chance" if is_clear(change.metric) or is_clear(change.log_loss) else "this may be chance"
-    yield (
-        f"On {after.metric.n} examples that took no part, the {name} goes from {before.metric.mean:.3f} to "
-        f"{after.metric.mean:.3f} and the log-loss from {before.log_loss.mean:.3f} to {after.log_loss.mean:.3f}: "
-        f"{verdict}."
-    )
+    yield f"On {found.held_out.after.metric.n} examples that took no part, {_goes(name, found.held_out)}."
     if found.rival is not None:
         other = found.rival.held_out.before
         yield (
             f"The method {found.rival.method!r} at the same cost {found.rival.verdict}: {name} "
             f"{other.metric.mean:.3f}, log-loss {other.log_loss.mean:.3f}."
         )
+    if found.checked is not None:
+        other_model = one_line(found.checked.model, 40)
+        yield f"With {other_model} in place of {one_line(found.model, 40)}, {_goes(name, found.checked.held_out)}."
     hurting = [one for one in found.demonstrations if one.verdict == "hurts"]
     if hurting:
         yield f"These hurt: {', '.join(f'#{one.index}' for one in hurting)}."
@@ -45,3 +42,13 @@ def _sentences(found: Selection) -> Iterator[str]:
                 f"Look at the label of #{one.index} ({one_line(one.input, 40)!r}): it is {one_line(one.output, 30)!r}, "
                 f"and the others suggest {one_line(one.suspected, 30)!r}, by {plain(one.doubt)} nats."
             )
+
+
+def _goes(name: str, both: Compared) -> str:
+    """What a metric and the log-loss change between two prompts."""
+    before, after, change = both.before, both.after, both.change
+    verdict = "more than chance" if is_clear(change.metric) or is_clear(change.log_loss) else "this may be chance"
+    return (
+        f"the {name} goes from {before.metric.mean:.3f} to {after.metric.mean:.3f} and the log-loss from "
+        f"{before.log_loss.mean:.3f} to {after.log_loss.mean:.3f}: {verdict}"
+    )

@@ -17,8 +17,8 @@ from iclens.selection.asked import Query
 from iclens.selection.examples import Example
 from iclens.selection.ledger import Ledger
 from iclens.selection.metrics import ACCURACY, LOG_LOSS, MATCHES, Metric, value_of
-from iclens.selection.pool import Writing
 from iclens.selection.reading import MOST_TOKENS, log_probabilities
+from iclens.selection.writing import Writing
 from iclens.selection.written import write_answers
 
 Order = tuple[int, ...]

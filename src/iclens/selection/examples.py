@@ -11,6 +11,7 @@ from typing import Any
 
 from iclens.errors import UserError
 from iclens.lens.prompt.documents import contents, parse
+from iclens.selection.chats import one_turn
 
 _LINE = '{"input": "...", "output": "..."}'
 _KEYS = ("input", "output", "candidates")
@@ -24,15 +25,19 @@ class Example:
         input: what is asked.
         output: the right answer; None where it is not known.
         candidates: the answers among which the model chooses here; empty where those of the task hold, or any text.
+        is_turn: whether it was given as a chat: a user's question and the assistant's reply.
+        system: the system message of that chat, or None.
     """
 
     input: str
     output: str | None = None
     candidates: tuple[str, ...] = ()
+    is_turn: bool = False
+    system: str | None = None
 
 
 ExamplesLike = str | Path | Iterable[Any]
-"""A file, or a list of `Example`s, of pairs, or of objects `{"input", "output", "candidates"}`."""
+"""A file, or a list of `Example`s, of pairs, or of objects `{"input", "output", "candidates"}` or `{"messages"}`."""
 
 
 def read_examples(given: ExamplesLike, what: str = "the examples") -> tuple[Example, ...]:
@@ -99,6 +104,11 @@ def _example(place: str, row: Any) -> Example:
     if isinstance(row, Example):
         read = row
     elif isinstance(row, Mapping):
+        system: str | None = None
+        if is_turn := "messages" in row:
+            system, question, reply = one_turn(place, row)
+            rest = {key: value for key, value in row.items() if key != "messages"}
+            row = {"input": question, "output": reply, **rest}
         unknown = sorted(set(row) - set(_KEYS) - {"id"})
         if "input" not in row or unknown:
             said = f'the key "{unknown[0]}" is not known' if unknown else 'there is no "input"'
@@ -106,7 +116,7 @@ def _example(place: str, row: Any) -> Example:
         candidates = row.get("candidates") or ()
         if isinstance(candidates, str) or not isinstance(candidates, Iterable):
             raise UserError(f'{place}: "candidates" is no list. Write e.g. "candidates": ["yes", "no"].')
-        read = Example(row["input"], row.get("output"), tuple(candidates))
+        read = Example(row["input"], row.get("output"), tuple(candidates), is_turn, system)
     elif isinstance(row, Sequence) and not isinstance(row, str) and len(row) == 2:
         read = Example(row[0], row[1])
     else:

@@ -12,8 +12,8 @@ from iclens.lens.scores.deletions import ids_of
 from iclens.selection.asked import read_query
 from iclens.selection.examples import Example
 from iclens.selection.ledger import Ledger
-from iclens.selection.pool import Writing
 from iclens.selection.reading import log_probabilities
+from iclens.selection.writing import Writing
 
 N_SHOTS = 8
 """Examples whose outputs are known that stand before a demonstration while it is labelled."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,36 +14,13 @@ from typing import Any
 from iclens.errors import UserError
 from iclens.lens.prompt import Prompt, read_prompt
 from iclens.lens.prompt.blocks import ending
+from iclens.lens.prompt.documents import contents
 from iclens.lens.prompt.outputs import outputs_of
-from iclens.lens.prompt.sources import BLANK_LINE, DEMONSTRATION
+from iclens.lens.prompt.sources import DEMONSTRATION
 from iclens.lens.prompt.template import DEFAULT_TEMPLATE, parse_template
+from iclens.selection.chats import messages_of, turns
 from iclens.selection.examples import Example, ExamplesLike, read_examples
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How demonstrations and a query become a prompt, see `Prompt.from_examples`.
-
-    Attributes:
-        template: how a pair is written.
-        instruction: a text before the demonstrations.
-        separator: what stands between them.
-    """
-
-    template: str = DEFAULT_TEMPLATE
-    instruction: str | None = None
-    separator: str = BLANK_LINE
-
-    def prompt(self, shots: Sequence[Example], query: str) -> Prompt:
-        """Write a prompt."""
-        pairs = [(one.input, str(one.output)) for one in shots]
-        return Prompt.from_examples(pairs, query, self.template, self.instruction, self.separator)
-
-    @property
-    def stop(self) -> str:
-        """What ends an output: what the template writes after it, or else the separator, or a line end."""
-        after = parse_template(self.template)[1]("").strip()
-        return after or self.separator.strip() or "\n"
+from iclens.selection.writing import ChatTemplate, Writing
 
 
 @dataclass(frozen=True)
@@ -63,32 +41,90 @@ def read_pool(
     template: str | None = None,
     instruction: str | None = None,
     separator: str | None = None,
+    *,
+    as_chat: bool = False,
+    template_args: Mapping[str, Any] | None = None,
+    system_in_user: bool = False,
 ) -> Pool:
     """Read a pool from examples, or from the demonstrations of a prompt.
 
     A `.jsonl`, `.json` (a list) or `.csv` file and a list hold examples; any other file is a prompt, as `read_prompt`
-    reads it, whose template is found from what its demonstrations share when none is given.
+    reads it, whose template is found from what its demonstrations share when none is given. A chat, and examples that
+    are chats of one question, are written by the model's chat template, unless a template is given.
 
     Raises:
         UserError: something cannot be read, only some outputs are known, or a prompt's demonstrations are not written
             alike.
     """
+    given_chat = _chat_of(given)
+    if given_chat is not None:
+        pool = _of_chat(given_chat)
+    elif isinstance(given, Prompt) or (isinstance(given, str | Path) and _is_prompt(Path(given))):
+        pool = _of_prompt(given if isinstance(given, Prompt) else read_prompt(given, separator=separator), template)
+    else:
+        pool = _of_examples(read_examples(given, "the pool"))
     options = {"template": template, "instruction": instruction, "separator": separator}
-    told = {name: value for name, value in options.items() if value is not None}
-    if isinstance(given, str | Path) and _is_prompt(Path(given)):
-        given = read_prompt(given, separator=separator)
-    if isinstance(given, Prompt):
-        pool = _of_prompt(given, template)
-        return replace(pool, writing=replace(pool.writing, **told))
-    examples = read_examples(given, "the pool")
+    told: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    chat = pool.writing.chat or (ChatTemplate() if as_chat else None)
+    if as_chat and (template is not None or separator is not None):
+        raise UserError("a chat is written by the model's chat template: leave template and separator out.")
+    chat = None if template is not None else chat
+    if chat is None and (template_args or system_in_user):
+        name = "template_args" if template_args else "system_in_user"
+        raise UserError(f"{name} is for chats: say as_chat, so that the pairs are written as a chat.")
+    if chat is not None:
+        args, folded = template_args or chat.template_args, system_in_user or chat.system_in_user
+        chat = replace(chat, template_args=args, system_in_user=folded)
+    parse_template(template or DEFAULT_TEMPLATE)
+    return replace(pool, writing=replace(pool.writing, chat=chat, **told))
+
+
+def _of_examples(examples: Sequence[Example]) -> Pool:
     unknown = [i for i, one in enumerate(examples) if one.output is None]
     if unknown and len(unknown) < len(examples):
         raise UserError(
             f"{len(unknown)} of {len(examples)} demonstrations have no output, first number {unknown[0]} (from 0): "
             "give all outputs, or none."
         )
-    parse_template(template or DEFAULT_TEMPLATE)
-    return Pool(examples, Writing(**told))
+    if not all(one.is_turn for one in examples):
+        return Pool(tuple(examples), Writing())
+    systems = {one.system for one in examples}
+    if len(systems) > 1:
+        raise UserError("the system messages of the pool's chats differ: a prompt has one, so give all the same.")
+    return Pool(tuple(examples), Writing(instruction=systems.pop(), chat=ChatTemplate()))
+
+
+def _chat_of(given: ExamplesLike | Prompt) -> Any:
+    """The document of a pool that is one chat, or None."""
+    if isinstance(given, Prompt):
+        document: Any = given.document
+    elif isinstance(given, str | Path):
+        path = Path(given)
+        if path.suffix.lower() != ".json" or not path.is_file():
+            return None
+        try:
+            document = json.loads(contents(path).decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            # Said where the file is read as what it is.
+            return None
+    else:
+        document = given if isinstance(given, Mapping | list | tuple) else None
+    # What has messages is meant as a chat, and what is wrong with them is told of a chat.
+    is_chat = isinstance(document, Mapping) and isinstance(document.get("messages"), list)
+    return document if is_chat or messages_of(document) is not None else None
+
+
+def _of_chat(document: Any) -> Pool:
+    """The questions and replies of a chat; a last question without a reply is no demonstration."""
+    own = document if isinstance(document, Mapping) else {"messages": document}
+    instruction, pairs = turns(own["messages"])
+    shots = [(question, reply) for question, reply in pairs if reply is not None]
+    if not shots:
+        raise UserError(
+            "the chat has no reply of the assistant, and so no demonstration: give questions with their replies."
+        )
+    chat = ChatTemplate(own.get("template_args"), bool(own.get("system_in_user")))
+    return Pool(read_examples(shots, "the chat"), Writing(instruction=instruction, chat=chat))
 
 
 def _is_prompt(path: Path) -> bool:
@@ -102,7 +138,7 @@ def _of_prompt(prompt: Prompt, template: str | None) -> Pool:
     """The pairs that a prompt's demonstrations are."""
     if any(name.kind != DEMONSTRATION for name in prompt.source_names) or not prompt.add_special_tokens:
         raise UserError(
-            "the prompt is a chat, or holds documents: give its demonstrations as pairs of input and output."
+            "the prompt holds documents, or other spans: give its demonstrations as pairs of input and output."
         )
     document: dict[str, Any] = prompt.document or {}
     pairs = document.get("demonstrations")

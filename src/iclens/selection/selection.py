@@ -15,6 +15,7 @@ from iclens.selection.evaluator import ALIKE
 from iclens.selection.examples import Example
 from iclens.selection.judging import Judged
 from iclens.selection.metrics import ACCURACY, LOG_LOSS
+from iclens.selection.second_model import Checked
 from iclens.selection.sizes import Size
 from iclens.selection.views import VIEWS
 from iclens.work.whole_files import write_atomically
@@ -88,7 +89,8 @@ class Selection:
         demonstrations: the verdict on every demonstration of the pool.
         start: the prompt that it is compared with, by numbers.
         prompt: the chosen prompt, with `{input}` in the place of a query.
-        template, instruction, separator: how it is written.
+        messages: the same as the messages of a chat, `{input}` in the place of the query; None for a text.
+        template, instruction, separator: how it is written; a chat has no template and no separator of ours.
         candidates: among which answers the model chooses; empty for free answers.
         metric: the metric's name.
         dev: start and choice on the examples that chose.
@@ -98,6 +100,7 @@ class Selection:
         set_aside: those that took no part; empty where other examples were given for that.
         rival: another method at the same cost, or None.
         sizes: what prompts of each length reached on the examples that chose, of those that really ran on all of them.
+        checked: what another model reaches with the same prompts, or None.
         tokens: of the starting prompt and of the chosen one, with the first development example as query.
         cost: what was spent.
         model: the model's name.
@@ -112,9 +115,10 @@ class Selection:
     demonstrations: tuple[Judged, ...]
     start: tuple[int, ...]
     prompt: str
-    template: str
+    messages: tuple[dict[str, str], ...] | None
+    template: str | None
     instruction: str | None
-    separator: str
+    separator: str | None
     candidates: tuple[str, ...]
     metric: str
     dev: Compared
@@ -124,6 +128,7 @@ class Selection:
     set_aside: tuple[int, ...]
     rival: Rival | None
     sizes: tuple[Size, ...]
+    checked: Checked | None
     tokens: tuple[int, int]
     cost: Spending
     model: str
@@ -196,6 +201,18 @@ class Selection:
     def to_html(self) -> str:
         """The report as a page in one file, which opens from a disk and loads nothing."""
         return VIEWS["page"](self)
+
+    def prompt_file(self, ending: str) -> str:
+        """The chosen prompt as the content of a file: its text, or for `.json` the messages of a chat.
+
+        Raises:
+            UserError: `.json` where the prompt is no chat.
+        """
+        if ending.lower() != ".json":
+            return self.prompt
+        if self.messages is None:
+            raise UserError("the prompt is no chat: write it to a .txt file.")
+        return json.dumps({"messages": self.messages}, ensure_ascii=False, indent=1) + "\n"
 
     def save(self, path: str | Path) -> None:
         """Write a file: `.jsonl` the chosen ones, `.json` everything, `.txt` the prompt, `.html` the report as a page.

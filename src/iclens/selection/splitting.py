@@ -39,7 +39,8 @@ def split_off(
     chosen = in_turns([i for i in order if i not in aside], examples)
     if not chosen or not aside:
         raise UserError(
-            f"{len(examples)} development examples are too few to set some aside: give more, or others with check_with."
+            f"{len(examples)} development examples are too few to set some aside: give more, or other examples as "
+            "held_out."
         )
     return tuple(chosen), tuple(sorted(aside))
 

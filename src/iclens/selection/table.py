@@ -30,6 +30,11 @@ def print_selection(found: Selection, console: Console) -> None:
         *_worth("chose", found.dev),
         *_worth("took no part", found.held_out),
         *([] if found.rival is None else _rival(found)),
+        *(
+            []
+            if found.checked is None
+            else _worth(f"took no part, by {_short(found.checked.model)}", found.checked.held_out)
+        ),
     ]
     name = found.value_name
     _table(console, ("examples that", ">n", "prompt", f">{name}", ">log-loss"), rows)
@@ -41,9 +46,17 @@ def print_selection(found: Selection, console: Console) -> None:
     others = "" if found.rival is None else f"{cost.against:.0f} for the other method, "
     passes = f"{cost.choice:.0f} for the choice, {others}{cost.report:.0f} for the rest"
     console.print()
+    if found.checked is not None:
+        other = found.checked
+        passes += f", and {other.passes:.0f} of {other.pass_tokens:.0f} tokens by {_short(other.model)}"
     console.print(Text(f" passes of {cost.pass_tokens:.0f} tokens: {passes}; {duration(cost.seconds)}", "dim"))
     for note in found.notes:
         console.print(Text(f" {one_line(note)}", "dim"))
+
+
+def _short(model: str) -> str:
+    """A model's name, of a path the last part."""
+    return one_line(model.rstrip("/").rpartition("/")[2], 30)
 
 
 def _worth(which: str, both: Compared) -> list[Sequence[str]]:

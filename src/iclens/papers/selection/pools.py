@@ -92,9 +92,9 @@ def _choice(
     k: int,
     order: str,
 ) -> Choice:
-    found, _ = prepare(
+    found, *_ = prepare(
         lens_model, pool, dev, k=k, order=order, budget=settings.budget, budget_tokens=None, balanced=False,
-        template=task.template, candidates=task.labels, check_with=test, seed=seed,
+        template=task.template, candidates=task.labels, held_out=test, seed=seed,
     )  # fmt: skip
     return found
 

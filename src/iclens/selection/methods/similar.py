@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -24,10 +25,21 @@ def choose(search: Search) -> Found:
 
     Source: Liu et al. 2022, "What makes good in-context examples for GPT-3?", with one choice for all queries.
     """
+    return nearest(search, "states", partial(_states, search.evaluator.lens_model))
+
+
+def nearest(search: Search, what: str, embed: Callable[[Sequence[str]], tuple[list[list[float]], int]]) -> Found:
+    """Keep the demonstrations that are nearest to the development examples by the cosines of some vectors.
+
+    Args:
+        search: the choice.
+        what: the name of the vectors, under which finished ones are kept.
+        embed: gives the vectors of texts, and the tokens that were read for them.
+    """
     evaluator = search.evaluator
     inputs = [one.input for one in evaluator.shots]
     asked = [query.example.input for query in evaluator.queries]
-    numbers = evaluator.ledger.numbers(["states", inputs, asked], lambda: _states(evaluator.lens_model, inputs + asked))
+    numbers = evaluator.ledger.numbers([what, inputs, asked], lambda: embed(inputs + asked))
     states = torch.nn.functional.normalize(torch.tensor(numbers, dtype=torch.float64), dim=-1)
     cosines = states[len(inputs) :] @ states[: len(inputs)].T
     scores = cosines.argsort(-1).argsort(-1).double().mean(0) / max(1, search.n - 1)

