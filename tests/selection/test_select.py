@@ -17,6 +17,7 @@ import iclens
 from iclens.errors import UserError
 from iclens.language.words import CATEGORIES
 from iclens.selection import METHODS, Found, Search, Selection, select
+from iclens.selection.conclusion import conclusion
 from iclens.selection.evaluator import ALIKE
 from iclens.selection.splitting import split_off
 from iclens.work.parts import Parts
@@ -265,3 +266,18 @@ def test_a_budget_too_small_for_effects_is_spent_on_drawn_prompts_and_says_so() 
     assert all(one.effect is None for one in found.demonstrations)
     assert found.cost.choice <= 6.0 * 1.5
     assert not any("suffice" in note for note in chosen(known, k=4, budget=60.0).notes)
+
+
+def test_what_is_in_the_prompt_is_said_to_hurt_only_where_leaving_it_out_really_helps() -> None:
+    # With all but one chosen, a wrong label stays in the prompt.
+    known = draw(3)
+    found = chosen(known, k=11, budget=60.0)
+    for one in found.demonstrations:
+        if one.place is not None and one.verdict == "hurts":
+            assert one.left_out is not None
+            assert one.left_out.high < 0
+    said = " ".join(conclusion(found))
+    for one in found.demonstrations:
+        if one.verdict == "hurts":
+            where = said.index("In the prompt" if one.place is not None else "are left out")
+            assert f"#{one.index}" in said[where:]

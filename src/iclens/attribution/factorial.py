@@ -24,8 +24,8 @@ MORE_PASSES = 12.0
 ENOUGH = 1.5
 """Runs over demonstrations, from which on effects are told from each other without help."""
 
-INFLUENCE = 2.0
-"""Passes of the influence, forward and backward."""
+INFLUENCE = 3.0
+"""Passes of the prompt itself and of its influence, forward and backward."""
 
 
 def score(lens: Lens, generator: torch.Generator, *, passes: float) -> Scores:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iclens.intervals import Estimate, estimate
 from iclens.selection.doubts import Doubt
-from iclens.selection.evaluator import Evaluator, Order
+from iclens.selection.evaluator import ALIKE, Evaluator, Order
 from iclens.selection.search import Found
 
 HELPS, HURTS, UNCLEAR, REDUNDANT = "helps", "hurts", "unclear", "redundant with"
@@ -79,9 +79,9 @@ def judge(
         hurt = {} if change is None else _hurt(change)
         left_out = None if change is None else estimate(change)
         other = _redundant_with(found, i)
-        verdict = _word(effect or left_out) if other is None else f"{REDUNDANT} #{other}"
+        verdict = _verdict(effect, left_out) if other is None else f"{REDUNDANT} #{other}"
         # What helps where the answers are known is not suspected.
-        doubt = None if effect is not None and verdict == HELPS else doubted[i]
+        doubt = None if (effect or left_out) is not None and verdict == HELPS else doubted[i]
         judged.append(
             Judged(
                 index=i,
@@ -121,6 +121,19 @@ def _redundant_with(found: Found, i: int) -> int | None:
         return None
     groups = [group for group in effects.pairs.redundant if i in group]
     return next((j for group in groups for j in found.order if j in group), None)
+
+
+def _verdict(effect: Estimate | None, left_out: Estimate | None) -> str:
+    """The word for a demonstration: what leaving it out of the prompt really does says more than its effect in a pool.
+
+    A change of the log-loss that nobody would notice says nothing; but one that hurts in the pool and not in the prompt
+    is not said to hurt.
+    """
+    if left_out is None or effect is None:
+        return _word(effect or left_out)
+    really = _word(left_out) if abs(left_out.mean) >= ALIKE else UNCLEAR
+    among_all = _word(effect)
+    return among_all if really == UNCLEAR and among_all != HURTS else really
 
 
 def _word(effect: Estimate | None) -> str:
