@@ -34,11 +34,11 @@ def _sentences(found: Selection) -> Iterator[str]:
         other_model = one_line(found.checked.model, 40)
         yield f"With {other_model} in place of {one_line(found.model, 40)}, {_goes(name, found.checked.held_out)}."
     hurting = [one for one in found.demonstrations if one.verdict == "hurts"]
-    dropped, kept = ([f"#{one.index}" for one in hurting if (one.place is None) == out] for out in (True, False))
-    if dropped:
-        yield f"These hurt and are left out: {', '.join(dropped)}."
-    if kept:
-        yield f"In the prompt {', '.join(kept)} hurt{'s' * (len(kept) == 1)} by log-loss: it may be better without."
+    outside, inside = ([f"#{one.index}" for one in hurting if (one.place is None) == out] for out in (True, False))
+    if outside:
+        yield f"These hurt and are left out: {', '.join(outside)}."
+    if inside:
+        yield f"In the prompt {', '.join(inside)} hurt{'s' * (len(inside) == 1)} by log-loss: it may be better without."
     for one in found.demonstrations:
         if one.suspected is not None:
             yield (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from iclens.errors import UserError
 from iclens.lens.prompt.blocks import blocks, check_unicode, split_space
@@ -13,20 +13,23 @@ from iclens.lens.prompt.retrieval import DEFAULT_CHAT_DOCUMENTS, DEFAULT_DOCUMEN
 from iclens.lens.prompt.sources import BLANK_LINE, DOCUMENT, SourceName, Span, after_gap, numbered
 from iclens.lens.prompt.turns import write_turns
 
+P = TypeVar("P", bound="OfSources")
+# Not Self, which a checker of types at run time refuses outside of a class that it has decorated.
+
 
 class OfSources:
     """Constructors of `Prompt` that mark any sources."""
 
     @classmethod
     def from_spans(
-        cls,
+        cls: type[P],
         text: str,
         spans: Sequence[tuple[int, int]],
         names: Sequence[str] | None = None,
         *,
         between: str = "",
         tokenizer: Any = None,
-    ) -> Self:
+    ) -> P:
         """Marks the sources in a text by their places: `text[start:end]` each, in the order of the text.
 
         What stands behind the last source is the query, what stands before the first an instruction. Spaces at the end
@@ -71,13 +74,13 @@ class OfSources:
 
     @classmethod
     def from_pieces(
-        cls,
+        cls: type[P],
         text: str,
         split: str,
         query: str | None = None,
         separator: str | None = None,
         instruction_blocks: int = 0,
-    ) -> Self:
+    ) -> P:
         """Splits a text into its paragraphs, lines or sentences, which are the sources, and the query.
 
         Args:
@@ -118,7 +121,7 @@ class OfSources:
 
     @classmethod
     def from_documents(
-        cls,
+        cls: type[P],
         documents: Any,
         question: str,
         template: str | None = None,
@@ -127,7 +130,7 @@ class OfSources:
         tokenizer: Any = None,
         template_args: Mapping[str, Any] | None = None,
         system_in_user: bool = False,
-    ) -> Self:
+    ) -> P:
         r"""Writes documents and a question about them: each document is a source, in the order given.
 
         Args:
@@ -175,8 +178,12 @@ class OfSources:
 
     @classmethod
     def from_messages(
-        cls, messages: Sequence[Mapping[str, Any]], tokenizer: Any, *, template_args: Mapping[str, Any] | None = None
-    ) -> Self:
+        cls: type[P],
+        messages: Sequence[Mapping[str, Any]],
+        tokenizer: Any,
+        *,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> P:
         """Renders a chat of any turns, of which each message is a source, with its thoughts and its calls of tools.
 
         The descriptions of tools (`template_args={"tools": [...]}`) are a source too. Where the user's message is the
@@ -206,7 +213,7 @@ class OfSources:
 
     @classmethod
     def _of_sources(
-        cls,
+        cls: type[P],
         text: str,
         spans: Sequence[Span],
         names: Sequence[SourceName],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 from iclens.errors import UserError
 from iclens.lens.prompt.blocks import after_cue, blocks, check_unicode, ending, split_space, without_pattern
@@ -155,7 +155,7 @@ class Prompt(OfSources):
                 return {"prompt": text} | ({"instruction_blocks": n_blocks} if n_blocks else {})
         return None
 
-    def told_by(self, document: dict[str, Any]) -> Self:
+    def told_by(self, document: dict[str, Any]) -> Prompt:
         """The prompt itself, with the document from which it was read."""
         object.__setattr__(self, "document", document)
         return self
