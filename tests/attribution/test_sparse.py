@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from iclens import bundled
 from iclens.attribution.lasso import fit
-from iclens.attribution.sparse import NOISE, OF_INFLUENCE, score, shared_out, sparse_effects
+from iclens.attribution.shared.correction import corrected
+from iclens.attribution.shared.designs import design
+from iclens.attribution.sparse import OF_INFLUENCE, score, sparse_effects
 from iclens.lens import Lens
 from iclens.lens.read.margin import logit_of
 from iclens.lens.scores.deletions import Outcome
@@ -25,41 +27,28 @@ def drawn(seed: int, n_runs: int = 5, n: int = 12) -> tuple[torch.Tensor, torch.
     return torch.randn(n, generator=seeded(seed)), torch.rand(n_runs, n, generator=seeded(seed + 1)) < 0.5
 
 
-@given(st.integers(0, 200), st.floats(0.1, 10))
-@settings(max_examples=20, deadline=None)
-def test_runs_that_the_scores_explain_scale_them_and_change_nothing_else(seed, factor):
-    scores, keep = drawn(seed)
-    found = shared_out(scores, keep, factor * keep.double() @ scores + 3.0)
-    torch.testing.assert_close(found, factor * scores)
-
-
-@given(st.integers(0, 200))
-@settings(max_examples=20, deadline=None)
-def test_it_is_the_ridge_regression_whose_penalties_are_one_over_squared_scores(seed):
-    scores, keep = drawn(seed)
-    outputs = torch.randn(len(keep), generator=seeded(seed + 2))
-    x = keep.double() - 0.5
-    x, y = x - x.mean(0), outputs - outputs.mean()
-    summed = x @ scores
-    scale = float((summed @ y / (summed @ summed)).clamp_min(0))
-    penalty = NOISE * torch.diag((scores.abs().max() / scores) ** 2)
-    expected = scale * scores + torch.linalg.solve(x.T @ x + penalty, x.T @ (y - scale * summed))
-    torch.testing.assert_close(shared_out(scores, keep, outputs), expected)
-
-
-def test_a_source_without_influence_gets_nothing():
-    scores, keep = drawn(0)
-    scores[3] = 0.0
-    found = shared_out(scores, keep, torch.randn(len(keep), generator=seeded(1)))
-    assert found[3] == 0.0
-    assert float(shared_out(torch.zeros(12), keep, torch.ones(len(keep))).abs().max()) == 0.0
-
-
 def test_without_passes_for_deletions_it_is_the_influence_at_half_weight():
     lens = Lens("bundled", PROMPT)
     found = score(lens, seeded(), passes=OF_INFLUENCE)
     assert (found.forward_passes, found.backward_passes) == (1, 1)
     torch.testing.assert_close(found.values, lens.influences(torch.full((1, 12), 0.5))[0])
+
+
+def test_with_few_passes_it_is_the_influence_corrected_by_the_prompt_and_what_fits():
+    lens = Lens("bundled", PROMPT)
+    found = score(lens, seeded(3), passes=4.0)
+    other = Lens("bundled", PROMPT)
+    whole = torch.ones(1, 12, dtype=torch.bool)
+
+    def cost(keep):
+        return other.passes.share_of(0, other.shortened(torch.cat([keep, whole])))
+
+    generator = seeded(3)
+    design(12, 4.0, lambda keep: other.passes.share_of(0, other.shortened(keep)) if len(keep) else 0.0, generator)
+    keep = torch.cat([design(12, 2.0, cost, generator), whole])
+    assert 1 < len(keep) < 12
+    influence = other.influences(torch.full((1, 12), 0.5))[0]
+    torch.testing.assert_close(found.values, corrected(influence, keep, other.deletions(keep).margins))
 
 
 @pytest.mark.parametrize("passes", [3.0, 4.0, 6.0])

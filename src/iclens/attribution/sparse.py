@@ -1,9 +1,8 @@
-"""Few strong sources among many: a sparse model of balanced real deletions, or the influence and a few deletions.
+"""Few strong sources among many: a sparse model of balanced real deletions, or the influence corrected by a few.
 
 Where a context answers a question, few of its sources matter. With a Lasso in place of differences of means, a balanced
 design of real deletions (see `factorial`) needs fewer runs. Where even these do not fit into the passes, the influence
-says who matters, and a few real deletions say how much: what the influence does not explain of them is given to the
-sources that have most of it.
+says who matters, and the prompt and a few real deletions correct it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from iclens.attribution.factorial import SOME_PASSES
 from iclens.attribution.lasso import fit
-from iclens.attribution.shared.correction import scaled
+from iclens.attribution.shared.correction import corrected, scaled
 from iclens.attribution.shared.designs import design
 from iclens.lens.lens import Lens
 from iclens.lens.read.margin import logit_of
@@ -29,30 +28,6 @@ ENOUGH = 1.2
 
 OF_INFLUENCE = 2.0
 """Passes of the influence, forward and backward."""
-
-NOISE = 0.1
-"""Variance of what is not additive over that of the strongest source's effect."""
-
-
-def shared_out(
-    scores: Float[Tensor, " n"], keep: Bool[Tensor, "n_runs n"], outputs: Float[Tensor, " n_runs"]
-) -> Float[Tensor, " n"]:
-    """Correct scores by some runs, each source by no more than its score allows.
-
-    outputs ≈ c + Σ_i β_i keep_i with β_i = a s_i + z_i, a ≥ 0 by least squares, and z_i of standard deviation
-    |s_i| / max |s|: the posterior mean of a ridge regression of what a s leaves.
-
-    Args:
-        scores: the scores s to start from.
-        keep: which sources each run has.
-        outputs: what the model said of it.
-    """
-    s, x = scores.double(), keep.double() - 0.5
-    scale, rest = scaled(s, keep, outputs)
-    spread = s.abs() / s.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
-    z = (x - x.mean(0)) * spread
-    weights = torch.linalg.solve(z @ z.T + NOISE * torch.eye(len(z), dtype=torch.float64), rest)
-    return scale * s + spread * (z.T @ weights)
 
 
 def sparse_effects(keep: Bool[Tensor, "n_runs n"], outcome: Outcome, n_tokens: int) -> Float[Tensor, " n"]:
@@ -75,6 +50,7 @@ def sparse_effects(keep: Bool[Tensor, "n_runs n"], outcome: Outcome, n_tokens: i
 def score(lens: Lens, generator: torch.Generator, *, passes: float) -> Scores:
     """A Lasso of as many balanced deletions as fit into the passes, or the influence with those that fit beside it."""
     n, n_tokens = lens.n_demonstrations, max(1, len(lens.readout.answer_ids))
+    whole = torch.ones(1, n, dtype=torch.bool)
 
     def cost(keep: Tensor) -> float:
         return lens.passes.share_of(0, lens.shortened(keep)) if len(keep) else 0.0
@@ -84,8 +60,11 @@ def score(lens: Lens, generator: torch.Generator, *, passes: float) -> Scores:
         if len(keep) >= min(ENOUGH * n, 1 << n.bit_length()):
             return sparse_effects(keep, lens.deletions(keep), n_tokens)
         influence = lens.influences(torch.full((1, n), HALF, dtype=torch.float64))[0]
-        keep = design(n, passes - OF_INFLUENCE, cost, generator)
-        return shared_out(influence, keep, lens.deletions(keep).margins) if len(keep) > 1 else influence
+        keep = design(n, passes - OF_INFLUENCE, lambda some: cost(torch.cat([some, whole])), generator)
+        if not len(keep):
+            return influence
+        keep = torch.cat([keep, whole])
+        return corrected(influence, keep, lens.deletions(keep).margins)
 
     return counted(lens, values)
 
