@@ -64,14 +64,16 @@ def measure_effects(
 
     Args:
         evaluator: model, pool and queries.
-        n_batches: says into how many mini-batches the queries are divided, given the number of scales.
+        n_batches: says into how many mini-batches the queries are divided, given the number of scales; 0 asks for fewer
+            scales.
         divided: divides an order of the pool into prompts that fit.
         generator: draws orders and weights.
     """
     n, every = len(evaluator.shots), list(evaluator.every)
     first = divided(range(n))
     scales = _scales(evaluator, first[0])
-    count = n_batches(len(scales))
+    while not (count := n_batches(len(scales))) and len(scales) > 1:
+        scales = scales[:-1]
     weights = weight_vectors(1, n, generator, 2 * max(2, count))[: 2 * count, 0]
     gradients, margins = torch.zeros(2 * count, n, dtype=torch.float64), torch.zeros(2 * count, dtype=torch.float64)
     alone = len(first) == 1

@@ -68,7 +68,7 @@ def choose(search: Search) -> Found:
 
 
 def _n_batches(search: Search, n_scales: int) -> int:
-    """How many mini-batches the budget allows: each reads the pool twice, forth and back, at every scale."""
+    """How many mini-batches the budget allows; 0 where it allows no more than one scale."""
     least, most = _BATCHES
     n_queries = len(search.evaluator.queries)
     # A mini-batch holds each label, or the effects in it would be those on one of them.
@@ -77,11 +77,12 @@ def _n_batches(search: Search, n_scales: int) -> int:
     for count in range(most, least, -1):
         if _cost_of_effects(search, count, n_scales) <= _FOR_EFFECTS * search.budget:
             return count
-    return min(least, n_queries)
+    dear = n_scales > 1 and _cost_of_effects(search, least, n_scales) > _AT_MOST * search.budget
+    return 0 if dear else min(least, n_queries)
 
 
 def _cost_of_effects(search: Search, count: int, n_scales: int) -> float:
-    """Passes of so many mini-batches, about."""
+    """Passes of so many mini-batches, about: each reads the pool twice, forth and back, at every scale."""
     prompts = len(search.divided(range(search.n)))
     queries = prompts * -(-len(search.evaluator.queries) // count)
     return count * 4 * n_scales * search.cost(search.n, queries)
