@@ -281,3 +281,14 @@ def test_what_is_in_the_prompt_is_said_to_hurt_only_where_leaving_it_out_really_
         if one.verdict == "hurts":
             where = said.index("In the prompt" if one.place is not None else "are left out")
             assert f"#{one.index}" in said[where:]
+
+
+def test_pruning_leaves_nothing_that_could_go(tmp_path: Path) -> None:
+    known = draw(1)
+    found = chosen(known, budget=150.0)
+    assert len(found.indices) < 6
+    # On the examples that chose, leaving any one out is worse, in accuracy or by more than a hundredth of a nat.
+    for one in found.demonstrations:
+        if one.place is not None:
+            assert one.left_out is not None
+            assert one.left_out.mean > ALIKE

@@ -33,6 +33,18 @@ def race(search: Search, orders: Sequence[Order]) -> Order:
     return left[max(range(len(left)), key=lambda i: (ranks[i], -len(left[i]), -i))]
 
 
+def trimmed(search: Search, order: Order) -> Order:
+    """Drop one demonstration after another while what is left answers as well, by real runs, and the budget lasts."""
+    while len(order) > 1 and len(order) * search.cost(len(order) - 1, len(search.evaluator.queries)) <= search.left:
+        shorter = [(*order[:place], *order[place + 1 :]) for place in range(len(order))]
+        whole, *ranks = search.evaluator.said([order, *shorter]).ranks(ALIKE)
+        best = max(range(len(ranks)), key=lambda i: ranks[i])
+        if ranks[best] < whole:
+            break
+        order = shorter[best]
+    return order
+
+
 def rounds(search: Search, n_orders: int, n_shots: float) -> list[int]:
     """On how many queries each round runs: on no fewer than cost as much as what stands before them."""
     n_queries = len(search.evaluator.queries)

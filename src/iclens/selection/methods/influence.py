@@ -16,7 +16,7 @@ from torch import Tensor
 
 from iclens.selection.effects import Effects, measure_effects
 from iclens.selection.evaluator import Order
-from iclens.selection.race import cost_of_race, most_in_race, race
+from iclens.selection.race import cost_of_race, most_in_race, race, trimmed
 from iclens.selection.search import METHODS, Found, Search
 
 _FOR_EFFECTS = 0.4
@@ -26,7 +26,7 @@ _AT_MOST = 0.55
 """The part from which on these are too dear."""
 
 _FOR_ORDER = 0.4
-"""The part of what is left then that the last search among orders may take."""
+"""The part of what is left then that dropping what is not needed and the last search among orders may take."""
 
 _BATCHES = (2, 8)
 """Fewest and most mini-batches."""
@@ -40,7 +40,7 @@ def choose(search: Search) -> Found:
     2. Proposals: the largest effects; the same less what two demonstrations say alike; effects drawn within their
        errors; each the best last, the best first and in random orders. Without `k` of every size. Every second one is
        a random subset.
-    3. Successive elimination among them by real runs (`race`).
+    3. Successive elimination among them by real runs (`race`); without `k` what the winner does not need goes out.
     4. With `order="search"` a race among orders of the winner.
     """
     effects, note, needed = None, "", _cost_of_effects(search, _BATCHES[0], 1)
@@ -54,12 +54,14 @@ def choose(search: Search) -> Found:
     scores = None if effects is None else effects.mean
     sizes = [search.k] if search.k else list(range(1, search.n + 1))
     typical = sum(sizes) / len(sizes)
-    for_subsets = search.left * (1 - _FOR_ORDER if search.order == "search" else 1.0)
+    for_subsets = search.left * (1 - _FOR_ORDER if search.order == "search" or search.k is None else 1.0)
     n_first = most_in_race(search, for_subsets, typical)
     proposals = _distinct(_mixed(search, effects))
     # What is pruned stays as it is where nothing shorter is as good.
     before = [search.start] if search.k is None and search.fits(search.start) else []
     best = race(search, [*before, *islice(proposals, max(1, n_first - len(before)))])
+    if search.k is None:
+        best = trimmed(search, best)
     if search.order == "search" and len(best) > 1:
         n_orders = most_in_race(search, search.left, len(best))
         if cost_of_race(search, n_orders, len(best)) <= search.left and n_orders > 1:
