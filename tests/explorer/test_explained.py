@@ -197,3 +197,11 @@ def test_numbers_that_are_not_finite_are_written_as_none(explanation):
     assert data["explanation"]["exact"] is False
     assert data["explanation"]["margin"] is None
     assert all(one["value"] is None for one in data["explanation"]["residuals"])
+
+
+def test_every_module_of_the_script_stands_before_those_that_import_it(model):
+    page = explained_page(iclens.explain(model, "dog is blick .\n\ncat is"))
+    made = {name: page.index(f"modules.{name} = ") for name in re.findall(r"modules\.(\w+) = ", page)}
+    assert "elements" in made
+    for found in re.finditer(r"= modules\.(\w+);", page):
+        assert made.get(found[1], len(page)) < found.start(), found[1]

@@ -15,12 +15,12 @@ export function renderCitations(explanation) {
 }
 
 function statementNode(one) {
-  const grounded = one.context_share === null ? null : `, of which the sources bring ${percent(one.context_share)}`;
+  const grounded = one.context_share === null ? null : `; ${percent(one.context_share)} of its probability from the sources`;
   return el(
     "li",
     {},
     el("bdi", { class: "statement" }, oneLine(one.statement.trim(), MOST_SAID)),
-    el("span", { class: "faint number" }, ` ${percent(Math.exp(one.log_probability))}`, grounded),
+    el("span", { class: "faint number" }, ` log-probability ${signed(one.log_probability)} nats`, grounded),
     one.sources.length ? el("p", {}, "rests on ", ...listed(one.sources, (source) => `${signed(source.score)}, ${percent(source.share)}`)) : el("p", {}, "rests on no source"),
     one.opposed_by.length ? el("p", {}, "opposed by ", ...listed(one.opposed_by, (source) => signed(source.score))) : null,
   );
