@@ -175,6 +175,17 @@ def test_a_published_gallery_has_pages_and_no_tables(tmp_path, capsys):
     again = tmp_path / "again"
     assert reproduce(tmp_path, "--publish", str(again)) == 0
     assert (again / "squares" / "index.html").read_bytes() == published["index.html"]
+    # What was published before from elsewhere stays in the index.
+    (site / "squares").rename(site / "another")
+    record = json.loads((site / "another" / "record.json").read_text())
+    (site / "another" / "record.json").write_text(json.dumps(record | {"recipe": "another"}))
+    assert reproduce(tmp_path, "--publish", str(site)) == 0
+    index = (site / "index.html").read_text()
+    assert "another/index.html" in index
+    assert "squares/index.html" in index
+    (site / "another" / "record.json").write_text("{")
+    assert reproduce(tmp_path, "--publish", str(site)) == 2
+    assert "is not published whole" in capsys.readouterr().err
 
 
 def test_list_names_every_recipe(tmp_path, capsys):

@@ -220,7 +220,7 @@ class Reproduce:
 
         from iclens.recipes.contract import RECIPES
         from iclens.recipes.reproduction import stored
-        from iclens.report.gallery import render_index
+        from iclens.report.gallery import published, render_index
 
         entries = []
         for name in self._finished("show"):
@@ -236,9 +236,11 @@ class Reproduce:
                 entries.append(_entry(kept))
                 if publish is not None:
                     self._publish(kept, publish)
-        for folder in (self.out, *([publish] if publish is not None else [])):
+        # What was published before from elsewhere stays in the index.
+        galleries = {self.out: entries} | ({} if publish is None else {publish: published(publish)})
+        for folder, listed in galleries.items():
             page = folder / "index.html"
-            write_atomically(page, render_index(entries, version("iclens")))
+            write_atomically(page, render_index(listed, version("iclens")))
             say(f"Gallery: {page.resolve()}")
 
     def _publish(self, made: Reproduction, publish: Path) -> None:

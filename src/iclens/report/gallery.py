@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from iclens.errors import UserError
 from iclens.report.pages import render
 
 RECORD = "record.json"
@@ -73,6 +76,26 @@ class Entry:
     def tally(self) -> tuple[tuple[str, int], ...]:
         """How many claims have each outcome, in the order of `MARKS`."""
         return _tally(self.verdicts)
+
+
+def published(folder: Path) -> list[Entry]:
+    """What a published gallery holds, by the records of its recipes, for its index.
+
+    Raises:
+        UserError: a record or its verdicts cannot be read.
+    """
+    found = []
+    for file in sorted(folder.glob(f"*/{RECORD}")):
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            verdicts = json.loads((file.parent / "verdicts.json").read_text(encoding="utf-8"))
+            told = {name: record[name] for name in ("title", "reference", "preset", "command", "seconds", "finished")}
+            own: dict[str, Any] = {"description": "", "settings": (), "n_rows": 0, "data": False}
+            found.append(Entry(id=record["recipe"], verdicts=verdicts, machine=record["machine"],
+                               picture=not record["not_run"], **told, **own))  # fmt: skip
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{file.parent} is not published whole: {error!r}; publish it again.") from error
+    return found
 
 
 def render_entry(entry: Entry) -> str:
