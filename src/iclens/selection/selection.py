@@ -76,7 +76,7 @@ class Rival:
 
     @property
     def verdict(self) -> str:
-        """What is said of it: `"does better"`, `"is as good"` or `"reaches less"`."""
+        """The verdict on it: `"does better"`, `"is as good"` or `"reaches less"`."""
         return "does better" if self.is_better else "is as good" if self.is_as_good else "reaches less"
 
 

@@ -209,7 +209,7 @@ class Task:
 
     @property
     def cost_of_report(self) -> float:
-        """Passes for what is said of a choice, about: held-out examples, doubtful labels, demonstrations left out."""
+        """Estimate the passes of the report: held-out examples, doubtful labels, demonstrations left out."""
         query = self.pass_tokens - sum(self.sizes)
         n, most = len(self.sizes), self.limits.k or len(self.sizes)
         shots = sum(self.sizes) * most / n

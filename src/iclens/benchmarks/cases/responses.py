@@ -96,12 +96,12 @@ class Matrix:
 
     @property
     def title(self) -> str:
-        """The model and the sizes."""
+        """Name the model, the sources, and the tokens of prompt and response, as the rows of the results show them."""
         n_read, n = self.readouts.term_rows.shape[1], self.lens.tokenized.n_tokens
         return f"{self.lens.model.name}, {self.lens.n_demonstrations} sources in {n} tokens, {n_read} response tokens"
 
     def found(self, *, forward: bool | None = None) -> TokenInfluence:
-        """The matrix."""
+        """Compute ∂ log p_t / ∂ log w_i, tokens × sources, by forward derivatives or a backward pass for each token."""
         lens = self.lens
         return token_influence(
             lens.model, self.tokens, self.readouts, self.edges, self.weights, lens.n_demonstrations, forward=forward
