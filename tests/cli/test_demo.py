@@ -45,7 +45,7 @@ def test_the_demo_says_what_its_prompt_is(tmp_path, capsys):
     if find_spec("gguf") is not None:
         with suppress(UserError):
             find("smollm2")
-            told, prompt = "look for #2", "reviews.txt"
+            told, prompt = "look for #5", "reviews.txt"
     assert main(["demo", "--out", str(tmp_path / "out")]) == 0
     assert told in capsys.readouterr().out
     document = json.loads((tmp_path / "out" / "explain.json").read_text())

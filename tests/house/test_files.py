@@ -84,6 +84,15 @@ def test_make_targets_that_the_documents_name_exist():
     assert {pair for pair in named if pair[1] not in targets} == set()
 
 
+def test_the_readme_counts_the_models_that_can_be_explained():
+    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    table = page[page.index("## Families that are read") :].split("\n\n")[1]
+    rows = [row for row in table.splitlines()[2:] if "encoder" not in row.lower()]
+    kinds = [kind for row in rows for kind in re.findall(r"`(\w+)`", row.split("|")[1])]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"(\d+) (?:\[)?kinds of open causal models", readme)) == {str(len(kinds))}
+
+
 def test_the_architecture_page_names_every_extension_point():
     page = (ROOT / "docs" / "architecture.md").read_text()
     sources = [file.read_text() for file in (ROOT / "src" / "iclens").rglob("*.py")]

@@ -2,7 +2,7 @@
 
 The folder is a Hugging Face model: `AutoModelForCausalLM.from_pretrained(iclens.bundled.path())`. It is written
 by `iclens train-bundled`; `recipe.json` records how. `prompt.txt` is an example of what it understands; `reviews.txt`
-is one for language models, five short reviews of which the third has a wrong label.
+is one for language models, six short reviews of which the last has a wrong label.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from iclens.cli.output import say
 from iclens.cli.subcommand import command
 from iclens.work.whole_files import make_folder
 
-_REAL = """Which of five reviews made SmolLM2-135M answer as it does? Somebody labelled the third one, the praised
-pasta, wrong: look for #2.
+_REAL = """Which of six reviews made SmolLM2-135M call the best ice cream "negative"? Somebody labelled the last one, the
+praised pasta, wrong: look for #5.
 """
 
 _MADE_UP = """Which of twelve examples made a language model answer as it does? The model fits in this package and
