@@ -55,9 +55,8 @@ $(RUNNING): $(MADE) pyproject.toml constraints.txt
 demo: $(RUNNING)  ## explain a prompt, write a report, check the theorems
 	$(BIN)/iclens demo --out iclens-out
 
-# The variable silences an advertisement that the theme prints.
 docs: $(INSTALLED)  ## the documentation as a site, in site/index.html; a broken link fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python .docs/build.py --out site
 
 test: $(INSTALLED)  ## every test but the slow ones and the long fault suite
 	$(PARALLEL) -m "not slow and not faults"

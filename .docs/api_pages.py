@@ -9,26 +9,18 @@ import ast
 from pathlib import Path
 from typing import Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "iclens"
 FOLDER = "api/"
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the pages where the navigation says `api/`."""
-    pages = [{name: f"{FOLDER}{name}.md"} for name in names()]
-    config.nav = _filled(config.nav, [f"{FOLDER}index.md", *pages])
-    return config
+def in_navigation(nav: Any) -> Any:
+    """Return the navigation with the pages where it says `api/`."""
+    return _filled(nav, [f"{FOLDER}index.md", *({name: f"{FOLDER}{name}.md"} for name in names())])
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages."""
-    files.append(File.generated(config, f"{FOLDER}index.md", content=index()))
-    for name in names():
-        files.append(File.generated(config, f"{FOLDER}{name}.md", content=page(name)))
-    return files
+def pages() -> dict[str, str]:
+    """Return the Markdown of the pages by their places."""
+    return {f"{FOLDER}index.md": index()} | {f"{FOLDER}{name}.md": page(name) for name in names()}
 
 
 def names() -> list[str]:

@@ -7,9 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.pages import Page
-
 from iclens.benchmarks.case import CASES
 from iclens.benchmarks.page import HEAD, section
 
@@ -17,11 +14,9 @@ PLACE = "<!-- what iclens bench measured: docs/bench -->"
 FOLDER = "bench"
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: object) -> str:
-    """Put the results where the page has the comment `PLACE`."""
-    if PLACE not in markdown:
-        return markdown
-    return markdown.replace(PLACE, measured(Path(config.docs_dir) / FOLDER))
+def filled(markdown: str, docs: Path) -> str:
+    """Put the results where a page has the comment `PLACE`."""
+    return markdown.replace(PLACE, measured(docs / FOLDER)) if PLACE in markdown else markdown
 
 
 def measured(folder: Path) -> str:

@@ -8,7 +8,9 @@ import unicodedata
 from xml.etree import ElementTree
 
 from latex2mathml.converter import convert
-from mkdocs.exceptions import PluginError
+from markdown import Markdown
+from markdown.extensions import Extension
+from markdown.postprocessors import Postprocessor
 
 _MARKED = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL)
 
@@ -21,8 +23,25 @@ _ALPHABETS = {
 }
 
 
-def on_page_content(content: str, **_: object) -> str:
-    """Replace what the extension arithmatex has marked."""
+class _AsMathML(Postprocessor):
+    def run(self, text: str) -> str:
+        """Replace what the extension arithmatex has marked."""
+        return replaced(text)
+
+
+class _Formulas(Extension):
+    def extendMarkdown(self, md: Markdown) -> None:
+        """Run after all others, on the finished HTML."""
+        md.postprocessors.register(_AsMathML(md), "formulas", -100)
+
+
+def makeExtension(**settings: object) -> Extension:
+    """Give Python-Markdown the extension that mkdocs.yml names `formulas`."""
+    return _Formulas(**settings)
+
+
+def replaced(content: str) -> str:
+    """Write the formulas that the extension arithmatex has marked as MathML."""
     return _MARKED.sub(lambda match: mathml(html.unescape(match["latex"]).strip(), match["tag"] == "div"), content)
 
 
@@ -31,7 +50,7 @@ def mathml(latex: str, block: bool = False) -> str:
     try:
         root = ElementTree.fromstring(convert(latex, display="block" if block else "inline"))
     except Exception as error:
-        raise PluginError(f"cannot write the formula {latex!r} as MathML: {error}") from error
+        raise ValueError(f"cannot write the formula {latex!r} as MathML: {error}") from error
     for element in root.iter():
         element.tag = element.tag.partition("}")[2] or element.tag
         _join_words(element)

@@ -6,10 +6,6 @@ import posixpath
 import re
 from pathlib import Path
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
-
 ROOT = Path(__file__).resolve().parent.parent
 
 PAGES = {"CONTRIBUTING.md": "docs/contributing/index.md", "CHANGELOG.md": "docs/changelog.md"}
@@ -20,17 +16,14 @@ _TITLE = re.compile(r'\btitle="[^"]*"')
 _LINK = re.compile(r"\]\((?!\w+:|#)(?P<target>[^)\s#]+)")
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages."""
-    for source, place in PAGES.items():
-        text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, place.removeprefix("docs/"), content=moved(text, source, place)))
-    return files
+def pages() -> dict[str, str]:
+    """Return the Markdown of the pages by their places in docs/."""
+    texts = {source: (ROOT / source).read_text(encoding="utf-8") for source in PAGES}
+    return {place.removeprefix("docs/"): moved(texts[source], source, place) for source, place in PAGES.items()}
 
 
-def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Links to the pages at the root lead to their places; fences keep only the language and the title."""
-    markdown = moved(markdown, f"docs/{page.file.src_uri}", f"docs/{page.file.src_uri}")
+def without_remarks(markdown: str) -> str:
+    """Keep of the first lines of fences only the language and the title; the rest is for the tests."""
     return _FENCE.sub(lambda fence: " ".join([fence["start"], *_TITLE.findall(fence["rest"])]), markdown)
 
 

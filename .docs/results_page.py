@@ -8,9 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.pages import Page
-
 from iclens.report.gallery import MARKS, RECORD, TRUSTS
 from iclens.work.progress import duration
 
@@ -19,14 +16,20 @@ FOLDER = "gallery"
 SMALL = "gallery-quick"
 """Recipes whose `paper` preset could not be run, with the `quick` one."""
 
+_GROUPS = {
+    "Real models, and a model whose truth is known": ("attribution", "context"),
+    "Ren & Liu 2024": ("ren-liu", "augmentation", "beyond", "softmax"),
+    "Yang et al. 2024": ("yang",),
+    "Related papers": ("",),
+}
+"""Headings of the table, with the beginnings of the recipes' ids; the first that fits counts."""
+
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~^$>])")
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: object) -> str:
-    """Put the results where the page has the comment `PLACE`."""
-    if PLACE not in markdown:
-        return markdown
-    return markdown.replace(PLACE, results(Path(config.docs_dir)))
+def filled(markdown: str, docs: Path) -> str:
+    """Put the results where a page has the comment `PLACE`."""
+    return markdown.replace(PLACE, results(docs)) if PLACE in markdown else markdown
 
 
 def results(docs: Path) -> str:
@@ -41,8 +44,8 @@ def results(docs: Path) -> str:
         )
     verdicts = [verdict for entry in entries for verdict in entry["verdicts"]]
     parts = [
-        f"{len(entries)} recipes, {len(verdicts)} claims. [All of them as one gallery]({FOLDER}/index.html).",
         "## At a glance",
+        f"{len(entries)} recipes, {len(verdicts)} claims. [All of them as one gallery]({FOLDER}/index.html).",
         _glance(entries),
         *(_section(entry, docs) for entry in entries),
     ]
@@ -60,12 +63,19 @@ def _glance(entries: Sequence[Mapping[str, Any]]) -> str:
     used = [outcome for outcome in MARKS if any(_count(entry, outcome) for entry in entries)]
     titles = [f"{MARKS[outcome][0]} {outcome.replace('under', 'under …')}" for outcome in used]
     lines = [f"| | {' | '.join(titles)} |", "|---|" + ":-:|" * len(used)]
-    for entry in entries:
-        counts = " | ".join(str(_count(entry, outcome) or "") for outcome in used)
-        lines.append(f"| [{_text(entry['title'])}](#{entry['recipe']})<br>{_text(entry['reference'])} | {counts} |")
+    for group in _GROUPS:
+        members = [entry for entry in entries if _group(entry) == group]
+        lines += [f"| **{_text(group)}** |{' |' * len(used)}"] if members else []
+        for entry in members:
+            counts = " | ".join(str(_count(entry, outcome) or "") for outcome in used)
+            lines.append(f"| [{_text(entry['title'])}](#{entry['recipe']})<br>{_text(entry['reference'])} | {counts} |")
     totals = " | ".join(str(sum(_count(entry, outcome) for entry in entries)) for outcome in used)
     table = "\n".join([*lines, f"| all | {totals} |"])
     return f'<div class="glance" markdown>\n\n{table}\n\n</div>'
+
+
+def _group(entry: Mapping[str, Any]) -> str:
+    return next(group for group, starts in _GROUPS.items() if entry["recipe"].startswith(starts))
 
 
 def _count(entry: Mapping[str, Any], outcome: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -26,7 +25,7 @@ FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\w$\\])\$(?=\S)([^$]+?)(?<=\S)\$", re.
 
 
 def hook(name):
-    """One of the hooks that mkdocs.yml names, as a module."""
+    """One of the parts of the build of the site, as a module."""
     spec = importlib.util.spec_from_file_location(f"site_{name}", ROOT / ".docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -44,12 +43,17 @@ def pages_of(nav):
 def test_every_page_is_in_the_navigation_once():
     named = sorted(pages_of(CONFIG["nav"]))
     generated = {place.removeprefix("docs/") for place in hook("repository_pages").PAGES.values()} | {"api/"}
+    notebooks = {file.relative_to(DOCS).with_suffix(".md").as_posix(): file for file in DOCS.rglob("*.ipynb")}
+    generated |= {place for place, file in notebooks.items() if hook("notebook_pages").page(file)}
     assert len(set(named)) == len(named)
     assert set(named) == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} | generated
 
 
-def test_hooks_are_those_of_the_folder():
-    assert set(CONFIG["hooks"]) == {f".docs/{file.name}" for file in (ROOT / ".docs").glob("*.py")}
+def test_the_build_uses_every_part_of_the_folder():
+    named = set(re.findall(r"^import (\w+)$", (ROOT / ".docs" / "build.py").read_text(encoding="utf-8"), re.MULTILINE))
+    parts = {file.stem for file in (ROOT / ".docs").glob("*.py")} - {"build"}
+    assert parts - named == {"formulas"}
+    assert "formulas" in CONFIG["markdown_extensions"]
 
 
 def test_pages_of_the_root_keep_their_links():
@@ -113,7 +117,64 @@ def test_formulas_have_their_letters_and_words():
 def test_a_formula_that_cannot_be_written_is_named():
     formulas = hook("formulas")
     with pytest.raises(Exception, match="cannot write the formula"):
-        formulas.on_page_content(r'<span class="arithmatex">\(x_\)</span>')
+        formulas.replaced(r'<span class="arithmatex">\(x_\)</span>')
+
+
+def test_formulas_of_a_page_become_mathml():
+    markdown = pytest.importorskip("markdown", reason="Python-Markdown is not installed")
+    pytest.importorskip("pymdownx", reason="pymdown-extensions is not installed")
+    settings = {"generic": True, "inline_syntax": ["dollar"], "block_syntax": ["dollar"]}
+    formulas = hook("formulas").makeExtension()
+    html = markdown.markdown(
+        "So $x_1 < 2$.\n\n$$y$$\n\n`$z$`",
+        extensions=["pymdownx.arithmatex", formulas],
+        extension_configs={"pymdownx.arithmatex": settings},
+    )
+    assert html.count("<math") == 2
+    assert html.count('<div class="formula">') == 1
+    assert "<code>$z$</code>" in html
+    assert "arithmatex" not in html
+
+
+# Notebooks and examples
+
+
+def notebook(tmp_path, *cells):
+    path = tmp_path / "one.ipynb"
+    path.write_text(json.dumps({"cells": list(cells)}), encoding="utf-8")
+    return path
+
+
+def test_a_notebook_becomes_a_page_with_its_outputs(tmp_path):
+    page = hook("notebook_pages").page
+    title = {"cell_type": "markdown", "source": ["# A title\n", "\n", "Words."]}
+    code = {"cell_type": "code", "source": ["print(1)"], "outputs": []}
+    assert page(notebook(tmp_path, title, code)) is None
+    printed = {"output_type": "stream", "text": ["\x1b[1m1\x1b[0m\n"]}
+    picture = {"output_type": "display_data", "data": {"image/png": "QUJD\n", "text/plain": "<Figure>"}}
+    table = {"output_type": "execute_result", "data": {"text/html": ["<table></table>"], "text/plain": "x"}}
+    text = page(notebook(tmp_path, title, code | {"outputs": [printed, picture, table]}))
+    assert text.startswith("# A title\n\n[This page as a notebook](one.ipynb)")
+    assert "```python\nprint(1)\n```\n\n```text\n1\n```" in text
+    assert "](data:image/png;base64,QUJD)" in text
+    assert "\n<table></table>\n" in text
+    assert "<Figure>" not in text
+    with pytest.raises(ValueError, match="ended in an error: no"):
+        page(notebook(tmp_path, title, code | {"outputs": [{"output_type": "error", "evalue": "no"}]}))
+
+
+def test_every_example_is_one_whole_file_and_is_linked():
+    loads = hook("outside").loads
+    pages = sorted((DOCS / "examples").glob("*.html"))
+    assert len(pages) == 4
+    index = (DOCS / "examples" / "index.md").read_text(encoding="utf-8")
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert f"({page.name})" in index
+        assert loads(text) == []
+        assert not re.findall(r"""(?:src|href)=["']?(?!data:|#|https?:)[\w./]+""", text), page
+        assert page.stat().st_size < 1.5e6
+        assert "smollm2" in text
 
 
 # Results
@@ -291,19 +352,22 @@ class Addresses(HTMLParser):
 @pytest.mark.slow
 def test_the_built_site_is_whole(tmp_path):
     """Strictly built: pages, pictures and places within pages that are referred to are there."""
+    pytest.importorskip("zensical", reason="the extra docs is not installed")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
-        cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        [sys.executable, ROOT / ".docs" / "build.py", "--out", tmp_path / "site"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "WARNING" not in done.stdout + done.stderr
+    assert "Warning" not in done.stdout + done.stderr
     site = tmp_path / "site"
     pages = {page: Addresses(page.read_text(encoding="utf-8")) for page in site.rglob("*.html")}
     assert len(pages) > 60
+    named = [place for place in pages_of(CONFIG["nav"]) if place.endswith(".md")]
+    assert [place for place in named if (site / place).with_suffix(".html") not in pages] == []
+    assert len(list((site / "api").glob("*.html"))) == len(hook("api_pages").pages())
+    assert "arithmatex" not in "".join(page.read_text(encoding="utf-8") for page in (site / "theory").glob("*.html"))
     broken = []
     for page, addresses in pages.items():
         if page.name == "404.html":

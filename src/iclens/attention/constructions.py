@@ -46,7 +46,7 @@ def check_names(construction: str, selection: str) -> None:
 
 
 def check_count(n_negatives: int, attending: Attending) -> None:
-    """Refuse more negatives than a query can have; under causality early queries have fewer, which is no mistake.
+    """Refuse more negatives than a query can have; under causality early queries have fewer, which is not a mistake.
 
     Nor is a query that may attend to few keys beside others of its prompt that may attend to more, or a prompt that is
     hidden whole. The mask is not looked at where a program is compiled, captured or transformed.

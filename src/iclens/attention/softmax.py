@@ -1,4 +1,4 @@
-"""Plain softmax attention: the variant that the others are held against."""
+"""Plain softmax attention: the variant that the others are checked against."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class AttentionVariant(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def naive(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor:
-        """The same output from the whole score matrix, written for reading: what `forward` is held against."""
+        """The same output from the whole score matrix, written for reading: what `forward` is checked against."""
 
     def kernel(self, attending: Attending, d: int) -> Kernel:
         """The kernel of the dual model."""

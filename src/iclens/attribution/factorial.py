@@ -22,14 +22,14 @@ SOME_PASSES = 6.0
 MORE_PASSES = 12.0
 
 ENOUGH = 1.5
-"""Runs over demonstrations, from which on effects are told from each other without help."""
+"""Runs over demonstrations, from which on effects are distinguished from each other without help."""
 
 INFLUENCE = 3.0
 """Passes of the prompt itself and of its influence, forward and backward."""
 
 
 def score(lens: Lens, generator: torch.Generator, *, passes: float) -> Scores:
-    """Main effects within so many passes, or the influence corrected by what fits beside it."""
+    """Main effects within a number of passes, or the influence corrected by what fits beside it."""
     n = lens.n_demonstrations
 
     def values() -> Tensor:

@@ -24,7 +24,7 @@ ENOUGH = 0.4
 
 
 def corrected_influence(lens: Lens, generator: torch.Generator, passes: float) -> Float[Tensor, " n_demonstrations"]:
-    """The influence, scaled to and corrected by the design that fits in so many passes, and by the prompt itself.
+    """The influence, scaled to and corrected by the largest design that the passes allow, and by the prompt itself.
 
     With fewer runs than 0.4 times the demonstrations it is the influence as it is.
     """

@@ -26,7 +26,7 @@ def fit(
 
     Args:
         keep: which demonstrations each ablated prompt had.
-        outputs: what the model said of it.
+        outputs: the model's output for each mask.
         n_tokens: tokens of the answer; outputs are divided by it for the fit, as the published method does.
     """
     import numpy as np

@@ -37,7 +37,7 @@ def sparse_effects(keep: Bool[Tensor, "n_runs n"], outcome: Outcome, n_tokens: i
 
     Args:
         keep: which sources each run has.
-        outcome: what the model said of each run.
+        outcome: the model's output for each run.
         n_tokens: tokens of the answer; outputs are divided by it for the fit.
     """
     margins, log_ps = outcome.margins.double(), outcome.log_probabilities.double()

@@ -159,7 +159,7 @@ class Comparison:
         check: compares their outputs; nothing is timed unless every agreement holds.
         floor: what no way spares.
         targets: what must be reached.
-        most_pairs: at most so many pairs, for what takes long.
+        most_pairs: the largest number of pairs, for what takes long.
         repeat: time the faster side as often as it takes to last as long as the slower one.
         warm_up: run both once before; needless where the check ran them and a call takes a minute.
     """

@@ -42,7 +42,7 @@ def few_shot(n_demonstrations: int, words: int, query_words: int, seed: int = 0)
 
 
 def word_tokenizer(vocabulary: int) -> Any:
-    """Make a fast tokenizer of so many tokens that knows the words of `few_shot`; token 0 is the unknown one."""
+    """Make a fast tokenizer of the given size that knows the words of `few_shot`; token 0 is the unknown one."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -68,7 +68,7 @@ def groups_of(prompt: str, tokenizer: Any) -> tuple[Int[Tensor, " n"], Int[Tenso
 
 
 def answer_ids(prompt: str, tokenizer: Any) -> list[int]:
-    """Give the one token of each answer behind the prompt."""
+    """Give the one token of each answer after the prompt."""
     n_prompt = len(tokenizer(prompt)["input_ids"])
     behind = [tokenizer(f"{prompt} {answer}")["input_ids"][n_prompt:] for answer in ANSWERS]
     return [index for (index,) in behind]

@@ -1,4 +1,4 @@
-"""The largest tensor that a call forms, whoever forms it."""
+"""The largest tensor that a call forms, in any library."""
 
 from __future__ import annotations
 

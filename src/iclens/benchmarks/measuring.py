@@ -229,8 +229,8 @@ def run_case(
         entries: what its function yields.
         description: its one line.
         context: how to measure.
-        progress: told what is being measured.
-        said: told every result as it comes.
+        progress: called with what is being measured.
+        said: called with every result as it comes.
     """
     start = time.perf_counter()
     results = []

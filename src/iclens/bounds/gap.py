@@ -54,7 +54,7 @@ def measured_gap(
     """Train on N of the dual's demonstrations, judge on the others, many times.
 
     The dual's demonstrations are the pool: every resample draws `n_demonstrations` of them without repetition, trains
-    Ŵ on them and on the keys that are no demonstrations (W_0, the same throughout), with its own D(q), and takes L̂ over
+    Ŵ on them and on the other keys (W_0, the same throughout), with its own D(q), and takes L̂ over
     the drawn keys and L over the keys not drawn. A demonstration of several keys is drawn whole; the bounds' N counts
     keys, and keys of one demonstration are not independent.
 

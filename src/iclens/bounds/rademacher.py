@@ -44,7 +44,7 @@ class Bounds:
         frobenius: the ball ‖W‖_F ≤ w: no factor of d_o.
         spectral: the ball ‖W‖₂ ≤ w: a factor √d_o, and w the spectral norm.
         loss: L̂ = −(1/N) Σ_i v_iᵀ Ŵ φ(k_i), the mean over the demonstrations.
-        loss_range: 2 max_i |v_iᵀ Ŵ φ(k_i)| over the tokens at hand.
+        loss_range: 2 max_i |v_iᵀ Ŵ φ(k_i)| over the given tokens.
         trivial: 2 w B, which Cauchy and Schwarz grant without any data.
         w_frobenius: ‖Ŵ‖_F.
         w_spectral: ‖Ŵ‖₂.
@@ -106,7 +106,7 @@ def generalization_bounds(
         L − L̂ ≤ 2 ‖W‖₂ √d_v ρ √(Tr K_S)/N + 6 ‖W‖₂ B √(log(2/δ)/(2N))          (spectral)
 
     with ρ = max_i ‖v_i‖. "For all W" holds without fixing w beforehand since the loss is linear in W, so the measured
-    norms may be used. B belongs to the population: the tokens at hand stand in for it unless `support` gives more. The
+    norms may be used. B belongs to the population: the given tokens stand in for it unless `support` gives more. The
     printed bound has d_v in place of √d_v, the Frobenius norm, and ρ bounding ‖Ŵ φ(k_i)‖ too.
 
     A statement for each query: Ŵ, w and the loss carry its 1/D(q), over the demonstration keys it may attend to. A

@@ -27,23 +27,22 @@ if TYPE_CHECKING:
 class Bench:
     """Measure performance against peers: outputs are compared first, then timed in interleaved pairs.
 
-    Prints how many times as fast ours is, peak memory and how far from the floor, that is, from the operations and
-    bytes that no way spares at the speed that this machine was just measured to reach. Writes OUT/CASE.json, plots, and
+    Prints the speed-up, the peak memory and the distance to the floor: the time that the unavoidable operations and
+    bytes take at the speed that was just measured on this machine. Writes OUT/CASE.json, plots, and
     OUT/results.md with all cases of the folder. Peers that are not installed are skipped by name. Exit status 1 when
-    outputs disagree or a target is missed. `iclens reproduce attribution`
-    compares attributions with a known truth.
+    outputs disagree or a target is missed. `iclens reproduce attribution` compares attributions with a known truth.
 
     Attributes:
         cases: which cases; --list shows them, and without any all run.
         list: show the cases with their times and stop.
         pairs: interleaved pairs of each comparison.
         threads: torch threads.
-        device: where it runs; cases that run on the CPU only say so.
+        device: where to run; cases that run on the CPU only say so.
         quick: small sizes, to see that everything runs; no claim is made.
-        long: also what takes long and says little new: more sizes, the slowest peers.
+        long: also run more sizes and the slowest peers, which takes long and adds little.
         out: folder for JSON, plots and the page; what other cases left there stays.
-        resume: skip cases that lie in the folder, measured by the same command with the same versions on this machine.
-        redraw: measure nothing; draw plots and page once more from the JSON in the folder.
+        resume: skip cases that are in the folder, measured by the same command with the same versions on this machine.
+        redraw: measure nothing; draw plots and page again from the JSON in the folder.
         publish: another folder, for a site: the JSON and plots of all that lies in OUT go there.
     """
 

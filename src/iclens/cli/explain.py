@@ -43,7 +43,7 @@ _NO_PROMPT = (
 )
 
 _UNTOLD = ("json", "html", "many", "sources", "responses")
-"""Fields that the command does not repeat: files to write, and groups of options, each of which is told."""
+"""Fields that the command does not repeat: files to write, and groups of options, each of which repeats itself."""
 
 _FILES = {"json": "JSON", "html": "Page"}
 
@@ -55,7 +55,7 @@ class Explain(OnePrompt):
 
     The prompt is a file (--prompt: plain text with blank lines between demonstrations and the query last, JSON, JSONL,
     or chat messages), --demonstrations with --query, or --documents with --question; or a file of many prompts, --batch
-    with --out. Exit status 1 if a residual exceeds its tolerance.
+    with --out. Exit status 1 if a check against the model fails.
 
     Attributes:
         scores: which scores to compute, the one that orders the demonstrations first: influence_deletions, influence,
@@ -67,20 +67,20 @@ class Explain(OnePrompt):
         json: write everything to this file.
         html: write a self-contained page to this file.
         precise: take the path in a float64 copy of the model; without it only where the float32 check fails.
-        nodes: weights that the score shares is integrated over at most.
+        nodes: the largest number of weights over which the score shares is integrated.
         edges: "later" weights and cuts the attention of all later tokens to a demonstration, "query" that of the query
             alone; when left out, the first for influence and shares, the second for the knock-out.
         pairs: also find which demonstrations say the same, or depend on each other; 25 passes more.
-        dtype: precision of the weights; float32 when left out, so that residuals are tight; auto keeps the
+        dtype: precision of the weights; float32 when left out, so that the checks are tight; auto keeps the
             checkpoint's.
         device: where to compute, e.g. cpu or cuda.
         device_map: auto spreads a model that is larger than one device over all of them, memory and disk.
         next_tokens: how many likely next tokens to report.
         matrix: with the influence on a response, also find what each source does to each of its tokens, which is most
             of the cost.
-        seed: seed of what is drawn, such as the subsets of --faithfulness; with --generate the response is drawn too.
-        sources: what is scored, where it is not demonstrations.
-        responses: what is explained, where it is no answer.
+        seed: seed of random draws, such as the subsets of --faithfulness; with --generate the response is drawn too.
+        sources: what to score, if not demonstrations.
+        responses: what to explain, if not an answer.
         list_models: list the families of models that are read exactly, what is particular to each, and what is
             refused; nothing is explained.
         many: many prompts at once.

@@ -37,9 +37,9 @@ class Many:
     Attributes:
         batch: a file of prompts, one JSON value a line; with --out.
         out: the Parquet file to write; finished work is kept in a folder beside it until all is done.
-        skip_bad: go on without the lines that cannot be explained; each becomes a row with its error.
+        skip_bad: leave out the lines that cannot be explained; each becomes a row with its error.
         batch_tokens: tokens that go through the model at once; by the model's size when left out.
-        where: in which processes, on which machines.
+        where: processes and machines to use.
     """
 
     batch: Path | None = None
@@ -79,7 +79,7 @@ class Many:
         scores: tuple[str, ...],
         options: Mapping[str, Any] | None = None,
     ) -> int:
-        """Explain every prompt; 0, or 1 when a batch failed or a residual exceeds its tolerance."""
+        """Explain every prompt; 0, or 1 when a batch failed or a check exceeds its tolerance."""
         from iclens.lens.lens import check_scores
         from iclens.lens.many.lines import read_lines
         from iclens.lens.many.plan import tokens_at_once

@@ -21,13 +21,13 @@ from iclens.work.progress import stages
 @command("explore")
 @dataclass(frozen=True)
 class Explore(OnePrompt):
-    """Serve a page on this machine in which a prompt can be edited, and what each part of it does is seen at once.
+    """Serve a page on this machine on which you edit a prompt and see at once what each part of it does.
 
     The page opens with a prompt of yours, in any form that `iclens explain` reads, or with an example. Ctrl-C ends it.
 
     Attributes:
-        sources: what is scored, where it is not demonstrations.
-        responses: what is explained, where it is no answer.
+        sources: what to score, if not demonstrations.
+        responses: what to explain, if not an answer.
         seed: seed of the response that --generate draws; when left out, it is the likeliest.
         store: the store of runs to show.
         gallery: the folder of reproductions to show.

@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows `iclens`; the process's own arguments when None.
 
     Returns:
-        The exit status: 0 good; 1 a check failed or a residual was too large; 2 bad input; 130 interrupted;
-        141 whoever read the output went away.
+        The exit status: 0 good; 1 a check failed; 2 bad input; 130 interrupted;
+        141 the reader of the output went away.
 
     Raises:
         SystemExit: after `--help` (0) and for options that do not exist (2), with the message printed.

@@ -30,7 +30,7 @@ class MatchRun:
     Prints, on fresh prompts of the model's own task: how far its predictions (SPD) and its implied linear weights
     (ILWD) are from every estimator's, with 95 % intervals over prompts; the alignment of the sensitivities; the ridge
     parameter that fits best, beside Bayes' σ²/τ²; what a linear read-out of every layer knows, and to how many steps of
-    gradient descent and of Newton's method it is nearest; and every head as a dual model, with its residual.
+    gradient descent and of Newton's method it is nearest; every head as a dual model, with its check.
 
     Attributes:
         key: key of a finished run, or its first letters (`iclens runs list`); the only run of the store when left

@@ -71,7 +71,7 @@ def prompt_options(command: Any) -> PromptOptions:
     r"""Read them from the fields of a command; `\n` and `\t` in a template and a separator are a line end and a tab.
 
     Raises:
-        UserError: a template argument that is no `key=value`, or is given twice.
+        UserError: a template argument that is not `key=value`, or is given twice.
     """
     from iclens.lens.prompt import PromptOptions
 

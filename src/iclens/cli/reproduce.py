@@ -39,9 +39,9 @@ class Reproduce:
             n_seeds=3 or tasks=cola; the page of the recipe lists its settings.
         all: every recipe.
         preset: quick takes up to 2 minutes a recipe, paper uses the settings of the paper; some recipes have more.
-        out: the folder of the gallery; what other recipes left there stays.
-        resume: go on where an interrupted run of the same settings stopped, and skip what is finished.
-        redraw: compute nothing; judge and draw once more from the tables in the folder.
+        out: the folder of the gallery; files of other recipes stay there.
+        resume: continue an interrupted run of the same settings, and skip what is finished.
+        redraw: compute nothing; judge and draw again from the tables in the folder.
         publish: another folder, for a site: pages, vector pictures and verdicts of all that lies in OUT go there, the
             tables do not.
         jobs: processes that measure side by side, each with one thread; the number of cores when left out. The numbers

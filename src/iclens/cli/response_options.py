@@ -11,13 +11,13 @@ from iclens.errors import UserError
 
 @dataclass(frozen=True)
 class Responses:
-    """What is explained, where it is no answer.
+    """What to explain, if not an answer.
 
     Attributes:
         response: a text of any length that is explained instead of an answer, over all its tokens.
         response_file: a file that holds it.
-        generate: let the model write a response of so many tokens at most: the likeliest, or drawn with --seed.
-        statement: a part of the response, word for word: its tokens alone are read.
+        generate: let the model write a response of at most this number of tokens: the likeliest, or drawn with --seed.
+        statement: a part of the response, word for word: only its tokens are read.
         foil: another response, or with --statement what stands in its place: the difference of the two
             log-probabilities is explained.
         measure: of a response its "log_probability", or "logit": log p − log(1 − p).

@@ -32,8 +32,8 @@ class RunsList:
         where: only runs that meet these conditions, e.g. task.name=linear "seed<4"; also != <= > >=.
         sort: a column to sort by, e.g. seed or final.loss; as they were added by default.
         reverse: the largest first.
-        columns: these columns and no others.
-        limit: at most so many rows; 0 for all.
+        columns: show only these columns.
+        limit: the largest number of rows; 0 for all.
         json: print JSON, with the whole configuration of every run.
     """
 
@@ -99,7 +99,7 @@ class RunsShow:
     """Show one run: its configuration, how it ended, its last metrics and their curves.
 
     Attributes:
-        key: the run's key, or as much of its beginning as no other run has.
+        key: the run's key, or its first letters if no other run has them.
         store: folder of the store.
     """
 
@@ -131,7 +131,7 @@ class RunsCompare:
     """Compare runs side by side: the settings in which they differ, and their last metrics.
 
     Attributes:
-        keys: the runs' keys, or as much of their beginnings as no other run has.
+        keys: the runs' keys, or their first letters if no other run has them.
         store: folder of the store.
     """
 

@@ -30,10 +30,10 @@ class Select:
     r"""Choose demonstrations for a prompt by what they do to examples with right answers, and order them.
 
     The pool is a file of examples (.jsonl or .json of {"input", "output"}, .csv), or a prompt whose demonstrations are
-    the pool. A part of the development examples is set aside, takes no part in the choice, and tells what it is worth.
-    A pass is timed first, and the cost told in passes, tokens and seconds. With --out, finished numbers are kept in a
-    folder beside that file, named OUT.parts, until all is done: the same command goes on where it was stopped, with the
-    same result. After a finished run it chooses anew.
+    the pool. A part of the development examples is set aside, takes no part in the choice, and shows what it is worth.
+    A pass is timed first, and the cost printed in passes, tokens and seconds. With --out, finished numbers are kept in
+    a folder beside that file, named OUT.parts, until all is done: the same command goes on where it stopped, with the
+    same result. After a finished run it chooses again.
     --check runs the demonstrations as they are; with --at-least the exit status is 1 when the accuracy is lower.
 
     Attributes:
@@ -41,19 +41,19 @@ class Select:
         dev: the development examples, {"input", "output"} each.
         k: how many demonstrations to choose.
         budget_tokens: tokens that demonstrations and instruction may have together.
-        prune: drop whatever the examples do not need; with -k, down to that many.
+        prune: drop all that the examples do not need; with -k, down to k demonstrations.
         check: examples on which the demonstrations are run as they are; nothing is chosen.
         at_least: with --check, the least accuracy (or metric) for exit status 0.
         model: "bundled", "smollm2", a local folder, a .gguf file, or a hub name.
         template: how to write a pair, with {input} and {output}; \n is a line break.
         instruction: text to put before the demonstrations; of a chat its system message.
         separator: what stands between demonstrations, instead of blank lines; \n is a line break.
-        as_chat: write pairs as turns of a user and an assistant, by the model's chat template; pools of chats are
-            anyway.
+        as_chat: write pairs as turns of a user and an assistant, by the model's chat template; pools of chats
+            always are.
         template_args: arguments of the chat template, each key=value, e.g. enable_thinking=false.
         system_in_user: put a chat's system message before the first question, where the template has no such role.
         candidates: the answers among which the model chooses; the outputs, where they are few, when left out.
-        metric: what a prompt is judged by; ties are decided by the log-loss.
+        metric: how to judge a prompt; the log-loss decides ties.
         match: how a free answer is compared with the right one.
         method: how to choose.
         against: another method, which gets the same number of passes and is compared; none leaves it out.
@@ -62,7 +62,7 @@ class Select:
         budget: passes for choosing; a pass is a reading of the whole pool with one query.
         held_out: what takes no part in the choice: a part of --dev, such as .3, or a file of other examples.
         check_with: another model, for which --model chooses: the starting and the chosen prompt run there too.
-        seed: of what is drawn.
+        seed: seed of random draws.
         out: where to write the chosen demonstrations in order, a .jsonl file.
         json: where to write everything.
         html: where to write the report as a page that opens anywhere.

@@ -18,18 +18,18 @@ _ONE_PROMPT = ("documents", "question")
 
 @dataclass(frozen=True)
 class Sources:
-    r"""What is scored, where it is not demonstrations.
+    r"""What to score, if not demonstrations.
 
     Attributes:
         documents: a .jsonl file of {"id", "text"} lines, or a .json list of these, to be used with --question. The
             --template is then a file, or a text, with {text}, {question} and perhaps {id}.
-        question: what the model is to answer from the documents.
+        question: the question to answer from the documents.
         as_chat: write the documents and the question as the user's message of a chat.
         split: score the paragraphs, lines or sentences of a text, of each document or message; or the messages of a
             chat of any turns, with thoughts and tools.
         score_instruction: score the instruction too.
         within: also show what the sentences, lines or paragraphs of each source do.
-        budget: how many of the strongest sources, and of what is within them, are really deleted, at most a pass each.
+        budget: how many of the strongest sources, and of their parts, to delete really, at most a pass each.
     """
 
     documents: Path | None = None

@@ -25,8 +25,9 @@ class Sweep:
     """Train every combination of the values in a configuration's [sweep] table.
 
     Runs that differ in their seed, rates or strengths only are trained together as an ensemble, each as it would be
-    alone; how many at once is measured first. Finished runs go to the store one by one, and those that are there are
-    not trained again, so that the same command goes on where it was interrupted. `iclens runs list` shows them.
+    alone; a short measurement chooses how many at once. Finished runs go to the store one by one, and those that
+    are there are not trained again, so that the same command continues where it was interrupted. `iclens runs
+    list` shows them.
 
     With `--on ray` the machines of a Ray cluster train, in tasks of about ten seconds, and this one keeps the store.
 
@@ -36,8 +37,8 @@ class Sweep:
         memory: cap of the memory of all workers, in GiB; on Ray of each task.
         chunk: runs trained at once, instead of a measured number.
         device: cpu or cuda.
-        dry_run: only say what would be trained and what it would cost.
-        where: in which processes, on which machines.
+        dry_run: only print what would be trained and what it would cost.
+        where: processes and machines to use.
     """
 
     overrides: ClassVar = "config"

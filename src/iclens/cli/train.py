@@ -29,7 +29,7 @@ class Train:
 
     The configuration is a TOML or JSON file or the name of a preset; single values are overridden after it:
     `iclens train linear-one-layer training.steps=500 model.n_heads=2`. The finished run goes to the store, by the hash
-    of its configuration: the same configuration is not trained twice. An interrupted training goes on where it was.
+    of its configuration: the same configuration is not trained twice. Interrupted training continues where it stopped.
 
     Under `torchrun --nproc_per_node N -m iclens train …` N processes share every batch of the one model.
 
@@ -39,7 +39,7 @@ class Train:
         threads: torch threads, of each process; the same number repeats a run bit for bit.
         device: cpu or cuda.
         list: list the presets and stop.
-        dry_run: only say what would be trained and what it would cost.
+        dry_run: only print what would be trained and what it would cost.
     """
 
     overrides: ClassVar = "config"

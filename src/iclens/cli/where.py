@@ -22,10 +22,10 @@ class Where:
     """Where to compute.
 
     Attributes:
-        workers: processes; when left out one on a GPU, else the number of cores, as far as they are worth their start.
+        workers: processes; when left out one on a GPU, else one per core, if the start-up cost pays off.
         threads: torch threads of each process or Ray task.
         on: local processes, or ray.
-        address: local starts Ray on this machine; auto is the cluster that this machine belongs to; or its host:port.
+        address: local starts Ray on this machine; auto finds the cluster of this machine; or its host:port.
         task_cpus: CPUs of a Ray task; as many as threads when left out.
         task_gpus: GPUs of a Ray task, a fraction to share one; when left out 1, or 0 where only processors compute.
         retries: how many times to retry work on Ray after its process or machine died.

@@ -78,7 +78,7 @@ class GradientStepHead:
         return queries + self.dual(queries, tokens).predict()
 
     def predict(self, x: Float[Tensor, "*batch n_query d_x"], steps: int = 1) -> Float[Tensor, "*out n_query d_y"]:
-        """The prediction W x at new inputs after `steps` layers of this head: after so many gradient steps.
+        """Predict W x at new inputs after `steps` layers of this head, which are as many gradient steps.
 
         Raises:
             UserError: steps is negative.

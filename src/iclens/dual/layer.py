@@ -155,7 +155,7 @@ class LayerDual:
     def without(self, i: int | Iterable[int]) -> Float[Tensor, "*batch n_query d_model"]:
         """The layer's exact output when its duals were never trained on demonstration `i` (or on several).
 
-        Every D is recomputed, and norms and gates are evaluated anew: nothing is held. Hence it is not
+        Every D is recomputed, and norms and gates are evaluated again: nothing is held. Hence it is not
         predict() − contributions()_i, and the effects of several demonstrations do not add up.
 
         Raises:

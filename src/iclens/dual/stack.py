@@ -165,7 +165,7 @@ class StackDual:
     ) -> Float[Tensor, "*batch n_query d_model"]:
         """The query tokens' exact outputs when none of their duals, in any layer, was trained on demonstration `i`.
 
-        The query tokens are run anew through every layer; all other tokens keep their representations, as the keys and
+        The query tokens are run again through every layer; all other tokens keep their representations, as the keys and
         values of a prompt that was read once.
 
         Args:

@@ -17,7 +17,7 @@ from iclens.tasks.shapes import Inputs, Labels
 WEIGHTS = ("uniform", "distance")
 
 _FEW = 8
-"""Up to so many neighbours, taking the nearest again and again is quicker than sorting."""
+"""Up to this number of neighbours, taking the nearest again and again is quicker than sorting."""
 
 
 _BLOCK = 24

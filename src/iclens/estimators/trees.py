@@ -18,7 +18,7 @@ from iclens.tasks.shapes import Inputs, Labels
 
 
 class TreeEstimator(Estimator, abc.ABC):
-    """Answers of a scikit-learn regressor that is fitted anew for every prompt, prefix and output; without gradient."""
+    """Answers of a scikit-learn regressor, fitted for every prompt, prefix and output by itself; without gradient."""
 
     @abc.abstractmethod
     def regressor(self) -> Any:

@@ -13,7 +13,7 @@ from iclens.registry import Registry
 
 
 class FeaturePair(NamedTuple):
-    """Features at hand: k(k_i, q_t) = exp(log_scale_q[t] + log_scale_k[i]) · phi_q[t]ᵀphi_k[t, i].
+    """Computed features: k(k_i, q_t) = exp(log_scale_q[t] + log_scale_k[i]) · phi_q[t]ᵀphi_k[t, i].
 
     The exponentials of the norms stay in log space, so that the features themselves neither overflow nor
     underflow where the kernel does.
@@ -36,7 +36,7 @@ class FeaturePair(NamedTuple):
 
 
 class FeatureMap(abc.ABC):
-    """A feature map φ of a kernel, evaluated on the queries and keys at hand."""
+    """A feature map φ of a kernel, evaluated on the given queries and keys."""
 
     @abc.abstractmethod
     def pair(

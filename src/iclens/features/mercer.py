@@ -1,4 +1,4 @@
-"""Mercer features: finite, and exact on the tokens at hand."""
+"""Mercer features: finite, and exact on the given tokens."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Mercer(FeatureMap):
 class JointMercer(FeatureMap):
     """An empirical Mercer map in one basis for all tokens: the eigenvectors of the Gram matrix of queries and keys.
 
-    φ(z) = Λ^{−1/2} Uᵀ k(Z, z) with Z all tokens at hand, on which it equals the rows of U Λ^{1/2}. One W can then serve
+    φ(z) = Λ^{−1/2} Uᵀ k(Z, z) with Z all given tokens, on which it equals the rows of U Λ^{1/2}. One W can then serve
     every query, as online gradient descent needs. Inner products are exact to rounding relative to √(k(x,x)k(y,y)),
     which is much coarser than relative to k(x, y) where that is small: see `ExplicitDual.precision`.
 

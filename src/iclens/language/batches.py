@@ -56,7 +56,7 @@ def sample_batch(
         n_words: only the first `n_words` words of every category are used (the curriculum).
         n_categories: smallest and largest number of categories.
         n_labels: only the first `n_labels` labels are used (the curriculum); at least 2.
-        first_categories: only the first so many categories are used (the curriculum).
+        first_categories: the number of categories used, from the first on (the curriculum).
 
     Raises:
         UserError: a count lies outside what the categories offer.

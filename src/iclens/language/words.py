@@ -169,7 +169,7 @@ def sample_words(
             are a held-out pair, and the demonstrations are as in `"train"`; `"any"`, all pairs are allowed.
 
     Raises:
-        UserError: the counts do not fit each other or the words at hand.
+        UserError: the counts do not fit each other or the given words.
     """
     n_other = n_demonstrations - n_relevant
     available = WORDS_PER_CATEGORY - 2

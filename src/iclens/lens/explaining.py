@@ -73,7 +73,7 @@ def explain(
         answer: the answer to explain instead; without candidates its alternatives are the next most likely tokens.
         response: a text of any length that is explained instead of answers: its log-probability, the sum over its
             tokens, each after those before it.
-        generate: instead let the model write a response of so many tokens at most.
+        generate: instead let the model write a response of at most this number of tokens.
         statement: a part of the response, word for word: its tokens alone are read.
         foil: another response, or, with a statement, what stands in its place: the difference of the two
             log-probabilities is explained.

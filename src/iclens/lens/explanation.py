@@ -1,6 +1,6 @@
 """What `iclens explain` found: plain data, the one source of the table, the JSON and the page.
 
-Every number that an explanation holds was computed before it was built; whoever shows it computes nothing.
+Every number that an explanation holds was computed before it was built; what shows it computes nothing.
 Units: logits and margins are in nats (log-odds); probabilities lie in [0, 1]. Signs: positive supports the answer.
 """
 
@@ -157,7 +157,7 @@ class Explanation:
         return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in by_effect)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, strings and numbers, as `--json` writes; a residual that is no number is None."""
+        """Return plain dictionaries, lists, strings and numbers, as `--json` writes; a residual of NaN is None."""
         document = dataclasses.asdict(dataclasses.replace(self, lens=None))
         del document["lens"]
         for residual, plain in zip(self.residuals, document["residuals"], strict=True):
@@ -302,7 +302,7 @@ class Explanation:
 
 
 def _current(document: dict[str, Any]) -> dict[str, Any]:
-    """A document as this version writes it, but for its residuals that are no numbers, which JSON holds as null.
+    """A document as this version writes it, except for residuals of NaN, which JSON holds as null.
 
     Raises:
         ValueError: there is no score, no check or no next token, which every explanation has; or pairs of another

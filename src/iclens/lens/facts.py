@@ -171,7 +171,7 @@ class SourceEffect:
 
 @dataclass(frozen=True)
 class OtherPart:
-    """A part of the prompt that is no demonstration: it sets the initialisation W_0.
+    """A part of the prompt that is not a demonstration: it sets the initialisation W_0.
 
     Its name is the role of its `Token`s; `"first"` is the first token of the text, to which models attend as to a sink.
     Its contributions are the sums of theirs, None where not asked for.

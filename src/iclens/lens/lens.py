@@ -186,7 +186,7 @@ class Lens:
     def response_influence(self, *, query_only: bool = False) -> Float[Tensor, "n_tokens n_demonstrations"]:
         """∂ log p_t / ∂w_i of every token of the response, where `influence()` takes it; the rows sum to the influence.
 
-        Forward derivatives over the texts behind each demonstration, or a backward pass for each token, whichever
+        Forward derivatives over the texts after each demonstration, or a backward pass for each token, whichever
         costs less.
 
         Raises:
@@ -362,7 +362,7 @@ def reading_model(model: Any, tokenizer: Any = None) -> LensModel:
 
 
 def check_call(name: str, prompt: Any, misplaced: Sequence[Any], noun: str = "prompt") -> None:
-    """Refuse what is no prompt where the prompt is due, such as a tokenizer, which came second in earlier versions.
+    """Refuse another argument in the prompt's place, such as a tokenizer, which came second in earlier versions.
 
     Raises:
         UserError: it shows the call that is right.

@@ -19,7 +19,7 @@ from iclens.errors import UserError
 from iclens.intervals import LEVEL, Estimate
 
 MOST_FLIPS = 2**12
-"""Up to so many sign patterns all are counted; beyond, so many are drawn."""
+"""Up to this number of sign patterns all are counted; beyond it, this number is drawn."""
 
 
 def over_seeds(values: Float[Tensor, " n_seeds"], n_chosen_from: int = 1) -> Estimate:
@@ -29,7 +29,7 @@ def over_seeds(values: Float[Tensor, " n_seeds"], n_chosen_from: int = 1) -> Est
 
     Args:
         values: one number a seed.
-        n_chosen_from: Bonferroni: the interval holds for so many rows at once, at level 1 − 0.05 / n.
+        n_chosen_from: Bonferroni: the number of rows for which the interval holds at once, at level 1 − 0.05 / n.
 
     Returns:
         the estimate; with one seed its ends are NaN.

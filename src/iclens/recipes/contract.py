@@ -63,7 +63,7 @@ Progress = Callable[[int, int, str], None]
 
 
 def silent(done: int, total: int, message: str) -> None:
-    """A `Progress` that tells nobody."""
+    """A `Progress` that does nothing."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def train_all(configs: Sequence[RunConfig], progress: Progress, most_runs: int =
 
     Args:
         configs: the runs.
-        progress: told of the steps done, over all runs.
+        progress: called with the steps done, over all runs.
         most_runs: trained at once, however small they are.
     """
     trained: dict[str, TrainedRun] = {}
@@ -69,7 +69,7 @@ def train_all(configs: Sequence[RunConfig], progress: Progress, most_runs: int =
 def runs_at_once(config: RunConfig) -> int:
     """How many runs of one shape train together; it rests on sizes alone, so that results are the same every time.
 
-    Stacking stops paying when the activations no longer fit the caches and their memory is asked for anew at every
+    Stacking stops paying when the activations no longer fit the caches and their memory is allocated again at every
     step: with 4,096 demonstrations five runs at once take twice the time of one after the other.
     """
     task, training = config.make_task(), config.training

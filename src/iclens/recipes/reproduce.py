@@ -33,7 +33,7 @@ Watch = Callable[[float, str], None]
 
 
 def unwatched(share: float, message: str) -> None:
-    """A `Watch` that tells nobody."""
+    """A `Watch` that does nothing."""
 
 
 @dataclass(frozen=True)

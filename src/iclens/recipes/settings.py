@@ -94,7 +94,7 @@ def overridden(settings: S, assignments: Iterable[str]) -> S:
 
     Args:
         settings: of a preset.
-        assignments: each `name=value`, the value written as in TOML; a word that is no TOML stands for itself, and a
+        assignments: each `name=value`, the value written as in TOML; a word that is not TOML stands for itself, and a
             single value serves as a list of one.
 
     Raises:

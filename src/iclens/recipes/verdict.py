@@ -75,7 +75,7 @@ class Claim:
         Args:
             holds: whether the numbers satisfy `test`.
             numbers: what was measured, with intervals.
-            test: what was asked of the numbers, with its tolerance: it must be able to fail.
+            test: the condition on the numbers, with its tolerance: it must be able to fail.
             condition: what the claim holds under; ignored when it does not hold.
         """
         # bool: a NumPy truth value would not be written to JSON.

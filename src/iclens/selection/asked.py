@@ -1,4 +1,4 @@
-"""A query as tokens: what is read behind it, whatever demonstrations stand before it."""
+"""A query as tokens: what is read after it, whatever demonstrations stand before it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Query:
     Attributes:
         example: the example.
         answers: the candidates, or the right answer alone.
-        ids: their tokens behind a prompt.
+        ids: their tokens after a prompt.
         right: which of them is right.
         readout: what is differentiated: the logit of the right answer over the others' mean; of a free answer its
             log-probability.
@@ -39,7 +39,7 @@ class Query:
 
 
 def read_query(lens_model: LensModel, prompt: Prompt, example: Example, candidates: Sequence[str]) -> Query:
-    """Find the tokens of a query's answers behind a prompt; behind another one they are the same.
+    """Find the tokens of a query's answers after a prompt; after another one they are the same.
 
     Args:
         lens_model: the model.

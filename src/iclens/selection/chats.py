@@ -23,7 +23,7 @@ def turns(messages: Sequence[Any]) -> tuple[str | None, list[tuple[str, str | No
     """The system message of a chat, and its questions with their replies; None for that of a last question.
 
     Raises:
-        UserError: messages out of order, or one that is no plain text.
+        UserError: messages out of order, or one that is not plain text.
     """
     last = messages[-1] if messages else None
     replied = isinstance(last, Mapping) and last.get("role") == "assistant"

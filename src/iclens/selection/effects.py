@@ -1,10 +1,10 @@
 """What each demonstration of a pool does to the answers of many queries: its mean influence, with an interval.
 
-A mini-batch of queries stands behind demonstrations in a random order, and the sum of the margins is differentiated
+A mini-batch of queries stands after demonstrations in a random order, and the sum of the margins is differentiated
 with respect to the training weights of all demonstrations at once (`shared_influence`). Each mini-batch has an order of
 its own, and two random weight vectors that are mirror images of each other: the mean of the two derivatives is the
 effect at middling weights, and their difference tells how the effects depend on each other (`scores.pairs`), for no
-pass more. A pool that does not fit into one prompt is divided among several, anew for every mini-batch.
+pass more. A pool that does not fit into one prompt is divided among several, differently for every mini-batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prompts that really run: what a model says to many queries behind lists of demonstrations."""
+"""Prompts that really run: what a model says to many queries after lists of demonstrations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _AT_ONCE = 1 << 14
 
 @dataclass(frozen=True)
 class Said:
-    """What the model says to some queries behind some prompts.
+    """What the model says to some queries after some prompts.
 
     Attributes:
         log_p: log-probability of the right answer, of the candidates where there are any, in nats.

@@ -27,7 +27,7 @@ def labelled(
     candidates: Sequence[str],
     ledger: Ledger,
 ) -> tuple[tuple[Example, ...], tuple[float, ...]]:
-    """Label demonstrations with the likeliest candidate behind examples that are known, and say how likely it is.
+    """Label demonstrations with the likeliest candidate after examples that are known, and say how likely it is.
 
     Args:
         lens_model: the model.

@@ -18,7 +18,7 @@ MATCHES = ("exact", "normalised")
 
 
 def check_metric(metric: Metric) -> None:
-    """Refuse what is no metric.
+    """Refuse an argument that is not a metric.
 
     Raises:
         UserError: an unknown name, or something that cannot be called.

@@ -66,7 +66,7 @@ def cost_of_race(search: Search, n_orders: int, n_shots: float) -> float:
 
 
 def most_in_race(search: Search, passes: float, n_shots: float) -> int:
-    """How many prompts may start in a race that costs so many passes at most; at least one."""
+    """Count the prompts that may start in a race of at most `passes`; at least one."""
     n_orders = 1
     while cost_of_race(search, n_orders + 1, n_shots) <= passes and n_orders < 1 << 10:
         n_orders += 1

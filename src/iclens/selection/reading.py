@@ -1,4 +1,4 @@
-"""The probability of every candidate answer behind many prompts, whose common beginnings run once."""
+"""The probability of every candidate answer after many prompts, whose common beginnings run once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def log_probabilities(
     *,
     shared: bool = True,
 ) -> tuple[list[list[float]], list[bool], int]:
-    """Read log p of every answer of a query behind a prompt, the sum over all of the answer's tokens, in nats.
+    """Read log p of every answer of a query after a prompt, the sum over all of the answer's tokens, in nats.
 
     Args:
         lens_model: the model.
@@ -75,12 +75,12 @@ def log_probabilities(
 
 
 def _begins(behind: tuple[int, ...], answer: tuple[int, ...], forced: Sequence[tuple[int, ...]]) -> bool:
-    """Whether an answer is read in the text with these tokens behind it: its own, if there is one, or a longer one."""
+    """Whether an answer is read in the text with these tokens after it: its own, if there is one, or a longer one."""
     return behind == answer if answer in forced else behind[: len(answer)] == answer
 
 
 def _fewest(forced: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Of tokens that are forced behind a text, those that no longer ones begin with."""
+    """Of tokens that are forced after a text, those that no longer ones begin with."""
     kept: list[tuple[int, ...]] = []
     for one in sorted(forced, key=len, reverse=True):
         if not any(other[: len(one)] == one for other in kept):

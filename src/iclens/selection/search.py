@@ -43,7 +43,7 @@ class Search:
         evaluator: runs prompts on the development examples, and nothing else.
         start: the prompt before the choice.
         k: how many to choose; None lets the method decide.
-        sizes: tokens of each demonstration with what stands behind it.
+        sizes: tokens of each demonstration with what stands after it.
         room: tokens that the demonstrations of a prompt may have.
         context: those that they may have for the model's sake, where a prompt is measured and not chosen.
         order: one of `ORDERS`.

@@ -150,7 +150,7 @@ class Task:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Tokens of each demonstration with what stands behind it, written before the first example."""
+        """Tokens of each demonstration with what stands after it, written before the first example."""
         shots, model, query = self.pool.demonstrations, self.lens_model, self.dev[0].input
         if not self.pool.is_labelled:
             shots = tuple(replace(one, output=max(self.candidates, key=len, default="?")) for one in shots)
@@ -185,7 +185,7 @@ class Task:
 
     @cached_property
     def context(self) -> int:
-        """Tokens that demonstrations may have for the model's sake, with every query and answer behind them."""
+        """Tokens that demonstrations may have for the model's sake, with every query and answer after them."""
         limit = self.lens_model.context_length
         if limit is None:
             return sum(self.sizes)
@@ -218,7 +218,7 @@ class Task:
         return (held_out + left_out) / self.pass_tokens + 4 + len(self.dev) * query / self.pass_tokens + 1
 
     def check_queries(self) -> None:
-        """Read every example's answers as tokens, so that one that cannot be read is told before anything runs.
+        """Read every example's answers as tokens, so that one that cannot be read is refused before anything runs.
 
         Raises:
             UserError: the first of them.

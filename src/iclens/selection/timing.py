@@ -1,4 +1,4 @@
-"""How long a pass takes here: measured before a choice begins, so that its cost is told in seconds too."""
+"""How long a pass takes here: measured before a choice begins, so that its cost is given in seconds too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iclens.selection.reading import MOST_TOKENS
 from iclens.selection.task import Task
 
 _QUERIES = 4
-"""Queries behind the starting prompt, which share it as those of a choice do."""
+"""Queries after the starting prompt, which share it as those of a choice do."""
 
 _SHORT = 2.0
 """Seconds below which it is read again: the first time of a process is slower than the others."""
@@ -24,7 +24,7 @@ def seconds_of_pass(task: Task) -> float:
     """Read the starting prompt with a few queries, and tell the seconds of a pass from it; nothing is kept.
 
     A pass is a reading of the whole pool with one query. Passes forth and back take longer than this by the token, and
-    short prompts too, so that what a choice takes is told about.
+    short prompts too, so that the estimate of what a choice takes is about right.
     """
     shots = [replace(one, output=one.output or "?") for one in task.pool.demonstrations]
     written = [task.pool.writing.prompt([shots[i] for i in task.start], one.input) for one in task.dev[:_QUERIES]]

@@ -18,7 +18,7 @@ LONGER = 8
 def write_answers(
     lens_model: LensModel, texts: Sequence[tuple[Sequence[int], Query]], stop: str, most_tokens: int
 ) -> tuple[list[str], int]:
-    """Let the model write the likeliest tokens behind each prompt, up to a line end or `stop`, and count what is read.
+    """Let the model write the likeliest tokens after each prompt, up to a line end or `stop`, and count what is read.
 
     A step reads the texts once more, with what they begin with alike read once.
     """

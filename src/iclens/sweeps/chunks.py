@@ -19,7 +19,7 @@ _WORSE = 1.15
 """Stop trying larger chunks once one costs so much more a run than the best."""
 
 Seconds = Callable[[Sequence[RunConfig], str, int], float]
-"""Seconds of a step of these runs together, on this device, measured over so many steps."""
+"""Seconds of a step of these runs together, on this device, measured over a number of steps."""
 
 _BESIDE_SAVED = 1.75
 """Memory of a step over what the backward pass saves: gradients of activations and scratch space of operations."""

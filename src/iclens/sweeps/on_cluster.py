@@ -107,7 +107,7 @@ def _stored(ended: Ended[list[Packed]], store: Store) -> Ended[list[str]]:
 
 
 def _sample(group: Sequence[RunConfig]) -> list[RunConfig]:
-    """So many runs of a group, the ones that take the most memory among them."""
+    """Some runs of a group, the ones that take the most memory among them."""
     longest = max(group, key=lambda one: one.training.n_context)
     most_heads = max(group, key=lambda one: one.to_dict()["model"].get("n_heads", 0))
     return list({one.key(): one for one in [*group[:_MEASURED], longest, most_heads]}.values())

@@ -127,7 +127,7 @@ def _measured(
 def _interrupted(
     group: list[RunConfig], store: Store | None, most: int, configs: Sequence[RunConfig]
 ) -> tuple[list[list[RunConfig]], list[RunConfig]]:
-    """The runs of every checkpoint of at most so many, and the other ones.
+    """The runs of every checkpoint of at most the given number, and the other ones.
 
     A checkpoint of which some runs are in the store already, because the process was killed while it kept them, is
     taken up whole: other neighbours would change the last bits of those that are missing.
@@ -246,7 +246,7 @@ def train_into(
 
 
 def keep(store: Store, one: TrainedRun, device: str, processes: int = 1) -> bool:
-    """Add a run that so many processes trained to a store; False if it was there."""
+    """Add a run that several processes trained to a store; False if it was there."""
     return store.add(one.config, one.tensors, one.metrics, replace(result_of(one, device), processes=processes))
 
 

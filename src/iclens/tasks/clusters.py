@@ -21,7 +21,7 @@ class Clusters(FunctionFirst):
     """Inputs around one of `n_classes` centres, x = c_k + ς z; the label is the nearest centre, one-hot.
 
     Centres are N(0, s² I), s = `separation`: fresh in every prompt, or, with `n_clusters`, drawn without replacement
-    from so many fixed ones, in random order, so that a label means another cluster in every prompt. `function` holds
+    from as many fixed ones, in random order, so that a label means another cluster in every prompt. `function` holds
     `centres`, (*batch, n_classes, d), in the order of the labels. The nearest centre is almost always the one that x
     was drawn around while ς is small beside s √(d/2).
 

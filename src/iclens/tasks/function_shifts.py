@@ -54,7 +54,7 @@ class ScaleFunction(CoefficientShift):
         self.factor = factor
 
     def optimal(self) -> Optimal:
-        """That of the task with a scale of the weights (`weight_std`) so much larger."""
+        """Return the optimum of the task with a scale of the weights (`weight_std`) that is `factor` times as large."""
         return self.optimal_with("weight_std", lambda std: std * self.factor)
 
 
@@ -102,5 +102,5 @@ class LabelNoise(Shift):
         return self.task.observed(generator, values) + self.noise_std * normal(generator, *values.shape)
 
     def optimal(self) -> Optimal:
-        """That of the task with all the noise as its own."""
+        """The optimum of the unshifted task with the total noise level."""
         return self.optimal_with("noise_std", lambda std: math.hypot(std, self.noise_std))

@@ -56,7 +56,7 @@ class LinearInFeatures(Regression, abc.ABC):
 
     @property
     def plain(self) -> bool:
-        """Whether φ is the identity, so that estimators need not be told."""
+        """Whether φ is the identity, so that estimators need no flag."""
         return type(self).features is LinearInFeatures.features
 
     def features(self, inputs: Inputs) -> Phi:

@@ -37,7 +37,7 @@ class Words(Task):
         split: `train` or `held-out`.
         fewest_categories: smallest number of categories of a prompt, at least 1.
         most_categories: largest number, at most 20.
-        n_labels: only the first so many labels are used, 2 to 20.
+        n_labels: the number of labels used, from the first on, 2 to 20.
 
     Raises:
         UserError: an option out of its range.

@@ -17,7 +17,7 @@ def optimal_errors(config: RunConfig, seconds: float = 20.0) -> tuple[str, dict[
     """Name of the best known estimator, its mean squared error for every number of demonstrations, and on how many.
 
     In double precision, on the very prompts of the run's evaluation: on all of them, unless that takes too long (an
-    ensemble of trees is fitted anew for every prefix of every prompt).
+    ensemble of trees is fitted again for every prefix of every prompt).
 
     Args:
         config: of the run.

@@ -19,7 +19,7 @@ from iclens.work.sealed import is_whole, sealed
 from iclens.work.whole_files import make_folder, write_atomically
 
 _UNREADABLE = (SafetensorError, KeyError, TypeError, AttributeError, OSError, ValueError, RuntimeError, RecursionError)
-"""What reading a file that is no checkpoint, or a part of one, may raise."""
+"""What reading a file that is not a checkpoint, or a part of one, may raise."""
 
 
 _LONGEST_HEADER = 100_000_000

@@ -41,7 +41,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Prompts that grow: wider inputs and more points every so many steps.
+    """Prompts that grow: wider inputs and more points at regular intervals.
 
     At step t the inputs have min(d, d_start + d_step · ⌊t/every⌋) coordinates that are not zero, and the prompts
     min(n_context, n_start + n_step · ⌊t/every⌋) demonstrations. Garg et al. 2022: 5 by 1 and, with the query counted,

@@ -121,7 +121,7 @@ class Processes:
         rank: number of this process; number 0 evaluates and writes.
         size: how many there are.
         device: where this one trains.
-        asked: set where this process was asked to stop; told to the others with the next step.
+        asked: set where this process was asked to stop; sent to the others with the next step.
     """
 
     rank: int

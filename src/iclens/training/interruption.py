@@ -36,7 +36,7 @@ def held_interrupts(*, pass_on: bool = True) -> Iterator[Interruption]:
     kill what does not end in time. Outside the main thread, which alone gets signals, nothing is held.
 
     Args:
-        pass_on: at the end, whoever handled SIGTERM before gets the one that was held: where nobody did, it ends the
+        pass_on: at the end, the former handler of SIGTERM gets the one that was held: where there was none, it ends the
             process, as it is meant to.
 
     Yields:

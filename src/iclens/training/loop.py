@@ -88,7 +88,7 @@ def train(
         processes: the processes that train together, each of which calls this. Only the first evaluates and reads and
             writes the checkpoint, of any number of processes; the others' runs have no errors among their metrics. A
             Ctrl-C or SIGTERM in one takes effect in all, after the same step.
-        loss_points: about so many points has the training curve; each is the mean loss of the steps since the last.
+        loss_points: about how many points the training curve has; each is the mean loss of the steps since the last.
 
     Raises:
         UserError: runs that cannot train together, an impossible configuration, or a checkpoint that cannot be used.

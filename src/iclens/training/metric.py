@@ -45,7 +45,7 @@ def curves(metrics: Iterable[Metric]) -> tuple[Curves, Curves]:
 
 
 def spread(values: Sequence[T], most: int = 12) -> list[T]:
-    """Choose at most so many points to show: the first, the last, and some between at equal distances."""
+    """Choose at most `most` points to show: the first, the last, and some between at equal distances."""
     if len(values) <= most:
         return list(values)
     return [values[round(place * (len(values) - 1) / (most - 1))] for place in range(most)]

@@ -13,7 +13,7 @@ from iclens.work.workers import torch_threads
 
 @contextmanager
 def reproducibly(seed: int, threads: int) -> Iterator[None]:
-    """One seed, float32 and so many threads inside; the caller's state outside."""
+    """Run the block with a fixed seed, float32 and the given threads; restore the caller's state."""
     with torch.random.fork_rng(devices=[]), torch_threads(threads), default_dtype(torch.float32):
         torch.manual_seed(seed)
         yield

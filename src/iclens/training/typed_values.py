@@ -45,7 +45,7 @@ def check_types(where: str, settings: Any) -> None:
 def converted(where: str, annotation: Any, value: Any) -> Any:
     """`value` as `annotation` wants it: whole numbers serve as floats and lists as tuples; nothing else is converted.
 
-    An annotation that is no type, such as a type variable, accepts everything.
+    An annotation that is not a type, such as a type variable, accepts everything.
 
     Raises:
         UserError: a value of another type, or a number that is not finite.

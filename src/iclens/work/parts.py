@@ -24,7 +24,7 @@ _GRACE = 2.0
 _LOCK = "lock"
 
 _TRIES = 100
-"""How often the lock is tried anew because another process finished, and took the folder away, in that moment."""
+"""How often the lock is tried again because another process finished, and took the folder away, in that moment."""
 
 
 class Parts:

@@ -25,7 +25,7 @@ Tell = Callable[..., None]
 """Given to every call as its last argument, to be called now and then with word of its progress."""
 
 _SECONDS_PER_WORKER = 20.0
-"""Work that one more process is worth: each imports torch anew."""
+"""Work that one more process is worth: each imports torch again."""
 
 _PAUSE = 0.1
 """Seconds between two words of progress from one process."""
@@ -69,7 +69,7 @@ def each(
     one at a time; the one that does not survive that ends with an error, and the others go on.
 
     On Ctrl-C, and when the iteration is left, `tell` raises KeyboardInterrupt in every call that runs, calls that wait
-    are not begun, and the processes end.
+    are not started, and the processes end.
 
     Args:
         function: a function of a module, as a new process must find it.
@@ -120,13 +120,13 @@ def is_alive(process: int) -> bool:
 
 
 def worth_starting(workers: int, seconds: float | int) -> int:
-    """How many of so many processes are worth their start for so many seconds of work."""
+    """Count the processes, of those allowed, whose start-up cost the work pays off."""
     return max(1, min(workers, 1 + int(seconds / _SECONDS_PER_WORKER)))
 
 
 @contextmanager
 def torch_threads(number: int) -> Iterator[None]:
-    """So many torch threads inside, as before outside."""
+    """Set the number of torch threads for the block; restore it afterwards."""
     import torch
 
     before = torch.get_num_threads()
@@ -212,7 +212,7 @@ def _in_pool(
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits until the end; processes that are begun inside never hear of it."""
+    """Ctrl-C waits until the end; processes that are started inside never hear of it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

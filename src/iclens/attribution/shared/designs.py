@@ -2,7 +2,7 @@
 
 Each run deletes the text of about half of the demonstrations. Over the runs, every demonstration is there in half of
 them, and so it is in the runs with any one other; so a demonstration's effect is the mean margin with it minus the mean
-without it, and nobody else's. A Walsh design needs 2^m runs for up to 2^m − 1 demonstrations. Its columns are given out
+without it, and no other's. A Walsh design needs 2^m runs for up to 2^m − 1 demonstrations. Its columns are given out
 in their natural order, so that the first 2^j − 1 demonstrations have only 2^j different patterns: runs begin alike, and
 what they begin with alike is read once.
 
@@ -27,7 +27,7 @@ WORTH = 1.25
 
 
 def walsh(n: int, n_runs: int, *, clear: bool = False) -> Bool[Tensor, "n_runs n"]:
-    """Which of n demonstrations each run keeps: columns of the Walsh functions of so many runs, a power of two.
+    """Which of n demonstrations each run keeps: columns of the Walsh functions of `n_runs`, a power of two.
 
     With `clear` the columns are of the upper half, of which no two make a third: main effects are clear of interactions
     of two. Columns come in their natural order, and last of all those without which runs would be there twice. Any two
@@ -82,7 +82,7 @@ def design(
 
 
 def affordable(lens: Lens, passes: float, generator: torch.Generator) -> Bool[Tensor, "n_runs n"]:
-    """The largest design of a lens's demonstrations whose shortened prompts cost no more than so many passes."""
+    """Find the largest design of a lens's demonstrations whose shortened prompts cost at most the given passes."""
 
     def cost(keep: Tensor) -> float:
         return lens.passes.share_of(0, lens.shortened(keep)) if len(keep) else 0.0

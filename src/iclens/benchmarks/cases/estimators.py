@@ -36,7 +36,7 @@ class Rivals:
         garg: makes the repository's baseline; None where there is none.
         kernel: the routine that no way to all prefixes spares; None where there is no such thing.
         operations: of all prefixes of one prompt, from (points, d).
-        targeted: whether the ratio of 50 is asked of it.
+        targeted: whether it must reach the ratio of 50.
     """
 
     options: dict[str, object]

@@ -80,7 +80,7 @@ class Matrix:
 
     @classmethod
     def of(cls, model: LensModel, size: tuple[int, ...], n_written: int) -> Matrix:
-        """Let a model write so many tokens after a few-shot prompt."""
+        """Let a model write `n_tokens` after a few-shot prompt."""
         words = few_shot(1, 4 * n_written, 4).split("\n")[0].split()[1:]
         lens = Lens(model, few_shot(*size), response=" ".join(words[:n_written]), held=False)
         response, tokenized = lens.passes.questions[0].response, lens.tokenized

@@ -23,10 +23,10 @@ from iclens.work.cluster import TASK_SECONDS, Cluster, connected, each_on_cluste
 from iclens.work.workers import Ended, Tell, each
 
 Timed = Callable[..., tuple[float, float]]
-"""A task: it tells when it began and when it ended."""
+"""Run a task that returns when it began and when it ended."""
 
 RUNS, CORES, SECONDS_A_RUN = 1_000_000, 1000, (1.0, 10.0, 100.0)
-"""Of the estimate: nobody here has so many cores."""
+"""Cores of the estimate, more than the machine has."""
 
 MOST_OVERHEAD = 0.05
 
@@ -114,7 +114,7 @@ def _nodes(seconds: float, tasks: int) -> list[Mapping[str, Cell]]:
 
 @contextmanager
 def _local_nodes(number: int) -> Iterator[Cluster]:
-    """So many nodes of one CPU on this machine."""
+    """Start a cluster of nodes of one CPU each on this machine."""
     import ray
     from ray.cluster_utils import Cluster as Local
 
@@ -151,7 +151,7 @@ def _sleep(seconds: float, _tell: Tell) -> tuple[float, float]:
 
 
 def _multiply(seconds: float, _tell: Tell) -> tuple[float, float]:
-    """The same for so many seconds of processor time."""
+    """Spend the given seconds of processor time."""
     start, matrix = time.monotonic(), torch.eye(64)
     until = time.process_time() + seconds
     while time.process_time() < until:
@@ -179,7 +179,7 @@ def _planning(number: int) -> float:
 
 
 def _estimate(seconds: float, dispatching: float, overhead: float, writing: float, planning: float) -> dict[str, Cell]:
-    """Hours for runs of so many seconds; but for the planning, the driver works while others train."""
+    """Estimate the hours for runs of the given seconds; but for the planning, the driver works while others train."""
     tasks = RUNS * seconds / max(TASK_SECONDS, seconds)
     training = RUNS * seconds / CORES / (1 - max(0.0, overhead))
     driver, plans = tasks * dispatching + RUNS * writing, RUNS * planning

@@ -56,7 +56,7 @@ def store(context: Context) -> Iterator[Entry]:
 
 
 def add_runs(store: Store, configs: Sequence[RunConfig], together: int = 16) -> float:
-    """Seconds for each run that is added, so many at once, as chunks of a sweep arrive; one is trained for all."""
+    """Measure seconds for each run added, several at once, as chunks of a sweep arrive; one trains for all."""
     (one,) = train([replace(configs[0], training=replace(configs[0].training, steps=1))])
     result = result_of(one, "cpu")
     runs = iter([(config.key(), run_folder.pack(config, one.tensors, one.metrics, result)) for config in configs])

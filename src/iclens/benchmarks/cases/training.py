@@ -75,7 +75,7 @@ def _configs(n_runs: int, *, width: int, n_heads: int, batch: int, n_context: in
 
 
 def chunked(configs: Sequence[RunConfig], size: int, device: str = "cpu") -> list[Ensemble]:
-    """Ensembles of so many runs each."""
+    """Numbers of runs in an ensemble."""
     return [Ensemble(configs[start : start + size], device) for start in range(0, len(configs), size)]
 
 

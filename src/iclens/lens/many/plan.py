@@ -26,7 +26,7 @@ def batches(questions: Sequence[Question], lens_model: LensModel, most_tokens: i
     """Indices of the prompts of each batch, the shortest prompts first.
 
     A batch has at most `most_tokens` tokens, filled-up ones counted; a longer prompt is a batch of its own, and so is
-    one behind `longest_alike`.
+    one after `longest_alike`.
     """
     alike = longest_alike(lens_model)
     size = {i: (one.longest, one.n_query, one.tokenized.n_demonstrations, i) for i, one in enumerate(questions)}

@@ -17,7 +17,7 @@ from iclens.lens.model.files import first_line
 
 
 def check_adapter(folder: Path) -> None:
-    """Refuse an adapter that is no change of the model's matrices, before the model is loaded.
+    """Refuse an adapter that is not a change of the model's matrices, before the model is loaded.
 
     Raises:
         UserError: the package peft is missing, or the adapter cannot be merged or read.

@@ -1,4 +1,4 @@
-"""GGUF files: what one states about its model, and its tensors held against those of a model of transformers.
+"""GGUF files: what one states about its model, and its tensors checked against those of a model of transformers.
 
 Transformers reads a GGUF file's metadata by a list of keys and leaves out the others, and tensors that its model has no
 place for. What is left out can change every number: the stretched rotary positions of Llama 3 are one such tensor. So

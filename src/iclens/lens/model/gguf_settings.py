@@ -1,4 +1,4 @@
-"""What a GGUF file states, held against the configuration that transformers makes of it.
+"""What a GGUF file states, checked against the configuration that transformers makes of it.
 
 What the converter copied out of the model's configuration and transformers left out is copied back, what nothing is
 known of becomes a note, and the rest is refused.
@@ -51,7 +51,7 @@ _SETTABLE = {
 }
 """Of these, the ones that a model reads from its configuration as they stand; other differences are refused.
 
-Sizes among them are held against the tensors of the file."""
+Sizes among them are checked against the tensors of the file."""
 
 _WINDOW = "attention.sliding_window"
 _KEYS = "attention.key_length"

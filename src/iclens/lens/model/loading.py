@@ -59,7 +59,7 @@ class LensModel:
             tokenizer: its fast tokenizer; None when only token ids will be given.
             name: what reports call it; by default the folder or hub name that it was loaded from.
             notes: what is doubtful about its files.
-            own: the model is nobody else's, so that quantised weights may be turned back without a copy.
+            own: no other code holds the model, so that quantised weights may be turned back without a copy.
 
         Raises:
             UserError: the family, its configuration, its weights or the tokenizer cannot be handled exactly.

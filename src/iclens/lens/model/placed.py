@@ -33,7 +33,7 @@ def at_hand(module: nn.Module | None) -> AbstractContextManager[Any]:
     """The module's own weights can be read inside, on the device where it computes.
 
     A module that accelerate keeps elsewhere until its turn (`device_map` with offloading) holds no weights between
-    its calls: they are brought for the block and let go behind it. For any other module nothing happens.
+    its calls: they are brought for the block and let go after it. For any other module nothing happens.
     """
     if getattr(module, "_hf_hook", None) is None:
         return nullcontext()

@@ -25,7 +25,7 @@ def longest_alike(lens_model: LensModel) -> int | None:
 def forget_longer_prompts(lens_model: LensModel) -> None:
     """Put dynamic rotary positions back to their first state; every pass of the lens begins with it.
 
-    They stay stretched behind the longest text so far; without this, a pass would depend on which texts the model has
+    They stay stretched after the longest text so far; without this, a pass would depend on which texts the model has
     read before, and two passes over one prompt could differ.
     """
     settings = rotary_settings(lens_model.text_config)

@@ -115,7 +115,7 @@ class AttentionCall:
     def key(self) -> Hashable:
         """What is equal for layers whose rows are the same tensors: their mask, and the device of the rows.
 
-        Whoever keeps it keeps the mask's description alive with it, so that no other mask gets the same key.
+        The holder of the key keeps the mask's description alive, so that no other mask gets the same key.
         """
         return self.seen, self.q.device
 

@@ -32,7 +32,7 @@ class OfSources:
     ) -> P:
         """Marks the sources in a text by their places: `text[start:end]` each, in the order of the text.
 
-        What stands behind the last source is the query, what stands before the first an instruction. Spaces at the end
+        What stands after the last source is the query, what stands before the first an instruction. Spaces at the end
         of the text belong to the answer; without any, it follows a space.
 
         Args:
@@ -44,7 +44,7 @@ class OfSources:
 
         Raises:
             UserError: there are no spans; one is no pair of whole numbers, is empty, overlaps the one before it or
-                reaches outside of the text; or nothing stands behind the last.
+                reaches outside of the text; or nothing stands after the last.
         """
         check_unicode(text)
         for i, span in enumerate(spans):
@@ -89,7 +89,7 @@ class OfSources:
             query: the query, which follows in a paragraph of its own; when left out it is the text's last paragraph or
                 last line; of sentences, the last paragraph, or the last line of one paragraph, or the last sentence.
             separator: what stands between paragraphs; blank lines when left out.
-            instruction_blocks: how many of the first paragraphs are an instruction, which is no source.
+            instruction_blocks: how many of the first paragraphs are an instruction, which is not a source.
 
         Raises:
             UserError: a split that is not known, too few pieces, or sentences without the package that finds them.
@@ -222,7 +222,7 @@ class OfSources:
         lead: str = " ",
         **told: Any,
     ) -> Any:
-        """A prompt whose query is what stands behind its sources; `lead` is for a text that ends in no space."""
+        """A prompt whose query is what stands after its sources; `lead` is for a text that ends in no space."""
         if not spans:
             raise UserError("there are no sources: mark at least one.")
         end, visible = spans[-1].end, len(text.rstrip())

@@ -18,7 +18,7 @@ def kind(value: Any) -> str:
 
 
 def check_string(value: Any, name: str) -> None:
-    """Refuse a value of JSON that is no string."""
+    """Refuse a value of JSON that is not a string."""
     if not isinstance(value, str):
         raise UserError(f"{name} is a JSON {kind(value)}, not a string. Put it in quotes.")
 

@@ -1,4 +1,4 @@
-"""Where the output of each demonstration stands in a prompt, so that what its input does is told from its label."""
+"""Where the output of each demonstration stands in a prompt, to tell the effect of its input from that of its label."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def outputs_of(prompt: Prompt) -> tuple[Span | None, ...]:
 
     Other sources have none.
 
-    A causal model has read an output whole only at its last token and behind it, so that what closes a demonstration
+    A causal model has read an output whole only at its last token and after it, so that what closes a demonstration
     counts to its output. Where outputs are known (pairs, chats), each begins at the last place of its text. In plain
     text it is what follows the words that stand before the answer in the query and in most demonstrations, e.g.
     `Label:`.

@@ -108,7 +108,7 @@ class Prompt(OfSources):
     def without(self, indices: Iterable[int]) -> Prompt:
         """The prompt with the text of some sources deleted.
 
-        A demonstration goes with all that stands behind it up to the next source or the query, any other source with
+        A demonstration goes with all that stands after it up to the next source or the query, any other source with
         a gap beside it, see `cuts`.
 
         Raises:
@@ -221,7 +221,7 @@ class Prompt(OfSources):
 
         Args:
             examples: the demonstrations' inputs and outputs; braces in them mean themselves.
-            query: the input whose output the model is to say.
+            query: the new input to complete.
             template: a format string with the slots `{input}` and `{output}`, in this order; `{{` and `}}` write
                 braces. By default `"Input: {input}\nOutput: {output}"`.
             instruction: a text before the demonstrations.
@@ -229,7 +229,7 @@ class Prompt(OfSources):
 
         Raises:
             UserError: no examples; an empty separator; a template without its slots; an input, output or query that is
-                no string.
+                not a string.
         """
         if not examples:
             raise UserError("there are no demonstrations: give at least one pair of input and output.")
@@ -280,7 +280,7 @@ class Prompt(OfSources):
         A user's message with the assistant's reply is a demonstration, from the first character of the one to the
         last of the other; a system message is the instruction; the last user's message with the header of the
         reply is the query. The rest of the template is separators. Messages that repeat, or whose words the template
-        itself contains, are told apart.
+        itself contains, are distinguished.
 
         Where no reply stands in the chat, or a separator is given, the last message is read as `from_text` reads a
         text: its blocks are demonstrations, and its last block is the query.

@@ -37,7 +37,7 @@ class SourceName:
     Attributes:
         kind: `"demonstration"`, `"document"`, `"message"`, `"sentence"`, `"span"` and so on.
         id: its number from 0, or the caller's own name for it; empty where there is one of its kind.
-        remark: what stands behind it in brackets, such as the role of a message.
+        remark: what stands after it in brackets, such as the role of a message.
         of: the source that it is a part of, as it is printed; empty where it is none.
     """
 

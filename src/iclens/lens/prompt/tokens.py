@@ -18,7 +18,7 @@ from iclens.lens.prompt.sources import DEMONSTRATION, Span
 
 NOT_A_DEMONSTRATION = -1
 SOURCE = "source"
-"""Role of a token in a source that is no demonstration."""
+"""Role of a token in a source that is not a demonstration."""
 
 FIRST = "first"
 """Role of the first token of the text, to which models attend whatever it says (an attention sink)."""
@@ -45,7 +45,7 @@ class TokenizedPrompt:
         offsets: the characters of `prompt.text` that each token covers, as the tokenizer reports them.
         groups: the source of each token, −1 for none; it never falls along the prompt, −1 left aside.
         roles: the role of each token.
-        in_output: whether a token shows part of its demonstration's output (its label) or stands behind it there; False
+        in_output: whether a token shows part of its demonstration's output (its label) or stands after it there; False
             where that is not known.
         query_start: index of the first token of the query; all tokens from there on are the query's.
         texts: what to show for each token. Apart from added special tokens, whose own name stands, the texts joined

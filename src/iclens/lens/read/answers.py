@@ -30,7 +30,7 @@ class Answer:
 
     Attributes:
         text: the answer as it was given.
-        token_ids: its vocabulary ids behind the prompt's.
+        token_ids: its vocabulary ids after the prompt's.
         tokens: the text of each of its tokens.
         following: ids of what stands after the answer in a demonstration, for an answer with which another begins;
             empty for others, and where that is not known.
@@ -75,8 +75,8 @@ class Answers:
     ) -> Answers:
         """Tokenises answers together with the prompt.
 
-        An answer is put behind the prompt with the prompt's `lead` (usually one space) between them, unless it
-        starts with white space itself. Its tokens are those behind the prompt's own. Where the tokenizer would
+        An answer is put after the prompt with the prompt's `lead` (usually one space) between them, unless it
+        starts with white space itself. Its tokens are those after the prompt's own. Where the tokenizer would
         join the two, the answer's tokens are found apart, and a note says so.
 
         The candidates are compared; `answer` is the one to explain and joins them if it is not among them. Prompt and
@@ -250,7 +250,7 @@ def _ended(entry: Answer, every: Sequence[Answer], tokenized: TokenizedPrompt, t
 
 
 def _piece(text: str, prompt: Prompt) -> str:
-    """An answer as it stands behind the prompt."""
+    """An answer as it stands after the prompt."""
     return text if text[0].isspace() else prompt.lead + text
 
 
@@ -265,7 +265,7 @@ def _note_on_end(entry: Answer, tokenizer: Any) -> str:
 def behind(
     text: str, tokenized: TokenizedPrompt, tokenizer: Any, *, as_is: bool = False
 ) -> tuple[list[int], tuple[str, ...], bool]:
-    """Ids of a text behind the prompt's own ids, the characters of each, and whether they were found apart from it.
+    """Ids of a text after the prompt's own ids, the characters of each, and whether they were found apart from it.
 
     The characters joined give the text with the spaces that lead to it, which a text taken `as_is` holds itself; of
     tokens that share one the first has it.
@@ -282,7 +282,7 @@ def behind(
 
 
 def _continuation(piece: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[list[int], bool]:
-    """Ids of a text behind the prompt's own ids, and whether they had to be found apart from the prompt."""
+    """Ids of a text after the prompt's own ids, and whether they had to be found apart from the prompt."""
     ids, _, split = _spanned(piece, tokenized, tokenizer)
     return ids, split
 

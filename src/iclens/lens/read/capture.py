@@ -1,4 +1,4 @@
-"""Every head's queries, keys, values and mask, from a real forward pass; and passes held against the model's own."""
+"""Every head's queries, keys, values and mask, from a real forward pass; and passes checked against the model's own."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def capture(
         lens_model: the model.
         input_ids: token ids.
         attention_mask: 1 for real tokens, 0 for padding; None when nothing is padded.
-        last_logits: only the logits of so many last tokens, ≥ 1; None for those of all. With a large vocabulary they
-            are a third of a small model's work.
+        last_logits: the number of last tokens whose logits are computed, ≥ 1; None for all. With a large vocabulary
+            they are a third of a small model's work.
 
     Raises:
         UserError: `last_logits` below 1, or with an encoder, which has no logits.

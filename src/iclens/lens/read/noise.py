@@ -1,6 +1,6 @@
-"""How far a model's own numbers move by the rounding of its type, measured on the prompt at hand.
+"""How far a model's own numbers move by the rounding of its type, measured on the given prompt.
 
-Half precision keeps two or three digits, and every layer rounds anew, so that two passes over one prompt that are both
+Half precision keeps two or three digits, and every layer rounds again, so that two passes over one prompt that are both
 right differ: by how much depends on the model, its depth and the prompt. Checks that compare two passes cannot be
 tighter than that.
 """

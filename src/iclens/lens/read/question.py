@@ -83,7 +83,7 @@ class Question:
 
     @property
     def n_query(self) -> int:
-        """Tokens of its query, and of the longest answer behind it."""
+        """Tokens of its query, and of the longest answer after it."""
         return self.longest - self.tokenized.query_start
 
 
@@ -137,7 +137,7 @@ def ask(
         response: options of a response, where the document has none of its own; `responding` reads it.
 
     Raises:
-        UserError: the prompt or an answer cannot be read, does not fit, or cannot be told from another.
+        UserError: the prompt or an answer cannot be read, does not fit, or cannot be distinguished from another.
     """
     if isinstance(answers, str):
         raise UserError(f"the answers are the text {answers!r}: give a list, e.g. answers=[{answers!r}, '...'].")

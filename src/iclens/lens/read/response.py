@@ -118,7 +118,7 @@ def read_response(
     called: str = "response",
     as_is: bool = False,
 ) -> Response:
-    """Tokenise a response behind its prompt, as an answer: with the prompt's `lead` between them unless it has its own.
+    """Tokenise a response after its prompt, as an answer: with the prompt's `lead` between them unless it has its own.
 
     `called` is its name in errors; a text that is taken `as_is` holds what leads to it.
 
@@ -180,7 +180,7 @@ def generate(lens_model: LensModel, tokenized: TokenizedPrompt, most: int, seed:
 
 
 def check_room(tokenized: TokenizedPrompt, most: int, context_length: int | None) -> None:
-    """Refuse to have a response of `most` tokens written behind a prompt where the model's context does not hold it.
+    """Refuse to have a response of `most` tokens written after a prompt where the model's context does not hold it.
 
     Raises:
         UserError: fewer than one token, or no room for them.

@@ -21,7 +21,7 @@ WORTH = 0.8
 """Tokens of a tree over those of its texts, from which on a tree is quicker."""
 
 _SHARES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-"""Whether a model was seen to read a text in a tree as by itself; held against its own pass once."""
+"""Whether a model was seen to read a text in a tree as by itself; checked against its own pass once."""
 
 _TIMES = 10
 """How far a number may be off, in residuals that count as exact: it is a difference of logits, which are larger."""
@@ -46,7 +46,7 @@ def read_texts(
 ) -> Numbers:
     """Run texts and read numbers of each.
 
-    What texts begin with alike is read once (see `prefix_tree`; for every model one of them is held against its own
+    What texts begin with alike is read once (see `prefix_tree`; for every model one of them is checked against its own
     pass). Where they share little they stand side by side, those of like length together; one by one where the length
     of a text moves its positions.
 
@@ -54,7 +54,7 @@ def read_texts(
         lens_model: the model.
         rows: token ids of each text.
         positions: where the logits of each are needed.
-        read: what is read of them. Floating-point numbers are those by which a tree is held against an own pass.
+        read: what is read of them. Floating-point numbers are those by which a tree is checked against an own pass.
         most_tokens: how many go through the model at once; a longer text is a pass of its own.
         advance: is called with the number of finished texts after every pass.
         shared: without it every text is read whole: the naive way beside the fast one.

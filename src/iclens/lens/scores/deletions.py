@@ -41,7 +41,7 @@ def run_texts(
 
     Args:
         lens_model: the model.
-        texts: token ids and what is read behind them; offsets count from the last id.
+        texts: token ids and what is read after them; offsets count from the last id.
         most_tokens: how many go through the model at once; a longer text is a pass of its own.
         advance: is called with the number of finished texts after every pass.
         shared: without it every text is read whole: the naive way beside the fast one.
@@ -66,7 +66,7 @@ def shortened_ids(lens_model: LensModel, prompt: Prompt, sets: Sequence[Iterable
     """Ids of the prompt without the text of each set of demonstrations, and without end tokens that the tokenizer adds.
 
     Raises:
-        UserError: an index that is no demonstration.
+        UserError: an index that is not a demonstration.
     """
     return ids_of(lens_model, [prompt.without(left_out) for left_out in sets])
 

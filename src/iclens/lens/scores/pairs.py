@@ -43,7 +43,7 @@ HALF_OF_IT = 0.5
 """Part of a demonstration's effect that another one takes or gives, from which the two count as a pair."""
 
 _CLEAR = 2.0
-"""Standard errors of H_ij from which a pair is told from noise."""
+"""Standard errors of H_ij from which a pair is distinguished from noise."""
 
 _SMALL = 0.1
 """Effect, over the largest one, below which a demonstration is in no pair."""
@@ -90,7 +90,7 @@ class Pairs:
         """By what part of the smaller effect of two demonstrations the other's presence raises it.
 
         H_ij s / min(|b_i|, |b_j|) for two effects of one sign s, over the range of the weights; 0 on the diagonal, for
-        effects of two signs, for small ones and where H_ij is not told from noise.
+        effects of two signs, for small ones and where H_ij is not distinguished from noise.
         """
         size, scale = self.influence.abs(), float(self.weights.max())
         sign = self.influence.sign()

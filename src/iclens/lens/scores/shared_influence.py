@@ -1,4 +1,4 @@
-"""The influence of demonstrations on many queries that stand behind the same ones, in one pass back and forth.
+"""The influence of demonstrations on many queries that stand after the same ones, in one pass back and forth.
 
 The queries of one prompt share its keys and values, as the branches of a tree share its stem. The derivative of the sum
 of their margins with respect to the training weights of the demonstrations,
@@ -55,7 +55,7 @@ def shared_influence(
     weights: Float[Tensor, " n_demonstrations"],
     most_tokens: int,
 ) -> SharedInfluence:
-    """Differentiate the sum of margins of queries behind the same demonstrations, in trees of `most_tokens` at most.
+    """Differentiate the sum of margins of queries after the same demonstrations, in trees of `most_tokens` at most.
 
     Args:
         lens_model: a causal model.

@@ -1,3 +1,3 @@
-"""Which demonstrations matter: attribution methods held against a known truth."""
+"""Which demonstrations matter: attribution methods checked against a known truth."""
 
 __all__: list[str] = []

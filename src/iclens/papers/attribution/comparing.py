@@ -1,4 +1,4 @@
-"""Comparisons of scores over prompts: means, paired differences, and which are best within so many passes."""
+"""Comparisons of scores over prompts: means, paired differences, and which are best within a number of passes."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class WhichDemonstrations(Recipe[WhichSettings]):
         return Table(rows)
 
     def check(self, table: Table, settings: WhichSettings) -> list[Verdict]:
-        """Against the rivals on the main study; then where it ends."""
+        """Compare with the other methods on the main study; then measure the limits."""
         return judged(table)
 
     def summaries(self, table: Table, settings: WhichSettings) -> dict[str, Table]:

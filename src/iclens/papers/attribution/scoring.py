@@ -41,8 +41,8 @@ class Shortened:
 class SharingLens(Lens):
     """A lens whose shortened prompts are shared with others of the same prompt.
 
-    They count for whoever asks for them as if they had run for it alone; `spared` are the seconds that they would have
-    taken more than they took, by the time that a pass over shortened prompts took so far.
+    They count for each method that asks for them as if they had run for it alone; `spared` are the seconds that
+    they would have taken more than they took, by the time that a pass over shortened prompts took so far.
     """
 
     def __init__(self, *args: Any, shortened: Shortened, clock: Callable[[], float], **options: Any) -> None:

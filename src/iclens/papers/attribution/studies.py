@@ -1,4 +1,4 @@
-"""The studies of the recipe `attribution`: where the gradient step works, and where it ends."""
+"""The studies of the recipe `attribution`: where the gradient step works, and its limits."""
 
 from __future__ import annotations
 

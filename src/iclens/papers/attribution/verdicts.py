@@ -41,7 +41,7 @@ DELETES = _asked(
 )
 ONE_PASS = _asked("It does so in one forward pass, without a backward pass.")
 FORETELLS = _asked(
-    "Its scores foretell the margin of shortened prompts as well as the Lasso, which is fitted to such prompts."
+    "Its scores predict the margin of shortened prompts as well as the Lasso, which is fitted to such prompts."
 )
 BLIND = _asked(
     "Leaving one out is blind to redundancy: it finds a demonstration that stands alone, and hardly those that say "

@@ -99,7 +99,7 @@ class RidgeParameter(Recipe[RidgeSettings]):
     paper = Preset(RidgeSettings(n_layers=4, d=4, n_context=16), seconds=1600)
 
     def parts(self, settings: RidgeSettings) -> list[Part]:
-        """One a level, with all its seeds."""
+        """Return one part per level, with all its seeds."""
         return [{"sigma": noise, "tau": spread} for noise, spread in settings.levels]
 
     def measure(self, part: Part, settings: RidgeSettings, progress: Progress) -> Table:

@@ -144,7 +144,7 @@ class LearningCurves(Recipe[CurveSettings]):
     paper = Preset(CurveSettings(), seconds=504000, needs_gpu="7 hours a model, of which there are 20")
 
     def parts(self, settings: CurveSettings) -> list[Part]:
-        """One a task, with all its seeds."""
+        """Return one part per task, with all its seeds."""
         return [{"task": task} for task in BASELINES]
 
     def measure(self, part: Part, settings: CurveSettings, progress: Progress) -> Table:

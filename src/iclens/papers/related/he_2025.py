@@ -98,7 +98,7 @@ class DebiasedHeads(Recipe[HeadsSettings]):
     revision = 2
 
     def parts(self, settings: HeadsSettings) -> list[Part]:
-        """One a number of heads, with all its seeds."""
+        """Return one part per number of heads, with all its seeds."""
         return [{"heads": 1}, {"heads": 2}]
 
     def measure(self, part: Part, settings: HeadsSettings, progress: Progress) -> Table:

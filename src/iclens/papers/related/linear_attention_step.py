@@ -67,7 +67,7 @@ class LinearAttentionStep(Recipe[StepSettings]):
     paper = Preset(StepSettings(), seconds=30)
 
     def parts(self, settings: StepSettings) -> list[Part]:
-        """One a seed."""
+        """Return one part per seed."""
         return [{"seed": seed} for seed in range(settings.n_seeds)]
 
     def measure(self, part: Part, settings: StepSettings, progress: Progress) -> Table:

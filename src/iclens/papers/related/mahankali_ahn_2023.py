@@ -91,7 +91,7 @@ class OneStepRisk(Recipe[RiskSettings]):
     paper = Preset(RiskSettings(), seconds=720)
 
     def parts(self, settings: RiskSettings) -> list[Part]:
-        """One a case, with all its seeds."""
+        """Return one part per case, with all its seeds."""
         return [{"d": d, "n": n, "noise_variance": noise, "decay": decay} for d, n, noise, decay in settings.cases]
 
     def measure(self, part: Part, settings: RiskSettings, progress: Progress) -> Table:

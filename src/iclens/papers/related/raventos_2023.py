@@ -76,7 +76,7 @@ class TaskDiversity(Recipe[PoolSettings]):
     paper = Preset(PoolSettings(), seconds=1350)
 
     def parts(self, settings: PoolSettings) -> list[Part]:
-        """One a number of tasks, with all its seeds."""
+        """Return one part per number of tasks, with all its seeds."""
         return [{"tasks": n_tasks} for n_tasks in settings.pools]
 
     def measure(self, part: Part, settings: PoolSettings, progress: Progress) -> Table:

@@ -83,7 +83,7 @@ def time_rows(length: int, n_pairs: int, n_heads: int, width: int, progress: Pro
         n_pairs: rounds.
         n_heads: number of heads.
         width: of a head.
-        progress: told of the rounds.
+        progress: called after each round.
     """
     sizes = (length, n_heads, width)
     threads = torch.get_num_threads()
@@ -115,7 +115,7 @@ def memory_rows(
         lengths: numbers of tokens.
         n_heads: number of heads.
         width: of a head.
-        progress: told of the kernels.
+        progress: called after each kernel.
         peaks: how they are measured, e.g. `peaks_in_a_process`.
     """
     rows: list[dict[str, Any]] = []
@@ -153,7 +153,7 @@ def slope_over_length(lengths: Sequence[float], values: np.ndarray, n_chosen_fro
     Args:
         lengths: ascending.
         values: (lengths, seeds).
-        n_chosen_from: so many slopes are judged at once (Bonferroni).
+        n_chosen_from: the number of slopes that are judged at once (Bonferroni).
     """
     return over_seeds(torch.from_numpy(np.polyfit(np.log10(lengths), values, 1)[0]), n_chosen_from)
 

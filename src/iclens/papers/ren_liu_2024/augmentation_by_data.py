@@ -82,7 +82,7 @@ class AugmentationByData(Recipe[AugmentationSettings]):
     paper = Preset(AugmentationSettings(), seconds=800)
 
     def parts(self, settings: AugmentationSettings) -> list[Part]:
-        """One a kind and row."""
+        """Return one part per kind and row."""
         return [{"kind": kind, "row": row} for kind in settings.kinds for row in rows_of(kind, settings)]
 
     def measure(self, part: Part, settings: AugmentationSettings, progress: Progress) -> Table:
@@ -190,7 +190,7 @@ def _errors(table: Table, kind: str, settings: AugmentationSettings) -> dict[str
 
 
 def _gain(errors: dict[str, np.ndarray], row: str, over: str, n_asked: int = 1) -> Estimate:
-    """By how many per cent of normal's mean error `row` lies below `over`, paired by seed; for so many at once."""
+    """How far `row` lies below `over` in % of normal's mean error, paired by seed; for `n_asked` comparisons."""
     return over_seeds(torch.from_numpy(100 * (errors[over] - errors[row]) / errors[NORMAL].mean()), n_asked)
 
 

@@ -70,7 +70,7 @@ class BeyondRegression(Recipe[BeyondSettings]):
     paper = Preset(BeyondSettings(), seconds=680)
 
     def parts(self, settings: BeyondSettings) -> list[Part]:
-        """One a kind, depth, and training; and the bundled model."""
+        """Return one part per kind, depth and training, and one for the bundled model."""
         made: list[Part] = [
             {"kind": kind, "depth": depth, "weights": weights}
             for kind in EXACT

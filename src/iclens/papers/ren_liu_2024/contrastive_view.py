@@ -88,7 +88,7 @@ class ContrastiveView(Recipe[ContrastiveSettings]):
     paper = Preset(ContrastiveSettings(), seconds=25)
 
     def parts(self, settings: ContrastiveSettings) -> list[Part]:
-        """One a seed."""
+        """Return one part per seed."""
         return [{"seed": seed} for seed in range(settings.n_seeds)]
 
     def measure(self, part: Part, settings: ContrastiveSettings, progress: Progress) -> Table:

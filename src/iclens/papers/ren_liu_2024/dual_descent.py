@@ -67,7 +67,7 @@ class DualDescent(Recipe[DescentSettings]):
 
     A random softmax layer on a linear task for every seed. W starts at W_0, the part of the query's own token, and
     takes one demonstration a step in several orders, or as many full-batch steps at η/N. Mercer features are exact on
-    the tokens at hand; positive random and Taylor features are not. The equality is an identity: it holds for any
+    the given tokens; positive random and Taylor features are not. The equality is an identity: it holds for any
     weights and data, and is no evidence of learning.
     """
 
@@ -78,7 +78,7 @@ class DualDescent(Recipe[DescentSettings]):
     paper = Preset(DescentSettings(), seconds=7)
 
     def parts(self, settings: DescentSettings) -> list[Part]:
-        """One a seed."""
+        """Return one part per seed."""
         return [{"seed": seed} for seed in range(settings.n_seeds)]
 
     def measure(self, part: Part, settings: DescentSettings, progress: Progress) -> Table:

@@ -84,7 +84,7 @@ class GeneralizationBound(Recipe[BoundSettings]):
     paper = Preset(BoundSettings(n_resamples=200), seconds=35)
 
     def parts(self, settings: BoundSettings) -> list[Part]:
-        """One a random pool, and one for the trained layers."""
+        """Return one part per random pool, and one for the trained layers."""
         random: list[Part] = [{"layer": "random", "seed": seed} for seed in range(settings.n_seeds)]
         return [*random, {"layer": "trained", "seed": 0}]
 

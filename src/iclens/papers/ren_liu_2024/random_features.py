@@ -70,7 +70,7 @@ class RandomFeatures(Recipe[FeatureSettings]):
     revision = 2
 
     def parts(self, settings: FeatureSettings) -> list[Part]:
-        """One a seed."""
+        """Return one part per seed."""
         return [{"seed": seed} for seed in range(settings.n_seeds)]
 
     def measure(self, part: Part, settings: FeatureSettings, progress: Progress) -> Table:

@@ -99,7 +99,7 @@ class SequenceLength(Recipe[LengthSettings]):
     peaks = staticmethod(peaks_in_a_process)
 
     def parts(self, settings: LengthSettings) -> list[Part]:
-        """One a depth, length and attention; one a length for the time; one for the memory."""
+        """Return one part per depth, length and attention, one per length for the time, and one for the memory."""
         deep = {1: settings.lengths, 2: settings.lengths_two}
         trained: list[Part] = [
             {"what": "error", "n_layers": n_layers, "length": length, "attention": attention}

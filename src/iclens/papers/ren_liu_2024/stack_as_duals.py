@@ -94,7 +94,7 @@ class StackAsDuals(Recipe[StackSettings]):
     paper = Preset(StackSettings(), seconds=220)
 
     def parts(self, settings: StackSettings) -> list[Part]:
-        """One a model."""
+        """Return one part per model."""
         return [{"model": LAB}, {"model": BUNDLED}]
 
     def measure(self, part: Part, settings: StackSettings, progress: Progress) -> Table:

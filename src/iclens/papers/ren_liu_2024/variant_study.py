@@ -110,7 +110,7 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
         ]
 
     def parts(self, settings: VariantSettings) -> list[Part]:
-        """One a task and row, with all its seeds."""
+        """Return one part per task and row, with all its seeds."""
         return [{"task": task, "row": row} for task in settings.tasks for row in self.rows]
 
     def measure(self, part: Part, settings: VariantSettings, progress: Progress) -> Table:

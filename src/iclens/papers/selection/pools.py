@@ -71,7 +71,7 @@ def mending_rows(lens_model: LensModel, task: Task, settings: SelectionSettings,
 
 
 def _drawn(task: Task, size: int, settings: SelectionSettings, seed: int) -> tuple[list[Pair], list[Pair], list[Pair]]:
-    """A pool, development examples, and held-out ones, drawn anew until no part has a single label."""
+    """A pool, development examples, and held-out ones, drawn again until no part has a single label."""
     least, generator = size + settings.n_dev, torch.Generator().manual_seed(seed)
     while True:
         pairs = task.drawn(generator, min(least + settings.n_test, len(task.pairs)))

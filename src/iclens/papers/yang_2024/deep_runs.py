@@ -58,7 +58,7 @@ def deep_rows(
         normalised: of the tokens.
         n_heads: H.
         seeds: which seeds train together.
-        steps: at least so many steps.
+        steps: the least number of steps.
         seconds: at least so long by the clock, measurements left out.
         device: where.
         progress: of this run.

@@ -89,7 +89,7 @@ class DeepDictionaryTrainer:
         Measured are the first and the last step and every `settings.every`-th one.
 
         Args:
-            steps: at least so many in all.
+            steps: the least number in all.
             seconds: at least so long in all.
             watch: called with every measurement as it is made.
         """

@@ -62,7 +62,7 @@ class YangFig3(Recipe[GapSettings]):
     paper = Preset(GapSettings(), seconds=12)
 
     def parts(self, settings: GapSettings) -> list[Part]:
-        """One a seed."""
+        """Return one part per seed."""
         return [{"seed": seed} for seed in range(settings.n_seeds)]
 
     def measure(self, part: Part, settings: GapSettings, progress: Progress) -> Table:

@@ -56,7 +56,7 @@ class YangFig5(Recipe[ClockSettings]):
     paper = Preset(ClockSettings(every=20), seconds=7300, needs_gpu="100 s are about 20 steps on a CPU core")
 
     def parts(self, settings: ClockSettings) -> list[Part]:
-        """One a run: with others beside it in one model, its time would not be its own."""
+        """Return one part per run: with others beside it in one model, its time would not be its own."""
         return [
             {"normalised": normalised, "n_heads": heads, "seed": seed}
             for normalised in TOKENS

@@ -138,7 +138,7 @@ class DictionaryModel(PromptModel):
         """ŷ at the last point of every prompt, from its own attention.
 
         Raises:
-            UserError: a prompt without demonstrations, or a query that is no token of the dictionary.
+            UserError: a prompt without demonstrations, or a query that is not a token of the dictionary.
         """
         if inputs.shape[2] < 2:
             raise UserError("the dictionary model needs at least one demonstration before the query.")

@@ -90,7 +90,7 @@ def judged_by_tokens(claim: Claim, table: Table, judge: Callable[[Table], tuple[
         claim: the claim.
         table: rows with `normalised`.
         judge: says of the rows of one kind whether the claim holds, and the numbers.
-        test: what is asked of the numbers.
+        test: the condition on the numbers.
     """
     found: Mapping[bool, tuple[bool, str]] = {
         normalised: judge(table.where(normalised=normalised)) for normalised in TOKENS

@@ -63,7 +63,7 @@ class DictionaryTraining:
 
     @staticmethod
     def descent(learning_rate: Float[Tensor, " runs"], gamma: float, every: int) -> DictionaryTraining:
-        """Gradient descent on the population loss with η_Q for each run, measured every so many steps."""
+        """Gradient descent on the population loss with η_Q for each run, measured at regular intervals."""
         rates = tuple(learning_rate.tolist())
         return DictionaryTraining(batch=0, optimizer="gd", learning_rate=rates, gamma=gamma, n_test=0, every=every)
 
@@ -204,7 +204,7 @@ class DictionaryTrainer:
 
     @torch.no_grad()
     def measure(self) -> Measurement:
-        """Measure now, in the dictionary's precision, and set runs that are no longer finite back."""
+        """Measure now, in the dictionary's precision, and set back runs whose loss ceased to be finite."""
         w, q = self.model.w.detach(), self.model.Q.detach()
         finite = w.isfinite().flatten(1).all(1) & q.isfinite().flatten(1).all(1)
         for run in range(self.model.n_runs):

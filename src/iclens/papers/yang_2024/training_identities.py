@@ -23,7 +23,7 @@ _HEADS = 64
 def _descent(
     dictionary: Dictionary, setting: Setting, *, above: float, every: int, n_heads: int = _HEADS
 ) -> tuple[DictionaryTrainer, Rate]:
-    """Gradient descent on the population loss with γ so many times the threshold of Theorem 1."""
+    """Gradient descent on the population loss with γ a multiple of the threshold of Theorem 1."""
     model = model_on(dictionary, setting, n_heads)
     # Without a positive ζ_0 there is no threshold; any γ will do there.
     needed = rate(dictionary, model, 1.0).threshold.max()
@@ -40,7 +40,7 @@ def _descent(
     source=f"{_SOURCE}, Theorem 1; constants derived, docs/theory/ridge-in-context.md",
 )
 def dictionary_theorem_1(setting: Setting) -> float:
-    """400 steps at the threshold, each held against the factor."""
+    """400 steps at the threshold, each checked against the factor."""
     dictionary = dictionaries(setting, *_SIZES)
     trainer, constants = _descent(dictionary, setting, above=1.0, every=1)
     found = torch.stack([measured.excess for measured in trainer.run(400)])

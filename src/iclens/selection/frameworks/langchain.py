@@ -20,7 +20,7 @@ _Base: Any = BaseExampleSelector or object
 class LangChainSelector(_Base):
     """A `BaseExampleSelector` of LangChain.
 
-    Made from a choice it gives that; made by `choosing` it chooses when it is first asked, and anew after
+    Made from a choice it gives that; made by `choosing` it chooses when it is first asked, and again after
     `add_example`.
 
     >>> selector = LangChainSelector(iclens.select(model, pool, dev, k=8))    # doctest: +SKIP
@@ -93,7 +93,7 @@ class LangChainSelector(_Base):
         return [dict(self.examples[i]) for i in self.selection.indices]
 
     def add_example(self, example: dict[str, str]) -> None:
-        """Add an example to the pool; the next call of `select_examples` chooses anew.
+        """Add an example to the pool; the next call of `select_examples` chooses again.
 
         Raises:
             UserError: the selector holds a choice that was made already; the example has no input or output.

@@ -44,7 +44,7 @@ def lm_eval_task(
         outputs: what stands for each output there, such as `{"negative": 0, "positive": 1}`.
 
     Raises:
-        UserError: the test file is none that the harness reads, or a template that repeats the input behind the output.
+        UserError: the test file is none that the harness reads, or a template that repeats the input after the output.
     """
     shots = [found.demonstrations[i] for i in found.indices]
     said = outputs or {}

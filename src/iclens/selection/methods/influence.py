@@ -84,7 +84,7 @@ def _n_batches(search: Search, n_scales: int) -> int:
 
 
 def _cost_of_effects(search: Search, count: int, n_scales: int) -> float:
-    """Passes of so many mini-batches, about: each reads the pool twice, forth and back, at every scale."""
+    """Estimate the passes of mini-batches: each reads the pool twice, forth and back, at every scale."""
     prompts = len(search.divided(range(search.n)))
     queries = prompts * -(-len(search.evaluator.queries) // count)
     return count * 4 * n_scales * search.cost(search.n, queries)

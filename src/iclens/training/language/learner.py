@@ -62,7 +62,7 @@ CURRICULUM: tuple[Stage, ...] = (
 """Words grow first, then categories, labels, and prompts; the last stage is the whole task."""
 
 REDRAW_AFTER = 6
-"""After so many stages, when the words have grown and the categories begin to, all word embeddings are drawn again."""
+"""Stages after which all word embeddings are redrawn: the words have grown, and the categories begin to."""
 
 
 Advance = Callable[[int, int | None], None]
@@ -178,7 +178,7 @@ def train(
         advance: called after every step with the number of steps done and the total, which is None until the
             curriculum is mastered.
         threads: torch threads; more are faster, and may differ in the last bits.
-        max_steps: stop after so many steps wherever training is (for tests).
+        max_steps: stop after this number of steps wherever training is (for tests).
 
     Raises:
         UserError: impossible sizes, or a stage that is not mastered within `recipe.patience` steps.

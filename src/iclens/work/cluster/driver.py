@@ -55,8 +55,8 @@ def each_on_cluster(
     """`function(*call, tell)` for every call, in the order in which they end, on a Ray cluster.
 
     As `iclens.work.workers.each`: on Ctrl-C, and when the iteration is left, `tell` raises KeyboardInterrupt in every
-    call that runs, and calls that wait are not begun; a call that does not end within `grace` seconds then is killed. A
-    call whose process or machine dies is started again elsewhere. Calls and results travel by the network: nothing is
+    call that runs, and calls that wait are not started; a call that does not end within `grace` seconds is then killed.
+    A call whose process or machine dies is started again elsewhere. Calls and results travel by the network: nothing is
     assumed of the disks. `calls` is read as tasks are submitted, a bounded number ahead of those that run, so that a
     sequence may make its items when they are asked for.
 
@@ -81,7 +81,7 @@ def each_on_cluster(
 
 
 def tasks_of(seconds: Sequence[float], least: float = TASK_SECONDS) -> list[range]:
-    """Cut consecutive calls into tasks, each of at least so many seconds but perhaps the last."""
+    """Cut consecutive calls into tasks, each of at least the given seconds, except perhaps the last."""
     tasks, start, total = [], 0, 0.0
     for place, one in enumerate(seconds):
         total += one
@@ -101,7 +101,7 @@ class _Running:
 
 
 class _Driver:
-    """Submits tasks, gathers what their calls give, and submits anew what was lost."""
+    """Submits tasks, gathers what their calls give, and submits again what was lost."""
 
     def __init__(
         self,

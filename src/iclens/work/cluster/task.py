@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
 
 
 class Board:
-    """Hears all tasks and tells them whether to stop."""
+    """Receives the reports of all tasks, and answers whether to stop."""
 
     def __init__(self) -> None:
         self.heard: dict[int, tuple[Any, ...]] = {}

@@ -1,4 +1,4 @@
-"""Cohere's Command models: parallel branches behind one norm, scaled logits."""
+"""Cohere's Command models: parallel branches after one norm, scaled logits."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 @FAMILIES.register("cohere")
 @FAMILIES.register("cohere2")
 def cohere(config: Any) -> Family:
-    """Parallel branches behind one LayerNorm without a bias; a scale on the logits."""
+    """Parallel branches after one LayerNorm without a bias; a scale on the logits."""
     return llama_layout(config, norms=("input_layernorm",))

@@ -1,4 +1,4 @@
-"""DeepSeek: keys and values from a narrow latent behind a norm, experts beside shared ones, dense layers first."""
+"""DeepSeek: keys and values from a narrow latent after a norm, experts beside shared ones, dense layers first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 @FAMILIES.register("deepseek_v2")
 @FAMILIES.register("deepseek_v3")
 def deepseek(config: Any) -> Family:
-    """Values from a latent behind a norm, whose scale is held, narrower than the keys; experts; routers in float32."""
+    """Values from a latent after a norm, whose scale is held, narrower than the keys; experts; routers in float32."""
     return llama_layout(
         config,
         activations=("mlp.act_fn", "mlp.experts.act_fn", "mlp.shared_experts.act_fn"),

@@ -1,4 +1,4 @@
-"""GPT-NeoX (Pythia): parallel or sequential residual, partial rotary positions."""
+"""GPT-NeoX (Pythia): parallel or sequential branches, partial rotary positions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from iclens.lens.model.families.family import FAMILIES, Family
 
 @FAMILIES.register("gpt_neox")
 def gpt_neox(config: Any) -> Family:
-    """Parallel or sequential residual, partly rotary positions."""
+    """Parallel or sequential branches, partly rotary positions."""
     return Family(
         name=config.model_type,
         causal=True,

@@ -42,7 +42,7 @@ def hybrid(config: Any) -> str:
 
 
 def foreign_layer(config: Any) -> str | None:
-    """Name the first layer of a configuration that is no softmax attention; None where the configuration names none."""
+    """Name the first layer of a configuration that is not softmax attention; None where all are or it says nothing."""
     try:
         config = config.get_text_config()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Phi (parallel branches behind one norm) and Phi-3 (Llama's layout with fused projections)."""
+"""Phi (parallel branches after one norm) and Phi-3 (Llama's layout with fused projections)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from iclens.lens.model.families.family import FAMILIES, Family, llama_layout
 
 @FAMILIES.register("phi")
 def phi(config: Any) -> Family:
-    """Parallel branches behind one LayerNorm; a biased unembedding."""
+    """Parallel branches after one LayerNorm; a biased unembedding."""
     return llama_layout(
         config,
         output="self_attn.dense",

@@ -22,5 +22,5 @@ def starcoder2(config: Any) -> Family:
 
 @FAMILIES.register("stablelm")
 def stablelm(config: Any) -> Family:
-    """LayerNorm, parallel or sequential residual."""
+    """LayerNorm, parallel or sequential branches."""
     return llama_layout(config)

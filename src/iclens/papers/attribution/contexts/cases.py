@@ -52,7 +52,7 @@ def case(
     generator: torch.Generator,
     relations: Mapping[str, Relation] = RELATIONS,
 ) -> Case:
-    """Draw a context of so many documents.
+    """Draw a context of `n` documents.
 
     Args:
         folder: of the data, for passages.
@@ -178,5 +178,5 @@ def _file(folder: str, task: str) -> Path:
 
 
 def _some(entries: Sequence[T], count: int, generator: torch.Generator) -> list[T]:
-    """So many different entries in random order."""
+    """Draw `n` different entries in random order."""
     return [entries[i] for i in torch.randperm(len(entries), generator=generator)[:count].tolist()]

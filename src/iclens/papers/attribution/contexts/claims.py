@@ -110,7 +110,7 @@ class First:
 
 
 def facts(table: Table, tasks: Sequence[str], size: int) -> Table:
-    """The rows of prompts of facts with so many documents."""
+    """Select the rows of prompts of facts with `n` documents."""
     return of_tasks(table, [task for task in tasks if task not in PASSAGES], size=size)
 
 

@@ -37,7 +37,7 @@ class ContextsOnRealModels(Recipe[ContextSettings]):
     with log p in the shortened prompt; for its logit, ContextCite's target, it is the same number, since ranks alone
     count. The top-k drop is what deleting the k highest-scored takes from log p. First says how often the document
     that holds the fact has the highest score. ContextCite's method is held to its formula: masks with probability 1/2,
-    the logit of p of the whole response, a Lasso with α = .01 on standardised masks. The score that is held against it
+    the logit of p of the whole response, a Lasso with α = .01 on standardised masks. The score to compare with it
     is chosen on the tuning tasks among those of at most 6 passes; all verdicts are of the other tasks.
     """
 

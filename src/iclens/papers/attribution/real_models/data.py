@@ -85,7 +85,7 @@ class Task:
         return tuple(known) if len(known) <= MOST_LABELS else ()
 
     def drawn(self, generator: torch.Generator, count: int) -> list[Pair]:
-        """So many different pairs in random order."""
+        """Draw `n` different pairs in random order."""
         if count > len(self.pairs):
             raise UserError(f"the task {self.name} has {len(self.pairs)} pairs, but {count} are needed.")
         return [self.pairs[i] for i in torch.randperm(len(self.pairs), generator=generator)[:count].tolist()]

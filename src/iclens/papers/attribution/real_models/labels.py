@@ -32,7 +32,7 @@ QUERY_FREE = ("label_surprise", "label_surprise_orders", "label_doubt", "detail_
 def wrong_label_rows(
     lens_model: LensModel, task: Task, methods: Sequence[str], n_queries: int, seed: int
 ) -> list[dict[str, Cell]]:
-    """A row a method: AUROC of the flipped demonstrations scoring lowest, and the share found among so many checked."""
+    """Give a row for each method: AUROC of flipped demonstrations scoring lowest, and their share among the lowest."""
     pool, wrong, queries = _pool(task, N_FLIPPED, n_queries, seed)
     wrong_mask = torch.tensor(wrong)
     rows: list[dict[str, Cell]] = []
@@ -102,7 +102,7 @@ def accuracy(lens_model: LensModel, task: Task, demonstrations: Sequence[Pair], 
 
 
 def _first(lens_model: LensModel, text: str, label: str) -> int:
-    """The first token of a label behind a text."""
+    """The first token of a label after a text."""
     own = encode(text, lens_model.tokenizer, True)[0]
     return int(encode(text + label, lens_model.tokenizer, True)[0][len(own)])
 

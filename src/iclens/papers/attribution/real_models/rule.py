@@ -3,7 +3,7 @@
 Written before the reporting tasks were run: **the default for prompts of a size is the score of the best mean LDS on
 the tuning tasks at that size, among scores of at most 4.5 passes**, forward and backward ones together; at a size that
 was not tuned on, the choice of the nearest one below. A score counts that scores the demonstrations of any prompt
-without being told labels, and that is no control.
+without being told labels, and that is not a control.
 """
 
 from __future__ import annotations

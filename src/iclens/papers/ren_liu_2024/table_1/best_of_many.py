@@ -25,8 +25,8 @@ class Best:
         of: the type, or `"all"`.
         row: the row with the highest mean.
         score: its scores over seeds.
-        gain: its differences to the original, or to the control that it was held against; biased upwards, since the row
-            was chosen by them.
+        gain: its differences to the original, or to the control that it was compared with; biased upwards, since the
+            row was chosen by them.
         simultaneous: the same differences with an interval that holds for all rows of the choice at once (Bonferroni).
         p: of the gain, corrected for the choice (`max_statistic`).
         nested: the gain on seeds and examples that did not choose.

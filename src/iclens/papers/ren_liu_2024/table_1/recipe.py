@@ -155,7 +155,7 @@ class FinetuneTable(Recipe[TableSettings]):
     trained = staticmethod(train)
 
     def parts(self, settings: TableSettings) -> list[Part]:
-        """One a task and row, with all its seeds."""
+        """Return one part per task and row, with all its seeds."""
         return [{"task": task, "row": row} for task in settings.tasks for row in settings.rows]
 
     def measure(self, part: Part, settings: TableSettings, progress: Progress) -> Table:

@@ -54,7 +54,7 @@ class Preset:
         settings: of every run.
         n_train: generated training examples, and the most that are used of real ones.
         n_validation: generated validation examples; real validation splits are used whole.
-        layers: so many of the encoder's first layers are kept; all when None.
+        layers: the number of the encoder's first layers that are kept; all when None.
     """
 
     settings: Settings

@@ -102,7 +102,7 @@ PLACES: dict[str, str] = {
 """Place to another way of saying it."""
 
 VALIDATION_SHARE = 5
-"""One pair of nouns in so many is kept for validation."""
+"""One pair of nouns in this number is kept for validation."""
 
 
 def held_out(first: Noun, second: Noun) -> bool:
