@@ -96,7 +96,7 @@ class ParallelAdapter(nn.Module):
         hidden: the width of the adapter's hidden layer.
         activation: σ: `relu`, `gelu`, `silu` or `tanh`.
         factor: c.
-        per_head: every head has an adapter of its own; otherwise they share one.
+        per_head: every head has its own adapter; otherwise they share one.
 
     Raises:
         UserError: an unknown activation, or a hidden width below 1.
@@ -141,7 +141,7 @@ class ResidualMLP(ParallelAdapter):
         n_heads: number of heads.
         hidden: the width of the hidden layer; 4 d when None.
         activation: σ: `relu`, `gelu`, `silu` or `tanh`.
-        per_head: every head has an MLP of its own.
+        per_head: every head has its own MLP.
     """
 
     biased = True

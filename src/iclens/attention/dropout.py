@@ -25,7 +25,7 @@ def with_dropout(
     """`variant(q, k, v, mask)` with every weight of the softmax part zeroed with probability `dropout_p`.
 
     The weights that stay are divided by 1 − dropout_p. What the variant subtracts or does afterwards is left alone. A
-    variant with an attention of its own (linear attention, for one) has no softmax weights to drop and runs as it is.
+    variant with its own attention (linear attention, for one) has no softmax weights to drop and runs as it is.
 
     Args:
         variant: the variant, or an adapter's wrapping of it.

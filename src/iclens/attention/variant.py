@@ -60,7 +60,7 @@ class AttentionVariant(nn.Module, abc.ABC):
         permutes: whether reordering the context (keys, values and the mask's columns), without a causal mask, leaves
             the output of a query unchanged. False for variants that know which key is the query's own, or a key's
             position.
-        self_aligned: whether query j must have a key of its own: the last n_query keys are those of the queries.
+        self_aligned: whether query j must have its own key: the last n_query keys are those of the queries.
     """
 
     permutes: bool = True
@@ -213,7 +213,7 @@ class AttentionVariant(nn.Module, abc.ABC):
         return self.dual(*given, **how).loss()
 
     def dual_step(self, *given: Any, **how: Any) -> Outputs:
-        """The prediction after the step; equal to `forward` but for the declared residual. Arguments as in `dual`."""
+        """Predict after the step: `forward` except for the declared residual. Arguments as in `dual`."""
         return self.dual(*given, **how).predict()
 
     def extra_repr(self) -> str:  # noqa: D102

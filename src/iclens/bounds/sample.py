@@ -76,7 +76,7 @@ def weighted_sum(
 class Sample:
     """What the bounds need to know of D·Ŵ = Σ_{trained on} v_j φ(k_j)ᵀ and of the tokens it is judged by.
 
-    Every field is (..., n_row) and, but for `n`, a logarithm. ℓ_i = −v_iᵀ (D·Ŵ) φ(k_i) is the loss of token i.
+    Every field is (..., n_row) and, except for `n`, a logarithm. ℓ_i = −v_iᵀ (D·Ŵ) φ(k_i) is the loss of token i.
 
     Attributes:
         n: size N of the sample.

@@ -130,7 +130,7 @@ def gradient_descent(
 ) -> Float[Tensor, "*batch d_y d_x"]:
     """W after gradient steps at rate η on L(W) = (1/2N) Σ_i ‖W x_i − y_i‖², by autograd: the reference for the head.
 
-    Each leading index has a W of its own.
+    Each leading index has its own W.
     """
     W = W_0.detach().expand(*x.shape[:-2], -1, -1)
     for _ in range(steps):

@@ -21,7 +21,7 @@ from iclens.registry import Registry
 class Activation:
     """An activation σ, and its gate g with σ(u) = u · g(u).
 
-    The gate is a formula of its own, never the quotient σ(u)/u, which has no digits near u = 0.
+    The gate is a separate formula, never the quotient σ(u)/u, which has no digits near u = 0.
 
     Attributes:
         value: σ(u).

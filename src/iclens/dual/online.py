@@ -96,7 +96,7 @@ def online_attention(
         kernel: as in `DualModel.from_attention`.
         state: the learner to continue from; only for pointwise maps, whose features do not depend on the other tokens.
         chunk_size: tokens evaluated at once; the memory beyond the state is O(chunk_size²). The result does not depend
-            on it, but for rounding.
+            on it, except for rounding.
 
     Raises:
         UserError: what `DualModel.from_attention` refuses, as many keys as queries not given, a feature map whose basis

@@ -82,7 +82,7 @@ class StackDual:
     """A stack of layers as a sequence of dual models.
 
     Layer ℓ's dual takes its training inputs, targets and test inputs from what the dual of layer ℓ−1 predicts after its
-    gradient step; the embeddings open the sequence. Every token is a test input of its own, with its own D, W_0 and
+    gradient step; the embeddings open the sequence. Every token is a separate test input, with its own D, W_0 and
     held map. Under a causal mask, or whenever demonstrations do not see the query, the demonstrations' representations,
     and so every training set, do not depend on the query.
 

@@ -28,7 +28,7 @@ class KernelRidge(Estimator):
     softmax attention. All prefixes: one Cholesky factor of K + αI, O(n³) for a prompt of n points, as much as the last
     prefix alone.
 
-    Source: scikit-learn's `KernelRidge` has the same options, but for `softmax`.
+    Source: scikit-learn's `KernelRidge` has the same options, except for `softmax`.
 
     Attributes:
         alpha: α, positive.

@@ -18,7 +18,7 @@ class PromptModel(nn.Module, abc.ABC):
     """Several independent models of one shape, the runs, in one module.
 
     Every parameter has a leading axis of runs, and run r of a large ensemble starts from the same numbers as the same
-    run alone: its parameters are drawn from a generator of its own, seeded with `seeds[r]`.
+    run alone: its parameters are drawn from its own generator, seeded with `seeds[r]`.
 
     A constructor takes the widths `d` and `d_y` of the task, the seeds, and options as keywords.
 

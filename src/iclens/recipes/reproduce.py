@@ -75,7 +75,7 @@ class Order:
 
     @property
     def key(self) -> str:
-        """What its finished work belongs to, but for what it reads."""
+        """What its finished work belongs to, except for what it reads."""
         return work_key(self.recipe, self.chosen, version("iclens"))
 
     @cached_property
@@ -115,7 +115,7 @@ class Cost:
 
 
 def cost(order: Order) -> Cost:
-    """Count what is finished and estimate the rest; nothing is computed, but for steps that a recipe may time."""
+    """Count what is finished and estimate the rest; nothing is computed, except for steps that a recipe may time."""
     preset, parts = order.recipe.presets[order.preset], order.recipe.parts(order.chosen)
     store = PartStore(order.folder / PARTS, order.key + order.inputs)
     done = finished(order.folder, order.key, order.inputs) is not None

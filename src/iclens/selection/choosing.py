@@ -84,7 +84,7 @@ def select(
         metric: `"accuracy"`, `"log-loss"`, or a function of (prediction, target), the more the better; ties are decided
             by the log-loss.
         match: `"exact"` or `"normalised"`: how a free answer is compared. Exact: the model's likeliest tokens begin
-            with it; normalised: what the model writes equals it but for case, punctuation and articles.
+            with it; normalised: what the model writes equals it except for case, punctuation and articles.
         held_out: what takes no part in the choice: a part of `dev`, between 0 and 1, or other examples.
         check_with: another model, for which the first one chooses: the starting and the chosen prompt run there too.
         seed: of what is drawn.

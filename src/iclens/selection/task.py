@@ -227,7 +227,7 @@ class Task:
             self._query(one)
 
     def evaluator(self, what: str, examples: Sequence[Example]) -> Evaluator:
-        """What runs prompts on some examples, with a ledger of its own."""
+        """What runs prompts on some examples, with its own ledger."""
         queries = tuple(self._query(one) for one in examples)
         writing, ledger = self.pool.writing, self.ledger(what)
         return Evaluator(self.lens_model, self.shots, writing, queries, ledger, self.metric, self.match)

@@ -25,7 +25,7 @@ _NEXT = "(SELECT coalesce(max(number), 0) + 1 FROM runs)"
 
 @dataclass(frozen=True)
 class Index:
-    """The SQLite file; every operation has a connection of its own, so that processes and threads may share it.
+    """The SQLite file; every operation has its own connection, so that processes and threads may share it.
 
     Attributes:
         path: the file.

@@ -22,8 +22,8 @@ def train_together(
 ) -> Store | None:
     """Train one run in all processes, and keep it; each of them calls this.
 
-    The run's key and what is stored do not depend on the number of processes but for rounding and `Result.processes`,
-    and a checkpoint is taken up by any number of them.
+    The run's key and what is stored do not depend on the number of processes except for rounding and
+    `Result.processes`, and a checkpoint is taken up by any number of them.
 
     Args:
         config: the run.

@@ -1,7 +1,7 @@
 """The bundled in-context regressors of the explorer's Lab view: one small transformer for each attention variant.
 
 They read points (x, y) of one input dimension and answer a query. The task is a sum of two waves with noise, whose
-best answer is known: ridge regression on the waves. All are trained alike but for their attention, by the lab's own
+best answer is known: ridge regression on the waves. All are trained alike except for their attention, by the lab's own
 `train`; weights are rounded to float16 and the errors that are recorded are those of the rounded weights.
 `scripts/train_regressors.py` of the repository made them.
 """

@@ -258,7 +258,7 @@ def _memory(context: Context) -> Listing:
 
 
 def explain_call(quick: bool) -> Callable[[], object]:
-    """The call of `explain` on the Llama, in a process of its own."""
+    """The call of `explain` on the Llama, in its own process."""
     lens_model = llama_model(SMALL if quick else LARGE)
     return lambda: explained(lens_model, few_shot(*EIGHT))
 

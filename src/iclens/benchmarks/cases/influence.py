@@ -183,7 +183,7 @@ def _memory(context: Context, shape: Shape) -> Listing:
 
 
 def influence_call(quick: bool, n_demonstrations: int, words: int, query_words: int) -> Callable[[], object]:
-    """The call of the influence on a GPT-2 with room for a long prompt, in a process of its own."""
+    """The call of the influence on a GPT-2 with room for a long prompt, in its own process."""
     text = few_shot(n_demonstrations, words, query_words)
     shape = GPT2_TINY if quick else GPT2_SMALL
     model = lens_model(replace(shape, positions=max(shape.positions, 1 << 13)))

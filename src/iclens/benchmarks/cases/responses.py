@@ -160,6 +160,6 @@ def _memory(context: Context, size: tuple[int, ...], n_written: int) -> Listing:
 def matrix_call(
     quick: bool, n_demonstrations: int, words: int, query_words: int, n_written: int
 ) -> Callable[[], object]:
-    """The call of the matrix, in a process of its own."""
+    """The call of the matrix, in its own process."""
     model = llama_model(SMALL if quick else LARGE)
     return Matrix.of(model, (n_demonstrations, words, query_words), n_written).found

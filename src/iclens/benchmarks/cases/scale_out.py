@@ -179,7 +179,7 @@ def _planning(number: int) -> float:
 
 
 def _estimate(seconds: float, dispatching: float, overhead: float, writing: float, planning: float) -> dict[str, Cell]:
-    """Estimate the hours for runs of the given seconds; but for the planning, the driver works while others train."""
+    """Estimate the hours for runs of the given seconds; but for planning, the driver works while others train."""
     tasks = RUNS * seconds / max(TASK_SECONDS, seconds)
     training = RUNS * seconds / CORES / (1 - max(0.0, overhead))
     driver, plans = tasks * dispatching + RUNS * writing, RUNS * planning

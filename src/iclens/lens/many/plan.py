@@ -25,7 +25,7 @@ _LEAST_FULL = 0.8
 def batches(questions: Sequence[Question], lens_model: LensModel, most_tokens: int) -> list[list[int]]:
     """Indices of the prompts of each batch, the shortest prompts first.
 
-    A batch has at most `most_tokens` tokens, filled-up ones counted; a longer prompt is a batch of its own, and so is
+    A batch has at most `most_tokens` tokens, filled-up ones counted; a longer prompt is a separate batch, and so is
     one after `longest_alike`.
     """
     alike = longest_alike(lens_model)

@@ -32,7 +32,7 @@ class Header:
         name: how messages call the file.
         architecture: e.g. `"llama"`.
         settings: its metadata without the architecture in front, e.g. `"rope.freq_base"`.
-        begins: whether it states that a text begins with a token of its own; None where it says nothing.
+        begins: whether it states that a text begins with a special token; None where it says nothing.
         splits: how it cuts texts into words before tokens, e.g. `"llama-bpe"`.
         tensors: the names of its tensors, each with how many numbers it holds.
         stretch: by how much each frequency of the rotary positions is divided (`rope_freqs.weight`), or None.

@@ -246,7 +246,7 @@ def dropped(chat: Chat, text: str, places: Sequence[tuple[int, int]], first: int
 
 
 def _own_words(text: str, places: Sequence[tuple[int, int]], follow: str | None) -> list[str]:
-    """Say what the template writes before the first message besides its marks, such as a system message of its own."""
+    """Say what the template writes before the first message besides its marks, such as a separate system message."""
     start, end = places[-1]
     header = "" if follow is None else follow.partition(text[start:end])[0]
     head = text[: min(first for first, _ in places)]

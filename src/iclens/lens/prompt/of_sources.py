@@ -86,7 +86,7 @@ class OfSources:
         Args:
             text: what the model reads.
             split: `"paragraphs"`, `"lines"` or `"sentences"`.
-            query: the query, which follows in a paragraph of its own; when left out it is the text's last paragraph or
+            query: the query, which follows in its own paragraph; when left out it is the text's last paragraph or
                 last line; of sentences, the last paragraph, or the last line of one paragraph, or the last sentence.
             separator: what stands between paragraphs; blank lines when left out.
             instruction_blocks: how many of the first paragraphs are an instruction, which is not a source.

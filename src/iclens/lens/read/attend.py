@@ -66,8 +66,8 @@ def with_sink(
     """Queries, keys and values with a learned sink as one more training pair: target 0, the same score for each query.
 
     q (*heads, n_query, d), k (*heads, n_key, d), v (*heads, n_key, d_v) with one sink for each head, (*heads) or its
-    last axis. Queries get a further entry 1, keys 0, and the pair's key is zero but for sink / scale there. The pair is
-    the last one, or the `first`.
+    last axis. Queries get a further entry 1, keys 0, and the pair's key is zero except for sink / scale there. The pair
+    is the last one, or the `first`.
     """
     extra = functional.pad((sinks / scale).to(k)[..., None, None], (k.shape[-1], 0)).expand(*k.shape[:-2], 1, -1)
     nothing = torch.zeros_like(v[..., :1, :])

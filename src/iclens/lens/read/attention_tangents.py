@@ -182,7 +182,7 @@ class _Tangents(Function):
 
 @cache
 def ready() -> None:
-    """Have PyTorch load what forward derivatives need, which warns of a part of its own that is deprecated."""
+    """Have PyTorch load what forward derivatives need, which warns of a deprecated part of PyTorch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))

@@ -33,7 +33,7 @@ def head_dual(
     sink: Float[Tensor, ""] | None = None,
     training_weights: TrainingWeights | None = None,
 ) -> DualModel:
-    """Make the dual model of heads from a language model: a soft cap c·tanh(scores/c) is a kernel of its own.
+    """Make the dual model of heads from a language model: a soft cap c·tanh(scores/c) is a separate kernel.
 
     The learned sink of a head is one more training pair after all others, of no demonstration: its target is 0, and its
     kernel with every query e^sink.

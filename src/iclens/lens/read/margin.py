@@ -5,7 +5,7 @@ place; shorter ones are filled up with a repetition of weight zero.
 
 A log-probability is not linear in the logits. With the model's own probabilities p held at their values it is, up to
 a constant: log p(y) = (l_y − Σ_v p_v l_v) − H(p), with H the entropy of the prediction. Decompositions that need a
-linear number take this one, and report the constant as a part of its own.
+linear number take this one, and report the constant as a separate part.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def read_texts(
         rows: token ids of each text.
         positions: where the logits of each are needed.
         read: what is read of them. Floating-point numbers are those by which a tree is checked against an own pass.
-        most_tokens: how many go through the model at once; a longer text is a pass of its own.
+        most_tokens: how many go through the model at once; a longer text is a separate pass.
         advance: is called with the number of finished texts after every pass.
         shared: without it every text is read whole: the naive way beside the fast one.
     """

@@ -34,7 +34,7 @@ from iclens.lens.read.routing import Routes, recording_routes, routed_as
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """What one attention layer leaves behind, at the read-out positions but for its keys and values.
+    """What one attention layer leaves behind, at the read-out positions except for its keys and values.
 
     Attributes:
         name: the attention module's name in the model.

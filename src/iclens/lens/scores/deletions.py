@@ -42,7 +42,7 @@ def run_texts(
     Args:
         lens_model: the model.
         texts: token ids and what is read after them; offsets count from the last id.
-        most_tokens: how many go through the model at once; a longer text is a pass of its own.
+        most_tokens: how many go through the model at once; a longer text is a separate pass.
         advance: is called with the number of finished texts after every pass.
         shared: without it every text is read whole: the naive way beside the fast one.
     """

@@ -61,7 +61,7 @@ def shared_influence(
         lens_model: a causal model.
         queries: the prompts, which differ in their queries alone, and what is read of each.
         weights: positive weights of the demonstrations.
-        most_tokens: how many go through the model at once; a longer text is a tree of its own.
+        most_tokens: how many go through the model at once; a longer text is a separate tree.
 
     Raises:
         UserError: a weight that is not positive, or another number of weights than demonstrations.

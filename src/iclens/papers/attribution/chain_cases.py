@@ -14,7 +14,7 @@ from iclens.papers.attribution.word_cases import TEMPLATE, margin
 
 
 def chain_cases(tokenizer: Any, generator: torch.Generator, n_prompts: int, n_chains: int = 6) -> list[Case]:
-    """Prompts whose answer takes two demonstrations, which are the truth; each hop is a kind of its own.
+    """Prompts whose answer takes two demonstrations, which are the truth; each hop is a separate kind.
 
     Raises:
         UserError: counts that do not fit, or a tokenizer that does not know the words.

@@ -114,7 +114,7 @@ class Subject:
         )
 
     def scored(self, methods: Sequence[str], seed: int, prompt: Prompt | None = None) -> dict[str, Scored]:
-        """Score by every method, each on a lens of its own and with the same seed, so that ablations are the same."""
+        """Score by every method, each on its own lens and with the same seed, so that ablations are the same."""
         found = {}
         for name in methods:
             lens = self.lens(held=name == "path", prompt=prompt)

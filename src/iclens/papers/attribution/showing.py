@@ -32,7 +32,7 @@ def summary(rows: Table, heads: Mapping[str, str], key: str) -> Table:
 def lds_by_passes(panels: Mapping[str, tuple[Table, str | None]]) -> Figure:
     """LDS against passes, a panel for each title: its rows, and the chosen score.
 
-    That score has a colour of its own, and so have Lassos and deletions one at a time.
+    That score has its own colour, and so have Lassos and deletions one at a time.
     """
     figure = new_figure(4.6 * max(1, len(panels)), 4.4)
     every = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]

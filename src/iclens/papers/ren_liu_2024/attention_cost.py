@@ -1,4 +1,4 @@
-"""What attention alone costs as the sequence grows: time in interleaved pairs, peak memory in a process of its own."""
+"""What attention alone costs as the sequence grows: time in interleaved pairs, peak memory in its own process."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class SequenceLength(Recipe[LengthSettings]):
     and steps as softmax attention's, with identity features from smaller weights at smaller rates, as N^(−1/4), since
     nothing divides by N there. Softmax attention with one layer has not fully converged after so few steps, so that a
     larger error of it is one of this training. Time is forward and backward of attention over all tokens, softmax
-    and linear one after the other so that both meet the same machine; memory is the peak of a process of its own above
+    and linear one after the other so that both meet the same machine; memory is the peak of its own process above
     its start. Softmax attention is timed as PyTorch's fused kernel computes it and with the whole matrix of weights.
     """
 

@@ -34,7 +34,7 @@ ONE_HEAD = Claim(
 
 @dataclass(frozen=True)
 class HeadSettings(TaskSettings):
-    """Fig. 4. The list of H is ours but for 30 and 400."""
+    """Fig. 4. The list of H is ours except for 30 and 400."""
 
     n_heads: tuple[int, ...] = chosen((1, 8, 20, 30, 64, 400), "H; stated: 30 and 400 among them")
     largest_steps: int = chosen(3000, "steps of the largest H, which is asked for its stability only")

@@ -19,7 +19,7 @@ _APART = 2**40
 class LabelStream:
     """Labels of all tokens in batches of prompts; a prompt of this task is nothing but its labels.
 
-    Run r draws from a generator of its own: first both test sets, then the training set, then the order in which it is
+    Run r draws from its own generator: first both test sets, then the training set, then the order in which it is
     gone through, again and again (what does not fill a batch is left out each time), or fresh prompts.
 
     Args:

@@ -74,7 +74,7 @@ def case(
 def _facts(relations: Mapping[str, Relation], name: str, size: int, generator: torch.Generator) -> Case:
     """One document holds the fact that is asked for; of the others about half have its form.
 
-    Every document says something false of a subject of its own, no two the same, and no other one mentions what is
+    Every document says something false of its own subject, no two the same, and no other one mentions what is
     asked for or its answer. The prompt ends with the beginning of the answer's sentence, so that the answer comes next.
     """
     relation = relations[name]
