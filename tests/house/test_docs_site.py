@@ -238,6 +238,20 @@ def test_results_show_every_verdict_of_the_gallery(tmp_path):
     assert "gallery-quick/card/figure" not in text
 
 
+def test_the_pages_count_the_claims_of_the_gallery():
+    verdicts = [json.loads(file.read_text(encoding="utf-8")) for file in (DOCS / "gallery").glob("*/verdicts.json")]
+    outcomes = [verdict["outcome"] for recipe in verdicts for verdict in recipe]
+    counts = [outcomes.count(one) for one in ("holds", "holds under", "does not hold", "cannot be tested here")]
+    index = " ".join((DOCS / "index.md").read_text(encoding="utf-8").split())
+    told = re.search(
+        r"Of (\d+) claims of papers and of our own, (\d+) hold, (\d+) hold under a condition, (\d+) do not, and (\d+)",
+        index,
+    )
+    assert [int(number) for number in told.groups()] == [len(outcomes), *counts]
+    understand = (DOCS / "understand" / "index.md").read_text(encoding="utf-8")
+    assert f"{len(verdicts)} studies, {len(outcomes)} claims" in understand
+
+
 def test_results_of_an_empty_gallery_say_how_to_fill_it(tmp_path):
     text = hook("results_page").results(tmp_path)
     assert "The gallery is empty" in text

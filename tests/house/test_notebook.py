@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -80,6 +81,14 @@ def test_a_real_model_says_what_the_stored_outputs_say(monkeypatch, capsys):
     for line in ("without #5: positive", "the model now says: positive"):
         assert line in printed
         assert line in stored
+
+
+def test_its_links_lead_somewhere():
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    text = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    links = re.findall(r"\]\(([^)#\s]+)", text)
+    assert len(links) >= 6
+    assert [link for link in links if not (NOTEBOOK.parent / link).exists()] == []
 
 
 def test_its_outputs_are_stored_and_name_no_machine():
