@@ -22,7 +22,7 @@ from iclens.selection.pool import Pool, read_pool
 from iclens.selection.search import METHODS, ORDERS, Found
 from iclens.selection.second_model import check_choice, second_task
 from iclens.selection.selection import Rival, Selection, Spending
-from iclens.selection.sizes import Size, sizes
+from iclens.selection.sizes import Size, shorter, sizes
 from iclens.selection.splitting import HELD_OUT, in_turns, split_off
 from iclens.selection.task import BUDGET, Limits, Task
 from iclens.work.parts import Parts
@@ -134,6 +134,9 @@ def select(
     search = task.search(on_dev, seed)
     doubted = doubts(search, torch.Generator().manual_seed(seed))
     judged = judge(on_dev, found, doubted, task.certainties)
+    missed = {one.index: one.left_out.mean for one in judged if one.left_out is not None}
+    # Fewer than were asked for may do as well: a report of sizes shows it.
+    on_dev.said(shorter(found.order, missed))
     report = on_aside.ledger.passes + on_dev.ledger.passes - before
     checked = None
     if second is not None:

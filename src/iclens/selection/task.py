@@ -215,7 +215,8 @@ class Task:
         shots = sum(self.sizes) * most / n
         held_out = sum(self.sizes) + 2 * shots + 3 * len(self.aside) * query
         left_out = most * (shots / 2 + len(self.dev) * query)
-        return (held_out + left_out) / self.pass_tokens + 4 + len(self.dev) * query / self.pass_tokens + 1
+        halves = shots + most.bit_length() * len(self.dev) * query
+        return (held_out + left_out + halves) / self.pass_tokens + 4 + len(self.dev) * query / self.pass_tokens + 1
 
     def check_queries(self) -> None:
         """Read every example's answers as tokens, so that one that cannot be read is told before anything runs.
