@@ -11,7 +11,7 @@ _LINE_END = "↵"
 
 
 def visible(text: str) -> str:
-    """The text with control, format and line-separator characters written out.
+    """Return the text with control, format and line-separator characters written out.
 
     Each becomes its code point (`⟨U+202E⟩`), so that text from a prompt or a model can neither reorder, hide nor
     command anything. Line ends, tabs and the joiners of words and emoji stay.
@@ -39,7 +39,7 @@ def _shown(character: str) -> str:
 
 
 def signed(value: float | None) -> str:
-    """A contribution in nats with its sign, e.g. `+1.234`, `−0.050`, `+2.1e−05`; `–` for None."""
+    """Return a contribution in nats with its sign, e.g. `+1.234`, `−0.050`, `+2.1e−05`; `–` for None."""
     if value is None:
         return "–"
     if math.isnan(value):
@@ -53,17 +53,17 @@ def signed(value: float | None) -> str:
 
 
 def plain(value: float | None) -> str:
-    """A number without a plus sign."""
+    """Return a number without a plus sign."""
     return signed(value).removeprefix("+")
 
 
 def scientific(value: float) -> str:
-    """A residual or a tolerance, e.g. `3.2e−08`."""
+    """Return a residual or a tolerance, e.g. `3.2e−08`."""
     return plain(value) if math.isnan(value) or math.isinf(value) else f"{value:.1e}".replace("-", "−")
 
 
 def percent(probability: float) -> str:
-    """A probability, e.g. `97.3 %`; never rounded to 0 or 100 unless it is."""
+    """Return a probability, e.g. `97.3 %`; never rounded to 0 or 100 unless it is."""
     if math.isnan(probability):
         return "not a number"
     share = 100.0 * probability

@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 
 def said(error: Exception) -> str:
-    """An error in one line: a user's mistake by its message alone, any other with its kind."""
+    """Return an error in one line: a user's mistake by its message alone, any other with its kind."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 

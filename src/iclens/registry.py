@@ -92,7 +92,7 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def checked(self, name: str, options: Iterable[str], *, given: int = 0) -> T:
-        """The callable `name`, once every one of `options` is known to be a parameter of it.
+        """Return the callable `name`, once every one of `options` is known to be a parameter of it.
 
         Args:
             name: the registered name.

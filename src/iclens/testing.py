@@ -146,7 +146,7 @@ class _Checker:
         )
 
     def mask(self, n_query: int, n_key: int, *leading: int) -> Tensor:
-        """A random mask with a key that nobody may attend to, and a row that may attend to nothing."""
+        """Return a random mask with a key that nobody may attend to, and a row that may attend to nothing."""
         mask = torch.rand(*leading, 1, n_query, n_key, generator=self.generator) < 0.7
         mask[..., n_key // 2] = n_key == 1
         mask[..., n_query // 2, :] = False
@@ -173,7 +173,7 @@ class _Checker:
         self.found[name] = Check(name, max(error, before.error), max(tolerance, before.tolerance))
 
     def refused(self, q: Tensor, k: Tensor, v: Tensor, how: dict[str, Any]) -> bool:
-        """Whether the variant refuses the call for want of tokens; under causality it may not."""
+        """Return whether the variant refuses the call for want of tokens; under causality it may not."""
         if how.get("is_causal"):
             return False
         try:

@@ -384,7 +384,8 @@ def test_the_built_site_is_whole(tmp_path):
     assert "arithmatex" not in "".join(page.read_text(encoding="utf-8") for page in (site / "theory").glob("*.html"))
     broken = []
     for page, addresses in pages.items():
-        if page.name == "404.html":
+        # The views of a saved explanation are names that its own script reads.
+        if page.name == "404.html" or (page.parent.name == "examples" and page.name != "index.html"):
             continue
         for target in addresses.targets:
             parts = urlsplit(target)

@@ -28,7 +28,7 @@ _KNOWN: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def fewest_attendable(mask: Tensor) -> Fewest | None:
-    """The prompt whose best-served query may attend to the fewest keys, of the prompts that may attend to any.
+    """Return the prompt whose best-served query may attend to the fewest keys, of the prompts that may attend to any.
 
     None where a program is compiled, captured or transformed and cannot ask a tensor for its numbers, and for a mask
     that hides everything.

@@ -91,7 +91,7 @@ class Attending:
         return Attending(n_query, n_key, n_heads, mask, scale, is_causal)
 
     def scale_for(self, d: int) -> float:
-        """The given scale, or d^(−1/2)."""
+        """Return the given scale, or d^(−1/2)."""
         return d**-0.5 if self.scale is None else self.scale
 
     @property
@@ -100,14 +100,14 @@ class Attending:
         return self.n_key - self.n_query
 
     def allowed(self, device: torch.device) -> Tensor | None:
-        """The whole mask, causality included, (..., n_query or 1, n_key); None for everywhere."""
+        """Return the whole mask, causality included, (..., n_query or 1, n_key); None for everywhere."""
         if not self.is_causal or self.n_query == 1:
             return self.mask
         causal = torch.ones(self.n_query, self.n_key, dtype=torch.bool, device=device).tril(self.first_position)
         return causal if self.mask is None else self.mask & causal
 
     def rows(self, start: int, stop: int, n_key: int, device: torch.device) -> Tensor | None:
-        """The mask of queries start…stop on the first `n_key` keys."""
+        """Return the mask of queries start…stop on the first `n_key` keys."""
         mask = self.mask
         if mask is not None:
             mask = mask[..., start:stop, :n_key] if mask.shape[-2] > 1 else mask[..., :n_key]
@@ -117,7 +117,7 @@ class Attending:
         return causal if mask is None else mask & causal
 
     def own(self, x: Tensor) -> Tensor:
-        """The rows of `x` (…, n_key, width) that belong to the queries' own tokens: the last n_query."""
+        """Return the rows of `x` (…, n_key, width) that belong to the queries' own tokens: the last n_query."""
         return x[..., self.n_key - self.n_query :, :]
 
 

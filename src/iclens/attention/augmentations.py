@@ -26,7 +26,7 @@ _ACTIVATIONS = {
 
 
 def augmentation(given: Augmentation, *, n_heads: int, width: int) -> nn.Module:
-    """The module that augments (..., n_heads, n, width).
+    """Return the module that augments (..., n_heads, n, width).
 
     A registered class is called as `cls(width, n_heads, **options)`; a user's module maps (..., n_heads, n, width) to
     the same shape.

@@ -73,7 +73,7 @@ def check_count(n_negatives: int, attending: Attending) -> None:
 def tokens_of_queries(
     q: Tensor, k: Tensor, attending: Attending, *, n_negatives: int, construction: str, seed: int
 ) -> Chosen:
-    """The tokens that are the negatives of every query, index (..., n_heads, n_query, count).
+    """Return the tokens that are the negatives of every query, index (..., n_heads, n_query, count).
 
     A query that may attend to m tokens has min(n_negatives, m − 1) of them: never all.
     """
@@ -118,7 +118,7 @@ def tokens_of_queries(
 
 
 def tokens_of_keys(k: Tensor, attending: Attending, *, n_negatives: int, construction: str, seed: int) -> Chosen:
-    """The tokens that are the negatives of every key, index (..., n_kv_heads, n_key, count).
+    """Return the tokens that are the negatives of every key, index (..., n_kv_heads, n_key, count).
 
     Candidates of key i are the other keys j that every query which may attend to i may attend to as well: a modified
     value then holds nothing that a query must not see. With `is_causal` these are among j < i.

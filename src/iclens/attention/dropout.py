@@ -59,7 +59,7 @@ def with_dropout(
 
 
 def _unwrapped(variant: Any) -> AttentionVariant:
-    """The variant that PEFT's wrapping of it would call."""
+    """Return the variant that PEFT's wrapping of it would call."""
     if isinstance(variant, AttentionVariant):
         return variant
     adapters = [] if variant.disable_adapters else variant.active_adapters

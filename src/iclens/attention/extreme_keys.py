@@ -21,7 +21,7 @@ _HAS_TRITON = find_spec("triton") is not None
 
 
 def has_kernel(x: Tensor) -> bool:
-    """Whether `gpu.extreme_keys` can run where `x` lies: on a GPU, or anywhere in Triton's interpreter."""
+    """Return whether `gpu.extreme_keys` can run where `x` lies: on a GPU, or anywhere in Triton's interpreter."""
     return _HAS_TRITON and (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
 
 
@@ -56,7 +56,7 @@ def lowest(
     spare: int = 1,
     causal_from: int | None = None,
 ) -> Chosen:
-    """The `count` candidate keys with the lowest scores of every row; among equal scores it is open which.
+    """Return the `count` candidate keys with the lowest scores of every row; among equal scores it is open which.
 
     A row with m candidates has min(count, m − skip − spare) chosen keys, or none.
 

@@ -29,7 +29,7 @@ _TERMS = ("softcap", "s_aux", "sinks", "position_bias", "cache")
 
 
 def mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """The mask of one forward pass: bool (batch, 1, n_query, n_key), True = may attend, or None.
+    """Return the mask of one forward pass: bool (batch, 1, n_query, n_key), True = may attend, or None.
 
     None stands for a plain causal batch (or, in an encoder, for one without padding): no n_query x n_key tensor is
     formed. Padding, sliding windows and packed sequences give a mask.
@@ -75,7 +75,7 @@ def attend(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The heads' outputs (batch, n_query, heads, d_v) of one layer, by the variant attached to it.
+    """Return the heads' outputs (batch, n_query, heads, d_v) of one layer, by the variant attached to it.
 
     Args:
         module: the attention layer.

@@ -109,7 +109,7 @@ def _names(module: nn.Module) -> tuple[str, ...]:
 
 
 def _constants(module: nn.Module) -> set[Any]:
-    """The constants in the code of the layer's forward, among them the names of the arguments it passes on."""
+    """Return the constants in the code of the layer's forward, among them the names of the arguments it passes on."""
     found: set[Any] = set()
     for constant in inspect.unwrap(type(module).forward).__code__.co_consts:
         found.update(constant if isinstance(constant, tuple) else (constant,))
@@ -137,7 +137,7 @@ def _layer(name: str, module: Any, model: Any) -> AttentionLayer:
 
 
 def _first(owners: tuple[Any, ...], *keys: str) -> Any:
-    """The first of `keys` that one of `owners` has and that is not None."""
+    """Return the first of `keys` that one of `owners` has and that is not None."""
     for owner in owners:
         for key in keys:
             value = getattr(owner, key, None)

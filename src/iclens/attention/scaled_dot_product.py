@@ -64,7 +64,7 @@ class FourAxes:
         return zeros.masked_fill_(~shared, -torch.inf).expand(self.mask.shape)
 
     def restored(self, out: Tensor) -> Tensor:
-        """The kernel's output with all its leading axes."""
+        """Return the kernel's output with all its leading axes."""
         return out.reshape(*self.leading, *out.shape[-3:])
 
 
@@ -88,7 +88,7 @@ def four_axes(q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> FourAxes
 
 
 def weights_naive(q: Tensor, k: Tensor, attending: Attending) -> Tensor:
-    """The attention weights a, (..., n_heads, n_query, n_key); rows that may attend to nothing are zero."""
+    """Return the attention weights a, (..., n_heads, n_query, n_key); rows that may attend to nothing are zero."""
     scores = q @ repeat_heads(k, attending.n_heads).mT * attending.scale_for(q.shape[-1])
     allowed = attending.allowed(q.device)
     if allowed is None:
@@ -98,5 +98,5 @@ def weights_naive(q: Tensor, k: Tensor, attending: Attending) -> Tensor:
 
 
 def scaled_dot_product_naive(q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor:
-    """The same from the whole matrix of weights."""
+    """Return the same from the whole matrix of weights."""
     return weights_naive(q, k, attending) @ repeat_heads(v, attending.n_heads)

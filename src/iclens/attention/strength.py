@@ -23,7 +23,7 @@ def finite(name: str, value: Strength) -> Strength:
 
 
 def on_heads(value: Strength) -> Strength:
-    """The strength shaped to multiply (..., n_heads, n, width)."""
+    """Return the strength shaped to multiply (..., n_heads, n, width)."""
     return value[..., None, None] if isinstance(value, Tensor) and value.ndim else value
 
 
@@ -34,7 +34,7 @@ def times(value: Strength, x: Tensor) -> Tensor:
 
 
 def is_zero(value: Strength) -> bool:
-    """Whether it is the number 0; a tensor may hold anything."""
+    """Return whether it is the number 0; a tensor may hold anything."""
     return not isinstance(value, Tensor) and value == 0
 
 
@@ -74,7 +74,7 @@ class StrengthOption:
 
 
 def _numbers(value: Any) -> Any:
-    """The numbers as they were given: a tensor in single precision would turn 0.1 into 0.10000000149."""
+    """Return the numbers as they were given: a tensor in single precision would turn 0.1 into 0.10000000149."""
     if hasattr(value, "tolist"):
         return value.tolist()
     return [_numbers(entry) for entry in value] if isinstance(value, Sequence) else float(value)

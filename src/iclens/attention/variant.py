@@ -72,7 +72,7 @@ class AttentionVariant(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def options(self) -> dict[str, Any]:
-        """The constructor's options as JSON-able values; `build` with them gives the same variant.
+        """Return the constructor's options as JSON-able values; `build` with them gives the same variant.
 
         Values of parameters are not in it: they are in the `state_dict`.
         """
@@ -106,7 +106,7 @@ class AttentionVariant(nn.Module, abc.ABC):
         return self.after(self.attend_less_offset(q, *self.modified(k, v, attending), attending))
 
     def modified(self, k: Tensor, v: Tensor, attending: Attending) -> tuple[Tensor, Tensor]:
-        """The keys and values that are attended to."""
+        """Return the keys and values that are attended to."""
         k = self.keys(k, attending)
         return k, self.values(k, v, attending)
 
@@ -119,7 +119,7 @@ class AttentionVariant(nn.Module, abc.ABC):
         return v
 
     def offset(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor | None:
-        """What is subtracted from the attention output, (..., n_heads, n_query, d_v); None for nothing."""
+        """Return what is subtracted from the attention output, (..., n_heads, n_query, d_v); None for nothing."""
         return None
 
     def attend_less_offset(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor:
@@ -129,11 +129,11 @@ class AttentionVariant(nn.Module, abc.ABC):
         return out if offset is None else out - offset
 
     def after(self, out: Tensor) -> Tensor:
-        """What happens to the head's output."""
+        """Return what happens to the head's output."""
         return out
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, attending: Attending) -> Tensor:
-        """The attention itself; softmax unless overridden."""
+        """Return the attention itself; softmax unless overridden."""
         return scaled_dot_product(q, k, v, attending)
 
     @abc.abstractmethod
@@ -141,7 +141,7 @@ class AttentionVariant(nn.Module, abc.ABC):
         """The same output from the whole score matrix, written for reading: what `forward` is checked against."""
 
     def kernel(self, attending: Attending, d: int) -> Kernel:
-        """The kernel of the dual model."""
+        """Return the kernel of the dual model."""
         return SoftmaxKernel(attending.scale_for(d))
 
     def decay(self) -> float | Tensor:
@@ -209,7 +209,7 @@ class AttentionVariant(nn.Module, abc.ABC):
         )
 
     def dual_loss(self, *given: Any, **how: Any) -> StepLoss:
-        """The loss before and after the step (η = 1), each (..., n_heads, n_query); arguments as in `dual`."""
+        """Return the loss before and after the step (η = 1), each (..., n_heads, n_query); arguments as in `dual`."""
         return self.dual(*given, **how).loss()
 
     def dual_step(self, *given: Any, **how: Any) -> Outputs:
@@ -228,7 +228,7 @@ ATTENTIONS: Registry[type[AttentionVariant]] = Registry(
 def build(
     name: str, *, n_heads: int, d: int, d_v: int, n_kv_heads: int | None = None, **options: Any
 ) -> AttentionVariant:
-    """The registered variant `name`, made for heads of these sizes.
+    """Return the registered variant `name`, made for heads of these sizes.
 
     Args:
         name: a registered name, e.g. `"negative"`.
@@ -246,7 +246,7 @@ def build(
 
 
 def name_of(variant: AttentionVariant) -> str:
-    """The name under which the class of `variant` is registered.
+    """Return the name under which the class of `variant` is registered.
 
     Raises:
         UserError: it is not registered.

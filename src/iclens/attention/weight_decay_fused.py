@@ -24,7 +24,7 @@ from iclens.attention.transformed import is_transformed
 
 
 def fits(q: Tensor, k: Tensor, v: Tensor, alpha: Strength) -> bool:
-    """Whether the kernel is there for these tensors: on a CPU, values as wide as keys, one α for each output."""
+    """Return whether the kernel is there for these tensors: on a CPU, values as wide as keys, one α for each output."""
     on_cpu = all(x.device.type == "cpu" for x in (q, k, v)) and not is_transformed(q, k, v)
     return on_cpu and q.shape[-1] == v.shape[-1] and not (isinstance(alpha, Tensor) and alpha.ndim > 1)
 

@@ -117,7 +117,7 @@ def context_prompt(
 def _sources(
     context: str | Sequence[str], split: str | Callable[[str], Sequence[str]]
 ) -> tuple[str, list[tuple[int, int]]]:
-    """The text of a context, and where its sources lie in it."""
+    """Return the text of a context, and where its sources lie in it."""
     if isinstance(context, str) and isinstance(split, str):
         spans = pieces(context, split)
         if not spans:

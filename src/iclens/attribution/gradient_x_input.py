@@ -13,13 +13,13 @@ from iclens.lens.scores.method import ATTRIBUTIONS, Scores
 
 
 def embeddings(lens: Lens) -> Float[Tensor, "n width"]:
-    """The token embeddings of the prompt, without positions."""
+    """Return the token embeddings of the prompt, without positions."""
     ids = lens.input_ids.to(lens.model.device)
     return lens.model.model.get_input_embeddings()(ids).detach()
 
 
 def margins_at(lens: Lens, inputs: Float[Tensor, "batch n width"]) -> Float[Tensor, " batch"]:
-    """The margin when the token embeddings are `inputs`; differentiable in them."""
+    """Return the margin when the token embeddings are `inputs`; differentiable in them."""
     keep = lens.readouts.positions[0].to(inputs.device)
     forget_longer_prompts(lens.model)
     lens.passes.forward_passes += len(inputs)
@@ -29,7 +29,7 @@ def margins_at(lens: Lens, inputs: Float[Tensor, "batch n width"]) -> Float[Tens
 
 
 def embedding_gradient(lens: Lens) -> tuple[Float[Tensor, "n width"], Float[Tensor, "n width"]]:
-    """The token embeddings, and the margin's gradient at them: a forward and a backward pass."""
+    """Return the token embeddings, and the margin's gradient at them: a forward and a backward pass."""
     inputs = embeddings(lens)[None].requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(margins_at(lens, inputs).sum(), inputs)

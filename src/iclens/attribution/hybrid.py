@@ -15,7 +15,7 @@ from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
 
 
 def score(lens: Lens, generator: torch.Generator, *, n_deletions: int) -> Scores:
-    """The mirrored influence, scaled to and corrected by real deletions of random halves."""
+    """Return the mirrored influence, scaled to and corrected by real deletions of random halves."""
 
     def values() -> Tensor:
         scores = mirrored(lens, generator)

@@ -19,7 +19,7 @@ from iclens.lens.scores.method import ATTRIBUTIONS, Scores, counted
 
 
 def in_halves(lens: Lens, generator: torch.Generator, n_splits: int = 1) -> Float[Tensor, " n_demonstrations"]:
-    """The mean over splits of ∂M/∂w_i at half weight, in the prompt of the half that holds i.
+    """Return the mean over splits of ∂M/∂w_i at half weight, in the prompt of the half that holds i.
 
     A forward and a backward pass over either half: two passes a split. Each of two splits divides the other's halves
     evenly.

@@ -54,11 +54,11 @@ class Context:
     peaks: dict[str, int | None] = field(default_factory=dict, compare=False)
 
     def pick(self, quick: Any, full: Any, long: Any = None) -> Any:
-        """The first when quick, else the second; the third, if there is one, when long."""
+        """Return the first when quick, else the second; the third, if there is one, when long."""
         return quick if self.quick else long if self.long and long is not None else full
 
     def finished(self, call: Callable[[], object]) -> Callable[[], object]:
-        """The call until the GPU is done with it."""
+        """Return the call until the GPU is done with it."""
 
         def until_done() -> None:
             call()
@@ -268,7 +268,7 @@ def takes(minutes: float | int, long: float | int | None = None) -> Callable[[Ca
 
 
 def minutes(case: Case, *, long: bool = False) -> float | int | None:
-    """What `takes` said; None for a case that does not say."""
+    """Return what `takes` said; None for a case that does not say."""
     said: tuple[float | int, float | int] | None = getattr(case, TAKES, None)
     return None if said is None else said[long]
 

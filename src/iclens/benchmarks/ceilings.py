@@ -56,7 +56,7 @@ class Floor:
 
 
 def measure_ceilings(device: str = "cpu", *, repeats: int = 5, largest: int = _SIZES[-1]) -> Ceilings:
-    """The best of a few matrix products and copies, with torch's present number of threads.
+    """Return the best of a few matrix products and copies, with torch's present number of threads.
 
     Args:
         device: `"cpu"` or `"cuda"`.

@@ -23,7 +23,7 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def document(result: CaseResult, context: Context, before: dict[str, Any], command: str) -> dict[str, Any]:
-    """A case as JSON, with a checksum.
+    """Return a case as JSON, with a checksum.
 
     Args:
         result: the numbers.

@@ -37,7 +37,7 @@ class GargRepository:
 
 
 def garg_repository() -> GargRepository | Absent:
-    """The repository in the folder that `ICLENS_GARG` names, or why it is left out."""
+    """Return the repository in the folder that `ICLENS_GARG` names, or why it is left out."""
     found = folder(GARG, PEER, "src/models.py")
     if isinstance(found, Absent):
         return found

@@ -56,7 +56,7 @@ TINY = Shape(layers=2, heads=4, width=64, vocabulary=512, positions=256)
 
 
 def language_model(shape: Shape, attention: str | None = None) -> Any:
-    """A `GPT2LMHeadModel` with the same random weights at every call."""
+    """Return a `GPT2LMHeadModel` with the same random weights at every call."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -76,7 +76,7 @@ def language_model(shape: Shape, attention: str | None = None) -> Any:
 
 
 def lens_model(shape: Shape) -> LensModel:
-    """The same, wrapped for the lens, with its tokenizer."""
+    """Return the same, wrapped for the lens, with its tokenizer."""
     return LensModel.wrap(language_model(shape), word_tokenizer(shape.vocabulary), "GPT-2-shaped")
 
 
@@ -116,6 +116,6 @@ class ShapedPrompt:
         return values.new_zeros(self.n_demonstrations + 1).index_add(0, slots, values)[:-1]
 
     def margin(self, logits: Tensor) -> Tensor:
-        """The margin from logits of the last position, (batch, positions, vocabulary)."""
+        """Return the margin from logits of the last position, (batch, positions, vocabulary)."""
         last = logits[:, -1]
         return last[:, ANSWER] - last[:, list(OTHERS)].mean(-1)

@@ -34,7 +34,7 @@ class Additive(Shaped):
         self.values[0] = 0.0
 
     def margins(self, ids: Tensor) -> Tensor:
-        """The sums of prompts (batch, n)."""
+        """Return the sums of prompts (batch, n)."""
         return self.values[ids].sum(-1)
 
     def scores(self) -> Tensor:
@@ -43,7 +43,7 @@ class Additive(Shaped):
 
 
 def ablations(problem: Shaped, make: Make) -> list[Agreement]:
-    """What replacing each demonstration by "nothing" takes from the margin."""
+    """Return what replacing each demonstration by "nothing" takes from the margin."""
     ids, groups = problem.prompt.ids, problem.prompt.groups
     replaced = torch.stack([torch.where(groups == i, problem.neutral, ids) for (i,) in problem.sets])
     expected = problem.margins(ids[None]) - problem.margins(replaced)
@@ -51,7 +51,7 @@ def ablations(problem: Shaped, make: Make) -> list[Agreement]:
 
 
 def left_out(problem: Shaped, make: Make) -> list[Agreement]:
-    """What leaving the text of each demonstration out takes from the margin."""
+    """Return what leaving the text of each demonstration out takes from the margin."""
     ids, groups = problem.prompt.ids, problem.prompt.groups
     without = torch.cat([problem.margins(ids[groups != i][None]) for (i,) in problem.sets])
     expected = problem.margins(ids[None]) - without
@@ -76,7 +76,7 @@ def lasso_weights(problem: Shaped, make: Make) -> list[Agreement]:
 
 
 def integrals(n_steps: int) -> Known:
-    """The integral along the line from "nothing", by a quadrature of our own with the same nodes."""
+    """Return the integral along the line from "nothing", by a quadrature of our own with the same nodes."""
 
     def known(problem: Shaped, make: Make) -> list[Agreement]:
         prompt, model = problem.prompt, problem.lens_model.model

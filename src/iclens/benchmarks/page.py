@@ -32,7 +32,7 @@ def page(documents: Sequence[Document], figures: Mapping[str, Sequence[str]]) ->
 
 
 def section(one: Document, pictures: Sequence[str]) -> list[str]:
-    """The lines of one case.
+    """Return the lines of one case.
 
     Args:
         one: its JSON.

@@ -30,7 +30,7 @@ def missing(module: str) -> Absent | None:
 
 
 def folder(variable: str, peer: str, needed: str) -> Path | Absent:
-    """The folder that an environment variable names, or why it is left out.
+    """Return the folder that an environment variable names, or why it is left out.
 
     Args:
         variable: the environment variable.

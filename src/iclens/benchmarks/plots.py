@@ -18,7 +18,7 @@ Results = Sequence[Mapping[str, Any]]
 
 
 def plots(document: Mapping[str, Any], mode: Mode = "light") -> dict[str, bytes]:
-    """The files of a case's plots: a name without folder → its bytes.
+    """Return the files of a case's plots: a name without folder → its bytes.
 
     Args:
         document: the JSON of the case.

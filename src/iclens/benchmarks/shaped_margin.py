@@ -39,21 +39,21 @@ class Shaped:
         return self.prompt.margin(logits)
 
     def trace(self) -> Trace:
-        """The one full pass."""
+        """Return the one full pass."""
         prompt, device = self.prompt, self.lens_model.device
         tokens = PaddedTokens.of([prompt.ids], [prompt.query_start], device)
         return trace(self.lens_model, tokens, Readouts.of([prompt.readout], [len(prompt.ids) - 1], device))
 
     def gradient_step(self) -> GradientStep:
-        """The contributions of every token, with the pass."""
+        """Return the contributions of every token, with the pass."""
         return gradient_step(self.trace())[0]
 
     def knock_out(self, traced: Trace) -> KnockOuts:
-        """The exact knock-out of every demonstration, after the pass."""
+        """Return the exact knock-out of every demonstration, after the pass."""
         return knock_out(traced, hidden_keys(self.prompt.groups[None], [self.sets]))[0]
 
     def both(self) -> tuple[GradientStep, KnockOuts]:
-        """The contributions and the knock-outs, with the pass that they share."""
+        """Return the contributions and the knock-outs, with the pass that they share."""
         traced = self.trace()
         return gradient_step(traced)[0], self.knock_out(traced)
 
@@ -63,7 +63,7 @@ class Shaped:
         return self.prompt.by_demonstration(step.contributions.sum((0, 1))), knocked.margin_changes
 
     def deleted(self, keep: Tensor) -> Tensor:
-        """The margin of the prompt with only some demonstrations (rows of a mask), each really shortened."""
+        """Return the margin of the prompt with only some demonstrations (rows of a mask), each really shortened."""
         margins = []
         for row in keep:
             left = (self.prompt.groups < 0) | row[self.prompt.groups.clamp(min=0)]
@@ -71,7 +71,7 @@ class Shaped:
         return torch.stack(margins)
 
     def agreements(self) -> list[Agreement]:
-        """The gradient step and the knock-out against their own checks and the plain model."""
+        """Return the gradient step and the knock-out against their own checks and the plain model."""
         plain = self.margins(self.prompt.ids[None])
         step, knocked = self.both()
         return [
@@ -83,7 +83,7 @@ class Shaped:
 
     @torch.no_grad()
     def masked_out(self, demonstration: int) -> Tensor:
-        """The margin from the plain model when the query's rows of the mask hide a demonstration."""
+        """Return the margin from the plain model when the query's rows of the mask hide a demonstration."""
         n = len(self.prompt.ids)
         seen = torch.ones(n, n, dtype=torch.bool).tril()
         seen[self.prompt.query_start :, self.prompt.groups == demonstration] = False

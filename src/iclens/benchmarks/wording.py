@@ -7,7 +7,7 @@ from typing import Any
 
 
 def seconds(value: float | int) -> str:
-    """A time with three digits and the unit that suits it."""
+    """Return a time with three digits and the unit that suits it."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if value >= size or unit == "µs":
             return f"{number(value / size)} {unit}"
@@ -29,7 +29,7 @@ def speed_up(result: Mapping[str, Any]) -> str:
 
 
 def error(result: Mapping[str, Any]) -> str:
-    """The largest difference in proportion to its tolerance, of all that were compared."""
+    """Return the largest difference in proportion to its tolerance, of all that were compared."""
     worst = max(result["agreements"], key=lambda one: one["error"] / (one["tolerance"] or 1.0), default=None)
     return "nothing compared" if worst is None else f"{worst['error']:.0e}"
 
@@ -69,7 +69,7 @@ def exponent(found: Mapping[str, Any]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A cell of a table that came from elsewhere."""
+    """Return a cell of a table that came from elsewhere."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -141,7 +141,7 @@ def generalization_bounds(
 def rademacher_complexity(
     dual: DualModel, n_draws: int = 200, *, generator: torch.Generator | None = None
 ) -> RademacherComplexity:
-    """The complexities that the first terms of the bounds bound, by Monte Carlo over `n_draws` vectors of signs.
+    """Return the complexities that the first terms of the bounds bound, by Monte Carlo over `n_draws` vectors of signs.
 
     Args:
         dual: the dual model.
@@ -184,7 +184,7 @@ def bounds_of(
     d_v: int,
     delta: float,
 ) -> Bounds:
-    """The three bounds from what was measured of D·Ŵ."""
+    """Return the three bounds from what was measured of D·Ŵ."""
     _check_delta(delta)
     log_n = sample.n.log()
     w_frobenius, w_spectral = sample.frobenius - log_normalizer, sample.spectral - log_normalizer

@@ -13,5 +13,5 @@ __all__ = ["path"]
 
 
 def path() -> Path:
-    """The folder of the model."""
+    """Return the folder of the model."""
     return Path(__file__).parent

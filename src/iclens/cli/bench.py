@@ -126,7 +126,7 @@ class Bench:
             note(f"in all about {total:g} min with one thread and all peers, on a machine that does nothing else")
 
     def _finished(self, name: str) -> dict[str, Any] | None:
-        """What the very command has measured before, with these versions on this machine."""
+        """Return what the very command has measured before, with these versions on this machine."""
         from iclens.benchmarks.document import environment
 
         file = self.out / f"{name}.json"
@@ -199,7 +199,7 @@ def _description(case: Case) -> str:
 
 
 def read_case(file: Path) -> dict[str, Any] | None:
-    """The JSON of a case, None when the file is something else."""
+    """Return the JSON of a case, None when the file is something else."""
     from iclens.work.sealed import is_whole
 
     try:

@@ -117,7 +117,7 @@ class Many:
         return 0
 
     def _checked(self, lines: list[Line]) -> list[Line]:
-        """The lines, if the bad ones are none or may be skipped."""
+        """Return the lines, if the bad ones are none or may be skipped."""
         bad = [line for line in lines if line.error is not None]
         for line in bad[:_SHOWN]:
             note(f"{'skipped' if self.skip_bad else 'bad'}: {line.error}")
@@ -179,7 +179,7 @@ class Many:
         return not failed
 
     def executor(self, source: ModelSource, cluster: Cluster | None, seconds: Sequence[float]) -> Executor:
-        """What runs the calls, given their estimated times.
+        """Return what runs the calls, given their estimated times.
 
         Args:
             source: the model.

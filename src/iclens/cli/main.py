@@ -104,7 +104,7 @@ def _parse(arguments: list[str]) -> Command:
 
 
 def _union(tree: Mapping[str, Any], arguments: list[str]) -> Any:
-    """The union type that tyro reads as subcommands; a mapping is a group of them."""
+    """Return the union type that tyro reads as subcommands; a mapping is a group of them."""
     import tyro
 
     members = []

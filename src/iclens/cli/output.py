@@ -33,7 +33,7 @@ def show(renderable: RenderableType) -> None:
 
 
 def console() -> Console:
-    """A rich console on standard output, without colours when piped."""
+    """Return a rich console on standard output, without colours when piped."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else PIPE_WIDTH

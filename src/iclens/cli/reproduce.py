@@ -182,7 +182,7 @@ class Reproduce:
         return 0
 
     def _finished(self, purpose: str) -> Sequence[str]:
-        """The ids of what lies in the folder; a mistake when there is none."""
+        """Return the ids of what lies in the folder; a mistake when there is none."""
         from iclens.recipes.reproduction import TABLE
 
         found = sorted(file.parent.name for file in self.out.glob(f"*/{TABLE}"))

@@ -79,7 +79,7 @@ class Sources:
 
 
 def _template(given: str | None) -> str | None:
-    """A template as text: what was given, or what the file of that name holds."""
+    """Return a template as text: what was given, or what the file of that name holds."""
     from iclens.lens.prompt.documents import contents
 
     if given is None or "{" in given:

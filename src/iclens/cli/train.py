@@ -144,7 +144,7 @@ class Train:
 
 
 def _purpose(preset: Path) -> str:
-    """The first sentence of the comment that a preset begins with."""
+    """Return the first sentence of the comment that a preset begins with."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), preset.read_text(encoding="utf-8").splitlines())
     text = " ".join(line.strip("# ") for line in lines)
     return re.split(r"\.(?: (?=[A-Z])|$)", text)[0]

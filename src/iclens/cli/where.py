@@ -60,7 +60,7 @@ class Where:
                 raise UserError(f"--{name.replace('_', '-')} is for a Ray cluster: give --on ray as well.")
 
     def cluster(self, *, gpu: bool) -> Cluster | None:
-        """The Ray cluster, or None for processes of this machine.
+        """Return the Ray cluster, or None for processes of this machine.
 
         Args:
             gpu: whether the work is for GPUs.

@@ -67,7 +67,7 @@ class GradientStepHead:
         )
 
     def update(self, queries: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
-        """The tokens after the head and its residual: e + Σ_i P W_V e_i (W_K e_i)ᵀ W_Q e.
+        """Return the tokens after the head and its residual: e + Σ_i P W_V e_i (W_K e_i)ᵀ W_Q e.
 
         Args:
             queries: tokens to update, (..., n_query, d_x + d_y); the context itself when None.
@@ -92,7 +92,7 @@ class GradientStepHead:
 
 
 def one_step_head(x: Tensor, y: Tensor, W_0: Tensor, eta: float, gamma: float = 0.0) -> GradientStepHead:
-    """The weights of von Oswald et al.'s Proposition 1 for a context (x, y).
+    """Return the weights of von Oswald et al.'s Proposition 1 for a context (x, y).
 
     Args:
         x: inputs, (..., N, d_x).

@@ -115,7 +115,7 @@ class FeedForward:
         return ACTIVATIONS[self.activation].value(_affine(z, self.W_gate, self.b_gate))
 
     def held(self, z: Float[Tensor, "*batch n d_model"]) -> HeldMap:
-        """The affine map y ↦ y W_F + b_F that equals this block at `z`, its gates held at their values there."""
+        """Return the affine map y ↦ y W_F + b_F that equals this block at `z`, its gates held at their values there."""
         gate = self.gate(z)
         constant = torch.zeros_like(gate) if self.b_1 is None else self.b_1 * gate
 

@@ -52,7 +52,7 @@ class HeadsDual:
         kernel: str | Kernel = "softmax",
         training_weights: TrainingWeights | None = None,
     ) -> HeadsDual:
-        """The duals of multi-head attention.
+        """Return the duals of multi-head attention.
 
         Args:
             q: queries, (..., n_heads, n_query, d).
@@ -94,7 +94,7 @@ class HeadsDual:
         return dataclasses.replace(self.dual, v=self.dual.v @ self.W_O)
 
     def predict(self) -> Float[Tensor, "*batch n_query d_model"]:
-        """The output of multi-head attention, with its projection and bias."""
+        """Return the output of multi-head attention, with its projection and bias."""
         return self._with_bias(self._project(self.dual.predict()))
 
     def initial(self, *, by_head: bool = False) -> Tensor:
@@ -127,7 +127,7 @@ class HeadsDual:
         return parts.movedim(-3, -2).flatten(-2) @ self.W_O.flatten(0, 1)
 
     def without(self, i: int | Iterable[int]) -> Float[Tensor, "*batch n_query d_model"]:
-        """The exact output when no head was trained on demonstration `i` (or on several), every D recomputed.
+        """Return the exact output when no head was trained on demonstration `i` (or on several), every D recomputed.
 
         Raises:
             UserError: `i` is no demonstration, or a query would have nothing left to attend to.

@@ -27,7 +27,7 @@ class HeldMap:
 
     @staticmethod
     def identity(z: Float[Tensor, "*batch n_query d"]) -> HeldMap:
-        """The map that leaves vectors shaped as `z` alone."""
+        """Return the map that leaves vectors shaped as `z` alone."""
         return HeldMap(lambda vectors: vectors, torch.zeros_like(z))
 
     def __call__(self, z: Float[Tensor, "*batch n_query d_in"]) -> Float[Tensor, "*out n_query d_out"]:

@@ -41,7 +41,7 @@ def checked_tensors(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Te
 
 
 def chosen_kernel(kernel: str | Kernel, scale: float | None, d: int) -> Kernel:
-    """The kernel that a user named or gave, with the scale of the scores.
+    """Return the kernel that a user named or gave, with the scale of the scores.
 
     Raises:
         UserError: a scale that is given twice or not positive, or a kernel that needs more than a scale.

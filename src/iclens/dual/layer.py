@@ -59,7 +59,7 @@ class LayerDual:
         *,
         training_weights: TrainingWeights | None = None,
     ) -> LayerDual:
-        """The dual of a layer.
+        """Return the dual of a layer.
 
         Args:
             weights: the layer.
@@ -123,7 +123,7 @@ class LayerDual:
         return self.after(self.x_query + self.heads.predict())
 
     def offset(self) -> Float[Tensor, "*batch n_query d_model"]:
-        """The untrained offset (x_q + b_O) A + c: residual stream and biases."""
+        """Return the untrained offset (x_q + b_O) A + c: residual stream and biases."""
         x_query = self.x_query
         return self.after(x_query if self.weights.b_O is None else x_query + self.weights.b_O)
 
@@ -153,7 +153,7 @@ class LayerDual:
         return self.offset() + self.initial()
 
     def without(self, i: int | Iterable[int]) -> Float[Tensor, "*batch n_query d_model"]:
-        """The layer's exact output when its duals were never trained on demonstration `i` (or on several).
+        """Return the layer's exact output when its duals were never trained on demonstration `i` (or on several).
 
         Every D is recomputed, and norms and gates are evaluated again: nothing is held. Hence it is not
         predict() − contributions()_i, and the effects of several demonstrations do not add up.
@@ -164,7 +164,7 @@ class LayerDual:
         return self.weights.after_attention(self.x_query, self.heads.without(i))
 
     def targets(self) -> Float[Tensor, "*batch n_heads n_query n_key d_model"]:
-        """The dual's targets v_i^h W_O^h A, for every head, query and token."""
+        """Return the dual's targets v_i^h W_O^h A, for every head, query and token."""
         values = self.heads.absorbed.v.unsqueeze(-4)
         # One row of vectors for each query: heads and keys share its held map.
         shape = torch.broadcast_shapes(values.shape[:-4], self.x.shape[:-2])
@@ -194,7 +194,7 @@ class LayerDual:
     def held_linear(
         self, parts: Float[Tensor, "*batch n n_parts d_model"]
     ) -> Float[Tensor, "*batch n n_parts d_model"]:
-        """What the held layer makes of parts of the tokens that enter it: the linear part alone, at every token.
+        """Return what the held layer makes of parts of the tokens that enter it: the linear part alone, at every token.
 
         Attention weights, norms and gates are held, so the layer is affine in its input tokens. Needs the dual at all
         tokens (`queries` None).

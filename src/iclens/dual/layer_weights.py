@@ -173,7 +173,7 @@ class LayerWeights:
 
     @staticmethod
     def from_encoder_layer(layer: nn.TransformerEncoderLayer) -> LayerWeights:
-        """The weights of a `torch.nn.TransformerEncoderLayer` (read with dropout off).
+        """Return the weights of a `torch.nn.TransformerEncoderLayer` (read with dropout off).
 
         Raises:
             UserError: an activation that is neither ReLU nor GELU.
@@ -208,11 +208,11 @@ class LayerWeights:
         return LayerWeights(W_Q, W_K, W_V, W_O, b_Q, b_K, b_V, b_O, norm_1, norm_2, block, placement)
 
     def attention_inputs(self, x: Float[Tensor, "*batch n d_model"]) -> Float[Tensor, "*batch n d_model"]:
-        """What queries, keys and values are read from: norm_1(x) when pre-norm, else x."""
+        """Return what queries, keys and values are read from: norm_1(x) when pre-norm, else x."""
         return x if self.norm_1 is None or self.placement == "post" else self.norm_1(x)
 
     def held_attention_inputs(self, x: Float[Tensor, "*batch n d_model"]) -> HeldMap:
-        """The affine map that equals `attention_inputs` at x, with norm_1's scale held there."""
+        """Return the affine map that equals `attention_inputs` at x, with norm_1's scale held there."""
         return HeldMap.identity(x) if self.norm_1 is None or self.placement == "post" else self.norm_1.held(x)
 
     def queries(
@@ -234,7 +234,7 @@ class LayerWeights:
     def after_attention(
         self, x: Float[Tensor, "*batch n d_model"], attended: Float[Tensor, "*batch n d_model"]
     ) -> Float[Tensor, "*batch n d_model"]:
-        """The rest of the layer: from a token and what attention adds to it, to the layer's output."""
+        """Return the rest of the layer: from a token and what attention adds to it, to the layer's output."""
         h = x + attended
         if self.placement == "post" and self.norm_1 is not None:
             h = self.norm_1(h)
@@ -248,7 +248,7 @@ class LayerWeights:
     def held_after_attention(
         self, x: Float[Tensor, "*batch n d_model"], attended: Float[Tensor, "*batch n d_model"]
     ) -> HeldMap:
-        """The affine map that equals `after_attention` at x + attended, with norms and gates held there."""
+        """Return the affine map that equals `after_attention` at x + attended, with norms and gates held there."""
         h = x + attended
         held = HeldMap.identity(h)
         if self.placement == "post" and self.norm_1 is not None:
@@ -264,7 +264,7 @@ class LayerWeights:
         return held
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Float[Tensor, "*batch n d_model"]:
-        """The plain layer, written the ordinary way: the reference for the dual.
+        """Return the plain layer, written the ordinary way: the reference for the dual.
 
         Args:
             x: tokens, (..., n, d_model).

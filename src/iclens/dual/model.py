@@ -119,7 +119,7 @@ class DualModel:
         kernel: str | Kernel = "softmax",
         training_weights: TrainingWeights | None = None,
     ) -> DualModel:
-        """The dual model of attention of `q` on (`k`, `v`).
+        """Return the dual model of attention of `q` on (`k`, `v`).
 
         Leading axes (batch, heads, runs) are free and broadcast. Grouped-query attention: when the last leading axis of
         `q` is a multiple of that of `k` and `v`, each of their heads serves that many consecutive query heads.
@@ -349,7 +349,7 @@ class DualModel:
         return norm if log else norm.exp()
 
     def explicit(self, features: str | FeatureMap = "mercer") -> ExplicitDual:
-        """The same dual model with a real W over an explicit feature map, to be trained by autograd.
+        """Return the same dual model with a real W over an explicit feature map, to be trained by autograd.
 
         Args:
             features: a registered name (`"mercer"`, `"positive-random"`, …) or a `FeatureMap`.
@@ -372,7 +372,7 @@ class DualModel:
         )
 
     def _repr_html_(self) -> str:
-        """A small table for notebooks."""
+        """Return a small table for notebooks."""
         alignment, sizes = self.alignment(), self.contributions().norm(dim=-1)
         return table(f"{self!r}.", self.weights(), sizes, alignment.before, alignment.after)
 

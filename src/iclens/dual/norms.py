@@ -69,7 +69,7 @@ class Norm:
         return (centre.square().mean(-1) + self.eps).rsqrt()
 
     def held(self, x: Float[Tensor, "*batch n d"]) -> HeldMap:
-        """The affine map that equals this norm at `x`, its scale held at its value there.
+        """Return the affine map that equals this norm at `x`, its scale held at its value there.
 
         z ↦ (z − mean z) · inverse_scale(x) · gain + bias (without the mean for an RMSNorm). The mean is linear in z and
         stays a function of z; only the scale is held.

@@ -66,7 +66,7 @@ class StackWeights:
             raise UserError(f"the layers of a stack must share one d_model; found {sorted(widths)}.")
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Float[Tensor, "*batch n d_model"]:
-        """The plain stack: the reference for its duals.
+        """Return the plain stack: the reference for its duals.
 
         Args:
             x: embeddings, (..., n, d_model).
@@ -115,7 +115,7 @@ class StackDual:
         *,
         training_weights: TrainingWeights | None = None,
     ) -> StackDual:
-        """The duals of a stack, each fed with the predictions of the one before.
+        """Return the duals of a stack, each fed with the predictions of the one before.
 
         Args:
             weights: the stack.
@@ -157,7 +157,7 @@ class StackDual:
         return tuple(Step(layer.before(), state) for layer, state in zip(self.layers, after, strict=True))
 
     def predict(self) -> Float[Tensor, "*batch n d_model"]:
-        """The output of the stack at every token, with its final norm."""
+        """Return the output of the stack at every token, with its final norm."""
         return self._final()(self._last)
 
     def without(
@@ -189,7 +189,7 @@ class StackDual:
         return rows if self.weights.final_norm is None else self.weights.final_norm(rows)
 
     def paths(self, queries: int | Sequence[int] | Tensor | None = None) -> Paths:
-        """The path decomposition by demonstration; its parts sum to `predict()` at the queries.
+        """Return the path decomposition by demonstration; its parts sum to `predict()` at the queries.
 
         Every embedding is pushed through the held stack, along all paths of attention and residual at once.
 

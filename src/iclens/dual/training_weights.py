@@ -54,7 +54,7 @@ def of_keys(
 
 
 def of_tokens(given: TrainingWeights, groups: Groups, x: Tensor) -> Float[Tensor, "*batch n n_demonstrations"]:
-    """The weights in the dual model of every token of `x`, (..., n, d_model).
+    """Return the weights in the dual model of every token of `x`, (..., n, d_model).
 
     One weight for all demonstrations, or one for each, is that of the edges into a demonstration from outside of it:
     its own tokens' duals count it once, so that it is the same demonstration, said more or less often.

@@ -35,7 +35,7 @@ class Estimator(abc.ABC):
         return self.prefixes(prompt.inputs, prompt.labels)[..., -1, :]
 
     def get_params(self) -> dict[str, Any]:
-        """The options by name, as in scikit-learn."""
+        """Return the options by name, as in scikit-learn."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
 
@@ -45,7 +45,7 @@ ESTIMATORS: Registry[type[Estimator]] = Registry(
 
 
 def build_estimator(name: str, options: Mapping[str, Any] | None = None) -> Estimator:
-    """The registered estimator `name` with these options.
+    """Return the registered estimator `name` with these options.
 
     Raises:
         UserError: an unknown name or option ("did you mean"), an option that it cannot do without, or one out of its

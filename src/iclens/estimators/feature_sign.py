@@ -69,7 +69,7 @@ def _search(gram: Tensor, moment: Tensor, strength: Tensor, w: Tensor, steps: in
 
 
 def _coordinate_descent(gram: Tensor, moment: Tensor, strength: Tensor, sweeps: int) -> Tensor:
-    """A few sweeps from zero, (problems, d)."""
+    """Return a few sweeps from zero, (problems, d)."""
     # The problems last: every update is then one pass over contiguous memory.
     gram, residual = gram.permute(1, 2, 0).contiguous(), moment.mT.clone(memory_format=torch.contiguous_format)
     weights = torch.zeros_like(residual)

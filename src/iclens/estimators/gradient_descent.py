@@ -88,7 +88,7 @@ class GradientDescent(Estimator):
         return (weights * x).sum(-1).mT
 
     def prefixes_naive(self, inputs: Inputs, labels: Labels) -> Labels:
-        """The same as layers do it: labels and data changed step by step, one prefix after another."""
+        """Return the same as layers do it: labels and data changed step by step, one prefix after another."""
         x, labels, rates, preconditioner = self._prepared(inputs, labels)
 
         def answer(xs: Tensor, ys: Tensor, query: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class KernelRidge(Estimator):
         return means_in_order(factor, labels)
 
     def prefixes_naive(self, inputs: Inputs, labels: Labels) -> Labels:
-        """The same, solving for the dual coefficients of one prefix after another."""
+        """Return the same, solving for the dual coefficients of one prefix after another."""
         inputs, labels = checked_points(inputs, labels)
 
         def answer(xs: Tensor, ys: Tensor, query: Tensor) -> Tensor:

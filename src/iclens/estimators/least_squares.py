@@ -40,7 +40,7 @@ class LeastSquares(Estimator):
         return _all_prefixes(mapped(self.features, inputs), labels)
 
     def prefixes_naive(self, inputs: Inputs, labels: Labels) -> Labels:
-        """The same by the pseudo-inverse, one prefix after another."""
+        """Return the same by the pseudo-inverse, one prefix after another."""
         inputs, labels = checked_points(inputs, labels)
         return by_prefix(_pseudo_inverse, mapped(self.features, inputs), labels)
 

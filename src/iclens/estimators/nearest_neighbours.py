@@ -67,7 +67,7 @@ class NearestNeighbours(Estimator):
         return self._average(labels, torch.cat(orders, -2), torch.cat(near, -2) if near else None, known)
 
     def prefixes_naive(self, inputs: Inputs, labels: Labels) -> Labels:
-        """The same, sorting the distances of one prefix after another."""
+        """Return the same, sorting the distances of one prefix after another."""
         inputs, labels = checked_points(inputs, labels)
 
         def answer(xs: Tensor, ys: Tensor, query: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class Newton(Estimator):
 
 
 def _nested(x: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch n d"]:
-    """The points in rotated coordinates, of which the first i points have only the first i.
+    """Return the points in rotated coordinates, of which the first i points have only the first i.
 
     Rounding in directions that a prefix does not have is doubled by every step; here it is exactly zero.
     """

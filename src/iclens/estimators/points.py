@@ -17,7 +17,7 @@ Features: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def checked_points(inputs: Inputs, labels: Labels) -> tuple[Inputs, Labels]:
-    """The same points, with zero for the last label: no prefix has it, so it may be unknown (NaN).
+    """Return the same points, with zero for the last label: no prefix has it, so it may be unknown (NaN).
 
     Raises:
         UserError: shapes or dtypes that do not fit, no point, or a number that is not finite or whose square is not.

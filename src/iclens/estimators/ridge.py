@@ -61,7 +61,7 @@ class Ridge(Estimator):
         return recursive_least_squares(rows / alpha.sqrt(), labels)
 
     def prefixes_naive(self, inputs: Inputs, labels: Labels) -> Labels:
-        """The same, as least squares on points and penalty together, one prefix after another."""
+        """Return the same, as least squares on points and penalty together, one prefix after another."""
         rows, labels, alpha = self._prepared(inputs, labels)
         d, leading = rows.shape[-1], rows.shape[:-2]
         penalty = (alpha.sqrt() * torch.eye(d, dtype=rows.dtype, device=rows.device)).expand(*leading, d, d)

@@ -22,7 +22,7 @@ class TreeEstimator(Estimator, abc.ABC):
 
     @abc.abstractmethod
     def regressor(self) -> Any:
-        """The regressor, with `fit` and `predict`."""
+        """Return the regressor, with `fit` and `predict`."""
 
     def prefixes(self, inputs: Inputs, labels: Labels) -> Labels:  # noqa: D102
         return self._answers(inputs, labels, None)

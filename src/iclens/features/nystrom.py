@@ -54,7 +54,7 @@ class Nystrom(FeatureMap):
             raise UserError(f"n_landmarks={self.n_landmarks} must be at least 1.")
 
     def choose(self, k: Float[Tensor, "*batch_k n_key d"]) -> Float[Tensor, "*batch_z n_landmark d"]:
-        """The landmarks used for these keys."""
+        """Return the landmarks used for these keys."""
         if self.landmarks is not None:
             if self.landmarks.ndim < 2 or self.landmarks.shape[-1] != k.shape[-1]:
                 raise UserError(

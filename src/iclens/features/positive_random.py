@@ -49,7 +49,7 @@ class PositiveRandomFeatures(PointwiseFeatureMap):
             raise UserError(f"n_features={self.n_features} must be at least 1.")
 
     def directions(self, d: int) -> Float[Tensor, "n_features {d}"]:
-        """The vectors w_j for tokens of width d, (n_features, d), float64."""
+        """Return the vectors w_j for tokens of width d, (n_features, d), float64."""
         # A stream of its own: data drawn after manual_seed(seed) would otherwise hold these very numbers.
         digest = hashlib.sha256(f"positive random features {self.seed}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -14,12 +14,12 @@ from iclens.identities.heads import random_heads
 
 
 def _scale(dual: DualModel) -> float:
-    """The scale of `random_heads`."""
+    """Return the scale of `random_heads`."""
     return float(dual.q.shape[-1]) ** -0.5
 
 
 def _mask(dual: DualModel) -> Tensor:
-    """The mask, which `random_heads` always sets."""
+    """Return the mask, which `random_heads` always sets."""
     assert dual.mask is not None
     return dual.mask
 
@@ -88,7 +88,7 @@ def same_features_taylor(setting: Setting) -> float:
     tolerance_single=1e-5,
 )
 def taylor_remainder(setting: Setting) -> float:
-    """How far any remainder exceeds its bound."""
+    """Return how far any remainder exceeds its bound."""
 
     def excess(dual: DualModel, order: int) -> float:
         taylor = TaylorFeatures(order)

@@ -107,7 +107,7 @@ def many_small_steps(setting: Setting) -> float:
     tolerance=1e-8,
 )
 def one_demonstration_at_a_time(setting: Setting) -> float:
-    """The order of the prompt reversed."""
+    """Return the order of the prompt reversed."""
     return worst(_trained(setting, steps=1, order="reversed"))
 
 
@@ -150,7 +150,7 @@ def weight_norm(setting: Setting) -> Iterator[float]:
     tolerance_single=4e-6,
 )
 def causal_growth(setting: Setting) -> float:
-    """A causal mask against growing contexts."""
+    """Return a causal mask against growing contexts."""
     generator = setting.generator()
     q, k, v = (setting.randn(generator, 2, 24, 8) for _ in range(3))
     mask = torch.ones(24, 24, dtype=torch.bool, device=setting.device).tril()

@@ -239,7 +239,7 @@ def gd_plus_plus_identity(setting: Setting) -> float:
     tolerance_single=1e-5,
 )
 def dai(setting: Setting) -> float:
-    """A linear layer's update against linear attention over its errors."""
+    """Return a linear layer's update against linear attention over its errors."""
     generator = setting.generator()
     W_0, errors, inputs, xs = (setting.randn(generator, *shape) for shape in ((3, 5), (10, 3), (10, 5), (7, 5)))
     both = [weight_update_as_attention(W_0, errors, inputs, x) for x in xs]

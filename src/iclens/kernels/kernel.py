@@ -54,7 +54,7 @@ class Kernel(abc.ABC):
 
     @abc.abstractmethod
     def log(self, x: Float[Tensor, "*batch n d"], y: Float[Tensor, "*batch_y m d"]) -> SignedLog:
-        """The Gram matrix k(x_i, y_j) in log space, (..., n, m)."""
+        """Return the Gram matrix k(x_i, y_j) in log space, (..., n, m)."""
 
     @abc.abstractmethod
     def log_diagonal(self, x: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch n"]:

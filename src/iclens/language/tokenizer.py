@@ -11,7 +11,7 @@ MAX_LENGTH = 128
 
 
 def word_tokenizer() -> Any:
-    """A fast tokenizer over `VOCABULARY`: lower case, whole words, `<s>` in front, offsets into the text.
+    """Return a fast tokenizer over `VOCABULARY`: lower case, whole words, `<s>` in front, offsets into the text.
 
     White space only separates: line breaks and blank lines between demonstrations leave no token. A word that is
     not in the vocabulary becomes `<unk>`.

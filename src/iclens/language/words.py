@@ -89,7 +89,7 @@ CATEGORY_OF: dict[str, str] = {word: name for name, words in CATEGORIES.items() 
 
 
 def held_out_label(word: str) -> str:
-    """The one label that `word` never carries in training.
+    """Return the one label that `word` never carries in training.
 
     Word number w of category number c is kept from label number (w + c) mod `len(LABELS)`, so that every label
     is kept from one word of each category.
@@ -123,11 +123,11 @@ class WordPrompt:
     categories: tuple[str, ...]
 
     def text(self, separator: str = " ") -> str:
-        r"""The prompt as plain text; `separator="\n\n"` puts blank lines between the demonstrations."""
+        r"""Return the prompt as plain text; `separator="\n\n"` puts blank lines between the demonstrations."""
         return separator.join([*(f"{word} is {label} ." for word, label in self.demonstrations), f"{self.query} is"])
 
     def without(self, removed: tuple[int, ...] | list[int] | set[int]) -> WordPrompt:
-        """The prompt without some demonstrations.
+        """Return the prompt without some demonstrations.
 
         Raises:
             UserError: an index is not that of a demonstration.

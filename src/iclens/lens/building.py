@@ -53,7 +53,7 @@ _ROLES = (FIRST, "instruction", "separator", "special", "query", "answer")
 
 
 def usual_scores(n_sources: int) -> tuple[str, ...]:
-    """The scores of one prompt where none are chosen: its deletions are left out where too few would fit.
+    """Return the scores of one prompt where none are chosen: its deletions are left out where too few would fit.
 
     Up to 20 sources the order is by the influence corrected by real deletions, beyond by the influence;
     docs/attribution.md says why.
@@ -181,7 +181,7 @@ def explanations(
 
 
 def _others(tokens: Sequence[Token]) -> tuple[OtherPart, ...]:
-    """The rest of the prompt by role."""
+    """Return the rest of the prompt by role."""
     parts = []
     for role in _ROLES:
         chosen = [token for token in tokens if token.role == role]
@@ -227,7 +227,7 @@ def response_effects(
 
 
 def _entropy(passes: Passes, b: int) -> OtherPart:
-    """What belongs to no token of a log-probability: minus the entropy of the predictions."""
+    """Return what belongs to no token of a log-probability: minus the entropy of the predictions."""
     return OtherPart("entropy", None, float(passes.path.rest[b]))
 
 

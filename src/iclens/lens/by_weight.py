@@ -119,7 +119,7 @@ class ByWeight:
         return self._pairs[n_vectors, seed, n_checks]
 
     def alone(self, b: int, weights: Float[Tensor, "1 n_sources"], query_only: bool) -> Influence:
-        """The influence on one prompt's read-out where `influence` took it."""
+        """Return the influence on one prompt's read-out where `influence` took it."""
         return self.influence(query_only=query_only)[b : b + 1]
 
     @cached_property
@@ -128,7 +128,7 @@ class ByWeight:
         return ResponseInfluence(self)
 
     def _influence(self, weights: Tensor, chosen: Tensor, query_only: bool) -> Influence:
-        """The influence on some of the prompts, by their numbers, at weights of their demonstrations."""
+        """Return the influence on some of the prompts, by their numbers, at weights of their demonstrations."""
         every, asked = self.passes.asked
         here = chosen.to(every.ids.device)
         tokens, edges = every[here], self.edges(query_only)[here]
@@ -185,7 +185,7 @@ class ByWeight:
         return doubled(self.passes.traced.margins).cpu()
 
     def _without(self, query_only: bool) -> Float[Tensor, " batch"]:
-        """The margins when no demonstration is trained on."""
+        """Return the margins when no demonstration is trained on."""
         if query_only not in self._nothing:
             (tokens, readouts), edges = self.passes.asked, self.edges(query_only)
             weights = torch.where(edges.groups.cpu() >= 0, 0.0, 1.0)

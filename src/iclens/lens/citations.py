@@ -18,7 +18,7 @@ OPPOSES = 0.25
 
 
 def carrying(scores: Mapping[int, float]) -> tuple[list[int], float]:
-    """The fewest that make up two thirds of all support, strongest first, and their part of it."""
+    """Return the fewest that make up two thirds of all support, strongest first, and their part of it."""
     support, few, reached = sum(max(0.0, score) for score in scores.values()), [], 0.0
     for i in sorted(scores, key=lambda i: -scores[i]):
         if scores[i] <= 0.0 or reached >= MOST_OF_IT * support:

@@ -63,7 +63,7 @@ class Contrast(Passes):
         return self.pair.traced
 
     def readout(self, prompt: int) -> Readout:
-        """What is read of the response."""
+        """Return what is read of the response."""
         return self.pair.readout(0)
 
     @property
@@ -114,7 +114,7 @@ class Contrast(Passes):
         return _worst(self.pair.gradient_step_residuals)
 
     def path_residuals(self, whole: PathScores) -> Float[Tensor, " 1"]:
-        """How far the parts of a path are from the log-probability, on the worse text."""
+        """Return how far the parts of a path are from the log-probability, on the worse text."""
         return _worst(self.pair.path_residuals(self.pair.path))
 
     def knock_out(self, sets: Sequence[Sequence[Sequence[int]]], *, query_only: bool = True) -> KnockOuts:
@@ -135,7 +135,7 @@ class Contrast(Passes):
         return first._replace(margins=first.margins - second.margins)
 
     def tolerances(self, residuals: Mapping[str, Float[Tensor, " 1"]]) -> dict[str, list[float]]:
-        """The largest residual accepted as exact in either text."""
+        """Return the largest residual accepted as exact in either text."""
         both = self.pair.tolerances({key: one.expand(2) for key, one in residuals.items()})
         return {key: [max(limits)] for key, limits in both.items()}
 

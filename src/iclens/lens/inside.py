@@ -115,7 +115,7 @@ def _with_changes(effect: SourceEffect, changes: Mapping[_Place, float]) -> Sour
 
 
 def _order(sources: Sequence[SourceEffect], score: str, budget: int) -> list[_Place]:
-    """What is deleted, from the strongest on; sources that were deleted anyway cost nothing."""
+    """Return what is deleted, from the strongest on; sources that were deleted anyway cost nothing."""
     if budget < 0:
         raise UserError(f"the budget is {budget}: give a number of passes, 0 or more.")
     queue: list[tuple[float, int, int]] = [(-abs(one.score(score) or 0.0), one.index, -1) for one in sources]
@@ -136,7 +136,7 @@ def _order(sources: Sequence[SourceEffect], score: str, budget: int) -> list[_Pl
 
 
 def _by_source(sources: Sequence[Span], pieces: Sequence[Span]) -> list[list[Span]]:
-    """The pieces that lie in each source."""
+    """Return the pieces that lie in each source."""
     starts = [span.start for span in sources]
     found: list[list[Span]] = [[] for _ in sources]
     for piece in pieces:
@@ -147,7 +147,7 @@ def _by_source(sources: Sequence[Span], pieces: Sequence[Span]) -> list[list[Spa
 def _summed(
     tokenized: TokenizedPrompt, tokens: Sequence[Token], spans: Sequence[Sequence[Span]], names: Sequence[str]
 ) -> list[dict[str, list[float]]]:
-    """The scores of the tokens of each source, summed within its pieces."""
+    """Return the scores of the tokens of each source, summed within its pieces."""
     sums = [{name: [0.0] * len(own) for name in names} for own in spans]
     parts = [NOT_A_DEMONSTRATION if token.part is None else token.part for token in tokens]
     for token, place in zip(tokens, _pieces_of_tokens(tokenized, parts, spans), strict=False):
@@ -162,7 +162,7 @@ def _summed(
 def _pieces_of_tokens(
     tokenized: TokenizedPrompt, parts: Sequence[int], spans: Sequence[Sequence[Span]]
 ) -> list[tuple[int, int] | None]:
-    """The source and the piece in it that each token of the prompt counts to; None for those of no source."""
+    """Return the source and the piece in it that each token of the prompt counts to; None for those of no source."""
     text = tokenized.prompt.text
     return [
         None if part == NOT_A_DEMONSTRATION else (part, _piece_of(text, offsets, spans[part]))

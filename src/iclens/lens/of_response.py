@@ -129,7 +129,7 @@ class ResponseInfluence:
         return _Given(tokens, readouts, edges, weights, of_sources)
 
     def _off(self, b: int, query_only: bool, parts: Float[Tensor, "n_parts n_sources"]) -> float:
-        """How far parts are in sum from the influence, relative to the most that either adds up."""
+        """Return how far parts are in sum from the influence, relative to the most that either adds up."""
         given = self._given(b, query_only)
         alone = self.by_weight.alone(b, given.of_sources[None], query_only)
         by_head = alone.by_head[0, ..., : len(given.groups)].double()

@@ -100,7 +100,7 @@ class Passes:
         return self._first[1]
 
     def readout(self, prompt: int) -> Readout:
-        """What is explained of one of the prompts; no pass runs where the answers alone decide it."""
+        """Return what is explained of one of the prompts; no pass runs where the answers alone decide it."""
         return self.questions[prompt].settled or self._first[0][prompt][1]
 
     @cached_property
@@ -212,7 +212,7 @@ class Passes:
         return self.gradient_step.attention_residual
 
     def without_sources(self, prompt: int) -> Passes:
-        """A pass over one of the prompts without the text of any source, and with the same read-out."""
+        """Return a pass over one of the prompts without the text of any source, and with the same read-out."""
         question, model = self.questions[prompt], self.lens_model
         whole = question.tokenized.prompt
         shorter = tokenize(whole.without(range(len(whole.sources))), model.tokenizer)
@@ -241,14 +241,14 @@ class Passes:
         return path_residual(step.total, step.margin, step.largest, largest, self.lens_model.dtype)
 
     def path_residuals(self, whole: PathScores) -> Float[Tensor, " batch"]:
-        """How far the parts of a path are from the margin of the traced pass."""
+        """Return how far the parts of a path are from the margin of the traced pass."""
         traced, parts = self.traced, whole.parts.cpu()
         largest = doubled(traced.readouts.largest(traced.logits)).cpu()
         margins = doubled(traced.margins).cpu()
         return path_residual(whole.total.cpu(), margins, parts.abs().amax(-1), largest, self.lens_model.dtype)
 
     def tolerances(self, residuals: Mapping[str, Float[Tensor, " batch"]]) -> dict[str, list[float]]:
-        """The largest residual accepted as exact in each prompt, by the name of the check.
+        """Return the largest residual accepted as exact in each prompt, by the name of the check.
 
         In half precision, where one exceeds the tolerance of the type, the noise of the model on these prompts is
         measured, and a multiple of it is accepted; it is relative to the logits, from which a path's parts may be far.
@@ -301,7 +301,7 @@ class Passes:
             return said, replace(first, readouts=self._readouts(readouts))
 
     def _read(self, readouts: Sequence[Readout], held: bool, *, forced: bool = True) -> Trace:
-        """The pass over the prompts and the tokens that are forced after them."""
+        """Return the pass over the prompts and the tokens that are forced after them."""
         return self._traced(self._tokens(readouts, forced=forced), self._readouts(readouts), held=held)
 
     def _tokens(self, readouts: Sequence[Readout], *, forced: bool = True) -> PaddedTokens:
@@ -321,7 +321,7 @@ class Passes:
         return Readouts.of(readouts, origins, self.lens_model.index_device)
 
     def _said(self, traced: Trace, settled: Sequence[Readout | None]) -> list[_Said]:
-        """The candidates' scores and what is explained, from the logits at the prompts' last tokens."""
+        """Return the candidates' scores and what is explained, from the logits at the prompts' last tokens."""
         # Offset 0 is always read, and the least.
         logits = traced.logits[:, 0].cpu()
         ids = [[entry.read_ids for entry in one.answers.candidates] for one in self.questions]
@@ -336,7 +336,7 @@ class Passes:
         return said
 
     def _in_double(self, whole: PathScores, near: Tensor) -> PathScores:
-        """The same path, in float64 for the prompts `near`."""
+        """Return the same path, in float64 for the prompts `near`."""
         chosen = near.to(self.traced.tokens.ids.device)
         tokens, readouts = self.traced.tokens[chosen], self.traced.readouts[chosen]
         exact = path(trace(self.lens_model.in_double(), tokens, readouts, held=True))

@@ -138,7 +138,7 @@ def rows_of(found: Explanation, about: Mapping[str, Any] | None = None) -> list[
 
 
 def _of_response(response: ResponseEffects | None) -> dict[str, Any]:
-    """The columns of a prompt's response."""
+    """Return the columns of a prompt's response."""
     if response is None:
         return {}
     return {
@@ -154,7 +154,7 @@ def _of_response(response: ResponseEffects | None) -> dict[str, Any]:
 
 
 def _on_response(response: ResponseEffects | None, source: int) -> dict[str, Any]:
-    """What one source does to each token and statement of it."""
+    """Return what one source does to each token and statement of it."""
     if response is None:
         return {}
     return {
@@ -191,7 +191,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> pyarrow.Table:
 
 
 def as_parquet(rows: pyarrow.Table, row_group: int = 1 << 16) -> bytes:
-    """A table as the content of a Parquet file, with checksums of its pages."""
+    """Return a table as the content of a Parquet file, with checksums of its pages."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

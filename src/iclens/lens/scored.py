@@ -58,7 +58,7 @@ class Scored:
     statements: tuple[Tensor, ...]
 
     def sources(self, b: int, answer: Answer, others: Mapping[str, Sequence[float]]) -> tuple[SourceEffect, ...]:
-        """The effects of one prompt's sources; `others` are the scores of further methods."""
+        """Return the effects of one prompt's sources; `others` are the scores of further methods."""
         tokenized = self.passes.questions[b].tokenized
         prompt, groups = tokenized.prompt, tokenized.groups
         sums = {name: values[b].sum(1).tolist() for name, values in self.parts.items()}
@@ -93,7 +93,7 @@ class Scored:
         )
 
     def knock_outs(self, b: int, answer: Answer) -> tuple[KnockOut, ...]:
-        """What every set of one prompt's sources changes."""
+        """Return what every set of one prompt's sources changes."""
         if self.knocked is None:
             return ()
         own = self.knocked[b]
@@ -104,7 +104,7 @@ class Scored:
         )
 
     def completeness(self, b: int) -> Completeness | None:
-        """How far the shares of one prompt are from their sum."""
+        """Return how far the shares of one prompt are from their sum."""
         if self.shares is None:
             return None
         own = self.shares[b]

@@ -192,7 +192,7 @@ def _predictors(
 
 
 def _one_step_rate(answers: Tensor, prompt: PromptBatch) -> float:
-    """The η whose one step from 0 is nearest to the answers: one step is linear in η, so it is a projection."""
+    """Return the η whose one step from 0 is nearest to the answers: one step is linear in η, so it is a projection."""
     unit = build_estimator("gradient-descent", {"n_steps": 1, "learning_rate": 1.0})
     step = unit.prefixes(prompt.inputs, prompt.labels)[:, -answers.shape[1] :]
     return float((answers * step).sum() / step.square().sum().clamp_min(1e-300))

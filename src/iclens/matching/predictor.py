@@ -18,7 +18,7 @@ Predictor: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 def of_model(model: PromptModel) -> Predictor:
-    """The answers of a model with one run; all prefixes, or the query only."""
+    """Return the answers of a model with one run; all prefixes, or the query only."""
 
     def answers(inputs: Tensor, labels: Tensor) -> Tensor:
         return model(inputs.unsqueeze(0), labels.unsqueeze(0))[0]
@@ -27,7 +27,7 @@ def of_model(model: PromptModel) -> Predictor:
 
 
 def of_estimator(estimator: Estimator) -> Predictor:
-    """The answers of an estimator to all prefixes."""
+    """Return the answers of an estimator to all prefixes."""
     return estimator.prefixes
 
 

@@ -116,7 +116,7 @@ def _demonstration_of_token(n_context: int, n_tokens: int) -> Int[Tensor, " n_to
 
 
 def _read(model: PromptTransformer, part: Tensor, state: Tensor, *, constant: bool) -> Tensor:
-    """What a part (batch, ..., width) of the last state adds to the answer, with the biases if `constant`."""
+    """Return what a part (batch, ..., width) of the last state adds to the answer, with the biases if `constant`."""
     norm, out = model.final_norm, model.read_out
     if norm is not None:
         scale = (state.var(-1, correction=0) + 1e-5).sqrt()

@@ -32,7 +32,7 @@ class RidgeFit(NamedTuple):
 
 
 def best_ridge(answers: Float[Tensor, "batch n_answers d_y"], prompt: PromptBatch) -> RidgeFit:
-    """The α in [1e-6, 1e4] that brings ridge regression nearest to the answers of a model.
+    """Return the α in [1e-6, 1e4] that brings ridge regression nearest to the answers of a model.
 
     The mean squared difference to the answers is smooth in log α; a grid finds its valley and Brent's method its
     bottom.

@@ -39,7 +39,7 @@ class Pass:
     mask: Tensor | None
 
     def stack(self) -> StackDual:
-        """The duals, from the embeddings and the weights alone."""
+        """Return the duals, from the embeddings and the weights alone."""
         return StackDual.from_stack(self.weights, self.states[0], self.demonstrations, self.mask)
 
 

@@ -63,7 +63,7 @@ MODELS: Registry[type[PromptModel]] = Registry("model", "iclens.models", package
 
 
 def build_model(name: str, *, d: int, d_y: int, seeds: Sequence[int], **options: Any) -> PromptModel:
-    """The registered model `name` for inputs of width d and labels of width d_y, with one run for each seed.
+    """Return the registered model `name` for inputs of width d and labels of width d_y, with one run for each seed.
 
     Raises:
         UserError: an unknown name or option ("did you mean"), or sizes that do not fit each other.

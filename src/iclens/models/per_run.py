@@ -22,7 +22,7 @@ class PerRun(Generic[T]):
 
 
 def for_runs(name: str, value: T | PerRun[T], n_runs: int) -> list[T]:
-    """The value of every run.
+    """Return the value of every run.
 
     Raises:
         UserError: a `PerRun` of another number of runs.

@@ -28,16 +28,16 @@ class Draws:
         return len(self.generators)
 
     def normal(self, *shape: int, std: float) -> nn.Parameter:
-        """A parameter (runs, *shape) of normal numbers with mean 0."""
+        """Return a parameter (runs, *shape) of normal numbers with mean 0."""
         draws = [torch.randn(shape, generator=generator) for generator in self.generators]
         return nn.Parameter(torch.stack(draws) * std)
 
     def constant(self, *shape: int, value: float = 0.0) -> nn.Parameter:
-        """A parameter (runs, *shape) of one value."""
+        """Return a parameter (runs, *shape) of one value."""
         return nn.Parameter(torch.full((self.n_runs, *shape), value))
 
     def seed(self, run: int) -> int:
-        """A fresh seed from the generator of a run, for code that draws from torch's global generator."""
+        """Return a fresh seed from the generator of a run, for code that draws from torch's global generator."""
         return int(torch.randint(2**31, (), generator=self.generators[run]))
 
 

@@ -124,7 +124,7 @@ class RunsAttention(nn.Module):
         return out if self.head_mask is None else out * self.head_mask.to(out.dtype)[:, None, :, None, None]
 
     def variant_of(self, run: int) -> AttentionVariant:
-        """A copy of the variant with the parameters and strengths of one run."""
+        """Return a copy of the variant with the parameters and strengths of one run."""
         variant = copy.deepcopy(self.variant)
         for key, value in self._values().items():
             owner, name = _owner(variant, key)
@@ -172,7 +172,7 @@ def _at(variant: AttentionVariant, key: str) -> Any:
 
 
 def fixed_options(variant: AttentionVariant) -> dict[str, Any]:
-    """The options of a variant that runs of one ensemble must share: all but its strengths."""
+    """Return the options of a variant that runs of one ensemble must share: all but its strengths."""
     strengths = {option.name for _, option in _strengths(variant)}
 
     def without(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def fixed_options(variant: AttentionVariant) -> dict[str, Any]:
 
 
 def has_strengths_only(variant: AttentionVariant) -> bool:
-    """Whether all parameters of a variant are strengths."""
+    """Return whether all parameters of a variant are strengths."""
     strengths = {key for key, _ in _strengths(variant)}
     return all(key in strengths for key, _ in variant.named_parameters())
 

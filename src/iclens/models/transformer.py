@@ -166,7 +166,7 @@ class PromptTransformer(PromptModel):
     def states(
         self, inputs: RunsInputs, labels: RunsLabels, *, every_token: bool = False
     ) -> list[Float[Tensor, "runs batch _ width"]]:
-        """The residual stream before the first layer and after every layer.
+        """Return the residual stream before the first layer and after every layer.
 
         After the last layer only the tokens that are answered are computed, unless `every_token` is set.
         """
@@ -232,7 +232,7 @@ class _Block(nn.Module):
             self.norm_ffn = RunsLayerNorm(draws, width) if norm != "none" else None
 
     def forward(self, h: Tensor, mask: Tensor | None, is_causal: bool, only: slice | None) -> Tensor:
-        """The layer; `only` picks the tokens that are answered."""
+        """Return the layer; `only` picks the tokens that are answered."""
         x = h if self.norm_attention is None or self.norm == "post" else self.norm_attention(h)
         heads = self.qkv(x).unflatten(-1, (3, self.n_heads, self.head_width))
         q, k, v = heads.movedim(-3, 0).transpose(-3, -2).unbind(0)

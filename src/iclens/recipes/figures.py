@@ -26,7 +26,7 @@ _INKS = {"light": ("#fdfdfb", "#1d2327", "#c9cdcb"), "dark": ("#15181b", "#e4e6e
 
 
 def style(mode: Mode = "light") -> dict[str, Any]:
-    """The rcParams of every figure: `matplotlib.rc_context(style(mode))` around drawing and saving."""
+    """Return the rcParams of every figure: `matplotlib.rc_context(style(mode))` around drawing and saving."""
     from cycler import cycler
 
     paper, ink, line = _INKS[mode]
@@ -59,7 +59,7 @@ def style(mode: Mode = "light") -> dict[str, Any]:
 
 
 def new_figure(width: float | int = 8.0, height: float | int = 4.5) -> Figure:
-    """An empty figure in inches, tied to no window; draw on `figure.subplots(...)`."""
+    """Return an empty figure in inches, tied to no window; draw on `figure.subplots(...)`."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))

@@ -53,13 +53,13 @@ def excess_error(model: PromptModel, task: Task, seed: int, n_prompts: int, n_co
 
 
 def double_model(run: TrainedRun) -> PromptModel:
-    """The model of a run, in float64."""
+    """Return the model of a run, in float64."""
     return run_model(run.config, {name: value.double() for name, value in run.tensors.items()})
 
 
 @torch.no_grad()
 def answers_of(model: PromptModel, prompt: PromptBatch) -> Float[Tensor, "batch n_answers d_y"]:
-    """What a model with one run answers."""
+    """Return what a model with one run answers."""
     pairs = zip(prompt.inputs.split(_CHUNK), prompt.labels.split(_CHUNK), strict=True)
     return torch.cat([model(inputs.unsqueeze(0), labels.unsqueeze(0))[0] for inputs, labels in pairs])
 
@@ -72,7 +72,7 @@ def one_step(prompt: PromptBatch, *, debiased: bool = False) -> Float[Tensor, "b
 
 
 def nearest_rate(answers: Tensor, step: Tensor) -> float:
-    """The η whose step is nearest to the answers: a step from 0 is linear in η, so it is a projection."""
+    """Return the η whose step is nearest to the answers: a step from 0 is linear in η, so it is a projection."""
     return float((answers * step).sum() / step.square().sum())
 
 
@@ -82,5 +82,5 @@ def squared_error(one: Tensor, other: Tensor) -> float:
 
 
 def loss_rows(run: TrainedRun, **cells: Cell) -> list[dict[str, Cell]]:
-    """The training curve of a run as rows with `step` and `loss`."""
+    """Return the training curve of a run as rows with `step` and `loss`."""
     return [{**cells, "step": step, "loss": value} for step, name, _, value in run.metrics if name == "loss"]

@@ -18,7 +18,7 @@ _MOST_NUMBERS = 2**19
 
 
 def lab_run(settings: Any, seed: int, task: Mapping[str, Any], model: Mapping[str, Any], **training: Any) -> RunConfig:
-    """A run that is evaluated at its end alone, on few prompts.
+    """Return a run that is evaluated at its end alone, on few prompts.
 
     Args:
         settings: of a recipe; of `steps`, `batch`, `n_context` and `learning_rate` it has what `training` has not.

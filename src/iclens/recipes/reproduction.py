@@ -58,7 +58,7 @@ class Reproduction:
         return work_key(self.recipe, self.settings, self.version)
 
     def verdicts(self) -> list[Verdict]:
-        """The recipe's verdicts, in the order of its claims.
+        """Return the recipe's verdicts, in the order of its claims.
 
         Raises:
             ValueError: the recipe leaves a claim without a verdict, or judges one that it does not make.
@@ -76,7 +76,7 @@ class Reproduction:
         return sorted(found, key=lambda verdict: order.index(verdict.claim))
 
     def picture(self, kind: str, mode: Mode = "light") -> bytes:
-        """The picture as a file's content.
+        """Return the picture as a file's content.
 
         Args:
             kind: `"png"` or `"svg"`.
@@ -92,11 +92,11 @@ class Reproduction:
         return content.getvalue()
 
     def document(self) -> dict[str, Any]:
-        """All of it as JSON with a checksum, the content of `table.json`."""
+        """Return all of it as JSON with a checksum, the content of `table.json`."""
         return sealed(self.record() | {"columns": self.table.to_columns()})
 
     def record(self) -> dict[str, Any]:
-        """All but the table, as JSON."""
+        """Return all but the table, as JSON."""
         return {
             "schema_version": SCHEMA_VERSION,
             "recipe": self.recipe.id,
@@ -115,12 +115,12 @@ class Reproduction:
 
 
 def verdict_documents(verdicts: list[Verdict]) -> list[dict[str, Any]]:
-    """The verdicts as JSON, each with its outcome."""
+    """Return the verdicts as JSON, each with its outcome."""
     return [{"outcome": verdict.outcome, **asdict(verdict)} for verdict in verdicts]
 
 
 def stored(folder: Path) -> Reproduction | None:
-    """The outcome in a recipe's output folder, or None when there is none.
+    """Return the outcome in a recipe's output folder, or None when there is none.
 
     Raises:
         UserError: the file is broken, or was made by a revision that measured otherwise or with other settings.
@@ -157,7 +157,7 @@ def stored(folder: Path) -> Reproduction | None:
 
 
 def finished(folder: Path, key: str, inputs: str = "") -> Reproduction | None:
-    """The outcome of the very work that the key names, on these inputs, if it lies in the folder and was run."""
+    """Return the outcome of the very work that the key names, on these inputs, if it lies in the folder and was run."""
     try:
         kept = stored(folder)
     except UserError:

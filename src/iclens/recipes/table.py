@@ -33,7 +33,7 @@ class Table:
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Sequence[Any]]) -> Table:
-        """The table of columns of equal length.
+        """Return the table of columns of equal length.
 
         Raises:
             ValueError: columns of different lengths.
@@ -65,7 +65,7 @@ class Table:
         return [row.get(name) for row in self._rows]
 
     def column(self, name: str) -> np.ndarray:
-        """A numeric column as float64, NaN where a row has no such cell.
+        """Return a numeric column as float64, NaN where a row has no such cell.
 
         Raises:
             KeyError: no row has it.
@@ -74,24 +74,24 @@ class Table:
         return np.array([math.nan if cell is None else float(cell) for cell in self.cells(name)], dtype=np.float64)
 
     def unique(self, name: str) -> list[Cell]:
-        """The different cells of a column in the order of their first row, without None."""
+        """Return the different cells of a column in the order of their first row, without None."""
         return list(dict.fromkeys(cell for cell in self.cells(name) if cell is not None))
 
     def numbers(self, name: str) -> list[float]:
-        """The different numbers of a numeric column, ascending, without those that are missing or NaN."""
+        """Return the different numbers of a numeric column, ascending, without those that are missing or NaN."""
         found = self.column(name)
         return np.unique(found[~np.isnan(found)]).tolist()
 
     def where(self, **cells: Cell) -> Table:
-        """The rows whose named cells have these values; `name=None` asks for rows without that cell."""
+        """Return the rows whose named cells have these values; `name=None` asks for rows without that cell."""
         return Table(row for row in self._rows if all(row.get(name) == value for name, value in cells.items()))
 
     def only(self, name: str) -> Table:
-        """The rows that have a cell in this column."""
+        """Return the rows that have a cell in this column."""
         return Table(row for row in self._rows if row.get(name) is not None)
 
     def sorted_by(self, *names: str) -> Table:
-        """The rows in the order of these columns, each of which every row must have."""
+        """Return the rows in the order of these columns, each of which every row must have."""
         return Table(sorted(self._rows, key=lambda row: tuple(row[name] for name in names)))
 
     def with_cells(self, **cells: Cell) -> Table:
@@ -111,7 +111,7 @@ class Table:
 
     @classmethod
     def from_json_columns(cls, columns: Mapping[str, Sequence[Cell]]) -> Table:
-        """The inverse of `to_columns`."""
+        """Return the inverse of `to_columns`."""
         full = cls.from_columns({name: [_from_json(cell) for cell in cells] for name, cells in columns.items()})
         return cls({name: cell for name, cell in row.items() if cell is not None} for row in full)
 

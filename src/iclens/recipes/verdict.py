@@ -70,7 +70,7 @@ class Claim:
     trust: Trust
 
     def judged(self, holds: bool | np.bool_, numbers: str, test: str, condition: str = "") -> Verdict:
-        """The verdict of a measurement.
+        """Return the verdict of a measurement.
 
         Args:
             holds: whether the numbers satisfy `test`.
@@ -85,5 +85,5 @@ class Claim:
         )
 
     def untested(self, why: str) -> Verdict:
-        """The verdict "cannot be tested here", with the reason in one sentence."""
+        """Return the verdict "cannot be tested here", with the reason in one sentence."""
         return Verdict(self.statement, False, "", untested=why, source=self.source, trust=self.trust)

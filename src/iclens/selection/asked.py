@@ -68,7 +68,7 @@ def read_query(lens_model: LensModel, prompt: Prompt, example: Example, candidat
 
 
 def _log_probability(ids: tuple[int, ...], answer: str) -> Readout:
-    """The log-probability of a whole answer."""
+    """Return the log-probability of a whole answer."""
     return Readout(((0, ids[0], 0.0),), ids, answer=answer, measure="log_probability")
 
 
@@ -84,7 +84,7 @@ def check_candidate(output: str, candidates: Sequence[str], whose: str) -> None:
 
 
 def candidates_of(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The outputs that occur, where they are few and most occur several times; else none: answers are free."""
+    """Return the outputs that occur, where they are few and most occur several times; else none: answers are free."""
     outputs = [one.output.strip() for one in examples if one.output is not None]
     known = tuple(sorted(set(outputs)))
     return known if 2 <= len(known) <= min(MOST_LABELS, len(outputs) / 2) else ()

@@ -12,7 +12,7 @@ _LINE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant",
 
 
 def messages_of(document: Any) -> list[Any] | None:
-    """The messages of a chat that was read from JSON; None where it is none."""
+    """Return the messages of a chat that was read from JSON; None where it is none."""
     found = document.get("messages") if isinstance(document, Mapping) else document
     if not isinstance(found, Sequence) or isinstance(found, str) or not found:
         return None
@@ -20,7 +20,7 @@ def messages_of(document: Any) -> list[Any] | None:
 
 
 def turns(messages: Sequence[Any]) -> tuple[str | None, list[tuple[str, str | None]]]:
-    """The system message of a chat, and its questions with their replies; None for that of a last question.
+    """Return the system message of a chat, and its questions with their replies; None for that of a last question.
 
     Raises:
         UserError: messages out of order, or one that is not plain text.
@@ -35,7 +35,7 @@ def turns(messages: Sequence[Any]) -> tuple[str | None, list[tuple[str, str | No
 
 
 def one_turn(place: str, row: Mapping[str, Any]) -> tuple[str | None, str, str | None]:
-    """The system message, the question and the reply of a line that holds one pair as a chat.
+    """Return the system message, the question and the reply of a line that holds one pair as a chat.
 
     Raises:
         UserError: it holds none, or several.

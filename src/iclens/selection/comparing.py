@@ -52,5 +52,5 @@ def compared(said: Said, before: int, after: int) -> Compared:
 
 
 def is_clear(change: Estimate) -> bool:
-    """Whether an interval leaves zero out."""
+    """Return whether an interval leaves zero out."""
     return change.low > 0 or change.high < 0

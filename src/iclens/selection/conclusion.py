@@ -10,7 +10,7 @@ from iclens.selection.selection import Selection
 
 
 def conclusion(found: Selection) -> tuple[str, ...]:
-    """The sentences, the most important first."""
+    """Return the sentences, the most important first."""
     return tuple(_sentences(found))
 
 
@@ -48,7 +48,7 @@ def _sentences(found: Selection) -> Iterator[str]:
 
 
 def _goes(name: str, both: Compared) -> str:
-    """What a metric and the log-loss change between two prompts."""
+    """Return what a metric and the log-loss change between two prompts."""
     before, after, change = both.before, both.after, both.change
     verdict = "more than chance" if is_clear(change.metric) or is_clear(change.log_loss) else "this may be chance"
     return (

@@ -106,7 +106,7 @@ def measure_effects(
 
 
 def _scales(evaluator: Evaluator, prompt: Order) -> tuple[float, ...]:
-    """The scales of the weights at which demonstrations matter."""
+    """Return the scales of the weights at which demonstrations matter."""
     log_loss = -float(evaluator.said([prompt]).log_p.mean())
     return SCALES if log_loss < CERTAIN else SCALES[:1]
 

@@ -109,19 +109,19 @@ class Evaluator:
         return Said(each[..., 0], each[..., 1], self.metric == LOG_LOSS)
 
     def complete(self) -> list[Order]:
-        """The prompts that ran on all queries, in the order in which they first ran."""
+        """Return the prompts that ran on all queries, in the order in which they first ran."""
         counts = Counter(order for order, _ in self._known)
         return [order for order, count in counts.items() if count == len(self.queries)]
 
     def ids(self, asked: Sequence[tuple[Order, int]]) -> list[list[int]]:
-        """The tokens of prompts with their queries."""
+        """Return the tokens of prompts with their queries."""
         prompts = [
             self.writing.prompt([self.shots[i] for i in order], self.queries[q].example.input) for order, q in asked
         ]
         return ids_of(self.lens_model, prompts)
 
     def _at_once(self, order: Order) -> int:
-        """How many texts of the length of a prompt make a piece of work that is kept."""
+        """Return how many texts of the length of a prompt make a piece of work that is kept."""
         (ids,) = self.ids([(order, 0)])
         return max(1, _AT_ONCE // len(ids))
 

@@ -67,7 +67,7 @@ def read_examples(given: ExamplesLike, what: str = "the examples") -> tuple[Exam
 
 
 def _rows(path: Path) -> list[tuple[str, Any]]:
-    """The objects of a file, each with its place."""
+    """Return the objects of a file, each with its place."""
     raw = contents(path)
     try:
         text = raw.decode("utf-8-sig")
@@ -95,7 +95,7 @@ def _rows(path: Path) -> list[tuple[str, Any]]:
 
 
 def _filled(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """The cells of a row that are not empty; a column "candidates" holds them between bars."""
+    """Return the cells of a row that are not empty; a column "candidates" holds them between bars."""
     cells = {key: value for key, value in row.items() if key in _KEYS and value}
     return cells | ({"candidates": cells["candidates"].split("|")} if "candidates" in cells else {})
 

@@ -109,13 +109,13 @@ def _left_out(evaluator: Evaluator, order: Order) -> dict[int, Float[Tensor, " n
 
 
 def _hurt(change: Float[Tensor, " n_queries"]) -> dict[int, float]:
-    """The examples that are clearly worse with a demonstration, the worst first, and by how many nats."""
+    """Return the examples that are clearly worse with a demonstration, the worst first, and by how many nats."""
     ranked = torch.argsort(change, stable=True).tolist()
     return {q: -float(change[q]) for q in ranked if float(change[q]) <= -_HURTS_BY}
 
 
 def _redundant_with(found: Found, i: int) -> int | None:
-    """A demonstration of the chosen prompt that says the same as one outside of it."""
+    """Return a demonstration of the chosen prompt that says the same as one outside of it."""
     effects = found.effects
     if effects is None or effects.pairs is None or i in found.order or float(effects.mean[i]) <= 0:
         return None

@@ -30,7 +30,7 @@ def check_metric(metric: Metric) -> None:
 
 
 def value_of(metric: Metric, prediction: str, target: str, match: str = MATCHES[0]) -> float:
-    """The metric's number for one answer; of the log-loss the accuracy, which is shown beside it.
+    """Return the metric's number for one answer; of the log-loss the accuracy, which is shown beside it.
 
     Accuracy compares the two texts without the spaces around them, or as `normalised` gives them.
 
@@ -48,7 +48,7 @@ def value_of(metric: Metric, prediction: str, target: str, match: str = MATCHES[
 
 
 def normalised(text: str) -> str:
-    """A text in lower case without punctuation, articles and doubled spaces.
+    """Return a text in lower case without punctuation, articles and doubled spaces.
 
     Source: the comparison of SQuAD, Rajpurkar et al. 2016.
     """

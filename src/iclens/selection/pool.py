@@ -95,7 +95,7 @@ def _of_examples(examples: Sequence[Example]) -> Pool:
 
 
 def _chat_of(given: ExamplesLike | Prompt) -> Any:
-    """The document of a pool that is one chat, or None."""
+    """Return the document of a pool that is one chat, or None."""
     if isinstance(given, Prompt):
         document: Any = given.document
     elif isinstance(given, str | Path):
@@ -115,7 +115,7 @@ def _chat_of(given: ExamplesLike | Prompt) -> Any:
 
 
 def _of_chat(document: Any) -> Pool:
-    """The questions and replies of a chat; a last question without a reply is no demonstration."""
+    """Return the questions and replies of a chat; a last question without a reply is no demonstration."""
     own = document if isinstance(document, Mapping) else {"messages": document}
     instruction, pairs = turns(own["messages"])
     shots = [(question, reply) for question, reply in pairs if reply is not None]
@@ -135,7 +135,7 @@ def _is_prompt(path: Path) -> bool:
 
 
 def _of_prompt(prompt: Prompt, template: str | None) -> Pool:
-    """The pairs that a prompt's demonstrations are."""
+    """Return the pairs that a prompt's demonstrations are."""
     if any(name.kind != DEMONSTRATION for name in prompt.source_names) or not prompt.add_special_tokens:
         raise UserError(
             "the prompt holds documents, or other spans: give its demonstrations as pairs of input and output."
@@ -167,7 +167,7 @@ def _of_prompt(prompt: Prompt, template: str | None) -> Pool:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """What a text that the template wrote looks like."""
+    """Return what a text that the template wrote looks like."""
     parse_template(template)
     parts, seen = [], set[str]()
     for literal, slot, _, _ in string.Formatter().parse(template):
@@ -197,19 +197,19 @@ def _template_of(prompt: Prompt) -> str:
 
 
 def _shared(texts: Sequence[str]) -> str:
-    """What all texts begin with."""
+    """Return what all texts begin with."""
     first, last = min(texts), max(texts)
     return first[: next((i for i, one in enumerate(first) if one != last[i : i + 1]), len(first))]
 
 
 def _mark(shared: str) -> str:
-    """What marks an input, of what all demonstrations begin with: up to the last colon or line end."""
+    """Return what marks an input, of what all demonstrations begin with: up to the last colon or line end."""
     found = re.match(r".*(?:[:=>|]|\n)\s*", shared, re.DOTALL)
     return found[0] if found else ""
 
 
 def _cue(shared: str) -> str:
-    """What leads to an output, of what stands before every output: from its first line end, space or sign on."""
+    """Return what leads to an output, of what stands before every output: from its first line end, space or sign on."""
     found = re.search(r"\n.*", shared, re.DOTALL) or re.search(r"\s+\S.*", shared, re.DOTALL)
     return found[0] if found else shared.lstrip(string.ascii_letters + string.digits)
 

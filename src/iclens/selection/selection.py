@@ -176,7 +176,7 @@ class Selection:
         return rows
 
     def to_pandas(self) -> Any:
-        """The rows as a pandas data frame.
+        """Return the rows as a pandas data frame.
 
         Raises:
             UserError: pandas is not installed.
@@ -199,11 +199,11 @@ class Selection:
         )
 
     def to_html(self) -> str:
-        """The report as a page in one file, which opens from a disk and loads nothing."""
+        """Return the report as a page in one file, which opens from a disk and loads nothing."""
         return VIEWS["page"](self)
 
     def prompt_file(self, ending: str) -> str:
-        """The chosen prompt as the content of a file: its text, or for `.json` the messages of a chat.
+        """Return the chosen prompt as the content of a file: its text, or for `.json` the messages of a chat.
 
         Raises:
             UserError: `.json` where the prompt is no chat.

@@ -28,7 +28,7 @@ class Size:
 
 
 def shorter(order: Order, values: Mapping[int, float]) -> list[Order]:
-    """The prompt's best half, the best half of that, and so on down to one demonstration, in the prompt's order.
+    """Return the prompt's best half, the best half of that, and so on down to one demonstration, in the prompt's order.
 
     Args:
         order: a prompt.

@@ -55,7 +55,7 @@ def print_selection(found: Selection, console: Console) -> None:
 
 
 def _short(model: str) -> str:
-    """A model's name, of a path the last part."""
+    """Return a model's name, of a path the last part."""
     return one_line(model.rstrip("/").rpartition("/")[2], 30)
 
 

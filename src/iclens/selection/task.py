@@ -228,14 +228,14 @@ class Task:
             self._query(one)
 
     def evaluator(self, what: str, examples: Sequence[Example]) -> Evaluator:
-        """What runs prompts on some examples, with its own ledger."""
+        """Return what runs prompts on some examples, with its own ledger."""
         queries = tuple(self._query(one) for one in examples)
         writing, ledger = self.pool.writing, self.ledger(what)
         how = self.metric, self.match
         return Evaluator(self.lens_model, self.shots, writing, queries, ledger, *how, elsewhere=self.elsewhere)
 
     def ledger(self, what: str) -> Ledger:
-        """A new ledger; its numbers are kept under `what`."""
+        """Return a new ledger; its numbers are kept under `what`."""
         metric = getattr(self.metric, "__qualname__", self.metric)
         about = [self.about, str(metric), self.match, what]
         opened = Ledger(self.pass_tokens, about, self.parts, lambda _: self.tell(self.passes))
@@ -248,7 +248,7 @@ class Task:
         return sum((one.passes for one in self.ledgers), 0.0)
 
     def search(self, evaluator: Evaluator, seed: int, budget: float | None = None) -> Search:
-        """The choice as a method sees it."""
+        """Return the choice as a method sees it."""
         limits = self.limits
         return Search(
             evaluator,

@@ -49,7 +49,7 @@ class Writing:
     chat: ChatTemplate | None = None
 
     def of(self, tokenizer: Any) -> Writing:
-        """The same with the chat template of a tokenizer, where one is needed.
+        """Return the same with the chat template of a tokenizer, where one is needed.
 
         Raises:
             UserError: it has none, or does not know an argument.

@@ -56,5 +56,5 @@ def write_answers(
 
 
 def _first(text: str, stop: str) -> str:
-    """A text up to its first line end, and up to what ends an output."""
+    """Return a text up to its first line end, and up to what ends an output."""
     return text.lstrip().split("\n")[0].split(stop)[0].strip()

@@ -42,7 +42,7 @@ class Catalogue:
         self.notes: list[str] = []
 
     def exists(self) -> bool:
-        """Whether there is a store.
+        """Return whether there is a store.
 
         Raises:
             UserError: a file has that name.
@@ -97,7 +97,7 @@ class Catalogue:
         self.notes.append(f"the damaged run {key} was set aside as {self.runs.set_aside(key)}.")
 
     def frozen_rows(self) -> list[Row]:
-        """The rows of a store that cannot be written, brought in line with its folders in memory alone."""
+        """Return the rows of a store that cannot be written, brought in line with its folders in memory alone."""
         rows: list[Row] = []
         try:
             if self.index.path.exists() and self.index.state(frozen=True) == "ours":
@@ -115,7 +115,7 @@ class Catalogue:
         return rows + sorted(unlisted, key=lambda row: (row.result.order, row.key))
 
     def healed(self, action: Callable[[], T]) -> T:
-        """What the action gives; once more with a new index if it finds the old one damaged.
+        """Return what the action gives; once more with a new index if it finds the old one damaged.
 
         Raises:
             UserError: the index cannot be made again.

@@ -137,5 +137,5 @@ def _largest(group: Sequence[RunConfig]) -> RunConfig:
 
 
 def _full(config: RunConfig) -> RunConfig:
-    """The run with prompts of full length from the start: the costliest, and most of its steps."""
+    """Return the run with prompts of full length from the start: the costliest, and most of its steps."""
     return dataclasses.replace(config, curriculum=Curriculum())

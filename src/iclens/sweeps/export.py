@@ -23,7 +23,7 @@ FORMATS: tuple[Format, ...] = ("csv", "parquet", "json")
 def export_bytes(
     store: Store, format: Format, *, what: Literal["runs", "metrics"] = "runs", keys: Sequence[str] | None = None
 ) -> bytes:
-    """A table as a file's content.
+    """Return a table as a file's content.
 
     Args:
         store: where the runs are.
@@ -55,7 +55,7 @@ def export_bytes(
 
 
 def format_of(path: Path) -> Format:
-    """The format that a file's ending asks for.
+    """Return the format that a file's ending asks for.
 
     Raises:
         UserError: another ending than `.csv`, `.parquet` or `.json`.

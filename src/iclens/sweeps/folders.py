@@ -19,7 +19,7 @@ _TEMPORARY = ".tmp-"
 
 
 def is_key(name: str) -> bool:
-    """Whether a name may be a run's: 8 to 64 hexadecimal digits."""
+    """Return whether a name may be a run's: 8 to 64 hexadecimal digits."""
     return _KEY.fullmatch(name) is not None
 
 
@@ -74,7 +74,7 @@ class RunFolders:
             raise UserError(f"{self.path} cannot be read: {error.strerror}.") from None
 
     def keys(self) -> set[str]:
-        """The keys of the runs that lie there, damaged ones too."""
+        """Return the keys of the runs that lie there, damaged ones too."""
         return {name for name in self.names() if is_key(name)}
 
     def place(self, key: str, files: Mapping[str, bytes]) -> bool:

@@ -32,7 +32,7 @@ class Axis:
 
 
 def expand(data: Mapping[str, Any]) -> list[RunConfig]:
-    """All runs of a configuration with a `[sweep]` table; without one, the one run that it describes.
+    """Return all runs of a configuration with a `[sweep]` table; without one, the one run that it describes.
 
     The table's keys are paths and its values lists, `{range = n}` (0 … n − 1) or `{start, stop, step}` (stop left out):
 
@@ -83,7 +83,7 @@ def expand(data: Mapping[str, Any]) -> list[RunConfig]:
 
 
 def axes_of(sweep: Any) -> list[Axis]:
-    """The axes of a `[sweep]` table, in its order.
+    """Return the axes of a `[sweep]` table, in its order.
 
     Raises:
         UserError: see `expand`.
@@ -112,7 +112,7 @@ def _together(table: Mapping[str, Any]) -> Axis:
 
 
 def _lists(table: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The values of every path in a table whose keys are quoted paths, or keys of nested tables, or both."""
+    """Return the values of every path in a table whose keys are quoted paths, or keys of nested tables, or both."""
     lists: dict[str, list[Any]] = {}
     for key, value in table.items():
         path = join_path(split_path(key))
@@ -134,7 +134,7 @@ def _quoted_keys(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_range(table: Mapping[str, Any]) -> bool:
-    """Whether a table is a range, not a table of further paths: those hold lists or tables."""
+    """Return whether a table is a range, not a table of further paths: those hold lists or tables."""
     known = set(table) in ({"range"}, {"start", "stop"}, {"start", "stop", "step"})
     return known and not any(isinstance(value, list | Mapping) for value in table.values())
 

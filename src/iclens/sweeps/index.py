@@ -71,7 +71,7 @@ class Index:
             db.execute("COMMIT")
 
     def keys(self) -> set[str]:
-        """The keys of all rows."""
+        """Return the keys of all rows."""
         with self._connected() as db:
             keys = {key for (key,) in db.execute("SELECT key FROM runs")}
         if not all(isinstance(key, str) for key in keys):
@@ -79,7 +79,7 @@ class Index:
         return keys
 
     def has(self, key: str) -> bool:
-        """Whether there is a row of that key."""
+        """Return whether there is a row of that key."""
         with self._connected() as db:
             return db.execute("SELECT 1 FROM runs WHERE key = ?", (key,)).fetchone() is not None
 

@@ -31,13 +31,13 @@ class IndexDamaged(Exception):
 
 
 def sealed_digest(key: str, config: str, result: str, digest: str) -> str:
-    """The digest with a checksum of the row: SQLite has none, and would give a flipped digit as it is."""
+    """Return the digest with a checksum of the row: SQLite has none, and would give a flipped digit as it is."""
     content = "\0".join((key, config, result, digest)).encode("utf-8", "surrogatepass")
     return f"{digest}{_SEAL}{hashlib.sha256(content).hexdigest()}"
 
 
 def unsealed(row: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:
-    """A row as it lies in the table, its digest without the seal.
+    """Return a row as it lies in the table, its digest without the seal.
 
     Raises:
         IndexDamaged: the seal is not that of the row.
@@ -80,7 +80,7 @@ class Row:
 
     @staticmethod
     def of(key: Any, config: Any, result: Any, digest: Any) -> Row:
-        """A row from its texts: configuration and result are JSON.
+        """Return a row from its texts: configuration and result are JSON.
 
         Raises:
             IndexDamaged: they are not what the store writes.

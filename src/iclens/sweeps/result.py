@@ -86,7 +86,7 @@ class Result:
 
     @staticmethod
     def from_json(text: str | bytes) -> Result:
-        """The inverse of `to_json`.
+        """Return the inverse of `to_json`.
 
         Raises:
             ValueError: the text is not a result.
@@ -95,7 +95,7 @@ class Result:
 
     @staticmethod
     def from_plain(data: Any) -> Result:
-        """A result from the values of its JSON text.
+        """Return a result from the values of its JSON text.
 
         Raises:
             ValueError: they are not those of a result.
@@ -115,7 +115,7 @@ _NAMES = {item.name for item in fields(Result)}
 
 
 def metric_of(row: tuple[Any, ...]) -> Metric:
-    """A row (step, name, prefix or None, value) of plain numbers or tensors as a `Metric`.
+    """Return a row (step, name, prefix or None, value) of plain numbers or tensors as a `Metric`.
 
     Raises:
         UserError: it is none.
@@ -131,7 +131,7 @@ def metric_of(row: tuple[Any, ...]) -> Metric:
 
 
 def final_values(metrics: Iterable[Metric]) -> dict[str, float]:
-    """The last value of each metric, see `Result.final`; of equal steps the later row counts."""
+    """Return the last value of each metric, see `Result.final`; of equal steps the later row counts."""
     whole: dict[str, Metric] = {}
     by_prefix: dict[str, Metric] = {}
     for metric in metrics:

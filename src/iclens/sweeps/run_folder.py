@@ -62,7 +62,7 @@ class Configuration(Protocol):
     """What a store needs of a configuration, e.g. of `RunConfig`."""
 
     def key(self) -> str:
-        """A hash of everything that determines the result: 8 to 64 hexadecimal digits."""
+        """Return a hash of everything that determines the result: 8 to 64 hexadecimal digits."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,20 +97,20 @@ class Run:
         return _decoded(self.folder, RESULT, Result.from_json)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The parameters, on the CPU, bit for bit as they were added."""
+        """Return the parameters, on the CPU, bit for bit as they were added."""
         from safetensors.torch import load
 
         return _decoded(self.folder, TENSORS, load)
 
     def metrics(self) -> list[Metric]:
-        """The metrics, in the order in which they were added."""
+        """Return the metrics, in the order in which they were added."""
         return _decoded(self.folder, METRICS, _metrics_from_parquet)
 
 
 def pack(
     config: Configuration, tensors: Mapping[str, Tensor], metrics: Iterable[tuple[Any, ...]], result: Result
 ) -> dict[str, bytes]:
-    """The files of a run by name, the checksums last.
+    """Return the files of a run by name, the checksums last.
 
     Raises:
         UserError: a metric that is not (step, name, prefix, value), a tensor of a type that safetensors lacks, or a
@@ -140,7 +140,7 @@ def check_packed(key: str, files: Mapping[str, bytes]) -> None:
 
 
 def numbered(key: str, files: Mapping[str, bytes], number: int) -> dict[str, bytes]:
-    """The files of a packed run with its `Result.number`."""
+    """Return the files of a packed run with its `Result.number`."""
     result = replace(Result.from_json(files[RESULT]), number=number)
     rest = {name: data for name, data in files.items() if name != CHECKSUMS} | {RESULT: result.to_json().encode()}
     return {**rest, CHECKSUMS: _checksums(key, rest)}
@@ -194,7 +194,7 @@ def summary(folder: Path) -> tuple[str, str, str]:
 
 
 def damage(folder: Path) -> list[str]:
-    """What is wrong with a run's files; empty when every byte is as it was written.
+    """Return what is wrong with a run's files; empty when every byte is as it was written.
 
     Raises:
         OtherSchema: the run was written by an older or a newer iclens.

@@ -26,7 +26,7 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def record(row: Row) -> dict[str, Any]:
-    """A run as one flat row.
+    """Return a run as one flat row.
 
     `key`, `status`, `seconds`, `last_finite_step`; the paths of its configuration, e.g. `training.steps`; and the last
     value of each metric, e.g. `final.loss`.
@@ -45,13 +45,13 @@ def record(row: Row) -> dict[str, Any]:
 
 
 def records_of(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """All these runs as flat rows, see `record`."""
+    """Return all these runs as flat rows, see `record`."""
     with nothing_collected():
         return [record(row) for row in rows]
 
 
 def columns_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of all columns, in order of their first occurrence."""
+    """Return the names of all columns, in order of their first occurrence."""
     names: dict[str, None] = {}
     for one in records:
         if not one.keys() <= names.keys():
@@ -60,7 +60,7 @@ def columns_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def differing(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns in which the rows differ from each other, in order; one that a row lacks differs."""
+    """Return the columns in which the rows differ from each other, in order; one that a row lacks differs."""
     first = records[0] if records else {}
     names, values = tuple(first), tuple(first.values())
     found: set[str] = set()
@@ -80,7 +80,7 @@ def differing(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def is_setting(name: str) -> bool:
-    """Whether a column is a setting, and not how the run ended."""
+    """Return whether a column is a setting, and not how the run ended."""
     return name not in ("key", "status", "seconds", "last_finite_step") and not name.startswith("final.")
 
 
@@ -92,7 +92,7 @@ def informative(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def where(records: Sequence[dict[str, Any]], conditions: Iterable[str]) -> list[dict[str, Any]]:
-    """The rows that meet every condition.
+    """Return the rows that meet every condition.
 
     Args:
         records: flat rows.
@@ -129,7 +129,7 @@ def known_column(records: Sequence[Mapping[str, Any]], name: str) -> None:
 
 
 def ordered(records: Sequence[dict[str, Any]], column: str, *, reverse: bool = False) -> list[dict[str, Any]]:
-    """The rows sorted by a column; those without it, or with NaN there, come last either way.
+    """Return the rows sorted by a column; those without it, or with NaN there, come last either way.
 
     Raises:
         UserError: no row has that column.
@@ -152,7 +152,7 @@ def ordered(records: Sequence[dict[str, Any]], column: str, *, reverse: bool = F
 
 
 def cell(value: Any) -> str:
-    """A value as tables show it; nothing for None."""
+    """Return a value as tables show it; nothing for None."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -91,13 +91,13 @@ class Store:
         return f"Store({str(self.path)!r})"
 
     def has(self, key: str) -> bool:
-        """Whether a run of that key has finished or diverged."""
+        """Return whether a run of that key has finished or diverged."""
         if self._frozen is not None:
             return any(row.key == key for row in self._frozen)
         return self._catalogue.healed(lambda: self._index.has(key))
 
     def keys(self) -> set[str]:
-        """The keys of all runs."""
+        """Return the keys of all runs."""
         if self._frozen is not None:
             return {row.key for row in self._frozen}
         return self._catalogue.healed(self._index.keys)
@@ -114,7 +114,7 @@ class Store:
         return self._catalogue.healed(self._index.rows)
 
     def find(self, prefix: str) -> str:
-        """The one key that begins so.
+        """Return the one key that begins so.
 
         Raises:
             UserError: none or several do.
@@ -128,7 +128,7 @@ class Store:
         raise UserError(f"{len(found)} runs in {self.path} have keys that begin with {prefix!r}: {shown}.")
 
     def load(self, key: str) -> Run:
-        """The run of a key; its files are read when asked for.
+        """Return the run of a key; its files are read when asked for.
 
         Raises:
             UserError: there is no such run.
@@ -269,7 +269,7 @@ class Store:
         return found
 
     def checkpoints(self) -> list[Path]:
-        """The states of unfinished runs."""
+        """Return the states of unfinished runs."""
         return sorted((self.path / UNFINISHED).glob("*.safetensors"))
 
     def unneeded_checkpoints(self) -> list[Path]:
@@ -280,7 +280,7 @@ class Store:
         return [path for path, keys in kept if keys and all(map(self.has, keys))]
 
     def _abandoned_checkpoints(self) -> list[Path]:
-        """What was being written by processes that are dead."""
+        """Return what was being written by processes that are dead."""
         found = []
         for path in sorted((self.path / UNFINISHED).glob(".*.tmp")):
             number = path.stem.rpartition("-")[2].partition("_")[0]

@@ -127,7 +127,7 @@ def _measured(
 def _interrupted(
     group: list[RunConfig], store: Store | None, most: int, configs: Sequence[RunConfig]
 ) -> tuple[list[list[RunConfig]], list[RunConfig]]:
-    """The runs of every checkpoint of at most the given number, and the other ones.
+    """Return the runs of every checkpoint of at most the given number, and the other ones.
 
     A checkpoint of which some runs are in the store already, because the process was killed while it kept them, is
     taken up whole: other neighbours would change the last bits of those that are missing.
@@ -148,7 +148,7 @@ def _interrupted(
 
 
 def _shared(n_runs: int, measured: ChunkPlan, workers: int) -> int:
-    """The measured size, smaller if some workers would else have nothing to do."""
+    """Return the measured size, smaller if some workers would else have nothing to do."""
     return max(1, min(measured.size, -(-n_runs // workers)))
 
 

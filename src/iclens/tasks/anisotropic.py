@@ -88,7 +88,7 @@ class Anisotropic(LinearInFeatures):
         return drawn @ self._root.to(drawn)
 
     def preconditioner(self, n_context: int) -> Float[Tensor, "d d"]:
-        """The A for which ŷ = x_qᵀ A (1/n) Σ_i x_i y_i has the least squared error, in float64.
+        """Return the A for which ŷ = x_qᵀ A (1/n) Σ_i x_i y_i has the least squared error, in float64.
 
         A = W ((n+1)/n Σ W + (tr(Σ W) + σ²)/n I)⁻¹ with W the covariance of the weights on x, τ² I or τ² Σ⁻¹. With
         isotropic weights and no noise this is ((n+1)/n Σ + (tr Σ/n) I)⁻¹: Ahn et al. 2023.

@@ -78,5 +78,5 @@ class Clusters(FunctionFirst):
         return one_hot(closeness.argmax(-1), self.n_classes).to(inputs)
 
     def optimal(self) -> Optimal:
-        """The label of the nearest demonstration; not the Bayes predictor."""
+        """Return the label of the nearest demonstration; not the Bayes predictor."""
         return Optimal("nearest-neighbours", {"n_neighbors": 1}, source=BEST_MEASURED)

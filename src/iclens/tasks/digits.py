@@ -86,7 +86,7 @@ class Digits(FunctionFirst):
         return self.images.to(digits.device, torch.get_default_dtype())[chosen]
 
     def values(self, inputs: Inputs, function: Mapping[str, Tensor]) -> Labels:
-        """The label of the image's digit; zeros for a digit that the prompt has no label for.
+        """Return the label of the image's digit; zeros for a digit that the prompt has no label for.
 
         Raises:
             UserError: an input that is none of the images.

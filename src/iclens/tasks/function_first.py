@@ -41,7 +41,7 @@ class FunctionFirst(Task, abc.ABC):
 
 
 def checked_shape(batch: int | tuple[int, ...], n_context: int) -> tuple[int, ...]:
-    """The leading axes of a batch of prompts.
+    """Return the leading axes of a batch of prompts.
 
     Raises:
         UserError: a negative number of demonstrations, or an empty batch.

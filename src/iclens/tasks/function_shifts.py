@@ -22,7 +22,7 @@ class CoefficientShift(Shift):
     factor: float = 1.0
 
     def sample_function(self, generator: torch.Generator, batch: tuple[int, ...]) -> dict[str, Tensor]:
-        """The task's functions, their coefficients changed.
+        """Return the task's functions, their coefficients changed.
 
         Raises:
             UserError: the task has no such entry.
@@ -102,5 +102,5 @@ class LabelNoise(Shift):
         return self.task.observed(generator, values) + self.noise_std * normal(generator, *values.shape)
 
     def optimal(self) -> Optimal:
-        """The optimum of the unshifted task with the total noise level."""
+        """Return the optimum of the unshifted task with the total noise level."""
         return self.optimal_with("noise_std", lambda std: math.hypot(std, self.noise_std))

@@ -61,7 +61,7 @@ class Pool(LinearInFeatures):
         return {"weight": chosen.mul_(self.weight_std).unsqueeze(-1), "index": index}
 
     def optimal(self) -> Optimal:
-        """The posterior mean over the pool."""
+        """Return the posterior mean over the pool."""
         return Optimal(
             "finite-pool", {"pool": self.weights, "noise_std": self.noise_std}, exact=True, source=self.source
         )

@@ -52,6 +52,6 @@ class ReluNetwork(Regression):
         return active @ function["output_weight"] * math.sqrt(2 / self.hidden)
 
     def optimal(self) -> Optimal:
-        """A network of the same shape, trained on the demonstrations; not the Bayes predictor."""
+        """Return a network of the same shape, trained on the demonstrations; not the Bayes predictor."""
         options = {"hidden_size": self.hidden}
         return Optimal("two-layer-network", options, source="Garg et al. 2022: the best of their baselines")

@@ -55,12 +55,12 @@ class Shift(Task):
         return self.task.observed(generator, values)
 
     def optimal(self) -> Optimal:
-        """The task's own, as exact as it was if only the inputs are shifted."""
+        """Return the task's own, as exact as it was if only the inputs are shifted."""
         optimal = self.task.optimal()
         return dataclasses.replace(optimal, exact=optimal.exact and self.changes_inputs_only)
 
     def optimal_with(self, option: str, change: Callable[[float], float]) -> Optimal:
-        """What the task's optimum would be with another value of one of its options.
+        """Return what the task's optimum would be with another value of one of its options.
 
         Exact only if the task has this option and nothing but its inputs is shifted already.
 
@@ -82,7 +82,7 @@ SHIFTS: Registry[type[Shift]] = Registry("shift", "iclens.shifts", package="icle
 
 
 def shifted(task: Task, name: str, **options: Any) -> Shift:
-    """The task under the registered shift `name` with these options; shifts may be piled up.
+    """Return the task under the registered shift `name` with these options; shifts may be piled up.
 
     Raises:
         UserError: an unknown name or option ("did you mean"), an option out of its range, or a task that cannot be

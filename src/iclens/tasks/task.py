@@ -69,7 +69,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def optimal(self) -> Optimal:
-        """The best estimator known."""
+        """Return the best estimator known."""
 
     def sample(self, generator: torch.Generator, batch: int | tuple[int, ...], n_context: int) -> PromptBatch:
         """Draw prompts of `n_context` demonstrations and a query, in torch's default dtype.
@@ -94,7 +94,7 @@ TASKS: Registry[type[Task]] = Registry("task", "iclens.tasks", package="iclens.t
 
 
 def build_task(name: str, **options: Any) -> Task:
-    """The registered task `name` with these options.
+    """Return the registered task `name` with these options.
 
     Raises:
         UserError: an unknown name or option ("did you mean"), or an option out of its range.

@@ -62,7 +62,7 @@ def write_checkpoint(path: Path, keys: list[str], checkpoint: Checkpoint) -> Non
 
 
 def read_checkpoint(path: Path, keys: list[str]) -> Checkpoint | None:
-    """The checkpoint of exactly these runs, or None where there is none.
+    """Return the checkpoint of exactly these runs, or None where there is none.
 
     Raises:
         UserError: the file is not a checkpoint, is damaged, or belongs to other runs.
@@ -89,7 +89,7 @@ def read_checkpoint(path: Path, keys: list[str]) -> Checkpoint | None:
 
 
 def checkpoint_keys(path: Path) -> list[str]:
-    """The keys of the runs of a checkpoint, in their order; empty if the file is none, or is damaged."""
+    """Return the keys of the runs of a checkpoint, in their order; empty if the file is none, or is damaged."""
     try:
         with path.open("rb") as file:
             meta = _meta(file)
@@ -99,7 +99,7 @@ def checkpoint_keys(path: Path) -> list[str]:
 
 
 def _meta(file: io.BufferedIOBase) -> Any:
-    """What `write_checkpoint` has put beside the tensors."""
+    """Return what `write_checkpoint` has put beside the tensors."""
     n_header = int.from_bytes(file.read(8), "little")
     if n_header > _LONGEST_HEADER:
         raise ValueError(f"a header of {n_header} bytes")

@@ -175,7 +175,7 @@ class RunConfig:
             )
 
     def make_task(self) -> Task:
-        """The task, shifted if a shift is given.
+        """Return the task, shifted if a shift is given.
 
         Raises:
             UserError: an unknown task, shift or option, or impossible values.
@@ -226,7 +226,7 @@ class RunConfig:
                 )
 
     def model_class(self) -> type[PromptModel]:
-        """The class of the model, once its options are known to exist."""
+        """Return the class of the model, once its options are known to exist."""
         return MODELS.checked(self.model.name, self.model.options, given=3)
 
     def to_dict(self) -> dict[str, Any]:
@@ -243,7 +243,7 @@ class RunConfig:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> RunConfig:
-        """A configuration from plain values, as a TOML or JSON file gives them.
+        """Return a configuration from plain values, as a TOML or JSON file gives them.
 
         Raises:
             UserError: an unknown key ("did you mean"), a value of the wrong type, or an impossible one.
@@ -268,7 +268,7 @@ class RunConfig:
         return RunConfig(seed=seed, **parts)
 
     def key(self) -> str:
-        """The run's name in a store: a hash of everything that determines the result."""
+        """Return the run's name in a store: a hash of everything that determines the result."""
         text = json.dumps([SCHEMA, self.to_dict()], sort_keys=True, default=_plain)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -320,7 +320,7 @@ def _options(where: str, entry: Any, options: Mapping[str, Any]) -> dict[str, An
 
 
 def _with_attention(model: Chosen) -> Chosen:
-    """The model, the options of its attention variant as that wants them."""
+    """Return the model, the options of its attention variant as that wants them."""
     options = model.options.get("attention_options")
     parameters = inspect.signature(MODELS[model.name]).parameters
     if not options or "attention" not in parameters:

@@ -59,7 +59,7 @@ def presets(folder: Path = PRESETS) -> list[str]:
 
 
 def parse_value(text: str) -> Any:
-    """A TOML value; text that is none stands for itself.
+    """Return a TOML value; text that is none stands for itself.
 
     >>> parse_value("1e-3"), parse_value("[1, 2]"), parse_value("sparse-linear")
     (0.001, [1, 2], 'sparse-linear')
@@ -74,7 +74,7 @@ def parse_value(text: str) -> Any:
 
 
 def toml_text(data: Mapping[str, Any]) -> str:
-    """A configuration as a TOML file that `read_config` reads back; keys without a value (None) are left out.
+    """Return a configuration as a TOML file that `read_config` reads back; keys without a value (None) are left out.
 
     Args:
         data: plain nested values.

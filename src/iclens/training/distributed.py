@@ -42,7 +42,7 @@ class Launched:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
-    """What `torchrun` says of this process, or None where it was started alone.
+    """Return what `torchrun` says of this process, or None where it was started alone.
 
     Raises:
         UserError: only some of the variables are set, or numbers that cannot be.
@@ -136,7 +136,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, batch: int) -> slice:
-        """The prompts of this process; shares differ by at most one.
+        """Return the prompts of this process; shares differ by at most one.
 
         Raises:
             UserError: fewer prompts than processes.
@@ -165,7 +165,7 @@ class Processes:
         return everything[size:-1]
 
     def stop(self, step: int) -> bool:
-        """Whether any process was asked to stop before this step: the same answer in all.
+        """Return whether any process was asked to stop before this step: the same answer in all.
 
         Args:
             step: number of steps done; on a GPU the answer comes with every tenth.
@@ -175,7 +175,7 @@ class Processes:
         return bool(self._stops > 0)
 
     def told(self, number: int) -> int:
-        """The number that the first process gives; all must ask."""
+        """Return the number that the first process gives; all must ask."""
         given = torch.tensor([number], device=self.device)
         self._from_first(given)
         return int(given)
@@ -213,7 +213,7 @@ class Processes:
             raise UserError("the processes were given different configurations: start all with the same command.")
 
     def from_first(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The first process's tensors in all of them; names, types and shapes must be the same."""
+        """Return the first process's tensors in all of them; names, types and shapes must be the same."""
         given = {}
         for name in sorted(state):
             moved = state[name].detach().to(self.device).contiguous().clone()

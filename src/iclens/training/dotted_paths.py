@@ -14,7 +14,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def split_path(path: str) -> tuple[str, ...]:
-    """The keys of a path; a key with other characters than letters, digits, `_` and `-` is quoted, as in TOML.
+    """Return the keys of a path; a key with other characters than letters, digits, `_` and `-` is quoted, as in TOML.
 
     >>> split_path('training.rates."layers.0"')
     ('training', 'rates', 'layers.0')
@@ -36,7 +36,7 @@ def split_path(path: str) -> tuple[str, ...]:
 
 
 def join_path(keys: tuple[str, ...]) -> str:
-    """The path of these keys; the inverse of `split_path`."""
+    """Return the path of these keys; the inverse of `split_path`."""
     return ".".join(map(_written, keys))
 
 
@@ -46,7 +46,7 @@ def _written(key: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A TOML string."""
+    """Return a TOML string."""
     escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
     shown = (escapes.get(c) or (f"\\u{ord(c):04x}" if ord(c) < 32 or ord(c) == 127 else c) for c in text)
     return f'"{"".join(shown)}"'

@@ -103,7 +103,7 @@ class Ensemble:
         return losses.detach().masked_fill(~self.alive, math.nan)
 
     def losses(self, inputs: Tensor, labels: Tensor, step: int) -> Float[Tensor, " runs"]:
-        """The mean loss of every run on these prompts, before its gradient is taken."""
+        """Return the mean loss of every run on these prompts, before its gradient is taken."""
         mixed = self.first.dtype == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16) if mixed else nullcontext():
             predictions = self._answer(inputs, labels)
@@ -150,7 +150,7 @@ class Ensemble:
         return torch.cat(errors).mean(0)
 
     def alone(self, run: int) -> PromptModel:
-        """A copy of one run's model."""
+        """Return a copy of one run's model."""
         return run_model(self.configs[run], self.tensors(run)).to(self.device)
 
     def tensors(self, run: int) -> dict[str, Tensor]:
@@ -192,7 +192,7 @@ class Ensemble:
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """The device of this name.
+    """Return the device of this name.
 
     Raises:
         UserError: no such kind of device, or none on this machine.
@@ -215,7 +215,7 @@ def _unknown(device: str | torch.device) -> UserError:
 
 
 def run_model(config: RunConfig, tensors: dict[str, Tensor]) -> PromptModel:
-    """The model of one finished run.
+    """Return the model of one finished run.
 
     Args:
         config: of the run.

@@ -13,7 +13,7 @@ LossKind = Literal["squared", "cross-entropy"]
 def point_losses(
     predictions: Float[Tensor, "*batch n_answers d_y"], labels: Float[Tensor, "*batch n_points d_y"], kind: LossKind
 ) -> Float[Tensor, "*batch n_answers"]:
-    """The loss of every answer; the answers are those of the last n_answers points.
+    """Return the loss of every answer; the answers are those of the last n_answers points.
 
     `squared`: Σ_j (ŷ_j − y_j)², summed over the d_y outputs. `cross-entropy`: −Σ_j y_j log softmax(ŷ)_j, in nats.
 

@@ -78,7 +78,7 @@ class RunsOptimizer:
         return self.norms()
 
     def norms(self) -> Float[Tensor, " runs"]:
-        """The norm of every run's gradient, as it is in the matrix."""
+        """Return the norm of every run's gradient, as it is in the matrix."""
         return self.gradients.norm(dim=1)
 
     @torch.no_grad()

@@ -23,17 +23,17 @@ BLOCK = 8
 
 
 def derived_seed(seed: int, purpose: str) -> int:
-    """A seed of its own for every purpose, so that parameters, prompts and evaluations do not share draws."""
+    """Return a seed of its own for every purpose, so that parameters, prompts and evaluations do not share draws."""
     return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:7])
 
 
 def prompt_dtype(settings: Training) -> torch.dtype:
-    """The dtype of prompts and parameters."""
+    """Return the dtype of prompts and parameters."""
     return torch.float64 if settings.dtype == "float64" else torch.float32
 
 
 def evaluation_prompts(config: RunConfig, task: Task) -> PromptBatch:
-    """The prompts on which a run is evaluated, always the same: full length, all coordinates."""
+    """Return the prompts on which a run is evaluated, always the same: full length, all coordinates."""
     generator = torch.Generator().manual_seed(derived_seed(config.seed, "evaluation"))
     with default_dtype(prompt_dtype(config.training)):
         return task.sample(generator, config.training.evaluation_prompts, config.training.n_context)

@@ -35,7 +35,7 @@ RECIPE = "recipe.json"
 
 
 def folder() -> Path:
-    """The folder of the weights that ship."""
+    """Return the folder of the weights that ship."""
     return bundled.path() / "regressors"
 
 
@@ -93,13 +93,13 @@ def _options_of(variant: str) -> dict[str, Any]:
 
 
 def regressor_task() -> Task:
-    """The task that all of them are trained on."""
+    """Return the task that all of them are trained on."""
     return config("softmax").make_task()
 
 
 @cache
 def load_regressor(variant: str = "softmax") -> PromptModel:
-    """A bundled regressor in float64, in evaluation mode: one run that reads up to `MOST_POINTS` demonstrations.
+    """Return a bundled regressor in float64, in evaluation mode: one run that reads up to `MOST_POINTS` demonstrations.
 
     The model is shared by all callers and must not be changed.
 
@@ -122,5 +122,5 @@ def load_regressor(variant: str = "softmax") -> PromptModel:
 
 
 def recorded() -> dict[str, Any]:
-    """What the shipped `recipe.json` says: the recipe, and the errors measured on new prompts."""
+    """Return what the shipped `recipe.json` says: the recipe, and the errors measured on new prompts."""
     return json.loads((folder() / RECIPE).read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ class _NotFinite(UserError):
 
 
 def hints_of(entry: Any) -> dict[str, Any]:
-    """The annotations of a class's fields or of a function's parameters, resolved.
+    """Return the annotations of a class's fields or of a function's parameters, resolved.
 
     Raises:
         NameError: annotations that only a type checker can read.
@@ -106,7 +106,7 @@ def _as_one_of(where: str, annotations: tuple[Any, ...], value: Any) -> Any:
 
 
 def _is_written(annotation: Any) -> bool:
-    """Whether a configuration file can hold a value of this type."""
+    """Return whether a configuration file can hold a value of this type."""
     wanted = typing.get_origin(annotation) or annotation
     return wanted is Literal or wanted in (int, float, str, bool, list, tuple, dict, Mapping, Sequence)
 
@@ -126,7 +126,7 @@ def _other_type(where: str, annotation: Any, value: Any) -> UserError:
 
 
 def _spelled(annotation: Any) -> str:
-    """A type in the words of a configuration file."""
+    """Return a type in the words of a configuration file."""
     wanted = typing.get_origin(annotation) or annotation
     if wanted in (Mapping, dict):
         return "table"

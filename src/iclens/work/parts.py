@@ -60,7 +60,7 @@ class Parts:
         raise self._busy()
 
     def read(self, key: str) -> bytes | None:
-        """The content of a part; None when it is not there or not whole."""
+        """Return the content of a part; None when it is not there or not whole."""
         try:
             data = self._path(key).read_bytes()
         except OSError:
@@ -80,7 +80,7 @@ class Parts:
             raise UserError(f"{error} What is finished is kept; the same command goes on.") from error
 
     def others(self, keys: set[str]) -> int:
-        """How many parts are there of other prompts, options or weights."""
+        """Return how many parts are there of other prompts, options or weights."""
         return sum(path.stem not in keys for path in self.folder.glob("*" + _ENDING))
 
     def clear(self) -> None:
@@ -103,7 +103,7 @@ class Parts:
             self.remove()
 
     def _opened_lock(self) -> int | None:
-        """The lock's file, open; None when the folder was taken away in that moment."""
+        """Return the lock's file, open; None when the folder was taken away in that moment."""
         try:
             self.folder.mkdir(exist_ok=True)
             return os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)

@@ -12,7 +12,7 @@ SEAL = "sha256"
 
 
 def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with the SHA-256 of its values as its last entry."""
+    """Return the document with the SHA-256 of its values as its last entry."""
     content = {name: value for name, value in document.items() if name != SEAL}
     return {**content, SEAL: _digest(content)}
 

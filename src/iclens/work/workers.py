@@ -49,7 +49,7 @@ class Ended(Generic[T]):
     error: Exception | None = None
 
     def result(self) -> T:
-        """What the call gave; raises what it raised."""
+        """Return what the call gave; raises what it raised."""
         if self.error is not None:
             raise self.error
         return self.value  # type: ignore[return-value]
@@ -104,7 +104,7 @@ def usable_cores() -> int:
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of that number runs on this machine."""
+    """Return whether a process of that number runs on this machine."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):  # no process has so large a number

@@ -40,7 +40,7 @@ def supports(q: Tensor, k: Tensor, attending: Attending, wanted: int) -> bool:
 def lowest_of_products(
     q: Tensor, k: Tensor, attending: Attending, *, count: int, skip: int, spare: int, highest: bool = False
 ) -> Chosen:
-    """The `count` keys with the lowest (or highest) products q kᵀ for every query.
+    """Return the `count` keys with the lowest (or highest) products q kᵀ for every query.
 
     Among equal scores the key with the lowest index comes first. Products are exact in half precision and summed in
     float32; those of float32 are not rounded to TF32. The other rules are those of `extreme_keys.lowest`, where it is

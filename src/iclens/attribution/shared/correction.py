@@ -46,7 +46,7 @@ def scaled(
     *,
     itself: float = 0.0,
 ) -> tuple[float, Float[Tensor, " n_deletions"]]:
-    """The factor a ≥ 0 of margins ≈ c + a ⟨scores, keep⟩ by least squares, and what it leaves.
+    """Return the factor a ≥ 0 of margins ≈ c + a ⟨scores, keep⟩ by least squares, and what it leaves.
 
     a = 1 counts `itself` times as much as all deletions.
     """

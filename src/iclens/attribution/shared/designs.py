@@ -58,7 +58,7 @@ def main_effects(keep: Bool[Tensor, "n_runs n"], margins: Float[Tensor, " n_runs
 def design(
     n: int, passes: float, cost: Callable[[Bool[Tensor, "n_runs n"]], float], generator: torch.Generator
 ) -> Bool[Tensor, "n_runs n"]:
-    """The largest of the designs of n demonstrations, or of its parts, that costs no more than these passes.
+    """Return the largest of the designs of n demonstrations, or of its parts, that costs no more than these passes.
 
     Runs are left out at random; which half of its column a demonstration is kept in is drawn as well.
     """

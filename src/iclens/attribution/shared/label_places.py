@@ -21,7 +21,7 @@ from iclens.lens.read.padded import PaddedTokens, unembedding_only
 
 
 def reordered(prompt: Prompt, order: Sequence[int]) -> Prompt:
-    """The same demonstrations in another order; each takes the separator after it along."""
+    """Return the same demonstrations in another order; each takes the separator after it along."""
     parts = (*prompt.demonstrations, prompt.query)
     pieces = [prompt.text[one.start : following.start] for one, following in pairwise(parts)]
     cursor, spans = parts[0].start, []
@@ -34,7 +34,7 @@ def reordered(prompt: Prompt, order: Sequence[int]) -> Prompt:
 
 
 def label_places(tokenized: TokenizedPrompt) -> list[range]:
-    """The tokens of every demonstration's label.
+    """Return the tokens of every demonstration's label.
 
     Raises:
         UserError: a label is not known, does not stand in its demonstration, or begins the text.

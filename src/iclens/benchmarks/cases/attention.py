@@ -127,7 +127,7 @@ def variant_call(name: str, n: int, is_causal: bool, backward: bool, device: str
 
 
 def made(name: str, device: str) -> AttentionVariant:
-    """A variant with the options of its entry in `VARIANTS`, the same weights every time."""
+    """Return a variant with the options of its entry in `VARIANTS`, the same weights every time."""
     kind = name.split(",")[0].split(" ")[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -107,7 +107,7 @@ def _probe(name: str, size: dict[str, Any]) -> Probe:
 
 
 def method_call(name: str, n: int, n_tokens: int, quick: bool) -> Callable[[], object]:
-    """The call of one method, in its own process."""
+    """Return the call of one method, in its own process."""
     shape = TINY if quick else SMALL
     problem = Shaped(lens_model(shape), ShapedPrompt.draw(shape, n_tokens, n))
     return problem.ours if name == "ours" else METHODS[name].make(problem)

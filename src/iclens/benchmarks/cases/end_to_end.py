@@ -125,7 +125,7 @@ class Text:
 
     @torch.no_grad()
     def forward(self, ids: Tensor, **options: Any) -> Tensor:
-        """The logits (vocabulary,) of the last token, by the model's own attention."""
+        """Return the logits (vocabulary,) of the last token, by the model's own attention."""
         found: Tensor = self.lens_model.model(input_ids=ids[None], use_cache=False, logits_to_keep=1, **options).logits
         return found[0, -1]
 
@@ -206,7 +206,7 @@ class Text:
         return agreed
 
     def masked_out(self, demonstration: int) -> Tensor:
-        """The logits when the query's rows of the model's own mask hide a demonstration."""
+        """Return the logits when the query's rows of the model's own mask hide a demonstration."""
         ids, groups = groups_of(self.prompt, self.lens_model.tokenizer)
         query = self.prompt.rindex(BLANK_LINE) + len(BLANK_LINE)
         offsets = self.lens_model.tokenizer(self.prompt, return_offsets_mapping=True)["offset_mapping"]
@@ -227,7 +227,7 @@ class Text:
         return [Agreement.of("ablation of every demonstration", scores(self.lens_model, self.prompt), expected, 1e-3)]
 
     def floor(self, shape: Shape, *, rerun: bool) -> Floor:
-        """The pass, its backward, a plain pass for the check, and n + 1 passes over the query's tokens."""
+        """Return the pass, its backward, a plain pass for the check, and n + 1 passes over the query's tokens."""
         n, count = len(self.ids), self.prompt.count(BLANK_LINE)
         query = len(self.lens_model.tokenizer(self.prompt.rsplit(BLANK_LINE, 1)[1])["input_ids"])
         shorter = count * shape.forward_operations(n * (count - 1) // count, 1) if rerun else 0.0
@@ -258,13 +258,13 @@ def _memory(context: Context) -> Listing:
 
 
 def explain_call(quick: bool) -> Callable[[], object]:
-    """The call of `explain` on the Llama, in its own process."""
+    """Return the call of `explain` on the Llama, in its own process."""
     lens_model = llama_model(SMALL if quick else LARGE)
     return lambda: explained(lens_model, few_shot(*EIGHT))
 
 
 def _long(context: Context) -> Listing:
-    """The largest tensor beside n²: attention may be computed in blocks of rows of one head."""
+    """Return the largest tensor beside n²: attention may be computed in blocks of rows of one head."""
     lens_model, prompt = llama_model(LONG), few_shot(8, context.pick(100, 3993), 12)
     n = len(lens_model.tokenizer(prompt)["input_ids"])
     rows: list[Mapping[str, Cell]] = []

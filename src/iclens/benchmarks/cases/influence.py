@@ -82,7 +82,7 @@ def by_default(text: Text) -> Explanation:
 
 
 def influence(text: Text) -> torch.Tensor:
-    """The influence of every demonstration, from the text, at half weight."""
+    """Return the influence of every demonstration, from the text, at half weight."""
     lens = Lens(text.lens_model, text.prompt, answers=ANSWERS, held=False)
     return lens.by_demonstration(lens.influence(0.5).by_token)
 
@@ -130,7 +130,7 @@ def one_at_a_time(text: Text) -> torch.Tensor:
 
 
 def agreements(text: Text, step: float = 0.02) -> list[Agreement]:
-    """The influence against the slope of the model's own margin, and the checks of the explanation."""
+    """Return the influence against the slope of the model's own margin, and the checks of the explanation."""
     lens = Lens(text.lens_model, text.prompt, answers=ANSWERS, held=False)
     values = lens.by_demonstration(lens.influence(0.5).by_token)
     # Σ_i ∂M/∂w_i at (t, …, t) is dM/dt.
@@ -145,7 +145,7 @@ def agreements(text: Text, step: float = 0.02) -> list[Agreement]:
 
 
 def _really_deleted(text: Text) -> list[Agreement]:
-    """The rerun of the first demonstration against the shorter text by hand."""
+    """Return the rerun of the first demonstration against the shorter text by hand."""
     found = explain(text.lens_model, text.prompt, answers=ANSWERS, scores=["rerun"])
     shorter = text.prompt.split("\n\n", 1)[1]
     without = Lens(text.lens_model, shorter, answers=ANSWERS, answer=found.answer, held=False).answer.margin
@@ -183,7 +183,7 @@ def _memory(context: Context, shape: Shape) -> Listing:
 
 
 def influence_call(quick: bool, n_demonstrations: int, words: int, query_words: int) -> Callable[[], object]:
-    """The call of the influence on a GPT-2 with room for a long prompt, in its own process."""
+    """Return the call of the influence on a GPT-2 with room for a long prompt, in its own process."""
     text = few_shot(n_demonstrations, words, query_words)
     shape = GPT2_TINY if quick else GPT2_SMALL
     model = lens_model(replace(shape, positions=max(shape.positions, 1 << 13)))

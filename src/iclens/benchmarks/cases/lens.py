@@ -126,7 +126,7 @@ def _captures(context: Context, n: int) -> Iterator[Entry]:
 
 
 def _without_logits(context: Context, shape: Shape, size: dict[str, Any], n: int) -> Comparison:
-    """The logits of the last token alone, for who wants the heads; run_with_cache always forms all."""
+    """Return the logits of the last token alone, for who wants the heads; run_with_cache always forms all."""
     name, other = "iclens, last logits only", "TransformerLens run_with_cache"
     ours, theirs = capture_call(name, **size), capture_call(other, **size)
 
@@ -286,7 +286,7 @@ def _one_head(n_keys: int) -> Comparison:
 
 
 def one_head_call(name: str, n_keys: int) -> Callable[[], Tensor]:
-    """What every demonstration of 8 tokens adds to the output of one head, `"dual"` or `"dense"`."""
+    """Return what every demonstration of 8 tokens adds to the output of one head, `"dual"` or `"dense"`."""
     from iclens.dual.model import DualModel
 
     generator = torch.Generator().manual_seed(2)

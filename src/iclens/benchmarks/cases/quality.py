@@ -31,7 +31,7 @@ def _prompts(n_prompts: int) -> tuple[LensModel, list[Case]]:
 
 
 def one_batch(context: Context) -> Comparison:
-    """The gradient step of 64 prompts, side by side, against the Lasso of 64 ablations of each."""
+    """Return the gradient step of 64 prompts, side by side, against the Lasso of 64 ablations of each."""
     learner, cases = _prompts(context.pick(4, 64))
 
     def questions() -> list[Question]:
@@ -58,7 +58,7 @@ def one_batch(context: Context) -> Comparison:
 
 
 def side_by_side(learner: LensModel, questions: Sequence[Question]) -> Tensor:
-    """The gradient step's scores, (prompts, demonstrations)."""
+    """Return the gradient step's scores, (prompts, demonstrations)."""
     passes = Passes(learner, questions, held=False)
     return by_source(passes.gradient_step.by_token.cpu(), passes.groups, N_DEMONSTRATIONS)[:, :-1]
 
@@ -127,7 +127,7 @@ def _quality_row(name: str, row: Measured) -> dict[str, Cell]:
 
 
 def verdicts(ours: Measured, lasso: Measured) -> tuple[Verdict, ...]:
-    """The gradient step against the Lasso: the interval excludes being worse by more than a margin."""
+    """Return the gradient step against the Lasso: the interval excludes being worse by more than a margin."""
     from iclens.papers.attribution.verdicts import AUC_MARGIN, LDS_MARGIN, REMOVED_MARGIN
 
     auc, removed, lds = (ours.against(lasso, measure) for measure in ("auc", "removed", "lds"))

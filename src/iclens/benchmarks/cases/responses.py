@@ -109,7 +109,7 @@ class Matrix:
 
     @torch.no_grad()
     def every_logit(self) -> torch.Tensor:
-        """A forward pass of the model as it is, over prompt and response, with all logits."""
+        """Return a forward pass of the model as it is, over prompt and response, with all logits."""
         found: torch.Tensor = self.lens.model.model(input_ids=self.tokens.ids, use_cache=False).logits
         return found
 
@@ -139,7 +139,7 @@ def _beside_forward(matrix: Matrix, context: Context) -> Comparison:
 
 
 def _memory(context: Context, size: tuple[int, ...], n_written: int) -> Listing:
-    """The peak of the matrix above the weights."""
+    """Return the peak of the matrix above the weights."""
     shape = context.pick(SMALL, LARGE)
     settings = {"quick": context.quick, "n_written": n_written} | dict(zip(_SIZES, size, strict=True))
     small = {"quick": True, "n_written": 4} | dict(zip(_SIZES, (2, 10, 12), strict=True))
@@ -160,6 +160,6 @@ def _memory(context: Context, size: tuple[int, ...], n_written: int) -> Listing:
 def matrix_call(
     quick: bool, n_demonstrations: int, words: int, query_words: int, n_written: int
 ) -> Callable[[], object]:
-    """The call of the matrix, in its own process."""
+    """Return the call of the matrix, in its own process."""
     model = llama_model(SMALL if quick else LARGE)
     return Matrix.of(model, (n_demonstrations, words, query_words), n_written).found

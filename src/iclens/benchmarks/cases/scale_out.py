@@ -89,7 +89,7 @@ def _overhead(seconds: float, rounds: int) -> float:
 
 
 def _nodes(seconds: float, tasks: int) -> list[Mapping[str, Cell]]:
-    """The same tasks on one node and on two: asleep, and at work with what cores this machine has free.
+    """Return the same tasks on one node and on two: asleep, and at work with what cores this machine has free.
 
     How much that is, the same work says in one process and in two, without Ray.
     """

@@ -67,7 +67,7 @@ def add_runs(store: Store, configs: Sequence[RunConfig], together: int = 16) -> 
 
 
 def _seconds_to_list(store: Store, empty: Store, processes: int) -> float:
-    """The median over fresh processes."""
+    """Return the median over fresh processes."""
     command = [sys.executable, "-c", LIST, str(store.path), str(empty.path)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     seconds = []

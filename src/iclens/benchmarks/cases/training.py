@@ -138,7 +138,7 @@ def _whole_runs(n_runs: int, steps: int) -> Comparison:
 
 
 def garg_config(quick: bool, device: str = "cpu") -> RunConfig:
-    """The standard model of Garg et al.: 12 layers, 8 heads, width 256, d = 20, 41 points, batches of 64.
+    """Return the standard model of Garg et al.: 12 layers, 8 heads, width 256, d = 20, 41 points, batches of 64.
 
     On a GPU it is compiled, and its products are in bfloat16.
     """
@@ -197,7 +197,7 @@ def step_call(name: str, quick: bool, device: str) -> Callable[[], object]:
 
 
 def same_losses(quick: bool, make: Callable[[Ensemble], Any], device: str = "cpu") -> list[Agreement]:
-    """The losses of two steps from the same weights on the same prompts."""
+    """Return the losses of two steps from the same weights on the same prompts."""
     ours = Ensemble([garg_config(quick, device)], device)
     theirs = make(ours)
     losses = [(float(ours.step()), theirs.step()) for _ in range(2)]
@@ -237,7 +237,7 @@ class Loop:
         self.count = 0
 
     def next_prompts(self) -> tuple[Tensor, Tensor]:
-        """The inputs and labels of the next step."""
+        """Return the inputs and labels of the next step."""
         xs, ys = (one[0] for one in self.prompts(self.count))
         self.count += 1
         return xs, ys

@@ -47,11 +47,11 @@ class ModelSource:
         return _load(self)
 
     def outline(self) -> LensModel:
-        """The model without its weights."""
+        """Return the model without its weights."""
         return outline(self.name)
 
     def identity(self) -> str:
-        """A digest of the model's files, which must be readable; of a hub model its commit."""
+        """Return a digest of the model's files, which must be readable; of a hub model its commit."""
         found = find(self.name)
         source = Path(found.source)
         if not source.is_dir():

@@ -93,7 +93,7 @@ class Work:
         return _digest([self.keys, [(line.number, line.id, line.error) for line in self.bad]])
 
     def missing(self, parts: Parts) -> list[int]:
-        """The batches whose part is not there, or not whole."""
+        """Return the batches whose part is not there, or not whole."""
         return [place for place, key in enumerate(self.keys) if parts.read(key) is None]
 
     def compute(self, places: Sequence[int], parts: Parts, executor: Executor) -> Iterator[Ended[float]]:
@@ -137,7 +137,7 @@ class Work:
         return as_parquet(whole.replace_schema_metadata(schema(facts).metadata).combine_chunks())
 
     def is_in(self, output: Path) -> bool:
-        """Whether a file holds this very run already, whole."""
+        """Return whether a file holds this very run already, whole."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -35,7 +35,7 @@ def check_adapter(folder: Path) -> None:
 
 
 def with_adapter(model: Any, folder: Path) -> Any:
-    """The model with the adapter of a folder merged into its matrices; the model itself is changed.
+    """Return the model with the adapter of a folder merged into its matrices; the model itself is changed.
 
     Raises:
         UserError: the adapter does not fit the model, or cannot be merged.
@@ -56,7 +56,7 @@ def with_adapter(model: Any, folder: Path) -> Any:
 
 
 def without_adapters(model: Any) -> Any:
-    """The model itself, or a copy with what is adapted in it merged: a `get_peft_model`, or `model.add_adapter`.
+    """Return the model itself, or a copy with what is adapted in it merged: a `get_peft_model`, or `model.add_adapter`.
 
     The adapters that are active are merged; where the user has switched them off, none is.
 

@@ -31,7 +31,7 @@ class Entry:
 
 
 def handled() -> list[Entry]:
-    """The families that the lens reads exactly."""
+    """Return the families that the lens reads exactly."""
     return _entries(FAMILIES)
 
 
@@ -41,7 +41,7 @@ def refused() -> list[Entry]:
 
 
 def as_markdown(entries: Iterable[Entry], heading: str) -> str:
-    """A table of families and remarks for the docs, with `heading` over the remarks."""
+    """Return a table of families and remarks for the docs, with `heading` over the remarks."""
     rows = [f"| {', '.join(f'`{name}`' for name in one.model_types)} | {one.remark} |" for one in entries]
     return "\n".join([f"| `model_type` | {heading} |", "|---|---|", *rows])
 

@@ -60,7 +60,7 @@ class ModelFiles:
 
 
 def supported() -> str:
-    """The families, in a sentence for messages."""
+    """Return the families, in a sentence for messages."""
     return f"Supported families: {', '.join(sorted(FAMILIES))}."
 
 
@@ -114,7 +114,7 @@ def find(name: str) -> ModelFiles:
 
 
 def _is_gguf(name: str) -> bool:
-    """Whether a name ends as those of GGUF files do, in small letters or in capitals."""
+    """Return whether a name ends as those of GGUF files do, in small letters or in capitals."""
     return name.lower().endswith(".gguf")
 
 
@@ -131,7 +131,7 @@ def _packaged(name: str) -> Path:
 
 
 def sentence_encoder() -> Path:
-    """The folder of the encoder all-MiniLM-L6-v2, which the package of the extra `minilm` carries.
+    """Return the folder of the encoder all-MiniLM-L6-v2, which the package of the extra `minilm` carries.
 
     Raises:
         UserError: the package is not installed.
@@ -143,7 +143,7 @@ def sentence_encoder() -> Path:
 
 
 def _in_folder(name: str, path: Path) -> ModelFiles:
-    """The files of a folder: a saved model, an adapter, or one GGUF file."""
+    """Return the files of a folder: a saved model, an adapter, or one GGUF file."""
     saved = [*path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")]
     if (path / "adapter_config.json").is_file() and not any(file.name.startswith("model") for file in saved):
         return _adapter(name, path)
@@ -158,7 +158,7 @@ def _in_folder(name: str, path: Path) -> ModelFiles:
 
 
 def _whole(path: Path) -> str:
-    """The name of a GGUF file that holds a whole model."""
+    """Return the name of a GGUF file that holds a whole model."""
     if re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name, re.IGNORECASE):
         raise UserError(
             f"{path} is one part of a model that was cut into several GGUF files, which transformers does not read: "
@@ -168,7 +168,7 @@ def _whole(path: Path) -> str:
 
 
 def _adapter(name: str, path: Path) -> ModelFiles:
-    """The files of the model that an adapter belongs to, and the adapter."""
+    """Return the files of the model that an adapter belongs to, and the adapter."""
     try:
         base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
@@ -189,7 +189,7 @@ def _adapter(name: str, path: Path) -> ModelFiles:
 
 
 def _on_hub(name: str) -> ModelFiles:
-    """A hub name that is in the cache or that one request finds, so that nobody waits for a mistyped one."""
+    """Return a hub name that is in the cache or that one request finds, so that nobody waits for a mistyped one."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -268,7 +268,7 @@ def check_weights(files: ModelFiles) -> None:
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index names; each lies beside it."""
+    """Return the files that an index names; each lies beside it."""
     try:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()))
         beside = all(Path(shard).name == shard for shard in shards)
@@ -280,5 +280,5 @@ def _shards(index: Path) -> list[str]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says."""
+    """Return the first line of what an error says."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

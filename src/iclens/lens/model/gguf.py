@@ -144,7 +144,7 @@ def note_on_begin(header: Header, tokenizer: Any) -> tuple[str, ...]:
 
 
 def note_on_splits(header: Header) -> tuple[str, ...]:
-    """A note where transformers cuts words as GPT-2 does because it does not know the file's own way."""
+    """Return a note where transformers cuts words as GPT-2 does because it does not know the file's own way."""
     from transformers.integrations.gguf import gguf_tokenizer_mapping as of_tokenizers
 
     # Earlier versions know none.

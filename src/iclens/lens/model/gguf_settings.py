@@ -169,7 +169,7 @@ def _head_dim(config: Any) -> int:
 
 
 def _scale(config: Any) -> float:
-    """The factor of the scores that a configuration means."""
+    """Return the factor of the scores that a configuration means."""
     given = getattr(config, "attention_multiplier", None)
     return given or 1 / sqrt(getattr(config, "query_pre_attn_scalar", None) or _head_dim(config))
 
@@ -181,7 +181,7 @@ def _pattern(config: Any) -> list[bool] | None:
 
 
 def _inner(config: Any) -> int:
-    """The width of the MLPs; GPT-2's is four times the model's where none is stated."""
+    """Return the width of the MLPs; GPT-2's is four times the model's where none is stated."""
     named = (getattr(config, name, None) for name in ("intermediate_size", "n_inner", "ffn_dim"))
     return next((width for width in named if width is not None), 4 * config.hidden_size)
 
@@ -217,7 +217,7 @@ def _set(config: Any, key: str, value: Any) -> bool:
 
 
 def _same(ours: Any, value: Any) -> bool:
-    """Whether a number of the configuration is the file's, which keeps single precision."""
+    """Return whether a number of the configuration is the file's, which keeps single precision."""
     if isinstance(value, bool):
         return bool(ours) == value
     if isinstance(value, list):
@@ -233,7 +233,7 @@ def _same(ours: Any, value: Any) -> bool:
 
 
 def _is_off(value: Any) -> bool:
-    """Whether a key says that something is not done; a switch that is off may be one that the model has on."""
+    """Return whether a key says that something is not done; a switch that is off may be one that the model has on."""
     return not isinstance(value, bool) and value in (0, "none", "", -1)
 
 

@@ -90,7 +90,7 @@ class LensModel:
         return self.dtype == torch.float32 and self.n_parameters <= MOST_COPIED and not self.is_split
 
     def in_double(self) -> LensModel:
-        """A copy in float64, for what single precision cannot settle."""
+        """Return a copy in float64, for what single precision cannot settle."""
         return LensModel.wrap(copy.deepcopy(self.model).double(), self.tokenizer, self.name, self.notes)
 
     @property
@@ -233,7 +233,7 @@ def load(
 
 
 def _taken(model: Any, tokenizer: Any, options: Sequence[Any]) -> LensModel:
-    """A model that is loaded already, as it is."""
+    """Return a model that is loaded already, as it is."""
     if any(option is not None for option in options):
         raise UserError("dtype, device and device map are for a model by name: this one is loaded already.")
     if not isinstance(model, LensModel):
@@ -270,7 +270,7 @@ class _Described:
     notes: tuple[str, ...] = ()
 
     def sketch(self) -> Any:
-        """The model on the device `meta`."""
+        """Return the model on the device `meta`."""
         with torch.device("meta"):
             return self.built_by.from_config(self.config)
 

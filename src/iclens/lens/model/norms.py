@@ -31,7 +31,7 @@ def is_centred(norm: nn.Module) -> bool:
 
 
 def detours(lens_model: LensModel) -> bool:
-    """Whether norms of a model go through float32 whatever its type, as all but PyTorch's own do."""
+    """Return whether norms of a model go through float32 whatever its type, as all but PyTorch's own do."""
     anatomy = lens_model.anatomy
     norms = (anatomy.final_norm, *(norm for layer in anatomy.layers for norm in layer.norms))
     return any(norm is not None and not isinstance(norm, nn.LayerNorm) for norm in norms)

@@ -10,22 +10,22 @@ from torch import nn
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:
-    """The numbers in no less than single precision: ours add no rounding to a model's in half precision."""
+    """Return the numbers in no less than single precision: ours add no rounding to a model's in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
-    """The numbers in float64, on their device or, where that has no float64, in memory."""
+    """Return the numbers in float64, on their device or, where that has no float64, in memory."""
     return (x if has_double(x.device) else x.cpu()).double()
 
 
 def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The numbers in some type; float64 as `doubled`."""
+    """Return the numbers in some type; float64 as `doubled`."""
     return doubled(x) if dtype == torch.float64 else x.to(dtype)
 
 
 def has_double(device: torch.device) -> bool:
-    """Whether a device computes in float64; Apple's does not."""
+    """Return whether a device computes in float64; Apple's does not."""
     return device.type != "mps"
 
 

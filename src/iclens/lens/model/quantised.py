@@ -31,7 +31,7 @@ _MARKS = ("hf_quantizer", "is_quantized", "quantization_method", "is_loaded_in_4
 
 
 def method_of(config: Any) -> str | None:
-    """The method of quantisation that a configuration names, e.g. `"gptq"`; None for plain weights."""
+    """Return the method of quantisation that a configuration names, e.g. `"gptq"`; None for plain weights."""
     found = getattr(config, "quantization_config", None) or getattr(
         config.get_text_config(), "quantization_config", None
     )
@@ -43,7 +43,7 @@ def method_of(config: Any) -> str | None:
 
 
 def reading(method: str | None) -> dict[str, Any]:
-    """The arguments with which `from_pretrained` turns quantised weights back; none for plain ones.
+    """Return the arguments with which `from_pretrained` turns quantised weights back; none for plain ones.
 
     Raises:
         UserError: transformers cannot turn back this method, or a package that it needs is missing.
@@ -65,7 +65,7 @@ def reading(method: str | None) -> dict[str, Any]:
 
 
 def plain(model: Any, *, own: bool) -> Any:
-    """The model with plain weights and without the marks of quantisation.
+    """Return the model with plain weights and without the marks of quantisation.
 
     Marks without quantised weights, as they are left on a model read from a GGUF file, are taken off the model itself:
     they would keep it from being copied into another type. Weights are turned back in a copy, or in the model itself if
@@ -86,7 +86,7 @@ def plain(model: Any, *, own: bool) -> Any:
 
 
 def _turned_back(model: Any) -> Any:
-    """The model itself with plain weights, if they are the ones that it computes with.
+    """Return the model itself with plain weights, if they are the ones that it computes with.
 
     Bitsandbytes repacks weights when they first run on a processor, and does not turn those back rightly.
     """
@@ -107,7 +107,7 @@ def _turned_back(model: Any) -> Any:
 
 
 def _is_packed(module: nn.Module) -> bool:
-    """Whether a module holds its weights in another form than a plain tensor of numbers."""
+    """Return whether a module holds its weights in another form than a plain tensor of numbers."""
     if any(hasattr(module, name) for name in ("qweight", "weight_packed", "quantization_scheme")):
         return True
     weight = getattr(module, "weight", None)

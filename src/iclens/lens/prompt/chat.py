@@ -53,7 +53,7 @@ class Written:
 
 
 def is_system(message: Mapping[str, Any]) -> bool:
-    """Whether a message is the instruction of a chat."""
+    """Return whether a message is the instruction of a chat."""
     return message["role"] in ("system", "developer")
 
 
@@ -270,7 +270,7 @@ def _around_a_reply(
 
 
 def around_a_next_reply(chat: Chat, text: str, rendered: Callable[..., str]) -> tuple[str, str | None]:
-    """What stands around a reply that the model might give, before another question, as in `Written`."""
+    """Return what stands around a reply that the model might give, before another question, as in `Written`."""
     marker = marker_for(text)
     try:
         head, tail = rendered([*chat, {"role": "assistant", "content": marker}, chat[-1]]).split(marker)

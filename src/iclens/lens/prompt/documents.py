@@ -143,7 +143,7 @@ def read_document(
 
 
 def _scored(prompt: Prompt, options: PromptOptions) -> Prompt:
-    """The prompt with the sources that are asked for."""
+    """Return the prompt with the sources that are asked for."""
     split = options.split
     done = split is None or (prompt.document or {}).get("split") == split
     if not done and split == MESSAGES:

@@ -222,7 +222,7 @@ class OfSources:
         lead: str = " ",
         **told: Any,
     ) -> Any:
-        """A prompt whose query is what stands after its sources; `lead` is for a text that ends in no space."""
+        """Return a prompt whose query is what stands after its sources; `lead` is for a text that ends in no space."""
         if not spans:
             raise UserError("there are no sources: mark at least one.")
         end, visible = spans[-1].end, len(text.rstrip())

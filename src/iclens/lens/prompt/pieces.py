@@ -47,7 +47,7 @@ def pieces(text: str, split: str, separator: str | None = None) -> list[tuple[in
 
 
 def has_sentences() -> bool:
-    """Whether the package that finds sentences is installed."""
+    """Return whether the package that finds sentences is installed."""
     return find_spec("sentencex") is not None
 
 

@@ -106,7 +106,7 @@ class Prompt(OfSources):
         return noun([name.kind for name in self.source_names])
 
     def without(self, indices: Iterable[int]) -> Prompt:
-        """The prompt with the text of some sources deleted.
+        """Return the prompt with the text of some sources deleted.
 
         A demonstration goes with all that stands after it up to the next source or the query, any other source with
         a gap beside it, see `cuts`.
@@ -156,7 +156,7 @@ class Prompt(OfSources):
         return None
 
     def told_by(self, document: dict[str, Any]) -> Prompt:
-        """The prompt itself, with the document from which it was read."""
+        """Return the prompt itself, with the document from which it was read."""
         object.__setattr__(self, "document", document)
         return self
 
@@ -336,7 +336,7 @@ class Prompt(OfSources):
         ).told_by({"messages": chat} | {name: value for name, value in options.items() if value})
 
     def within(self, split: str, of: Iterable[int] | None = None) -> Prompt:
-        """The same text with the pieces of each source as the sources: `document d3, sentence 0`.
+        """Return the same text with the pieces of each source as the sources: `document d3, sentence 0`.
 
         Args:
             split: `"paragraphs"`, `"lines"` or `"sentences"`.
@@ -357,7 +357,7 @@ class Prompt(OfSources):
         )
 
     def with_instruction(self) -> Prompt:
-        """The same prompt with its instruction as the first source.
+        """Return the same prompt with its instruction as the first source.
 
         Raises:
             UserError: it has none.

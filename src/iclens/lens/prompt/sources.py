@@ -22,11 +22,11 @@ class Span:
     end: int
 
     def of(self, text: str) -> str:
-        """The characters of `text` in this span."""
+        """Return the characters of `text` in this span."""
         return text[self.start : self.end]
 
     def shifted(self, by: int) -> Span:
-        """The span moved by `by` characters."""
+        """Return the span moved by `by` characters."""
         return Span(self.start + by, self.end + by)
 
 
@@ -57,7 +57,7 @@ def numbered(kind: str, n: int, of: str = "") -> tuple[SourceName, ...]:
 
 
 def noun(kinds: Collection[str]) -> str:
-    """What sources of these kinds are called: by their kind where it is one of many, else `"source"`."""
+    """Return what sources of these kinds are called: by their kind where it is one of many, else `"source"`."""
     (kind,) = set(kinds) if len(set(kinds)) == 1 else ("source",)
     return "source" if kind in _ONLY else kind
 
@@ -100,7 +100,7 @@ def _gap(between: str) -> re.Pattern[str]:
 
 
 def _without_gap(text: str, between: str) -> int:
-    """The length of a text without the gap at its end."""
+    """Return the length of a text without the gap at its end."""
     n = len(text)
     while True:
         stripped = len(text[:n].rstrip())

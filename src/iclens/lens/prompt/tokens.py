@@ -293,7 +293,7 @@ class _Parts:
         return (*self.pieces[best][1:], others)
 
     def name(self, role: str, group: int) -> str:
-        """What a part is called."""
+        """Return what a part is called."""
         return f"the {role}" if group == NOT_A_DEMONSTRATION else str(self.names[group])
 
 

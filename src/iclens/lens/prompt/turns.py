@@ -110,7 +110,7 @@ def _replaced(render: _Template, text: str, chat: Chat, index: int, key: str, ma
 
 
 def _left_out(name: SourceName, text: str, less: str, notes: list[str]) -> list[tuple[SourceName, tuple[int, int]]]:
-    """The part of a text that another rendering lacks, from the first difference to the last."""
+    """Return the part of a text that another rendering lacks, from the first difference to the last."""
     most = min(len(text), len(less))
     head = next((n for n in range(most) if text[n] != less[n]), most)
     tail = next((n for n in range(most - head) if text[-1 - n] != less[-1 - n]), most - head)
@@ -122,7 +122,7 @@ def _left_out(name: SourceName, text: str, less: str, notes: list[str]) -> list[
 
 
 def _apart(text: str, found: list[tuple[SourceName, tuple[int, int]]]) -> list[tuple[SourceName, tuple[int, int]]]:
-    """The parts in order; one that reaches into contents, which lie where they lie, gives way."""
+    """Return the parts in order; one that reaches into contents, which lie where they lie, gives way."""
     fixed = [place for name, place in found if name.kind in ("message", "thinking")]
     kept = []
     for name, (start, end) in sorted(found, key=lambda one: one[1]):

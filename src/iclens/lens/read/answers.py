@@ -122,7 +122,7 @@ class Answers:
         return max(range(len(self.candidates)), key=lambda i: log_probabilities[i])
 
     def scored(self, log_probabilities: Sequence[float], chosen: int) -> tuple[Candidate, ...]:
-        """The candidates with their log-probabilities, for an `Explanation`."""
+        """Return the candidates with their log-probabilities, for an `Explanation`."""
         return tuple(
             Candidate(entry.text, entry.tokens, value, math.exp(value), i == chosen)
             for i, (entry, value) in enumerate(zip(self.candidates, map(float, log_probabilities), strict=True))
@@ -237,7 +237,7 @@ def _build_one(text: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[A
 
 
 def _ended(entry: Answer, every: Sequence[Answer], tokenized: TokenizedPrompt, tokenizer: Any) -> Answer:
-    """An answer with what follows it in the demonstrations, where another one begins with it."""
+    """Return an answer with what follows it in the demonstrations, where another one begins with it."""
     prompt, n = tokenized.prompt, len(entry.token_ids)
     longer = [one for one in every if one is not entry and one.token_ids[:n] == entry.token_ids]
     if not longer or not prompt.follow:
@@ -250,7 +250,7 @@ def _ended(entry: Answer, every: Sequence[Answer], tokenized: TokenizedPrompt, t
 
 
 def _piece(text: str, prompt: Prompt) -> str:
-    """An answer as it stands after the prompt."""
+    """Return an answer as it stands after the prompt."""
     return text if text[0].isspace() else prompt.lead + text
 
 
@@ -288,7 +288,7 @@ def _continuation(piece: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tup
 
 
 def _spanned(piece: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]], bool]:
-    """The same with the characters of the piece that each covers."""
+    """Return the same with the characters of the piece that each covers."""
     prompt, own = tokenized.prompt, tokenized.input_ids.tolist()
 
     def cut(ids: list[int], offsets: list[tuple[int, int]], first: int, n: int) -> tuple[list[int], list[Any]]:
@@ -306,7 +306,7 @@ def _spanned(piece: str, tokenized: TokenizedPrompt, tokenizer: Any) -> tuple[li
 
 
 def token_text(tokenizer: Any, token_id: int) -> str:
-    """The text of one token, or its name in the vocabulary when it is no whole character."""
+    """Return the text of one token, or its name in the vocabulary when it is no whole character."""
     text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
     if not text or "\ufffd" in text:
         name = tokenizer.convert_ids_to_tokens(token_id)
@@ -318,7 +318,7 @@ def token_text(tokenizer: Any, token_id: int) -> str:
 def likeliest(
     tokenizer: Any, next_logits: Float[Tensor, " n_vocabulary"], n: int = 1 + N_ALTERNATIVES
 ) -> tuple[NextToken, ...]:
-    """The `n` likeliest next tokens with their probabilities, most likely first."""
+    """Return the `n` likeliest next tokens with their probabilities, most likely first."""
     log_probabilities = torch.log_softmax(next_logits.double(), dim=-1)
     top = next_logits.topk(min(n, next_logits.numel())).indices.tolist()
     return tuple(

@@ -27,7 +27,7 @@ Bias = Callable[[slice, Tensor], Tensor]
 
 
 def fast(call: AttentionCall, *, most_scores: int = MOST_SCORES, bias: Bias | None = None) -> torch.Tensor:
-    """The heads' output from PyTorch's fused attention; with a soft cap, which that does not have, written out.
+    """Return the heads' output from PyTorch's fused attention; with a soft cap, which that does not have, written out.
 
     Learned sinks are one more key, and values narrower than the keys (or wider) are filled up, so that both stay fused.
     A mask other than the plain causal or full one, or a `bias` on the scores after the cap, is formed in blocks of
@@ -77,7 +77,7 @@ def with_sink(
 
 
 def eager(call: AttentionCall, *, most_scores: int = MOST_SCORES, bias: Bias | None = None) -> torch.Tensor:
-    """The heads' output, written out; rows that may see nothing attend uniformly, as Hugging Face's do.
+    """Return the heads' output, written out; rows that may see nothing attend uniformly, as Hugging Face's do.
 
     Long prompts are cut into blocks of query rows, so that no more than `most_scores` scores are formed at once.
     """

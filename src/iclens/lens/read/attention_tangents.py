@@ -60,7 +60,7 @@ class _Attending:
         self.piece, self.call, self.own = piece, call, piece.calls[call.name]
 
     def output(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The heads' output (1, heads, rows, d_v)."""
+        """Return the heads' output (1, heads, rows, d_v)."""
         start, end = self.piece.start, self.piece.end
         for known, new in ((self.own.k, k), (self.own.v, v)):
             known[:, :, start:end] = new

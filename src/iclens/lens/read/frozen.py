@@ -160,17 +160,17 @@ _ROWS = 128
 
 
 def held_attention(call: AttentionCall, attend: Handler) -> Tensor:
-    """The heads' output by `attend`, linear in the values: attention weights take no gradient."""
+    """Return the heads' output by `attend`, linear in the values: attention weights take no gradient."""
     return _Attention.apply(call.v, call.q.detach(), call.k.detach(), call, attend)
 
 
 def held_norm(norm: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """A norm's own output y for the input x, with its scale held: affine in x."""
+    """Return a norm's own output y for the input x, with its scale held: affine in x."""
     return _Elementwise.apply(x, [y.detach()], lambda x, y, gradient: pull_back(norm, x, y, gradient), norm)
 
 
 def held_ratio(activation: nn.Module, u: Tensor, y: Tensor) -> Tensor:
-    """An activation's own output y for the input u, with y / u held: linear in u."""
+    """Return an activation's own output y for the input u, with y / u held: linear in u."""
     return _Elementwise.apply(u, [y.detach()], lambda u, y, gradient: gradient * ratio(activation, u, y), activation)
 
 

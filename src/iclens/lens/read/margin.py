@@ -60,7 +60,7 @@ class Readout:
 
     @classmethod
     def contrast(cls, offset: int, answer: int, alternatives: Sequence[int]) -> Readout:
-        """The logit of `answer` minus the mean logit of `alternatives`, at one offset.
+        """Return the logit of `answer` minus the mean logit of `alternatives`, at one offset.
 
         Without alternatives the margin is the logit itself.
         """
@@ -140,14 +140,14 @@ class Readouts(OfPrompts):
                 )
 
     def one_logit(self, row: int, index: int) -> Readouts:
-        """The logit of one vocabulary index at one of the positions, in place of the margin."""
+        """Return the logit of one vocabulary index at one of the positions, in place of the margin."""
         rows = torch.full_like(self.term_rows[:, :1], row)
         weights, indices = torch.ones_like(self.term_weights[:, :1]), torch.full_like(rows, index)
         nothing = torch.zeros_like(self.measures)
         return replace(self, term_rows=rows, term_indices=indices, term_weights=weights, measures=nothing)
 
     def to(self, device: torch.device) -> Readouts:
-        """The same on another device."""
+        """Return the same on another device."""
         if self.positions.device == device:
             return self
         return Readouts(*(part.to(device) for part in vars(self).values()))
@@ -211,7 +211,7 @@ class Readouts(OfPrompts):
         before: Float[Tensor, "batch n_positions vocabulary"],
         logits: Float[Tensor, "batch n_positions vocabulary"],
     ) -> Float[Tensor, "batch n_terms"]:
-        """The weight of each term on the unembedding's own output, with the logits' soft cap or scale held.
+        """Return the weight of each term on the unembedding's own output, with the logits' soft cap or scale held.
 
         A model may end with logits = f(before) for each logit alone (c·tanh(·/c), or a constant factor). With f(l)/l
         held at its value the margin is Σ_t gains_t · before[row_t, index_t], exactly.
@@ -228,7 +228,7 @@ class Readouts(OfPrompts):
         return _held(wide(before), wide(logits)) * self.slopes(logits)
 
     def largest(self, logits: Float[Tensor, "batch n_positions vocabulary"]) -> Float[Tensor, " batch"]:
-        """The largest |weight · logit| that each prompt's margin adds up."""
+        """Return the largest |weight · logit| that each prompt's margin adds up."""
         picked = self.terms_of(logits)
         largest = (picked * self.term_weights.to(picked)).abs().amax(-1)
         if self.is_linear:
@@ -248,7 +248,7 @@ class Readouts(OfPrompts):
     def terms_of(
         self, values: Float[Tensor, "batch *sets n_positions vocabulary"]
     ) -> Float[Tensor, "batch *sets n_terms"]:
-        """The number that each term names, in no less than single precision."""
+        """Return the number that each term names, in no less than single precision."""
         here = self.to(values.device)
         return wide(_pick(values, here.term_rows, here.term_indices))
 

@@ -22,7 +22,7 @@ from iclens.lens.read.tracing import Trace
 
 @torch.no_grad()
 def rounding_noise(traced: Trace) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """How far two of the model's own passes are apart when layers round otherwise, relative as in `off_by`.
+    """Return how far two of the model's own passes are apart when layers round otherwise, relative as in `off_by`.
 
     The first number is the worst of what `off_by` compares, the outputs of the attention modules and the logits that
     are read; the second one is of the logits alone.

@@ -25,11 +25,11 @@ class OfPrompts:
 
     @classmethod
     def joined(cls: type[P], records: Sequence[P]) -> P:
-        """The prompts of several records, one after the other."""
+        """Return the prompts of several records, one after the other."""
         return cls(*(torch.cat(parts) for parts in zip(*(vars(one).values() for one in records), strict=True)))
 
     def replaced(self: P, some: Int[Tensor, " some"], others: P) -> P:
-        """The same record with other numbers of some prompts."""
+        """Return the same record with other numbers of some prompts."""
         parts = zip(vars(self).values(), vars(others).values(), strict=True)
         return type(self)(*(mine.index_copy(0, some, other) for mine, other in parts))
 

@@ -97,7 +97,7 @@ def prefix_trees(texts: Sequence[Sequence[int]], most_tokens: int) -> Iterator[P
 def read_tree(
     lens_model: LensModel, tree: PrefixTree, positions: Int[Tensor, "n_texts n_positions"]
 ) -> Float[Tensor, "n_texts n_positions vocabulary"]:
-    """The logits at some positions of every text, from one pass over the tree."""
+    """Return the logits at some positions of every text, from one pass over the tree."""
     device = lens_model.device
     nodes = torch.tensor(
         [[path[place] for place in own] for path, own in zip(tree.paths, positions.tolist(), strict=True)]
@@ -139,7 +139,7 @@ def _blocks(tree: PrefixTree, seen: Seen, places: Int[Tensor, " n"]) -> Iterator
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
+    """Return how many tokens two texts begin with alike."""
     for count, (mine, theirs) in enumerate(zip(one, other, strict=False)):
         if mine != theirs:
             return count

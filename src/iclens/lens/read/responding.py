@@ -68,7 +68,7 @@ def _check(question: Question, wanted: ResponseOptions) -> None:
 
 
 def _foil(read: Response, foil: str, question: Question, lens_model: LensModel) -> Response:
-    """The foil: a response of its own, or the response up to the statement with it in that one's place.
+    """Return the foil: a response of its own, or the response up to the statement with it in that one's place.
 
     Raises:
         UserError: it is empty, or what it is compared with.

@@ -66,7 +66,7 @@ class Response:
         )
 
     def stated(self, statement: str | None) -> Response:
-        """The same response of which only a statement is read: every token that shows a character of it.
+        """Return the same response of which only a statement is read: every token that shows a character of it.
 
         Raises:
             UserError: it is empty, or does not stand in the response exactly once.
@@ -206,7 +206,7 @@ def _fitting(response: Response, tokenized: TokenizedPrompt, limit: int | None) 
 
 
 def _texts(ids: Sequence[int], tokenizer: Any) -> tuple[str, ...]:
-    """What each token adds to the text; of several that share one character the first has it."""
+    """Return what each token adds to the text; of several that share one character the first has it."""
     texts, whole, begun = [""] * len(ids), "", 0
     for t in range(len(ids)):
         now = tokenizer.decode(ids[: t + 1], clean_up_tokenization_spaces=False)

@@ -91,7 +91,7 @@ def trees_of(lens_model: LensModel, rows: Sequence[Sequence[int]], most_tokens: 
 
 
 def cost_of(lens_model: LensModel, rows: Sequence[Sequence[int]], most_tokens: int) -> int:
-    """How many tokens `read_texts` reads for texts of these ids."""
+    """Return how many tokens `read_texts` reads for texts of these ids."""
     trees = trees_of(lens_model, rows, most_tokens)
     return sum(map(len, (tree.ids for tree in trees) if trees else rows))
 
@@ -112,7 +112,7 @@ def _batches(lens_model: LensModel, lengths: Mapping[int, int], most_tokens: int
 def _logits(
     lens_model: LensModel, rows: Sequence[Sequence[int]], positions: Tensor, numbers: Sequence[int]
 ) -> Float[Tensor, "n_texts n_positions vocabulary"]:
-    """The logits of texts side by side, with the model's own attention."""
+    """Return the logits of texts side by side, with the model's own attention."""
     ids = [torch.tensor(rows[i], dtype=torch.long) for i in numbers]
     tokens = PaddedTokens.of(ids, [0] * len(ids), lens_model.device)
     with unembedding_only(lens_model, positions[list(numbers)].to(lens_model.device)):
@@ -120,7 +120,7 @@ def _logits(
 
 
 def _same(lens_model: LensModel, found: Sequence[Tensor], own: Numbers) -> bool:
-    """Whether a text of a tree, read by itself with the model's own attention, says the same."""
+    """Return whether a text of a tree, read by itself with the model's own attention, says the same."""
     pairs = [(mine, alone) for mine, alone in zip(found, own, strict=True) if alone.is_floating_point()]
     size = max(1.0, *(float(alone.abs().max()) for _, alone in pairs))
     off = max(float((mine - alone).abs().max()) for mine, alone in pairs)

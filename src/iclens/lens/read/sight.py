@@ -68,7 +68,7 @@ def sink_note(taken: Sequence[float]) -> str:
 
 
 def _named(noun: str, numbers: Sequence[int]) -> str:
-    """A noun with its numbers in order, neighbours drawn together: "layers 0–2, 5"; nothing without numbers."""
+    """Return a noun with its numbers in order, neighbours drawn together: "layers 0–2, 5"; nothing without numbers."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

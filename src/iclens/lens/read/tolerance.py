@@ -26,7 +26,7 @@ def tolerance_of(dtype: torch.dtype) -> float:
 
 
 def is_half(dtype: torch.dtype) -> bool:
-    """Whether a type has two bytes, so that rounding is seen in the second or third digit."""
+    """Return whether a type has two bytes, so that rounding is seen in the second or third digit."""
     return dtype.itemsize == 2
 
 

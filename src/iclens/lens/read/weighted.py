@@ -55,7 +55,7 @@ class Edges(OfPrompts):
         return ((groups >= 0)[:, None] & ~inside & (places >= self.starts[:, None])[..., None])[:, None]
 
     def to(self, device: torch.device) -> Edges:
-        """The same on another device."""
+        """Return the same on another device."""
         return self if self.groups.device == device else Edges(self.groups.to(device), self.starts.to(device))
 
 
@@ -81,11 +81,11 @@ class Weighting:
         return not bool(self.log_weights.any())
 
     def bias(self, some: slice, like: Tensor) -> Tensor:
-        """What is added to the scores of some query rows, (batch, 1, rows, n)."""
+        """Return what is added to the scores of some query rows, (batch, 1, rows, n)."""
         return self.on(self.edges.to(like.device).rows(some), like)
 
     def on(self, edges: Bool[Tensor, "batch 1 rows n"], like: Tensor) -> Tensor:
-        """The logarithms of the weights on the edges that carry them, 0 elsewhere."""
+        """Return the logarithms of the weights on the edges that carry them, 0 elsewhere."""
         return self.log_weights.to(like)[:, None, None].masked_fill(~edges, 0.0)
 
 
@@ -152,7 +152,7 @@ class _Weighted(Function):
 
 
 def _probe(out: Tensor) -> Tensor:
-    """A direction of length one in which outputs are compared."""
+    """Return a direction of length one in which outputs are compared."""
     probe = torch.arange(1, out.shape[-1] + 1, dtype=torch.float32, device=out.device).sqrt().cos()
     return (probe / probe.norm()).to(out)
 

@@ -58,7 +58,7 @@ def score_candidates(
 
 
 def _is_movable(lens_model: LensModel, longest: int) -> bool:
-    """Whether a token's place, or what it sees, depends on more than the tokens before it."""
+    """Return whether a token's place, or what it sees, depends on more than the tokens before it."""
     config, alike = lens_model.text_config, longest_alike(lens_model)
     windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     return any(window is not None for window in windows) or (alike is not None and longest > alike)

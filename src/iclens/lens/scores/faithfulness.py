@@ -38,7 +38,7 @@ def top_k(first: Sequence[float], second: Sequence[float], k: int) -> float:
 
 
 def n_top(n_demonstrations: int) -> int:
-    """How many demonstrations count as the top ones: half of them, but 1 to 3."""
+    """Return how many demonstrations count as the top ones: half of them, but 1 to 3."""
     return max(1, min(3, n_demonstrations // 2))
 
 
@@ -94,7 +94,7 @@ def lds(
 
 
 def top(scores: Float[Tensor, " n_demonstrations"], k: int) -> Bool[Tensor, " n_demonstrations"]:
-    """The k highest scores; ties go to the earlier demonstration."""
+    """Return the k highest scores; ties go to the earlier demonstration."""
     chosen = torch.zeros(len(scores), dtype=torch.bool)
     chosen[scores.argsort(descending=True, stable=True)[:k].cpu()] = True
     return chosen

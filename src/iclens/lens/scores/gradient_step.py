@@ -132,7 +132,7 @@ def gradient_step(traced: Trace, readouts: Readouts | None = None) -> GradientSt
 
 
 def _unembed(traced: Trace, readouts: Readouts) -> tuple[Tensor, Tensor]:
-    """The margin's direction before the unembedding, (batch, n_positions, width), and its bias, (batch,)."""
+    """Return the margin's direction before the unembedding, (batch, n_positions, width), and its bias, (batch,)."""
     head = traced.lens_model.anatomy.head
     assert head is not None
     before = traced.outputs[head]
@@ -151,7 +151,7 @@ def _unembed(traced: Trace, readouts: Readouts) -> tuple[Tensor, Tensor]:
 
 
 def _unembed_whole(head: nn.Module, readouts: Readouts, before: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The same where every logit counts, as in a log-probability, whose constant is a bias."""
+    """Return the same where every logit counts, as in a log-probability, whose constant is a bias."""
     gains, bias = readouts.dense_gains(before, logits), readouts.rest(logits)
     with at_hand(head):
         weight = matrix(head)
@@ -171,7 +171,7 @@ def _through(traced: Trace, norm: nn.Module, direction: Tensor, bias: Tensor) ->
 
 
 def _branch(traced: Trace, module: nn.Module | None, norm: nn.Module | None, direction: Tensor) -> Tensor:
-    """The share of a branch's own output, which a norm may follow before it is added."""
+    """Return the share of a branch's own output, which a norm may follow before it is added."""
     last = module if norm is None else norm
     assert last is not None
     output = traced.outputs[last]

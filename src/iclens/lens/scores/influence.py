@@ -161,7 +161,7 @@ def logits_at(
     edges: Edges,
     weights: Float[Tensor, "batch n"],
 ) -> Float[Tensor, "batch n_read vocab"]:
-    """What every prompt's readouts read at training weights of its tokens, zero among them; one forward pass."""
+    """Return what every prompt's readouts read at training weights of its tokens, zero among them; one forward pass."""
     logarithms = torch.where(weights > 0, doubled(weights).log(), NEVER)
     return _logits(lens_model, tokens, readouts, Weighting(edges, logarithms), grad=False)
 

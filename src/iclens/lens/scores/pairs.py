@@ -71,7 +71,7 @@ class Pairs:
     margins: Float[Tensor, " n_checks"]
 
     def predict(self, keep: Bool[Tensor, "*any n"]) -> Float[Tensor, "*any"]:
-        """The margin when the model sees these demonstrations only, each with a weight of one unit."""
+        """Return the margin when the model sees these demonstrations only, each with a weight of one unit."""
         off = keep.double() - self.weights.mean(0)
         return self.constant + off @ self.influence + (off @ self.matrix * off).sum(-1) / 2
 
@@ -159,7 +159,7 @@ def _quadratic(weights: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _groups(linked: Bool[Tensor, "n n"]) -> tuple[tuple[int, ...], ...]:
-    """The connected components of more than one member, largest first."""
+    """Return the connected components of more than one member, largest first."""
     left, found = set(range(len(linked))), []
     while left:
         group, edge = set(), {left.pop()}

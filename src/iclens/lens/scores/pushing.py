@@ -187,7 +187,7 @@ class Push:
 
 
 def _outline(lens_model: LensModel, tokens: PaddedTokens) -> dict[str, AttentionCall]:
-    """What every attention module is asked for in the whole text, with room for its keys and values.
+    """Return what every attention module is asked for in the whole text, with room for its keys and values.
 
     A pass whose linear maps give zeros: which tokens a layer sees does not depend on numbers, and they cost nothing.
     """

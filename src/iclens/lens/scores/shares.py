@@ -87,12 +87,12 @@ class _Integral:
         return [0.0, *nodes, *([] if nodes[-1] == 1.0 else [1.0])]
 
     def counts(self) -> Float[Tensor, "n_intervals n_nodes"]:
-        """What each node counts in each interval: ∫ ∂M/∂log w d log t = Σ_k counts_k ∂M/∂log w(t_k)."""
+        """Return what each node counts in each interval: ∫ ∂M/∂log w d log t = Σ_k counts_k ∂M/∂log w(t_k)."""
         nodes, ends = torch.tensor(self.nodes, dtype=torch.float64), self.ends
         return torch.stack([_counts(nodes, a, b) for a, b in pairwise(ends)])
 
     def judged(self) -> tuple[Float[Tensor, " n_intervals"], float]:
-        """The error of every interval, and what errors are measured by."""
+        """Return the error of every interval, and what errors are measured by."""
         by_group = self.counts() @ torch.stack([self.by_group[t] for t in self.nodes])
         known = {0.0: self.without, 1.0: self.margin} | self.margins
         margins = torch.tensor([known[t] for t in self.ends], dtype=torch.float64)
@@ -100,7 +100,7 @@ class _Integral:
         return margins.diff() - by_group.sum(1), max(largest, torch.finfo(torch.float64).tiny)
 
     def following(self) -> list[float]:
-        """The next weights, that of the largest error first; none when the errors are small together.
+        """Return the next weights, that of the largest error first; none when the errors are small together.
 
         One in the worst interval, and one in every other whose error alone is too large: it has to be cut anyway.
         """

@@ -74,7 +74,7 @@ def token_influence(
 
 
 def cheaper(lens_model: LensModel, edges: Edges, n_sources: int, n_read: int) -> tuple[bool, float]:
-    """Whether forward derivatives cost less than a backward pass for each of `n_read` tokens, and what it costs.
+    """Return whether forward derivatives cost less than a backward pass for each of `n_read` tokens, and what it costs.
 
     In forward passes, by an estimate; a text that cannot be cut into pieces takes the second way.
     """
@@ -114,7 +114,7 @@ def influence_on_parts(
 
 
 def _begins(edges: Edges, n_sources: int, n: int) -> list[int]:
-    """The first token that sees each source by an edge that carries its weight; n where none does."""
+    """Return the first token that sees each source by an edge that carries its weight; n where none does."""
     groups, start = edges.groups[0].cpu(), int(edges.starts[0])
     places, found = torch.arange(n), []
     for i in range(n_sources):

@@ -36,24 +36,24 @@ def units(table: Table, measure: str) -> dict[str, dict[Unit, float]]:
 
 
 def difference(table: Table, measure: str, one: str, other: str) -> Estimate:
-    """The paired difference of two methods, over prompts that have both, with a bootstrap interval."""
+    """Return the paired difference of two methods, over prompts that have both, with a bootstrap interval."""
     found = units(table, measure)
     first, second = found.get(one, {}), found.get(other, {})
     return estimate(torch.tensor([first[unit] - second[unit] for unit in first if unit in second], dtype=torch.float64))
 
 
 def mean(table: Table, measure: str, method: str) -> Estimate:
-    """The mean of one method over prompts, with a bootstrap interval."""
+    """Return the mean of one method over prompts, with a bootstrap interval."""
     return estimate(torch.tensor(list(units(table, measure).get(method, {}).values()), dtype=torch.float64))
 
 
 def means_of(table: Table, measure: str) -> dict[str, float]:
-    """The mean of every method over prompts."""
+    """Return the mean of every method over prompts."""
     return {name: sum(own.values()) / len(own) for name, own in units(table, measure).items()}
 
 
 def of_tasks(table: Table, tasks: Collection[str], **cells: object) -> Table:
-    """The rows of some tasks with these cells."""
+    """Return the rows of some tasks with these cells."""
     return Table(
         row for row in table if row["task"] in tasks and all(row[name] == value for name, value in cells.items())
     )

@@ -20,7 +20,7 @@ def deep_learner(
     recipe: BundledRecipe | None = None,
     trained: Callable[[BundledRecipe, Advance], TrainedLearner] = train,
 ) -> LensModel:
-    """A learner of the bundled one's task and recipe with more layers.
+    """Return a learner of the bundled one's task and recipe with more layers.
 
     Args:
         n_layers: how many.
@@ -37,7 +37,7 @@ def deep_learner(
 
 
 def chain_learner(folder: Path, progress: Advance, recipe: ChainRecipe | None = None) -> LensModel:
-    """A learner of words, trained further on two hops.
+    """Return a learner of words, trained further on two hops.
 
     Args:
         folder: where it is kept, as `learner-two-hops`.
@@ -59,7 +59,7 @@ def chain_learner(folder: Path, progress: Advance, recipe: ChainRecipe | None = 
 
 
 def _kept(folder: Path, name: str, make: Callable[[Path], None]) -> LensModel:
-    """The learner in `folder / name`; made there first, whole or not at all, when it is missing."""
+    """Return the learner in `folder / name`; made there first, whole or not at all, when it is missing."""
     target = folder / name
     if not target.is_dir():
         make_folder(folder)

@@ -227,7 +227,7 @@ def _label(name: str, measured: Measured) -> str:
 
 
 def _summary_rows(found: dict[str, Measured]) -> list[dict[str, Cell]]:
-    """A row a method."""
+    """Return a row a method."""
     headings = {"auc": "AUC", "removed": "right, top removed", "kept": "right, only top", "lds": "LDS"}
     rows: list[dict[str, Cell]] = []
     for name, measured in found.items():

@@ -68,7 +68,7 @@ def removal_rows(
 def predicting_rows(
     subject: Subject, scored: Mapping[str, Scored], subsets: Bool[Tensor, "n_subsets n"]
 ) -> list[dict[str, Cell]]:
-    """A row a method: LDS and top-k drops of its scores, and what they cost.
+    """Return a row a method: LDS and top-k drops of its scores, and what they cost.
 
     Args:
         subject: the prompt.
@@ -111,5 +111,5 @@ def _number(value: float | None) -> float:
 
 
 def found_by(scores: Float[Tensor, " n"], wrong: Bool[Tensor, " n"], checked: int) -> float:
-    """The share of what is wrong among the `checked` lowest scores."""
+    """Return the share of what is wrong among the `checked` lowest scores."""
     return float(wrong[scores.argsort(stable=True)[:checked]].double().sum() / wrong.double().sum())

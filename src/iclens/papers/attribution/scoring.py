@@ -124,13 +124,13 @@ class Subject:
         return found
 
     def deletions(self, keep: Bool[Tensor, "n_prompts n_demonstrations"]) -> Outcome:
-        """The shortened prompts, one per keep-mask."""
+        """Return the shortened prompts, one per keep-mask."""
         return self.lens().deletions(keep)
 
 
 @cache
 def loaded(name: str) -> LensModel:
-    """The model, once a process: parts of one run share it."""
+    """Return the model, once a process: parts of one run share it."""
     return load(name)
 
 

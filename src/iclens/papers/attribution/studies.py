@@ -39,7 +39,7 @@ class Setting:
     seed: int
 
     def generator(self) -> torch.Generator:
-        """The source of the prompts."""
+        """Return the source of the prompts."""
         return torch.Generator().manual_seed(self.seed)
 
 
@@ -70,13 +70,13 @@ def _study(name: str, description: str) -> Callable[[Callable[[Setting, Advance]
 
 
 def on_words(learner: LensModel, setting: Setting, *given: Any) -> Drawn:
-    """A learner and word prompts of it; `given` are the further arguments of `word_cases`."""
+    """Return a learner and word prompts of it; `given` are the further arguments of `word_cases`."""
     return learner, word_cases(learner.tokenizer, setting.generator(), setting.n_prompts, *given)
 
 
 @_study("bundled", "the bundled learner; 2 to 4 demonstrations of the query's category are the truth.")
 def bundled(setting: Setting, progress: Advance) -> Drawn:
-    """The main table."""
+    """Return the main table."""
     return on_words(load(setting.model), setting, setting.n_demonstrations)
 
 
@@ -126,7 +126,7 @@ def two_hops(setting: Setting, progress: Advance) -> Drawn:
     "a learner trained on the chains of the study two-hops; look first at how often it is right.",
 )
 def two_hops_trained(setting: Setting, progress: Advance) -> Drawn:
-    """The same, if training finds a solution."""
+    """Return the same, if training finds a solution."""
     lens_model = chain_learner(setting.folder, progress)
     return lens_model, chain_cases(lens_model.tokenizer, setting.generator(), setting.n_prompts)
 

@@ -25,7 +25,7 @@ _SPARE = 8  # so that the width divides by the two heads
 
 
 def two_hop_network(tokenizer: Any, seed: int = 0) -> Any:
-    """A `GPT2LMHeadModel` of 3 layers and 2 heads that answers `a is` by two hops over `b is c` and `a is b`.
+    """Return a `GPT2LMHeadModel` of 3 layers and 2 heads that answers `a is` by two hops over `b is c` and `a is b`.
 
     Args:
         tokenizer: of the words; one token a word.

@@ -71,7 +71,7 @@ FOUND, BARELY, SEES_AGAINST = 0.95, 0.75, 0.25
 
 
 def judged(table: Table) -> list[Verdict]:
-    """A verdict on each of `CLAIMS`, from rows of one prompt and method each, with `study`."""
+    """Return a verdict on each of `CLAIMS`, from rows of one prompt and method each, with `study`."""
     found = {study: measured_of(table, study) for study in (MAIN, ALONE, REDUNDANT, CONFLICTING, TWO_HOPS, DEEP)}
     verdicts = []
     for claim, judge, studies, methods in _JUDGES:
@@ -87,7 +87,7 @@ def judged(table: Table) -> list[Verdict]:
 
 
 def measured_of(table: Table, study: str) -> dict[str, Measured]:
-    """What every method did on the prompts of a study, in their order; `TRUTH` last."""
+    """Return what every method did on the prompts of a study, in their order; `TRUTH` last."""
     rows: dict[str, list[Row]] = {}
     for row in table.where(study=study):
         rows.setdefault(str(row["method"]), []).append(row)

@@ -92,7 +92,7 @@ def conflicting_cases(
 
 
 def margin(tokenizer: Any, answer: str, candidates: Sequence[str]) -> Readout:
-    """The answer's logit minus the mean of the other candidates', all of one token.
+    """Return the answer's logit minus the mean of the other candidates', all of one token.
 
     Raises:
         UserError: a candidate that is not one token of the tokenizer.

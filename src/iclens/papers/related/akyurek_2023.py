@@ -103,7 +103,7 @@ class RidgeParameter(Recipe[RidgeSettings]):
         return [{"sigma": noise, "tau": spread} for noise, spread in settings.levels]
 
     def measure(self, part: Part, settings: RidgeSettings, progress: Progress) -> Table:
-        """The nearest ridge regression of every run."""
+        """Return the nearest ridge regression of every run."""
         noise, spread = (float(part[name] or 0) for name in ("sigma", "tau"))
         configs = [_config(settings, noise, spread, seed) for seed in range(settings.n_seeds)]
         rows: list[dict[str, Cell]] = []
@@ -277,7 +277,7 @@ def _learned(table: Table, settings: RidgeSettings) -> Table:
 
 
 def _limits(table: Table, settings: RidgeSettings) -> np.ndarray:
-    """The largest error of a run that has learned, by row."""
+    """Return the largest error of a run that has learned, by row."""
     bayes = table.column("bayes_error")
     # Both laws of the inputs have variance 1.
     zero = settings.d * table.column("tau") ** 2 + table.column("sigma") ** 2

@@ -183,7 +183,7 @@ class LearningCurves(Recipe[CurveSettings]):
         return Table(rows)
 
     def check(self, table: Table, settings: CurveSettings) -> list[Verdict]:
-        """The model against each task's baselines, where demonstrations are few or many."""
+        """Return the model against each task's baselines, where demonstrations are few or many."""
         d, many = settings.d, 2 * settings.d
         few = sorted({max(1, d // 4), max(1, d // 2)})
         condition = _condition(settings)
@@ -191,7 +191,7 @@ class LearningCurves(Recipe[CurveSettings]):
         last = settings.n_context_nonlinear
 
         def compared(task: str, label: str, k: int) -> tuple[Estimate, Estimate, Estimate]:
-            """The model's error, the baseline's, and the baseline's minus the model's, paired by seed."""
+            """Return the model's error, the baseline's, and the baseline's minus the model's, paired by seed."""
             rows = table.where(task=task, learner=label, k=k).sorted_by("seed")
             model, theirs = rows.column("model_error"), rows.column("error")
             return seed_mean(model), seed_mean(theirs), seed_mean(theirs - model)
@@ -281,7 +281,7 @@ def counts(settings: CurveSettings, n_context: int) -> list[int]:
 
 
 def _condition(settings: CurveSettings) -> str:
-    """The settings that differ from the paper's, in a few words; empty with the paper's."""
+    """Return the settings that differ from the paper's, in a few words; empty with the paper's."""
     if not any(row.note.startswith("the paper: ") for row in setting_rows(settings)):
         return ""
     return (

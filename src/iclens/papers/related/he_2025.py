@@ -261,7 +261,7 @@ def of_heads(model: PromptModel, d: int, n_heads: int) -> dict[str, torch.Tensor
 
 
 def expected_errors(settings: HeadsSettings) -> dict[str, float]:
-    """What the errors of the claim should be: both steps in closed form, the rest computed for its setting.
+    """Return what the errors of the claim should be: both steps in closed form, the rest computed for its setting.
 
     With centred inputs the best step is that of L − 1 demonstrations: the scatter matrix has a degree of freedom less.
     """
@@ -273,7 +273,7 @@ def expected_errors(settings: HeadsSettings) -> dict[str, float]:
 
 
 def _opposite(two: Table) -> Table:
-    """The runs of which one head has positive ω and μ, and the other negative ones."""
+    """Return the runs of which one head has positive ω and μ, and the other negative ones."""
     return Table(
         row
         for row in two

@@ -148,7 +148,7 @@ class LinearAttentionStep(Recipe[StepSettings]):
 
 
 def best_step(n_context: int, d: int, a: float) -> tuple[float, float]:
-    """The learning rate with the lowest expected squared error after one step from W_0 = 0, and that error.
+    """Return the learning rate with the lowest expected squared error after one step from W_0 = 0, and that error.
 
     ŷ = (η/N) wᵀ Σ x_i x_iᵀ x with w ~ N(0, I), x ~ U(−a, a)^d: E(ŷ − y)² = s (d − 2ηds + η²t) with s = E x² = a²/3 and
     t = E tr(A²) = E‖x‖⁴/N + (1 − 1/N) d s² for A = (1/N) Σ x_i x_iᵀ, E‖x‖⁴ = d a⁴/5 + d(d − 1) s².

@@ -25,7 +25,7 @@ def symmetric_tensor(model: PromptModel) -> Float[Tensor, "d tokens tokens"]:
 
 
 def step_tensor(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d tokens tokens"]:
-    """The T of ŷ = xᵀM Σ_i x_i y_i, a preconditioned gradient step."""
+    """Return the T of ŷ = xᵀM Σ_i x_i y_i, a preconditioned gradient step."""
     d = len(matrix)
     tensor = matrix.new_zeros(d, d + 1, d + 1)
     tensor[:, :d, d] = matrix / 2
@@ -34,7 +34,7 @@ def step_tensor(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d tokens tokens"
 
 
 def step_matrix(model: PromptModel) -> tuple[Float[Tensor, "d d"], float]:
-    """The M of the preconditioned gradient step that is nearest to a layer, and the cosine of the two T."""
+    """Return the M of the preconditioned gradient step that is nearest to a layer, and the cosine of the two T."""
     tensor = symmetric_tensor(model)
     matrix = 2 * tensor[:, : model.d, model.d]
     # What the step has of T is orthogonal to the rest.

@@ -172,7 +172,7 @@ class TrainedStep(Recipe[TrainedStepSettings]):
 
 
 def of_weights(model: PromptModel, n_context: int) -> tuple[float, float]:
-    """The learning rate that the weights of a layer amount to, and the cosine with the construction.
+    """Return the learning rate that the weights of a layer amount to, and the cosine with the construction.
 
     The construction is ŷ = (η/N) Σ_i y_i ⟨x_i, x⟩.
     """

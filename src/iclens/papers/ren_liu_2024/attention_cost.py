@@ -166,7 +166,7 @@ def _ratios(cost: Table, kernel: str, length: float) -> np.ndarray:
 
 
 def time_verdict(claim: Claim, cost: Table) -> Verdict:
-    """Whether softmax takes more time, by a factor that grows with the length."""
+    """Return whether softmax takes more time, by a factor that grows with the length."""
     lengths = cost.numbers("length")
     held, numbers = [], []
     for kernel in (FUSED, MATRIX):
@@ -187,7 +187,7 @@ def time_verdict(claim: Claim, cost: Table) -> Verdict:
 
 
 def memory_verdict(claim: Claim, peaks: Table) -> Verdict:
-    """Whether softmax takes more memory, by a factor that grows with the length."""
+    """Return whether softmax takes more memory, by a factor that grows with the length."""
     if "mebibytes" not in peaks.names:
         return claim.untested("The peak of memory of a process is read on Linux only.")
     lengths = peaks.numbers("length")

@@ -86,7 +86,7 @@ class AugmentationByData(Recipe[AugmentationSettings]):
         return [{"kind": kind, "row": row} for kind in settings.kinds for row in rows_of(kind, settings)]
 
     def measure(self, part: Part, settings: AugmentationSettings, progress: Progress) -> Table:
-        """The error on fresh prompts of every seed."""
+        """Return the error on fresh prompts of every seed."""
         kind = KINDS[str(part["kind"])]
         name, place = rows_of(str(part["kind"]), settings)[str(part["row"])]
         found = []
@@ -100,7 +100,7 @@ class AugmentationByData(Recipe[AugmentationSettings]):
         return [_helps(table, settings), _designed(table, settings), _structure(table, settings)]
 
     def plot(self, table: Table, settings: AugmentationSettings) -> Figure:
-        """A panel a kind: every row's error relative to normal's, paired by seed."""
+        """Return a panel a kind: every row's error relative to normal's, paired by seed."""
         longest = max(len(rows_of(kind, settings)) for kind in settings.kinds)
         figure = new_figure(4.2 * len(settings.kinds), 1.4 + 0.36 * longest)
         axes = figure.subplots(1, len(settings.kinds), squeeze=False)[0]
@@ -159,7 +159,7 @@ class _Layer(nn.Module):
 
 
 def _train(kind: Kind, name: str, place: str, settings: AugmentationSettings, seed: int) -> float:
-    """The mean loss on fresh prompts after training; augmented or not, a seed has the same prompts and W."""
+    """Return the mean loss on fresh prompts after training; augmented or not, a seed has the same prompts and W."""
     loss_kind: Literal["squared", "cross-entropy"] = "cross-entropy" if kind.classes else "squared"
     with default_dtype(torch.float32):
         generator = torch.Generator().manual_seed(1000 + seed)
@@ -190,12 +190,12 @@ def _errors(table: Table, kind: str, settings: AugmentationSettings) -> dict[str
 
 
 def _gain(errors: dict[str, np.ndarray], row: str, over: str, n_asked: int = 1) -> Estimate:
-    """How far `row` lies below `over` in % of normal's mean error, paired by seed; for `n_asked` comparisons."""
+    """Return how far `row` lies below `over` in % of normal's mean error, paired by seed; for `n_asked` comparisons."""
     return over_seeds(torch.from_numpy(100 * (errors[over] - errors[row]) / errors[NORMAL].mean()), n_asked)
 
 
 def _best(errors: dict[str, np.ndarray], settings: AugmentationSettings, name: str) -> str:
-    """The place at which an augmentation has the smallest mean error."""
+    """Return the place at which an augmentation has the smallest mean error."""
     return min((f"{name}, {place}" for place in settings.places), key=lambda row: float(errors[row].mean()))
 
 

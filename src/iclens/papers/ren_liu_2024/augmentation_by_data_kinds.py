@@ -81,7 +81,7 @@ class PixelConvolution(nn.Module):
         return x + pad(change.reshape(*x.shape[:-1], n_pixels), (0, x.shape[-1] - n_pixels))
 
     def _convolved(self, convolution: nn.Conv2d, images: Tensor) -> Tensor:
-        """The convolution of rows (1, n, channels · pixels)."""
+        """Return the convolution of rows (1, n, channels · pixels)."""
         weight, bias, n_pixels = convolution.weight, convolution.bias, _SIDE * _SIDE
         assert bias is not None
         n_out, n_in = weight.shape[:2]
@@ -120,7 +120,7 @@ class MessagePassing(nn.Module):
 
 
 def graph(n: int, seed: int = 0) -> Float[Tensor, "n n"]:
-    """A random graph: a ring of all nodes in random order with n // 2 chords; every row its neighbours' mean."""
+    """Return a random graph: a ring of all nodes in random order with n // 2 chords; every row its neighbours' mean."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=generator)
     adjacency = torch.zeros(n, n, dtype=torch.float64)

@@ -109,7 +109,7 @@ class BeyondRegression(Recipe[BeyondSettings]):
         return [*verdicts, _rounding(double, single), _depth(single), _held(double)]
 
     def plot(self, table: Table, settings: BeyondSettings) -> Figure:
-        """A panel a kind: residuals of both precisions against the depth, and the control's distance."""
+        """Return a panel a kind: residuals of both precisions against the depth, and the control's distance."""
         figure = new_figure(13.0, 4.2)
         axes = figure.subplots(1, len(EXACT), sharey=True)
         for ax, kind in zip(axes, EXACT, strict=True):
@@ -135,7 +135,7 @@ class BeyondRegression(Recipe[BeyondSettings]):
 
 
 def _log_curve(rows: Table) -> Curve:
-    """The geometric mean of the residual against the depth, with its interval."""
+    """Return the geometric mean of the residual against the depth, with its interval."""
     logs = Table({"depth": row["depth"], "log": np.log10(max(float(row["residual"] or 0), 1e-18))} for row in rows)
     curve = seed_curve(logs, "depth", "log")
     return Curve(curve.x, 10**curve.mean, 10**curve.low, 10**curve.high)

@@ -98,7 +98,7 @@ def _config(kind: str, depth: int, settings: BeyondSettings, seed: int) -> RunCo
 def _language_model(
     depth: int, settings: BeyondSettings, seed: int, steps: int, progress: Progress
 ) -> tuple[Any, float]:
-    """A GPT-2 of the words' language, trained for some steps in float32; last over first loss."""
+    """Return a GPT-2 of the words' language, trained for some steps in float32; last over first loss."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     with torch.random.fork_rng(devices=[]), default_dtype(torch.float32):
@@ -126,7 +126,7 @@ def _language_model(
 
 
 def pass_of(found: Trained, dtype: torch.dtype) -> Pass:
-    """A forward pass in a precision; the weights of float32 are exact in float64."""
+    """Return a forward pass in a precision; the weights of float32 are exact in float64."""
     model = found.model.to(dtype)
     if isinstance(found.prompts, Tensor):
         from iclens.lens.model.loading import LensModel

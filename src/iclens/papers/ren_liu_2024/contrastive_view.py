@@ -92,7 +92,7 @@ class ContrastiveView(Recipe[ContrastiveSettings]):
         return [{"seed": seed} for seed in range(settings.n_seeds)]
 
     def measure(self, part: Part, settings: ContrastiveSettings, progress: Progress) -> Table:
-        """The three measures of every method along its training, as a share of it from 0 to 1."""
+        """Return the three measures of every method along its training, as a share of it from 0 to 1."""
         generator = torch.Generator().manual_seed(int(part["seed"] or 0))
         layer = random_layer(generator, settings.n_demonstrations, settings.d)
         kernel = SoftmaxKernel(settings.logit_scale * settings.d**-0.5)
@@ -154,7 +154,7 @@ class ContrastiveView(Recipe[ContrastiveSettings]):
         ]
 
     def plot(self, table: Table, settings: ContrastiveSettings) -> Figure:
-        """The three measures along training; methods without a course are lines."""
+        """Return the three measures along training; methods without a course are lines."""
         figure = new_figure(11.0, 4.2)
         labels = {
             "alignment": "alignment: mean cosine of pairs",

@@ -92,7 +92,7 @@ def _activation(config: Any, name: str) -> str:
 
 
 def _map(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """A linear map as a right factor of rows, and its bias."""
+    """Return a linear map as a right factor of rows, and its bias."""
     bias = bias_of(linear)
     return matrix(linear).detach().mT, None if bias is None else bias.detach()
 

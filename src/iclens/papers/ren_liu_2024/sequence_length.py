@@ -111,7 +111,7 @@ class SequenceLength(Recipe[LengthSettings]):
         return [*trained, *timed, {"what": "memory"}]
 
     def alone(self, part: Part, settings: LengthSettings) -> bool:
-        """Whether the part is timed."""
+        """Return whether the part is timed."""
         return part["what"] == "cost"
 
     def measure(self, part: Part, settings: LengthSettings, progress: Progress) -> Table:

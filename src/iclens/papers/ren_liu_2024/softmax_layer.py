@@ -19,7 +19,7 @@ class Layer(NamedTuple):
     v: Float[Tensor, "n_token d_v"]
 
     def dual(self, logit_scale: float = 1.0, queries: slice = slice(-1, None)) -> DualModel:
-        """The dual model at some queries, the last token's by default.
+        """Return the dual model at some queries, the last token's by default.
 
         Args:
             logit_scale: factor of the scores beside d^(−1/2).

@@ -150,7 +150,7 @@ class StackAsDuals(Recipe[StackSettings]):
         )
 
     def plot(self, table: Table, settings: StackSettings) -> Figure:
-        """A row a model: one layer by demonstration, the stack, and the loss read out along the way."""
+        """Return a row a model: one layer by demonstration, the stack, and the loss read out along the way."""
         models = [str(model) for model in table.unique("model")]
         figure = new_figure(13.0, 4.2 * len(models))
         axes = figure.subplots(len(models), 3, squeeze=False)
@@ -239,7 +239,7 @@ def _layers(passed: Pass, stack: StackDual, read_out: ReadOut) -> list[dict[str,
 
 
 def _by_autograd(layer: LayerDual) -> Tensor:
-    """The layer's output at its one query, every head's W trained by one autograd step."""
+    """Return the layer's output at its one query, every head's W trained by one autograd step."""
     trained = layer.duals().explicit(Mercer()).train()
     return (layer.offset() + trained.prediction.sum(1).squeeze(-2))[:, 0]
 

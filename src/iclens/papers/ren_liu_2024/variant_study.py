@@ -104,7 +104,7 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
     rows: ClassVar[Mapping[str, Row]]
 
     def kinds(self) -> list[str]:
-        """The kinds that are judged, in order."""
+        """Return the kinds that are judged, in order."""
         return [
             kind for kind in dict.fromkeys(row.kind for row in self.rows.values()) if kind not in ("normal", "control")
         ]
@@ -151,7 +151,7 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
         )
 
     def winners(self, table: Table, settings: VariantSettings, kind: str) -> list[Winner]:
-        """The best row of a kind on every task."""
+        """Return the best row of a kind on every task."""
         found = []
         labels = [row for row in self.rows if row != "normal"]
         for task in settings.tasks:
@@ -179,7 +179,7 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
         return found
 
     def helps(self, claim: Claim, table: Table, settings: VariantSettings, kind: str) -> Verdict:
-        """Whether some row of a kind beats normal attention, on which tasks."""
+        """Return whether some row of a kind beats normal attention, on which tasks."""
         winners = self.winners(table, settings, kind)
         level = LEVEL / len(settings.tasks)
         won = [one.task for one in winners if one.p < level]
@@ -192,7 +192,7 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
         )
 
     def beyond(self, claim: Claim, table: Table, settings: VariantSettings) -> Verdict:
-        """Whether the rows that beat normal attention also beat every control."""
+        """Return whether the rows that beat normal attention also beat every control."""
         level = LEVEL / len(settings.tasks)
         winners = [one for kind in self.kinds() for one in self.winners(table, settings, kind) if one.p < level]
         if not winners:

@@ -18,7 +18,7 @@ POINT = 0.01
 
 
 def judged(table: Table, tasks: tuple[str, ...]) -> list[Verdict]:
-    """A verdict on each of `CLAIMS`."""
+    """Return a verdict on each of `CLAIMS`."""
     return [judge(claim, table, tasks) for claim, judge in _JUDGES]
 
 

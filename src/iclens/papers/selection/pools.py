@@ -71,7 +71,7 @@ def mending_rows(lens_model: LensModel, task: Task, settings: SelectionSettings,
 
 
 def _drawn(task: Task, size: int, settings: SelectionSettings, seed: int) -> tuple[list[Pair], list[Pair], list[Pair]]:
-    """A pool, development examples, and held-out ones, drawn again until no part has a single label."""
+    """Return a pool, development examples, and held-out ones, drawn again until no part has a single label."""
     least, generator = size + settings.n_dev, torch.Generator().manual_seed(seed)
     while True:
         pairs = task.drawn(generator, min(least + settings.n_test, len(task.pairs)))
@@ -100,7 +100,7 @@ def _choice(
 
 
 def _chosen(choice: Choice, name: str, seed: int, budget: float | None = None) -> tuple[Order, Cost]:
-    """What a method of `select` chooses, and its passes and seconds."""
+    """Return what a method of `select` chooses, and its passes and seconds."""
     evaluator, start = choice.evaluator(name, choice.dev), time.process_time()
     order = METHODS[name](choice.search(evaluator, seed, budget)).order
     return order, (evaluator.ledger.passes, time.process_time() - start)

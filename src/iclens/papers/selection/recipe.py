@@ -55,7 +55,7 @@ class SelectionOnRealModels(Recipe[SelectionSettings]):
         return missing(settings.data, settings.tasks, ()) or no_model(settings.model)
 
     def inputs(self, settings: SelectionSettings) -> str:
-        """The digest of the data."""
+        """Return the digest of the data."""
         return digest(settings.data, settings.tasks, ())
 
     def estimate(self, settings: SelectionSettings, preset: Preset[SelectionSettings]) -> float:
@@ -64,7 +64,7 @@ class SelectionOnRealModels(Recipe[SelectionSettings]):
         return preset.seconds * own / max(others, 1e-9)
 
     def parts(self, settings: SelectionSettings) -> list[Part]:
-        """A pool each; by turns, so that what is finished is of every task."""
+        """Return a pool each; by turns, so that what is finished is of every task."""
         made: list[Part] = []
         for number in range(max(settings.n_pools, settings.n_mended)):
             for study, count, size in (

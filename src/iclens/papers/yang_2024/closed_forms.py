@@ -27,7 +27,7 @@ def z_bar(dictionary: Dictionary) -> Float[Tensor, "*runs n_prompt n_prompt"]:
 
 
 def optimum(dictionary: Dictionary) -> Float[Tensor, "*runs n_prompt n_tokens"]:
-    """A = (ZᵀZ + mτ I)⁻¹ (ZᵀZ̃ + (mτ I_N, 0)): the best Â in the population, and what training tends to.
+    """Return a = (ZᵀZ + mτ I)⁻¹ (ZᵀZ̃ + (mτ I_N, 0)): the best Â in the population, and what training tends to.
 
     Its first N columns are those of the identity (labels are copied); the others are ridge regression over the features
     with strength mτ, λ̂ = (ZZᵀ + mτ I)⁻¹ Z y. Both are computed as such: the copies are exact.
@@ -39,7 +39,7 @@ def optimum(dictionary: Dictionary) -> Float[Tensor, "*runs n_prompt n_tokens"]:
 
 
 def best_possible(dictionary: Dictionary) -> Float[Tensor, "*runs n_prompt n_tokens"]:
-    """The paper's ŷ^best as a matrix: as `optimum`, with strength Nτ, λ̂_τ = (ZZᵀ + Nτ I)⁻¹ Z y.
+    """Return the paper's ŷ^best as a matrix: as `optimum`, with strength Nτ, λ̂_τ = (ZZᵀ + Nτ I)⁻¹ Z y.
 
     The two agree where N = m. `optimum` regularises more where N < m and less where N > m.
 
@@ -118,7 +118,7 @@ def _identity(dictionary: Dictionary) -> Tensor:
 
 
 def _target(dictionary: Dictionary) -> Tensor:
-    """The matrix that answers every label with itself."""
+    """Return the matrix that answers every label with itself."""
     features, size = dictionary.features, dictionary.n_tokens
     identity = torch.eye(size, dtype=features.dtype, device=features.device)
     return identity.expand(*features.shape[:-2], size, size)

@@ -141,7 +141,7 @@ class YangFig2b(LossCurves[DeepFigureSettings]):
 
 
 def together(table: Table) -> tuple[bool, str]:
-    """Whether the three losses fall together, over all seeds of one kind of tokens."""
+    """Return whether the three losses fall together, over all seeds of one kind of tokens."""
     from scipy.stats import spearmanr
 
     shares: list[float] = []
@@ -160,7 +160,7 @@ def together(table: Table) -> tuple[bool, str]:
 
 
 def above(table: Table) -> tuple[bool, str]:
-    """Whether the shifted loss lies above the other, at every measurement."""
+    """Return whether the shifted loss lies above the other, at every measurement."""
     ratio = table.column("shifted") / table.column("in_domain")
     last = table.column("step") == table.column("step").max()
     return bool(

@@ -66,7 +66,7 @@ class YangFig3(Recipe[GapSettings]):
         return [{"seed": seed} for seed in range(settings.n_seeds)]
 
     def measure(self, part: Part, settings: GapSettings, progress: Progress) -> Table:
-        """The gap at every N, on drawn prompts and in expectation, in domain and out of it."""
+        """Return the gap at every N, on drawn prompts and in expectation, in domain and out of it."""
         seed = int(part["seed"] or 0)
         rows = []
         for number, n in enumerate(settings.n_prompts):
@@ -125,7 +125,7 @@ class YangFig3(Recipe[GapSettings]):
         ]
 
     def plot(self, table: Table, settings: GapSettings) -> Figure:
-        """The gap against N, in domain and out of it."""
+        """Return the gap against N, in domain and out of it."""
         figure = new_figure()
         axes = figure.subplots()
         for shifted, label in ((False, "in domain"), (True, "out of domain, λ ~ N(1, 4I)")):

@@ -80,7 +80,7 @@ class YangFig4(Recipe[HeadSettings]):
         return one_layer_rows(settings, bool(part["normalised"]), heads, progress)
 
     def check(self, table: Table, settings: HeadSettings) -> list[Verdict]:
-        """What becomes of H < N, H = N and the largest H."""
+        """Return what becomes of H < N, H = N and the largest H."""
         n, most, reference = settings.n_prompt, max(settings.n_heads), settings.reference_heads
         few = [heads for heads in settings.n_heads if heads < n]
 

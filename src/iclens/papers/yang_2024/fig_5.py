@@ -69,7 +69,7 @@ class YangFig5(Recipe[ClockSettings]):
         return True
 
     def measure(self, part: Part, settings: ClockSettings, progress: Progress) -> Table:
-        """The curve of one run."""
+        """Return the curve of one run."""
         seed, heads, normalised = part["seed"], part["n_heads"], bool(part["normalised"])
         assert isinstance(seed, int)
         assert isinstance(heads, int)
@@ -144,12 +144,12 @@ class YangFig5(Recipe[ClockSettings]):
 
 
 def _last(rows: Table) -> dict[int, np.ndarray]:
-    """The last loss, by H and seed."""
+    """Return the last loss, by H and seed."""
     return _each(rows, lambda own: float(own.column("loss")[-1]))
 
 
 def _common_step(rows: Table) -> int:
-    """The largest measured step that every run reached."""
+    """Return the largest measured step that every run reached."""
     ends = [
         rows.where(n_heads=heads, seed=seed).column("step").max()
         for heads in rows.unique("n_heads")
@@ -160,7 +160,7 @@ def _common_step(rows: Table) -> int:
 
 
 def _by_clock(rows: Table, seconds: float) -> Table:
-    """The loss measured last at 50 times, the same for all seeds: every seed measures at times of its own."""
+    """Return the loss measured last at 50 times, the same for all seeds: every seed measures at times of its own."""
     found = []
     for seed in rows.unique("seed"):
         own = rows.where(seed=seed).only("loss").sorted_by("step")
@@ -173,7 +173,7 @@ def _by_clock(rows: Table, seconds: float) -> Table:
 
 
 def _at_step(rows: Table, step: int) -> dict[int, np.ndarray]:
-    """The loss measured last up to a step, by H and seed."""
+    """Return the loss measured last up to a step, by H and seed."""
 
     def value(own: Table) -> float:
         steps, losses = own.column("step"), own.column("loss")

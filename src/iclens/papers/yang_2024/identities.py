@@ -35,7 +35,7 @@ def dictionaries(setting: Setting, d: int, m: int, n_tokens: int, n_prompt: int,
 
 
 def model_on(dictionary: Dictionary, setting: Setting, n_heads: int) -> DictionaryModel:
-    """A float64 model with one run for each dictionary, at its initial values."""
+    """Return a float64 model with one run for each dictionary, at its initial values."""
     seeds = range(setting.seed, setting.seed + dictionary.tokens.shape[0])
     return DictionaryModel.on(dictionary, seeds, n_heads=n_heads, dtype=torch.float64)
 

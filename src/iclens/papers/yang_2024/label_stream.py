@@ -58,7 +58,7 @@ class LabelStream:
         self._used = 0
 
     def batch(self) -> Float[Tensor, "runs batch n_tokens"]:
-        """The next batch of every run."""
+        """Return the next batch of every run."""
         if self.draws is None:
             return self.dictionary.sample_labels(self._generators, self.batch_size).to(self.dtype)
         n_draws = self.draws.shape[1]

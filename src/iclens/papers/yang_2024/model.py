@@ -98,7 +98,7 @@ class DictionaryModel(PromptModel):
         beta: float = 1.0,
         dtype: torch.dtype | None = None,
     ) -> DictionaryModel:
-        """A model for these tokens, one dictionary for all runs or one for each.
+        """Return a model for these tokens, one dictionary for all runs or one for each.
 
         Raises:
             UserError: as the constructor.
@@ -124,7 +124,7 @@ class DictionaryModel(PromptModel):
     def answers_per_prompt(
         self, shown: Float[Tensor, "runs batch n_prompt d"], labels: Float[Tensor, "runs batch n_prompt"]
     ) -> Float[Tensor, "runs batch n_tokens"]:
-        """The same as `answers`, the plain way: every prompt brings its tokens and gets its own attention.
+        """Return the same as `answers`, the plain way: every prompt brings its tokens and gets its own attention.
 
         The reference of the fast road, and what it is timed against.
         """

@@ -64,7 +64,7 @@ def floor(dictionary: Dictionary, model: DictionaryModel, cutoff: float = 1e-13)
 
 
 def one_head_floor(dictionary: Dictionary) -> Float[Tensor, " runs"]:
-    """A lower bound on the excess of a model with one head, whatever its w and Q.
+    """Return a lower bound on the excess of a model with one head, whatever its w and Q.
 
     One softmax times a number has entries of one sign: 1/(2K) Σ_k min_{a ≥ 0 or a ≤ 0} ‖Z̄ (a − A_{:,k})‖², by
     non-negative least squares. Derived; it is not attained in general, because all k share one Q.

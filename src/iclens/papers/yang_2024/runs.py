@@ -84,7 +84,7 @@ def one_layer_rows(settings: TaskSettings, normalised: bool, n_heads: int, progr
 
 
 def judged_by_tokens(claim: Claim, table: Table, judge: Callable[[Table], tuple[bool, str]], test: str) -> Verdict:
-    """A verdict on both kinds of tokens: it holds, holds under the condition of one kind, or does not hold.
+    """Return a verdict on both kinds of tokens: it holds, holds under the condition of one kind, or does not hold.
 
     Args:
         claim: the claim.

@@ -112,7 +112,7 @@ class Dictionary:
         return Dictionary(self.tokens[run], self.features[run], self.n_prompt, self.tau)
 
     def to(self, device: torch.device | str) -> Dictionary:
-        """The same dictionary on another device."""
+        """Return the same dictionary on another device."""
         return Dictionary(self.tokens.to(device), self.features.to(device), self.n_prompt, self.tau)
 
     def first(self, n_tokens: int) -> Dictionary:

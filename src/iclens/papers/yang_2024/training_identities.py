@@ -72,7 +72,7 @@ def dictionary_lazy_limit(setting: Setting) -> float:
     tolerance=0.0,
 )
 def dictionary_slower_with_tokens(setting: Setting) -> float:
-    """The logarithm of the excess over 200 late steps, for K = 6, 12 and 24."""
+    """Return the logarithm of the excess over 200 late steps, for K = 6, 12 and 24."""
     whole = dictionaries(setting, 8, 3, 24, 3)
     gamma = 1e4
     shared = rate(whole, model_on(whole, setting, _HEADS), gamma).learning_rate / 4

@@ -92,7 +92,7 @@ class DSPyTeleprompter(_Base):
         return compiled
 
     def _output_of(self, signature: Any, examples: Sequence[Any]) -> str | None:
-        """The output field that the examples show; None where they do not show what the predictor does."""
+        """Return the output field that the examples show; None where they do not show what the predictor does."""
         shown = set.intersection(*(set(one.keys()) for one in examples)) if examples else set()
         known = [name for name in signature.output_fields if name in shown]
         if not set(signature.input_fields) <= shown or not known:
@@ -120,6 +120,6 @@ class DSPyTeleprompter(_Base):
 
 
 def _label(signature: Any, name: str) -> str:
-    """What stands before a field's value, e.g. `Question:`."""
+    """Return what stands before a field's value, e.g. `Question:`."""
     told = (signature.fields[name].json_schema_extra or {}).get("prefix")
     return str(told or f"{name.replace('_', ' ').capitalize()}:")

@@ -95,5 +95,5 @@ def _prompts(found: Selection, given: str, output: str, fewshot: dict[str, Any])
 
 
 def _raw(text: str) -> str:
-    """A text that Jinja writes as it stands."""
+    """Return a text that Jinja writes as it stands."""
     return f"{{% raw %}}{text}{{% endraw %}}" if "{" in text else text

@@ -40,7 +40,7 @@ def choose(search: Search) -> Found:
 
 
 def _influences(evaluator: Evaluator, query: Query) -> tuple[list[float], int]:
-    """The influence of every demonstration of the pool on one query, and the tokens read."""
+    """Return the influence of every demonstration of the pool on one query, and the tokens read."""
     model = evaluator.lens_model
     prompt = evaluator.writing.prompt(evaluator.shots, query.example.input)
     tokenized = tokenize(prompt, model.tokenizer, model.context_length)

@@ -48,7 +48,7 @@ def nearest(search: Search, what: str, embed: Callable[[Sequence[str]], tuple[li
 
 
 def _states(lens_model: LensModel, texts: Sequence[str]) -> tuple[list[list[float]], int]:
-    """The mean state of each text in the middle layer, and the tokens read."""
+    """Return the mean state of each text in the middle layer, and the tokens read."""
     found, tokens = [], 0
     for text in texts:
         ids, _, _ = encode(text, lens_model.tokenizer, True)

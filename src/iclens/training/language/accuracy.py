@@ -14,7 +14,7 @@ N_DEMONSTRATIONS = (4, 8, 12, 16, 20, 24)
 
 
 def right(model: Any, prompts: Sequence[WordPrompt], batch: int = 256) -> list[bool]:
-    """Whether the most likely next token is the prompt's answer, for every prompt.
+    """Return whether the most likely next token is the prompt's answer, for every prompt.
 
     Args:
         model: a causal language model over `VOCABULARY`.

@@ -63,7 +63,7 @@ class ChainLearner:
     seconds: float
 
     def record(self) -> dict[str, Any]:
-        """What is to be kept beside the weights."""
+        """Return what is to be kept beside the weights."""
         return {
             "recipe": asdict(self.recipe),
             "curriculum": list(CURRICULUM),

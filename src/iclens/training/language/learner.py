@@ -135,7 +135,7 @@ class TrainedLearner:
 
 
 def build_model(recipe: BundledRecipe) -> Any:
-    """A `GPT2LMHeadModel` with the recipe's sizes and freshly drawn weights (torch's global generator).
+    """Return a `GPT2LMHeadModel` with the recipe's sizes and freshly drawn weights (torch's global generator).
 
     Raises:
         UserError: sizes that no network has.
@@ -286,7 +286,7 @@ def _save_quietly(model: Any, folder: Path) -> None:
 
 
 def record(learner: TrainedLearner, folder: Path, measured: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What `recipe.json` says: the recipe, how training went, the libraries, and a digest of the weights."""
+    """Return what `recipe.json` says: the recipe, how training went, the libraries, and a digest of the weights."""
     import transformers
 
     return {

@@ -71,7 +71,7 @@ def connected(cluster: Cluster) -> Iterator[None]:
 
 
 def slots(cluster: Cluster) -> int:
-    """How many tasks can run at once on the cluster that this process is connected to, as it is now."""
+    """Return how many tasks can run at once on the cluster that this process is connected to, as it is now."""
     return sum(_room(node["Resources"], cluster) for node in ray_module().nodes() if node["Alive"])
 
 

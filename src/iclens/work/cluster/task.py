@@ -44,11 +44,11 @@ class Board:
         return self.stopped
 
     def is_stopped(self) -> bool:
-        """Whether calls are to stop."""
+        """Return whether calls are to stop."""
         return self.stopped
 
     def news(self) -> dict[int, tuple[Any, ...]]:
-        """What was heard since the last time."""
+        """Return what was heard since the last time."""
         heard, self.heard = self.heard, {}
         return heard
 
@@ -67,7 +67,7 @@ class Tell:
         self.answer: Future[bool] | None = None
 
     def is_stopped(self) -> bool:
-        """Whether a call that has waited need not begin; a board that is not up yet is not waited for."""
+        """Return whether a call that has waited need not begin; a board that is not up yet is not waited for."""
         return self._said_to_stop(self.board.is_stopped.remote().future())
 
     def __call__(self, *said: Any) -> None:
@@ -124,7 +124,7 @@ def task(
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself if it survives the way, else one with its name and text."""
+    """Return the error itself if it survives the way, else one with its name and text."""
     if isinstance(error, MemoryError):
         return UserError(f"there was not enough memory on {platform.node()}: do less at once.")
     try:

@@ -95,7 +95,7 @@ The first paragraph of its docstring is the reason for the whole family.
 
 
 def llama_layout(config: Any, **changes: Any) -> Family:
-    """The layout of Llama and most of its descendants; `changes` are fields of `Family`."""
+    """Return the layout of Llama and most of its descendants; `changes` are fields of `Family`."""
     fields: dict[str, Any] = {
         "name": config.model_type,
         "causal": True,

@@ -131,7 +131,7 @@ def _passages(folder: str, task: str, size: int, generator: torch.Generator) -> 
 
 @cache
 def read_rows(folder: str, task: str) -> tuple[Row, ...]:
-    """The short premises of one of the files of RTE, each once.
+    """Return the short premises of one of the files of RTE, each once.
 
     Raises:
         UserError: the file is missing or has another form.
@@ -151,7 +151,7 @@ def read_rows(folder: str, task: str) -> tuple[Row, ...]:
 
 
 def missing(folder: str, tasks: Sequence[str]) -> str:
-    """What the folder lacks for these tasks, in one sentence; empty when everything is there."""
+    """Return what the folder lacks for these tasks, in one sentence; empty when everything is there."""
     paths = list(_files(folder, tasks))
     if paths and not folder:
         return "The data are named by data=FOLDER; docs/attribution.md says which files it holds."
@@ -160,7 +160,7 @@ def missing(folder: str, tasks: Sequence[str]) -> str:
 
 
 def digest(folder: str, tasks: Sequence[str]) -> str:
-    """A digest of the files that are read."""
+    """Return a digest of the files that are read."""
     found = hashlib.sha256()
     for path in _files(folder, tasks):
         found.update(path.read_bytes())

@@ -44,14 +44,14 @@ class Split:
 
 
 def chosen_score(table: Table, tuning: Sequence[str], size: int) -> str | None:
-    """The score that the rule chooses at a size; None where nothing was tuned."""
+    """Return the score that the rule chooses at a size; None where nothing was tuned."""
     tuned = of_tasks(table, tuning, study="removal")
     own = tuned.where(size=size) if len(tuned) else tuned
     return next(iter(ranked(own if len(own) else tuned, LIMIT, OURS)), None)
 
 
 def judged(table: Table, split: Split) -> list[Verdict]:
-    """A verdict on each of `CLAIMS`."""
+    """Return a verdict on each of `CLAIMS`."""
     return [judge(claim, table, split) for claim, judge in _JUDGES]
 
 

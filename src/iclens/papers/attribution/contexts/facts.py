@@ -34,15 +34,15 @@ class Relation:
         return tuple(dict.fromkeys(self.truth.values()))
 
     def stem(self, subject: str) -> str:
-        """The sentence up to its answer."""
+        """Return the sentence up to its answer."""
         return self.sentence.partition("{answer}")[0].format(subject=subject).rstrip()
 
     def said(self, subject: str, answer: str) -> str:
-        """The sentence."""
+        """Return the sentence."""
         return self.sentence.format(subject=subject, answer=answer)
 
     def asked(self, subject: str) -> str:
-        """The question."""
+        """Return the question."""
         return self.question.format(subject=subject)
 
 

@@ -77,7 +77,7 @@ class ContextsOnRealModels(Recipe[ContextSettings]):
         return missing(settings.data, settings.tasks) or no_model(settings.model)
 
     def inputs(self, settings: ContextSettings) -> str:
-        """The digest of the data."""
+        """Return the digest of the data."""
         return digest(settings.data, settings.tasks)
 
     def estimate(self, settings: ContextSettings, preset: Preset[ContextSettings]) -> float:
@@ -86,7 +86,7 @@ class ContextsOnRealModels(Recipe[ContextSettings]):
         return preset.seconds * own / max(others, 1e-9)
 
     def parts(self, settings: ContextSettings) -> list[Part]:
-        """A prompt each; by turns, so that what is finished is of everything; what is tuned on comes first."""
+        """Return a prompt each; by turns, so that what is finished is of everything; what is tuned on comes first."""
         made: list[Part] = []
 
         def add(study: str, tasks: tuple[str, ...], counts: tuple[int, ...], turn: int) -> None:
@@ -182,7 +182,7 @@ def _place(holder: int, values: Float[Tensor, " n"]) -> dict[str, Cell]:
 
 
 def _found(table: Table) -> Table:
-    """How many contexts were drawn, by task and size, for those that the model answers from."""
+    """Return how many contexts were drawn, by task and size, for those that the model answers from."""
     drawn: dict[tuple[Cell, Cell], dict[tuple[Cell, Cell], tuple[int, bool]]] = {}
     for row in table:
         once = drawn.setdefault((row["task"], row["size"]), {})

@@ -47,7 +47,7 @@ def answered(
     clock: Callable[[], float] = time.process_time,
     relations: Mapping[str, Relation] = RELATIONS,
 ) -> Answered | None:
-    """The first context drawn that the model answers from; None where it answers from none of `MOST_TRIED`.
+    """Return the first context drawn that the model answers from; None where it answers from none of `MOST_TRIED`.
 
     Of facts, the response is the one that the document says, and greedy decoding has to begin with it. Of passages, it
     is the first paragraph that the model writes by itself, and it has to write something.
@@ -69,7 +69,7 @@ def answered(
 
 
 def written(lens_model: LensModel, drawn: Case) -> str:
-    """The first paragraph that the model writes to a context; empty where it ends its text at once."""
+    """Return the first paragraph that the model writes to a context; empty where it ends its text at once."""
     try:
         lens = Lens(lens_model, drawn.prompt, generate=MOST_WRITTEN, held=False)
     except UserError as error:

@@ -39,7 +39,7 @@ class Split:
 
 
 def judged(table: Table, split: Split) -> list[Verdict]:
-    """A verdict on each of `CLAIMS`."""
+    """Return a verdict on each of `CLAIMS`."""
     return [judge(claim, table, split) for claim, judge in _JUDGES]
 
 
@@ -90,7 +90,7 @@ class Line:
 
 
 def _wrong_labels(claim: Claim, table: Table, split: Split) -> Verdict:
-    """The best score on the first task, DETAIL and plain surprise left aside, on the others."""
+    """Return the best score on the first task, DETAIL and plain surprise left aside, on the others."""
     chosen, reported = _chosen(
         table, "wrong labels", "auroc", split.labels, (DETAIL, "detail_self", SURPRISE, "random")
     )
@@ -126,7 +126,7 @@ def _settling(claim: Claim, table: Table, split: Split) -> Verdict:
 def _chosen(
     table: Table, study: str, measure: str, tasks: Sequence[str], without: Sequence[str]
 ) -> tuple[str | None, Table]:
-    """The best method on the first task, and the rows of the other tasks; of the only one where there is one."""
+    """Return the best method on the first task, and the rows of the other tasks; of the only one where there is one."""
     rows = of_tasks(table, tasks, study=study)
     reported = of_tasks(rows, tasks[1:])
     first = means_of(of_tasks(rows, tasks[:1]), measure)

@@ -58,7 +58,7 @@ class Asked:
 
 
 def answering(lens_model: LensModel, asked: Asked, clock: Callable[[], float] = time.process_time) -> Subject:
-    """A prompt of which the right answer is explained.
+    """Return a prompt of which the right answer is explained.
 
     Without labels, what is explained is its logit over those of the nine likeliest other tokens.
     """
@@ -91,12 +91,12 @@ class Task:
         return [self.pairs[i] for i in torch.randperm(len(self.pairs), generator=generator)[:count].tolist()]
 
     def asked(self, demonstrations: Sequence[Pair], query: Pair) -> Asked:
-        """The prompt of some demonstrations that asks for a pair's output."""
+        """Return the prompt of some demonstrations that asks for a pair's output."""
         prompt = Prompt.from_examples(list(demonstrations), query[0], self.template)
         return Asked(prompt, query[1], self.labels, tuple(demonstrations))
 
     def flipped(self, pairs: Sequence[Pair], count: int, generator: torch.Generator) -> tuple[list[Pair], list[bool]]:
-        """The pairs with another label for `count` of them, and which these are."""
+        """Return the pairs with another label for `count` of them, and which these are."""
         if len(self.labels) < 2:
             raise UserError(f"the task {self.name} has no few labels, one of which could be exchanged for another.")
         chosen = set(torch.randperm(len(pairs), generator=generator)[:count].tolist())
@@ -110,7 +110,7 @@ class Task:
 
 
 def missing(folder: str, tasks: Sequence[str], families: Sequence[str]) -> str:
-    """What the folder lacks, in one sentence; empty when everything is there."""
+    """Return what the folder lacks, in one sentence; empty when everything is there."""
     if not folder:
         return "The data are named by data=FOLDER; docs/attribution.md says which files it holds."
     lacking = [str(path) for path in _files(folder, tasks, families) if not path.exists()]
@@ -118,7 +118,7 @@ def missing(folder: str, tasks: Sequence[str], families: Sequence[str]) -> str:
 
 
 def digest(folder: str, tasks: Sequence[str], families: Sequence[str]) -> str:
-    """A digest of the files that are read."""
+    """Return a digest of the files that are read."""
     found = hashlib.sha256()
     for path in _files(folder, tasks, families):
         for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:

@@ -46,7 +46,7 @@ def wrong_label_rows(
 def curation_rows(
     lens_model: LensModel, task: Task, methods: Sequence[str], n_validation: int, n_test: int, seed: int
 ) -> list[dict[str, Cell]]:
-    """A row a method: accuracy on new queries without the half of the demonstrations that scores lowest.
+    """Return a row a method: accuracy on new queries without the half of the demonstrations that scores lowest.
 
     Beside them what nothing dropped gives, a random half, and the half that leaves out what is wrong.
     """
@@ -102,13 +102,13 @@ def accuracy(lens_model: LensModel, task: Task, demonstrations: Sequence[Pair], 
 
 
 def _first(lens_model: LensModel, text: str, label: str) -> int:
-    """The first token of a label after a text."""
+    """Return the first token of a label after a text."""
     own = encode(text, lens_model.tokenizer, True)[0]
     return int(encode(text + label, lens_model.tokenizer, True)[0][len(own)])
 
 
 def _shared(rows: Sequence[Tensor]) -> int:
-    """How many tokens all rows begin with, one of each left over."""
+    """Return how many tokens all rows begin with, one of each left over."""
     shortest = min(map(len, rows))
     same = torch.stack([row[:shortest] for row in rows]).eq(rows[0][:shortest]).all(0)
     return min(int(same.long().cumprod(0).sum()), shortest - 1)

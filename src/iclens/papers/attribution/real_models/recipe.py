@@ -99,7 +99,7 @@ class WhichOnRealModels(Recipe[RealSettings]):
         return missing(settings.data, settings.tasks, settings.families) or no_model(settings.model)
 
     def inputs(self, settings: RealSettings) -> str:
-        """The digest of the data."""
+        """Return the digest of the data."""
         return digest(settings.data, settings.tasks, settings.families)
 
     def estimate(self, settings: RealSettings, preset: Preset[RealSettings]) -> float:
@@ -108,7 +108,7 @@ class WhichOnRealModels(Recipe[RealSettings]):
         return preset.seconds * own / max(others, 1e-9)
 
     def parts(self, settings: RealSettings) -> list[Part]:
-        """A prompt, a pool or a family each; by turns, so that what is finished is of everything."""
+        """Return a prompt, a pool or a family each; by turns, so that what is finished is of everything."""
         made: list[Part] = []
 
         def add(study: str, tasks: tuple[str, ...], size: int, number: int) -> None:

@@ -33,5 +33,5 @@ def tuned(table: Table, tuning: Sequence[str], size: int) -> Table:
 
 
 def default_score(table: Table, tuning: Sequence[str], size: int) -> str | None:
-    """The score that the rule chooses for prompts of a size; None where nothing was tuned."""
+    """Return the score that the rule chooses for prompts of a size; None where nothing was tuned."""
     return next(iter(ranked(tuned(table, tuning, size), CHEAP)), None)

@@ -32,7 +32,7 @@ class Backbone:
 
     @classmethod
     def wrap(cls, name: str, encoder: nn.Module, tokenizer: Any, layers: int | None = None) -> Backbone:
-        """A model and tokenizer that are loaded already.
+        """Return a model and tokenizer that are loaded already.
 
         Args:
             name: what tables call it.
@@ -54,7 +54,7 @@ class Backbone:
 
 
 def load_backbone(name: str, layers: int | None = None) -> Backbone:
-    """The encoder to start from, without dropout on attention weights.
+    """Return the encoder to start from, without dropout on attention weights.
 
     That dropout would be drawn differently by every variant; without it all rows of a seed share their dropout.
 

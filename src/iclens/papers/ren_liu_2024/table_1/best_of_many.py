@@ -43,7 +43,7 @@ class Best:
     n_rows: int
 
     def beats(self, n_asked: int = 1) -> bool:
-        """Whether both corrections find a gain: p ≤ 0.05 / n_asked, and the nested gain's interval above 0.
+        """Return whether both corrections find a gain: p ≤ 0.05 / n_asked, and the nested gain's interval above 0.
 
         Args:
             n_asked: among how many such answers one would do, e.g. tasks.
@@ -59,7 +59,7 @@ def best_row(
     corrected_for: Sequence[str] = (),
     against: str = ORIGINAL.name,
 ) -> Best:
-    """The row with the highest mean score, with what the choice among many does to its gain.
+    """Return the row with the highest mean score, with what the choice among many does to its gain.
 
     Args:
         of: what the rows are, for the answer.

@@ -106,7 +106,7 @@ VALIDATION_SHARE = 5
 
 
 def held_out(first: Noun, second: Noun) -> bool:
-    """Whether sentences about these two, in either role, belong to the validation split.
+    """Return whether sentences about these two, in either role, belong to the validation split.
 
     The answer depends on the words alone and not on a seed, so that training and validation sentences of any two
     seeds are about different pairs.
