@@ -17,7 +17,7 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-DESCRIPTION = """iclens {version}: attention read exactly as one gradient step on the demonstrations.
+DESCRIPTION = """iclens {version}: find which examples in a prompt drove a language model's answer.
 
 `iclens COMMAND --help` explains a command; `iclens --version` prints the version."""
 
