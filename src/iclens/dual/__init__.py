@@ -1,5 +1,6 @@
 """The dual model of attention."""
 
+from iclens.dual.counterfactual import Counterfactual, Nearest
 from iclens.dual.demonstrations import Groups
 from iclens.dual.descent import (
     GradientStepHead,
@@ -9,6 +10,7 @@ from iclens.dual.descent import (
     one_step_head,
     weight_update_as_attention,
 )
+from iclens.dual.disagreement import Disagreement, disagreement, leave_one_out
 from iclens.dual.explicit import ExplicitDual, Training
 from iclens.dual.feed_forward import ACTIVATIONS, Activation, FeedForward
 from iclens.dual.heads import HeadsDual
@@ -26,6 +28,8 @@ __all__ = [
     "ACTIVATIONS",
     "Activation",
     "Alignment",
+    "Counterfactual",
+    "Disagreement",
     "DualModel",
     "ExplicitDual",
     "FeedForward",
@@ -36,6 +40,7 @@ __all__ = [
     "LayerDual",
     "LayerWeights",
     "LogStepLoss",
+    "Nearest",
     "Norm",
     "OnlineRun",
     "OnlineState",
@@ -48,8 +53,10 @@ __all__ = [
     "Training",
     "TrainingWeights",
     "WeightUpdate",
+    "disagreement",
     "gd_plus_plus",
     "gradient_descent",
+    "leave_one_out",
     "one_step_head",
     "online_attention",
     "online_from_features",
