@@ -10,7 +10,6 @@ from iclens.dual.descent import (
     one_step_head,
     weight_update_as_attention,
 )
-from iclens.dual.disagreement import Disagreement, disagreement, leave_one_out
 from iclens.dual.explicit import ExplicitDual, Training
 from iclens.dual.feed_forward import ACTIVATIONS, Activation, FeedForward
 from iclens.dual.heads import HeadsDual
@@ -23,6 +22,7 @@ from iclens.dual.online import OnlineRun, OnlineState, online_attention, online_
 from iclens.dual.rotary import Rotary
 from iclens.dual.stack import Paths, StackDual, StackWeights, Step
 from iclens.dual.training_weights import TrainingWeights
+from iclens.dual.weighted_mean import Disagreement, disagreement, leave_one_out
 
 __all__ = [
     "ACTIVATIONS",

@@ -1,8 +1,8 @@
 """The counterfactual of a head: its dual model trained on the squared loss, for a while or to the end.
 
 The loss of Theorem 3.1 is linear, and one step is all that it takes. With the loss ½ Σ_i ‖W φ_i − v_i‖² the same
-features and targets give gradient flow, which ends in kernel ridge regression. LUCID (2602.10410) reads attention as one
-step on the linear loss and replaces the loss by the squared one; its normalisation of the keys is the one used here.
+features and targets give gradient flow, which ends in kernel ridge regression. LUCID (2602.10410) states the linear
+objective and replaces it by the squared one: as there, the softmax weights stay and the keys' kernel is inverted.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Counterfactual:
     divided by 1 + λ: what sets the two apart is how alike the keys are. Keys that a query may not attend to are left
     out.
 
-    Source: LUCID (2602.10410) for the objective and the normalisation; derived in docs/theory/trained-to-the-end.md.
+    Source: LUCID (2602.10410) for the objective; the normalisation of the keys is ours. Derived in
+    docs/theory/trained-to-the-end.md.
 
     Attributes:
         dual: the head, or several.

@@ -30,12 +30,12 @@ def head_dual(
     scale: float,
     softcap: float | None = None,
     mask: Bool[Tensor, "*batch_m _ n_key"] | None = None,
-    sink: Float[Tensor, ""] | None = None,
+    sink: Float[Tensor, "*heads"] | None = None,
     training_weights: TrainingWeights | None = None,
 ) -> DualModel:
     """Make the dual model of heads from a language model: a soft cap c·tanh(scores/c) is a kernel of its own.
 
-    The learned sink of a head is one more training pair after all others, of no demonstration: its target is 0, and its
+    The learned sink of a head, one for each of several heads, is one more training pair after all others, of no demonstration: its target is 0, and its
     kernel with every query e^sink.
 
     Leading axes are free. Keys and values are not repeated: heads that share a key head are consecutive. All other
