@@ -89,7 +89,7 @@ class EquivalenceOnRealModels(OnPrompts):
             stack = stack_residuals(model, ids, groups)
             progress(2, 4, "one step of autograd")
             steps = step_residuals(model, ids, groups) if dtype == "float64" else []
-            records = capture(model, ids, last_logits=1).records if bounds else ()
+            records = capture(model, ids[None], last_logits=1).records if bounds else ()
             generator = torch.Generator().manual_seed(settings.seed)
             rows: list[dict[str, Any]] = []
             for layer, residuals in enumerate(heads):

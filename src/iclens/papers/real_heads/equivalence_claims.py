@@ -137,7 +137,7 @@ def _informative(table: Table) -> Verdict:
     text = ", ".join(f"{name} {_power(np.median(values))}" for name, values in found.items())
     return INFORMATIVE.judged(
         share >= 0.5,
-        f"below the range in {100 * share:.1f} % of {len(least)} heads of prompts; over the range in the median: {text}",
+        f"below the range in {100 * share:.1f} % of {len(least)} heads of prompts; over it in the median: {text}",
         "a share of at least 50 %",
     )
 
@@ -146,7 +146,7 @@ def _loose(table: Table) -> Verdict:
     found = by_layer(table, "printed_over_gap", lambda values: float(np.median(values)))
     if not found:
         return LOOSE.untested("no gap was measured.")
-    low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+    low, high = min(found, key=lambda layer: found[layer]), max(found, key=lambda layer: found[layer])
     return LOOSE.judged(
         found[low] > 2,
         f"printed bound over measured gap, median of a layer: from {_power(found[low])} (layer {low}) to "
@@ -161,4 +161,5 @@ def _any(columns: Iterable[np.ndarray]) -> bool:
 
 def _power(log10: float | np.floating) -> str:
     """A number from its logarithm, which may leave the range of floating point."""
-    return f"{10 ** float(log10):.3g}" if abs(log10) < 6 else f"10^{float(log10):.1f}"
+    exponent = float(log10)
+    return f"{10**exponent:.3g}" if abs(exponent) < 6 else f"10^{exponent:.1f}"
