@@ -111,9 +111,15 @@ class HeadStatistics:
             f"{'layer':>5}" + "".join(f"{t:>12}" for t in shown.values()),
         ]
         for layer in range(len(self.values["disagreement"])):
-            cells = (plain(float(self.values[name][layer].nanmedian())) for name in shown)
+            cells = (plain(_median(self.values[name][layer])) for name in shown)
             lines.append(f"{layer:>5}" + "".join(f"{cell:>12}" for cell in cells))
         return "\n".join(lines)
+
+
+def _median(values: Float[Tensor, " n"]) -> float:
+    """The median of the numbers that there are, some of which may be infinite; NaN where there are none."""
+    known = values[~values.isnan()].sort().values
+    return float((known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2) if len(known) else torch.nan
 
 
 @torch.no_grad()

@@ -29,8 +29,10 @@ class EquivalenceSettings(PromptSettings):
         UserError: counts that do not fit, or a δ outside (0, 1).
     """
 
+    n_prompts: int = chosen(2, "prompts a task")
+    n_demonstrations: int = chosen(6, "of a prompt")
     n_double: int = chosen(1, "prompts a task that are read in float64 too")
-    n_bounds: int = chosen(2, "prompts a task whose bounds are measured")
+    n_bounds: int = chosen(1, "prompts a task whose bounds are measured")
     n_resamples: int = chosen(20, "draws of half of a prompt's tokens, for the bound and the gap")
     delta: float = chosen(0.05, "the paper's δ is free")
 
