@@ -23,7 +23,7 @@ _LABELS = {
     "end_distance": "to the end, relative",
     "one_step_distance": "to the flow at one step, relative",
     "condition": "condition of the keys' kernel",
-    "nearest_time": "nearest t, in steps",
+    "nearest_time": "nearest t (brightest: the end)",
 }
 _LOGARITHMIC = ("largest_change", "end_distance", "condition", "n_effective", "nearest_time", "disagreement")
 _LEAST = 1e-3
