@@ -119,6 +119,17 @@ def test_no_pass_beyond_the_one_that_is_read() -> None:
     torch.testing.assert_close(first["end_distance"], again["end_distance"], rtol=0.0, atol=0.0)
 
 
+def test_of_a_response_every_token_has_a_place() -> None:
+    lens = Lens(reader("llama"), PROMPTS[0], response=" w1 w2 w3")
+    positions = lens.readouts.positions[0].tolist()
+    found = [lens.head_statistics(place) for place in range(len(positions))]
+    assert [one.position for one in found] == positions
+    records = capture(lens.model, lens.input_ids[None]).records
+    dual = records[1].dual(2, positions[-1], dtype=torch.float64)
+    assert float(found[-1]["own_weight"][1, 2]) == pytest.approx(float(dual.coefficients[0, positions[-1]]), rel=1e-5)
+    assert len({float(one["n_effective"].sum()) for one in found}) == len(found)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     lens = a_lens("gpt2")
     with pytest.raises(UserError, match="place=9"):

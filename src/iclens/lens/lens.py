@@ -285,7 +285,7 @@ class Lens:
         Raises:
             UserError: there is no such place, its token sees no other, or `ridge` is not positive and finite.
         """
-        positions = self.readouts.positions[0].tolist()
+        positions = self.traced.readouts.positions[0].tolist()
         if not 0 <= place < len(positions):
             raise UserError(f"place={place}: the number of positions that are read is {len(positions)}, from 0.")
         return head_statistics(self.traced.layers, self.model.name, positions[place], place, ridge)
