@@ -55,9 +55,10 @@ def test_a_tiny_run_holds_the_equivalence_and_is_checked_and_drawn(folder):
     assert len(single) == len(double) == 4 + 4 * 2
     assert double.column("stack_residual")[::3].max() < 1e-10
     assert double.column("head_residual").tolist() != single.column("head_residual").tolist()
-    (title,) = ENTRY.summaries(back, settings)
-    assert len(ENTRY.summaries(back, settings)[title]) == 4
-    assert [len(ax.lines) > 0 for ax in ENTRY.plot(back, settings).axes] == [True] * 3
+    by_layer, by_task = ENTRY.summaries(back, settings).values()
+    assert by_layer.column("layer").tolist() == [0, 1, 2, 3]
+    assert by_task.unique("task") == ["few"]
+    assert [len(ax.lines) > 0 for ax in ENTRY.plot(back, settings).axes] == [True] * 4
     for some in (Table(), back.where(dtype="float64"), single.where(head=None)):
         assert len(ENTRY.check(some, settings)) == len(CLAIMS)
         assert ENTRY.plot(some, settings).axes

@@ -113,19 +113,36 @@ class EquivalenceOnRealModels(OnPrompts):
         return judged(table, _mine(settings).delta)
 
     def summaries(self, table: Table, settings: PromptSettings) -> dict[str, Table]:
-        """Medians of what goes into the bound, by layer."""
-        names = ("log10_w", "log10_rho", "log10_trace", "log10_gap", "log10_range")
+        """Medians of what goes into the bound, by layer; and how much the bounds say, by task."""
+        names = (
+            "log10_w",
+            "log10_rho",
+            "log10_trace",
+            "log10_range",
+            "log10_gap",
+            *(f"{one}_over_gap" for one in BOUNDS),
+        )
         found = {name: by_layer(table, name, lambda values: float(np.median(values))) for name in names}
         layers = sorted(found["log10_trace"])
         if not layers:
             return {}
-        rows = ({"layer": layer, **{name: found[name].get(layer) for name in names}} for layer in layers)
-        return {"what goes into the bound: medians over heads and prompts, log10": Table(rows)}
+        rows = [{"layer": layer, **{name: found[name].get(layer) for name in names}} for layer in layers]
+        tasks = []
+        for task in table.unique("task"):
+            own = table.where(task=task)
+            over = {name: numbers(own, f"{name}_over_range") for name in BOUNDS}
+            if len(over[BOUNDS[0]]):
+                pairs = {"task": task, "N": float(np.median(numbers(own, "n_pairs")))}
+                tasks.append(pairs | {f"{name} below range": float((one < 0).mean()) for name, one in over.items()})
+        return {
+            "the bound and what goes into it: medians over heads and prompts, log10": Table(rows),
+            "share of heads whose bound is below the range of the loss, by task": Table(tasks),
+        }
 
     def plot(self, table: Table, settings: PromptSettings) -> Figure:
-        """Residuals by layer; the bound over the measured gap, and over the range of the loss, by layer."""
-        figure = new_figure(13.0, 4.4)
-        left, middle, right = figure.subplots(1, 3)
+        """Residuals by layer; the bounds over the measured gap, and over the range of the loss, by layer."""
+        figure = new_figure(11.0, 7.4)
+        residual, printed, gap, extent = figure.subplots(2, 2).ravel()
         for colour, (kind, label) in enumerate(
             (("head", "a head"), ("layer", "attention, through $W_O$"), ("stack", "states, duals in sequence"))
         ):
@@ -134,13 +151,14 @@ class EquivalenceOnRealModels(OnPrompts):
                 found = by_layer(rows, f"{kind}_residual", lambda values: float(values.max()))
                 if found:
                     values = np.maximum(list(found.values()), 1e-18)
-                    left.plot(list(found), values, f"C{colour}{style}", marker="o", ms=3, label=f"{label}, {dtype}")
-        left.set(yscale="log", xlabel="layer", ylabel="largest relative residual", title="dual and model")
-        if left.lines:
-            left.legend(fontsize="x-small")
-        _draw_bounds(middle, table, "over_gap", "times the measured gap")
-        _draw_bounds(right, table, "over_range", "times the range of the loss")
-        right.axhline(1, color="gray", linestyle=":")
+                    residual.plot(list(found), values, f"C{colour}{style}", label=f"{label}, {dtype}")
+        residual.set(yscale="log", xlabel="layer", ylabel="largest relative residual", title="dual against model")
+        if residual.lines:
+            residual.legend(fontsize="x-small", handlelength=3.5)
+        _draw_bounds(printed, table, ("printed",), "over_gap", "bound over the measured gap")
+        _draw_bounds(gap, table, ("frobenius", "spectral"), "over_gap", "bound over the measured gap")
+        _draw_bounds(extent, table, ("frobenius", "spectral"), "over_range", "bound over the range of the loss")
+        extent.axhline(1, color="gray", linestyle=":")
         return figure
 
 
@@ -152,9 +170,10 @@ def _mine(settings: PromptSettings) -> EquivalenceSettings:
 _SHOWN = {"frobenius": "Frobenius, no $d_o$", "spectral": "spectral, $\\sqrt{d_o}$", "printed": "as printed, $d_o$"}
 
 
-def _draw_bounds(ax: Any, table: Table, of: str, label: str) -> None:
+def _draw_bounds(ax: Any, table: Table, names: tuple[str, ...], of: str, title: str) -> None:
     """The median over heads and prompts of every layer, with the middle half of them."""
-    for colour, name in enumerate(BOUNDS):
+    for name in names:
+        colour = BOUNDS.index(name)
         column = f"{name}_{of}"
         found = by_layer(table, column, lambda values: float(np.median(values)))
         if not found:
@@ -163,7 +182,7 @@ def _draw_bounds(ax: Any, table: Table, of: str, label: str) -> None:
         low, high = (np.array([np.quantile(values, share) for values in rows.values()]) for share in (0.25, 0.75))
         ax.plot(list(found), _power(np.array(list(found.values()))), f"C{colour}o-", ms=3, label=_SHOWN[name])
         ax.fill_between(list(found), _power(low), _power(high), color=f"C{colour}", alpha=0.2, linewidth=0)
-    ax.set(yscale="log", xlabel="layer", ylabel=label, title="bound: median of a layer's heads, and middle half")
+    ax.set(yscale="log", xlabel="layer", ylabel="median of the heads, middle half", title=title)
     if ax.lines:
         ax.legend(fontsize="x-small")
 
