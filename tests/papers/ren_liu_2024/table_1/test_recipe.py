@@ -87,7 +87,7 @@ def test_every_named_row_exists(preset):
 
 def test_what_lacks_its_data_is_not_run_says_why_and_is_tried_again(tmp_path):
     folder = tmp_path / "glue"
-    settings = TableSettings(data=str(folder), tasks=("cola",), rows=("original",))
+    settings = TableSettings(data=str(folder), tasks=("cola",), rows=("original",), n_seeds=1)
 
     class Lacking(FinetuneTable):
         quick = Preset(settings, seconds=1.0)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from iclens.errors import UserError
-from iclens.papers.ren_liu_2024.table_1.glue import TaskData, load_task
+from iclens.papers.ren_liu_2024.table_1.glue import TaskData
+from iclens.papers.ren_liu_2024.table_1.glue_files import load_task
 from iclens.papers.ren_liu_2024.table_1.sentences import generate_sentences
 from iclens.papers.ren_liu_2024.table_1.training import Row, Settings
 
