@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,10 @@ class PartStore(Parts):
         """
         kept = {"seconds": seconds, "columns": table.to_columns()}
         self.write(self._name(part), json.dumps(kept, allow_nan=False).encode())
+
+    def holds_others(self, parts: Iterable[Part]) -> bool:
+        """Whether finished parts lie there beside these: of a larger run that takes these too, for one."""
+        return self.others({self._name(part) for part in parts}) > 0
 
     def _name(self, part: Part) -> str:
         key = self._key(part) if callable(self._key) else self._key

@@ -263,7 +263,7 @@ class _Run:
             self.order.inputs,
         )
         write_atomically(self.order.folder / TABLE, json.dumps(made.document(), indent=1, allow_nan=False))
-        if not not_run:
+        if not not_run and not self.store.holds_others(self._parts):
             self.store.remove()
         return Outcome(self.order, made)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from iclens.intervals import Estimate
 from iclens.papers.ren_liu_2024.table_1.backbone import Backbone, load_backbone
 from iclens.papers.ren_liu_2024.table_1.best_of_many import SIGNIFICANT, Best, best_row, fold_scores
 from iclens.papers.ren_liu_2024.table_1.glue import TABLE_1, TaskData, task_named
-from iclens.papers.ren_liu_2024.table_1.rows import ORIGINAL, PRESETS, ROWS, TYPES, chosen_rows, task_data
+from iclens.papers.ren_liu_2024.table_1.rows import ORIGINAL, PAPERS_ROWS, PRESETS, ROWS, TYPES, chosen_rows, task_data
 from iclens.papers.ren_liu_2024.table_1.training import Settings, seconds_per_run, train
 from iclens.recipes.contract import Part, Progress, Recipe, recipe
 from iclens.recipes.contract import Preset as RecipePreset
@@ -85,7 +85,7 @@ class FinetuneTable(Recipe[TableSettings]):
     A row's score is the mean of its task's metrics (CoLA: Matthews; MRPC: F1 and accuracy; STS-B: Pearson and
     Spearman; RTE: accuracy). Gains over the original attention are paired by seed; p-values of the best rows are
     corrected for the choice among all of them (sign flips of whole seeds, largest mean). The quick preset takes small
-    generated data, the paper preset real GLUE, which must be installed.
+    generated data; the presets small and paper take real GLUE, which must be at hand (data=FOLDER).
     """
 
     title = "Fine-tuning with modified attention"
@@ -112,6 +112,17 @@ class FinetuneTable(Recipe[TableSettings]):
         seconds=100,
     )
     paper = RecipePreset(TableSettings(), seconds=290_000, needs_gpu="80 hours of a CPU core")
+    more: ClassVar = {
+        "small": RecipePreset(
+            TableSettings(
+                tasks=("stsb", "mrpc", "cola"),
+                preset="small",
+                rows=PAPERS_ROWS,
+                steps=PRESETS["small"].settings.n_steps,
+            ),
+            seconds=65_000,
+        )
+    }
     revision = 3
 
     def lacking(self, settings: TableSettings) -> str:
