@@ -70,8 +70,8 @@ PRESETS: dict[str, Preset] = {
     "paper": Preset(Settings(600, 32, 3e-5, max_length=128), 6400, 1000),
 }
 """`quick` shows that everything works, in minutes on two cores: two layers, short sentences. `small` is the whole
-encoder on real tasks, in a third of the steps and at a rate that a small encoder bears. `paper` is the size of BERT's usual
-fine-tuning (three epochs of batches of 32 at 3e-5). The paper's own settings are unknown: all are ours.
+encoder on real tasks, in a third of the steps and at a rate that a small encoder bears. `paper` is the size of BERT's
+usual fine-tuning (three epochs of batches of 32 at 3e-5). The paper's own settings are unknown: all are ours.
 """
 
 PAPERS_ROWS = (
