@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from iclens.attention import apply
+from iclens.attention import Applied, apply
+from iclens.attention.patchable import attention_layers
 from iclens.errors import UserError
+from iclens.lens import LensModel
 from iclens.papers.ren_liu_2024.on_real_models.settings import MAPS, ModifiedSettings
 
 REGULARIZED, AUGMENTED, NEGATIVE, SCALE, PARAMETERS = (
@@ -43,20 +45,24 @@ class Modification:
     matched: str = ""
 
     @contextmanager
-    def into(self, model: Any) -> Iterator[None]:
+    def into(self, lens_model: LensModel) -> Iterator[None]:
         """Put it into a model inside the `with` block."""
-        handle = self.apply(model)
+        handle = self.apply(lens_model)
         try:
             yield
         finally:
             if handle is not None:
                 handle.remove()
 
-    def apply(self, model: Any) -> Any:
-        """Put it into a model for good; the handle, None for plain attention."""
+    def apply(self, lens_model: LensModel) -> Applied | None:
+        """Put it into a model for good; nothing happens for plain attention."""
         if not self.kind:
             return None
-        return apply(model, self.kind, layers=layers_of(self.layers, model.config.num_hidden_layers), **self.options)
+        # A model may have further attention, of images for one.
+        names = {layer.attention_name for layer in lens_model.anatomy.layers}
+        numbers = [number for number, one in enumerate(attention_layers(lens_model.model)) if one.name in names]
+        chosen = [numbers[place] for place in layers_of(self.layers, len(numbers))]
+        return apply(lens_model.model, self.kind, layers=chosen, **self.options)
 
 
 PLAIN = Modification("plain")

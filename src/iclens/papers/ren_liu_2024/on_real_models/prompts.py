@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,7 +11,7 @@ from iclens.errors import UserError
 from iclens.lens import LensModel
 from iclens.lens.read.cached_prefix import read_behind_prefix
 from iclens.lens.scores.deletions import ids_of
-from iclens.papers.attribution.real_models.data import Pair, Task
+from iclens.papers.attribution.real_models.data import Pair, Task, read_task
 from iclens.papers.ren_liu_2024.on_real_models.settings import ModifiedSettings
 from iclens.selection.asked import Query, read_query
 from iclens.selection.examples import Example
@@ -32,6 +32,16 @@ class Answer:
 
     log_loss: float
     right: bool
+
+
+def read(name: str, settings: ModifiedSettings) -> Task:
+    """A task's pairs with inputs of at most so many characters.
+
+    Raises:
+        UserError: its file cannot be read.
+    """
+    whole = read_task(settings.data, name)
+    return replace(whole, pairs=tuple(pair for pair in whole.pairs if len(pair[0]) <= settings.most_characters))
 
 
 def drawn_set(task: Task, settings: ModifiedSettings, number: int) -> tuple[list[Pair], list[Pair]]:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from iclens.lens import LensModel
-from iclens.papers.attribution.real_models.data import digest, missing, read_task
+from iclens.papers.attribution.real_models.data import digest, missing
 from iclens.papers.attribution.scoring import loaded, no_model
 from iclens.papers.ren_liu_2024.on_real_models.claims import CLAIMS, judged
 from iclens.papers.ren_liu_2024.on_real_models.gains import PUT_IN, TUNED
 from iclens.papers.ren_liu_2024.on_real_models.modifications import Modification, fine_tuned, put_in
-from iclens.papers.ren_liu_2024.on_real_models.prompts import Text, answers, drawn_set, texts_of
+from iclens.papers.ren_liu_2024.on_real_models.prompts import Text, answers, drawn_set, read, texts_of
 from iclens.papers.ren_liu_2024.on_real_models.settings import ModifiedSettings
 from iclens.papers.ren_liu_2024.on_real_models.showing import drawn, summaries
 from iclens.papers.ren_liu_2024.on_real_models.tuning import tune
@@ -53,10 +53,10 @@ class ModifiedAttentionOnRealModels(Recipe[ModifiedSettings]):
     more = {  # noqa: RUF012
         "short": Preset(
             ModifiedSettings(
-                n_sets=3, shots=4, n_queries=6, alphas=(-0.1, 0.1), betas=(0.1, 0.5), n_negatives=(1,), n_seeds=2,
-                n_sets_tuned=2, tuned_strengths=(0.1,), tuned_maps=("g1&g2",), steps=20,
+                n_sets=2, shots=4, n_queries=6, most_characters=200, alphas=(-0.1, 0.1), betas=(0.1, 0.5),
+                n_negatives=(1,), n_seeds=2, n_sets_tuned=2, tuned_strengths=(0.1,), tuned_maps=("g1&g2",), steps=20,
             ),
-            seconds=1_300,
+            seconds=700,
         )
     }  # fmt: skip
 
@@ -113,7 +113,7 @@ def _put_in(
     seen: set[str] = set()
     for done, modification in enumerate(grid.values()):
         progress(done, len(grid), f"{task}, set {number}: {modification.name}")
-        with modification.into(model.model):
+        with modification.into(model):
             rows += [{"row": modification.name, **row} for row in _said(model, texts)]
             if modification.kind not in seen:
                 seen.add(modification.kind)
@@ -127,7 +127,7 @@ def _fine_tuned(
     def step(done: int, total: int, message: str) -> None:
         progress(done, total + 1, f"{modification.name}, seed {seed}: {message}")
 
-    training = [read_task(settings.data, name) for name in settings.training_tasks]
+    training = [read(name, settings) for name in settings.training_tasks]
     tuned = tune(model, modification, training, settings, seed, step)
     rows: list[dict[str, Cell]] = [
         {"step": number + 1, "training_loss": loss} for number, loss in enumerate(tuned.losses)
@@ -141,8 +141,8 @@ def _fine_tuned(
 
 
 def _texts(model: LensModel, task: str, number: int, settings: ModifiedSettings) -> list[Text]:
-    read = read_task(settings.data, task)
-    return texts_of(model, read, *drawn_set(read, settings, number))
+    known = read(task, settings)
+    return texts_of(model, known, *drawn_set(known, settings, number))
 
 
 def _said(model: LensModel, texts: Sequence[Text]) -> list[dict[str, Cell]]:

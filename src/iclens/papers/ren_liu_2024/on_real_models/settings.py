@@ -34,6 +34,7 @@ class ModifiedSettings:
     n_sets: int = chosen(8, "sets of demonstrations a task; a choice is made on the others than it is reported on")
     shots: int = chosen(8, "demonstrations of a set")
     n_queries: int = chosen(16, "queries of a set, which share its demonstrations")
+    most_characters: int = chosen(10_000, "of an input; pairs with longer ones are left out")
     alphas: tuple[float, ...] = chosen(
         (-0.5, -0.1, -0.02, 0.02, 0.1, 0.5), "of regularised attention; one strength, 0.5, is legible in the paper"
     )
@@ -67,7 +68,7 @@ class ModifiedSettings:
             if wrong or not getattr(self, name):
                 named = f"{wrong[0]:g}" if wrong else "nothing"
                 raise UserError(f"{name} holds {named}: give finite strengths other than 0, which is plain attention.")
-        counts = ("shots", "n_queries", "n_seeds", "hidden", "steps", "batch")
+        counts = ("shots", "n_queries", "most_characters", "n_seeds", "hidden", "steps", "batch")
         for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: it must be at least 1.")

@@ -17,12 +17,14 @@ from iclens.recipes.table import Cell, Table
 def summaries(table: Table, settings: ModifiedSettings) -> dict[str, Table]:
     """Both studies: every attention against plain attention, and the chosen ones by task."""
     shown: dict[str, Table] = {}
+    counts = {str(row["row"]): row["n_parameters"] for row in table if row.get("n_parameters") is not None}
+    trained: dict[str, dict[str, Cell]] = {PUT_IN: {}, TUNED: counts}
     for study, kinds in KINDS.items():
         found, modifications = Measured.of(table, study), MODIFICATIONS[study](settings)
         if not found.units:
             continue
         shown[f"{study}: gains over plain attention, means over {len(found.units)} sets with 95 % intervals"] = Table(
-            _row(found, modifications[name], table) for name in modifications if name in found.numbers
+            _row(found, modifications[name], trained[study]) for name in modifications if name in found.numbers
         )
         rows = [row for kind in kinds for row in _by_task(found, modifications, kind)]
         if rows:
@@ -38,11 +40,10 @@ def summaries(table: Table, settings: ModifiedSettings) -> dict[str, Table]:
     return shown
 
 
-def _row(found: Measured, one: Modification, table: Table) -> dict[str, Cell]:
+def _row(found: Measured, one: Modification, trained: Mapping[str, Cell]) -> dict[str, Cell]:
     row: dict[str, Cell] = {"attention": one.name}
-    trained = [own["n_parameters"] for own in table if own.get("n_parameters") is not None and own["row"] == one.name]
-    if trained:
-        row["trained"] = trained[0]
+    if one.name in trained:
+        row["trained"] = trained[one.name]
     for measure, name in ((LOSS, "log-loss"), (ACCURACY, "accuracy")):
         row[name] = round(sum(found.mean(one.name, unit, measure) for unit in found.units) / len(found.units), 3)
         if one.name != PLAIN.name:

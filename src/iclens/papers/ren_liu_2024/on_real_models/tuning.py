@@ -59,7 +59,7 @@ def tune(
     drawn = lessons(lens_model, tasks, settings, seed)
     with reproducibly(seed, 1):
         tuned = replace(lens_model, model=copy.deepcopy(lens_model.model))
-        modification.apply(tuned.model)
+        modification.apply(tuned)
         trained = _trained(tuned, settings)
         losses = _train(tuned, trained, drawn, settings, progress)
     tuned.model.eval()
