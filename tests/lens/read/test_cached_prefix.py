@@ -10,8 +10,10 @@ from tests.attention.applied import VARIANTS
 from tests.lens.zoo import lens as lens_model
 from tests.lens.zoo import tokens
 
+from iclens import UserError
 from iclens.attention import apply
 from iclens.lens.read.cached_prefix import read_behind_prefix
+from iclens.lens.read.capture import capture
 from iclens.lens.read.shared_texts import read_texts
 
 BEGINNING = tokens(14)[0].tolist()
@@ -64,3 +66,14 @@ def test_the_beginning_runs_once():
     read_behind_prefix(model, rows, positions, lambda _, logits: (logits,), 100)
     hook.remove()
     assert seen == [(1, 14), (4, 5)]
+
+
+def test_what_would_leave_a_variant_out_is_refused():
+    """The lens's own attention, and trees of texts, which read with it."""
+    model = lens_model("llama", torch.float64)
+    rows, positions = rows_of(ENDS)
+    with apply(model.model, "regularized", alpha=0.3):
+        for read in (lambda: capture(model, tokens()), lambda: read_texts(model, rows, positions, read_all, 100)):
+            with pytest.raises(UserError, match=r"llama has an attention variant in it.*remove\(model\)"):
+                read()
+    assert capture(model, tokens()).records
