@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from iclens.attention.interface import SUBMODULE
+from iclens.attention.interface import NAME as VARIANT
 from iclens.errors import UserError
 from iclens.huggingface import (
     DeferredMask,
@@ -184,7 +184,7 @@ def attending(
     Raises:
         UserError: the model has an attention variant, which `handler` would silently take the place of.
     """
-    if hasattr(lens_model.model.config, SUBMODULE):
+    if lens_model.model.config._attn_implementation == VARIANT:
         raise UserError(
             f"{lens_model.name} has an attention variant in it, and the lens reads softmax attention: take it out with "
             "iclens.attention.remove(model)."
