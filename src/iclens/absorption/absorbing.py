@@ -14,7 +14,7 @@ from iclens.absorption.fitting import RIDGE, fit
 from iclens.absorption.pairing import EMPHASIS, Pairing
 from iclens.absorption.plan import RANK, Plan, plan
 from iclens.absorption.queries import ALONE, Answered, Queries
-from iclens.absorption.reached import ABSORBED, DISTILLED, LORA, PROMPT, ZERO, Reached, reached
+from iclens.absorption.reached import ABSORBED, LORA, PROMPT, ZERO, Reached, reached
 from iclens.absorption.sites import USUAL
 from iclens.absorption.states import States, states_of
 from iclens.absorption.training import Lesson, Training, train
@@ -62,9 +62,9 @@ def absorb(
 
         Δ = argmin Σ_t w_t |(W + Δ) a_t − target_t|² + λ |Δ|²,   rank Δ ≤ r,
 
-    in closed form: a_t is the matrix's input at token t of a query alone, in the model as changed so far, and the target
-    what puts the stream where it is behind the demonstrations (`fitting`). The instruction is not absorbed: it stays in
-    the prompt.
+    in closed form: a_t is the matrix's input at token t of a query alone, in the model as changed so far, and the
+    target what puts the stream where it is behind the demonstrations (`fitting`). The instruction is not absorbed: it
+    stays in the prompt.
 
     Args:
         model: what `explain` takes.
@@ -83,7 +83,14 @@ def absorb(
             model says behind the prompt to the fitted queries.
         lora_steps: of training.
         lora_learning_rate: of Adam.
-        template, instruction, separator, as_chat, template_args, system_in_user, candidates, match: as in `select`.
+        template: how a pair is written, see `Prompt.from_examples`.
+        instruction: a text before the demonstrations, which stays in the prompt.
+        separator: what stands between them.
+        as_chat: write pairs by the model's chat template; this and what follows is as in `select`.
+        template_args: further arguments of the chat template.
+        system_in_user: put a chat's system message before the first question.
+        candidates: the answers among which the model chooses; None takes the outputs where they are few.
+        match: how a free answer is compared.
         held_out: what takes no part in the fit: a part of `queries`, between 0 and 1, or other examples.
         seed: of the split, and of training.
         tokenizer: the tokenizer of a Hugging Face model.
@@ -195,14 +202,14 @@ class _Work:
         made, model = self.plan, self.model
         shots = Queries(made.task, tuple(made.task.shots[i] for i in made.whole))
         answers = [query.ids[query.right] for query in shots.evaluator.queries]
-        asked = made.fitted.ids(ALONE)
-        places = [(i, len(text) - 1) for i, text in enumerate(asked)]
-        lessons = {
-            LORA: Lesson.of_answers(shots.ids(ALONE), answers, model.n_vocabulary),
-            DISTILLED: Lesson(asked, places, made.fitted.answered(made.whole).next_token.exp()),
-        }
         found = []
-        for name, lesson in lessons.items():
+        for name in made.rivals:
+            if name == LORA:
+                lesson = Lesson.of_answers(shots.ids(ALONE), answers, model.n_vocabulary)
+            else:
+                asked = made.fitted.ids(ALONE)
+                places = [(i, len(text) - 1) for i, text in enumerate(asked)]
+                lesson = Lesson(asked, places, made.fitted.answered(made.whole).next_token.exp())
             told = self._begin(f"training a {name}")
 
             def advance(done: int, told: str = told) -> None:
@@ -231,4 +238,4 @@ class _Work:
 
 def stages(made: Plan) -> int:
     """How many stages `carried_out` tells of."""
-    return 2 + len(made.numbers) + made.n_fits + (0 if made.training is None else 2)
+    return 2 + len(made.numbers) + made.n_fits + (0 if made.training is None else len(made.rivals))

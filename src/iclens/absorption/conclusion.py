@@ -32,8 +32,8 @@ def _sentences(found: Absorbed) -> Iterator[str]:
     clear = is_clear(own.change.metric) or is_clear(loss)
     kind = "worse" if own.change.metric.high < 0 or loss.low > 0 else "better"
     yield (
-        f"On {found.n_held_out} queries that took no part, the {metric} is {own.reached.metric.mean:.3f} (with the prompt "
-        f"{prompt.reached.metric.mean:.3f}, without {zero.reached.metric.mean:.3f}) and the log-loss "
+        f"On {found.n_held_out} queries that took no part, the {metric} is {own.reached.metric.mean:.3f} (with the "
+        f"prompt {prompt.reached.metric.mean:.3f}, without {zero.reached.metric.mean:.3f}) and the log-loss "
         f"{own.reached.log_loss.mean:.3f} ({prompt.reached.log_loss.mean:.3f}, {zero.reached.log_loss.mean:.3f}): "
         + (f"clearly {kind} than the prompt." if clear else "no clear difference from the prompt.")
     )

@@ -47,7 +47,9 @@ class Pairing:
         return len(self.behind.ids), len(self.alone.ids)
 
 
-def paired(lens_model: LensModel, behind: Ids, alone: Ids, n_read: Sequence[int], emphasis: float = EMPHASIS) -> Pairing:
+def paired(
+    lens_model: LensModel, behind: Ids, alone: Ids, n_read: Sequence[int], emphasis: float = EMPHASIS
+) -> Pairing:
     """Pair the tokens of queries.
 
     Args:
@@ -63,8 +65,8 @@ def paired(lens_model: LensModel, behind: Ids, alone: Ids, n_read: Sequence[int]
     alike = longest_alike(lens_model)
     if alike is not None and max(map(len, behind)) > alike:
         raise UserError(
-            f"the positions of {lens_model.name} depend on the length of a text beyond {alike} tokens, and a prompt has "
-            f"{max(map(len, behind))}: give fewer demonstrations."
+            f"the positions of {lens_model.name} depend on the length of a text beyond {alike} tokens, and a prompt "
+            f"has {max(map(len, behind))}: give fewer demonstrations."
         )
     trees = [_tree(behind), _tree(alone)]
     found: dict[tuple[int, int], float] = {}

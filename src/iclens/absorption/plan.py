@@ -14,6 +14,7 @@ from iclens.absorption.fitting import RIDGE
 from iclens.absorption.low_rank import best_maps
 from iclens.absorption.pairing import EMPHASIS, Pairing
 from iclens.absorption.queries import Queries
+from iclens.absorption.reached import DISTILLED, LORA
 from iclens.absorption.sites import USUAL, Site, sites_of, widths
 from iclens.absorption.training import Training
 from iclens.errors import UserError
@@ -42,6 +43,7 @@ class Plan:
         emphasis: how often a token counts behind which an answer is read.
         training: of a LoRA to compare with; None without one.
         seed: of the split, and of training.
+        rivals: what is trained, where anything is.
     """
 
     task: Task
@@ -54,6 +56,7 @@ class Plan:
     emphasis: float
     training: Training | None
     seed: int
+    rivals: tuple[str, ...] = (LORA, DISTILLED)
 
     @property
     def whole(self) -> Order:
@@ -102,7 +105,9 @@ class Plan:
         return per_token * sum(self.tokens) + self.n_fits * len(self.sites) * self._seconds_of_regression()
 
     def _seconds_of_regression(self) -> float:
-        d_in, d_out = (sum(each) // len(self.sites) for each in zip(*(widths(s.module) for s in self.sites), strict=True))
+        d_in, d_out = (
+            sum(each) // len(self.sites) for each in zip(*(widths(s.module) for s in self.sites), strict=True)
+        )
         generator = torch.Generator().manual_seed(0)
         x, y = (torch.randn(len(self.pairing.here), d, generator=generator, dtype=torch.float64) for d in (d_in, d_out))
         began = time.perf_counter()
@@ -139,8 +144,8 @@ def plan(
     if not emphasis > 0:
         raise UserError(f"emphasis is {emphasis}: it must be above 0.")
     task, _, _ = prepare(
-        model, demonstrations, queries, k=None, budget_tokens=None, order="given", balanced=False, budget=1.0, seed=seed,
-        **written,
+        model, demonstrations, queries, k=None, budget_tokens=None, order="given", balanced=False, budget=1.0,
+        seed=seed, **written,
     )  # fmt: skip
     sites = sites_of(task.lens_model, layers, targets)
     n = len(task.pool.demonstrations)
@@ -148,7 +153,9 @@ def plan(
         raise UserError(f"numbers of demonstrations are {tuple(numbers or ())}: give some from 1 to {n}.")
     limit = min(min(widths(site.module)) for site in sites)
     if rank > limit:
-        raise UserError(f"rank is {rank}: a matrix that is changed has {limit} rows or columns, so give at most {limit}.")
+        raise UserError(
+            f"rank is {rank}: a matrix that is changed has {limit} rows or columns, so give at most {limit}."
+        )
     others = (1, rank // 4, rank // 2, 2 * rank, 4 * rank) if ranks is None else ranks
     fewer = (n // 4, n // 2) if numbers is None else numbers
     return Plan(

@@ -31,11 +31,13 @@ class WithOrWithout(Writing):
         stand_in: a demonstration that is written and cut out again.
     """
 
-    stand_in: Example = Example("")
+    stand_in: Example | None = None
 
     def prompt(self, shots: Sequence[Example], query: str) -> Prompt:
         """Write a prompt, or a query alone."""
-        return super().prompt(shots, query) if shots else super().prompt([self.stand_in], query).without([0])
+        if shots or self.stand_in is None:
+            return super().prompt(shots, query)
+        return super().prompt([self.stand_in], query).without([0])
 
 
 @dataclass(frozen=True, eq=False)

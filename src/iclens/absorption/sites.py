@@ -76,7 +76,7 @@ def _maps(layer: Layer) -> dict[str, tuple[nn.Module, ...]]:
     """The maps of a layer by target; an MLP's last one is that which leads back to the stream."""
     out = layer.output
     assert out is not None
-    attention = {part for part in layer.attention.modules()}
+    attention = set(layer.attention.modules())
     held = {part for module in layer.held for part in module.modules()}
     linear = [m for m in layer.module.modules() if is_linear(m) and m not in attention and m not in held]
     width = widths(out)[1]
@@ -91,7 +91,7 @@ def _maps(layer: Layer) -> dict[str, tuple[nn.Module, ...]]:
 
 def widths(module: nn.Module) -> tuple[int, int]:
     """Widths of a linear map's input and output."""
-    rows, columns = module.weight.shape  # type: ignore[union-attr, misc]
+    rows, columns = module.weight.shape  # type: ignore[misc]
     return (int(columns), int(rows)) if isinstance(module, nn.Linear) else (int(rows), int(columns))
 
 

@@ -56,7 +56,7 @@ class Lesson:
     @classmethod
     def of_answers(cls, texts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], n_words: int) -> Lesson:
         """Right answers behind texts, every token of them."""
-        whole, places, said = [], [], []
+    XX
         for i, (text, answer) in enumerate(zip(texts, answers, strict=True)):
             whole.append([*text, *answer[:-1]])
             places += [(i, len(text) - 1 + j) for j in range(len(answer))]

@@ -110,9 +110,7 @@ class Absorb:
         # What does not go together is told before weights are read.
         made = plan(source.outline(), self.prompt, self.queries, layers=layers, **self._asked())
         model = source.load()
-        made = replace(
-            made, task=replace(made.task, lens_model=model), sites=sites_of(model, layers, made.targets)
-        )
+        made = replace(made, task=replace(made.task, lens_model=model), sites=sites_of(model, layers, made.targets))
         self._say_cost(made)
         return 0 if self.dry_run else self._absorb(made)
 
@@ -138,8 +136,8 @@ class Absorb:
         read, trained = made.tokens
         training = f", {trained} for the training of two LoRAs" if trained else ""
         note(
-            f"{len(made.whole)} demonstrations, {len(made.task.dev)} queries to fit by, {len(made.task.aside)} that take "
-            f"no part; {made.n_fits} fits of {len(made.sites)} matrices; about {read} tokens{training}; all about "
+            f"{len(made.whole)} demonstrations, {len(made.task.dev)} queries to fit by, {len(made.task.aside)} that "
+            f"take no part; {made.n_fits} fits of {len(made.sites)} matrices; about {read} tokens{training}; all about "
             f"{duration(made.seconds())} here"
         )
 
