@@ -56,7 +56,9 @@ class Lesson:
     @classmethod
     def of_answers(cls, texts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], n_words: int) -> Lesson:
         """Right answers behind texts, every token of them."""
-    XX
+        whole: list[list[int]] = []
+        places: list[tuple[int, int]] = []
+        said: list[int] = []
         for i, (text, answer) in enumerate(zip(texts, answers, strict=True)):
             whole.append([*text, *answer[:-1]])
             places += [(i, len(text) - 1 + j) for j in range(len(answer))]
