@@ -25,8 +25,8 @@ class AbsorptionOnRealModels(Recipe[AbsorptionSettings]):
     A draw takes demonstrations, queries to fit by and held-out queries of a task. The held-out queries are answered
     zero-shot, behind the prompt, by the absorbed prompt at several ranks and from fewer demonstrations, by its patch
     without the output offset, and by LoRAs of equal rank and place that were trained on the demonstrations' answers
-    and on what the model says behind the prompt. Differences are paired by query. Ridge, emphasis, targets and learning
-    rate were chosen on antonym and sentiment, which give no verdict.
+    and on what the model says behind the prompt. Differences are paired by query. Ridge, emphasis and targets were
+    chosen on antonym and sentiment, which give no verdict; the learning rate was not tuned.
     """
 
     title = "What is lost when demonstrations become weights"
