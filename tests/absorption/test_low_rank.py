@@ -57,7 +57,7 @@ def test_the_loss_is_that_of_the_closed_form_and_falls_with_the_rank(size: tuple
         assert loss_of(best.of_rank(rank).matrix, pairs, ridge) == pytest.approx(losses[rank], rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize("ridge", (1e-4, 0.3))
+@pytest.mark.parametrize("ridge", [1e-4, 0.3])
 def test_no_other_map_of_the_rank_reaches_less(ridge: float) -> None:
     pairs = drawn((40, 6, 9))
     best, generator = fitted(pairs, ridge), torch.Generator().manual_seed(1)
