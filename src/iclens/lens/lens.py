@@ -20,6 +20,7 @@ from iclens.lens.inside import confirmed, inside, statements_inside
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.model.placed import doubled
 from iclens.lens.passes import MOST_TOKENS, Passes
+from iclens.lens.patching.effects import with_patch
 from iclens.lens.patching.patches import BELOW, CONTEXTS, Patches, patches_of
 from iclens.lens.patching.update import Patch
 from iclens.lens.prompt.options import PromptOptions, Written
@@ -351,6 +352,7 @@ class Lens:
         knock_out: Iterable[Iterable[SupportsIndex | str]] = (),
         edges: str | None = None,
         pairs: bool = False,
+        patch: bool = False,
         faithfulness: bool = False,
         within: str | None = None,
         budget: int = 0,
@@ -384,6 +386,8 @@ class Lens:
             found = replace(
                 found, sources=confirmed(self, found.sources, found.scores[0], budget), cost=self.passes.cost
             )
+        if patch:
+            found = with_patch(self, found)
         if not faithfulness:
             return found
         rows = {name: [effect.score(name) or 0.0 for effect in found.sources] for name in found.scores}
