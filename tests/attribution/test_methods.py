@@ -46,6 +46,8 @@ COSTS = {
     "label_surprise": (1, 0),
     "label_surprise_orders": (8, 0),
     "label_doubt": (8, 0),
+    "patch": (1 + 4 * 3 / 23, 4 * 3 / 23),
+    "patch_size": (1, 0),
     "integrated_gradients": (50, 50),
     "captum_feature_ablation": (N + 1, 0),
     "captum_shapley": (5 * N + 1, 0),

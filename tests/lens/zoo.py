@@ -255,6 +255,11 @@ class _NoDetour(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+def without_detours() -> TorchFunctionMode:
+    """A block in which everything is computed in float64, also what models compute in float32 whatever they are in."""
+    return _NoDetour()
+
+
 def _in_double(forward: Any, *args: Any, **kwargs: Any) -> Any:
     with _NoDetour():
         return forward(*args, **kwargs)

@@ -31,6 +31,7 @@ _ONE_PROMPT = (
     "nodes",
     "edges",
     "pairs",
+    "patch",
     "next_tokens",
 )
 """Options that --batch does not have."""
@@ -71,6 +72,8 @@ class Explain(OnePrompt):
         edges: "later" weights and cuts the attention of all later tokens to a demonstration, "query" that of the query
             alone; when left out, the first for influence and shares, the second for the knock-out.
         pairs: also find which demonstrations say the same, or depend on each other; 25 passes more.
+        patch: also write the demonstrations as updates of the weights of every MLP, print each one's part, and run the
+            query alone with them; two passes more.
         dtype: precision of the weights; float32 when left out, so that the checks are tight; auto keeps the
             checkpoint's.
         device: where to compute, e.g. cpu or cuda.
@@ -96,6 +99,7 @@ class Explain(OnePrompt):
     nodes: int = 16
     edges: Literal["later", "query"] | None = None
     pairs: bool = False
+    patch: bool = False
     dtype: Literal["float32", "float64", "bfloat16", "float16", "auto"] | None = None
     device: str = "cpu"
     device_map: Literal["auto"] | None = None
@@ -143,6 +147,7 @@ class Explain(OnePrompt):
                 nodes=self.nodes,
                 edges=self.edges,
                 pairs=self.pairs,
+                patch=self.patch,
                 within=self.sources.within,
                 budget=self.sources.budget,
                 matrix=self.matrix,

@@ -287,11 +287,11 @@ class Select:
         written: dict[str, Any] = {"template": unescaped(self.template), "separator": unescaped(self.separator)}
         names = ("instruction", "as_chat", "system_in_user", "metric", "match", "seed")
         written |= {"template_args": arguments(self.template_args) or None}
-        given = {"candidates": self.candidates or None, "held_out": _part_or_file(self.held_out)}
+        given = {"candidates": self.candidates or None, "held_out": part_or_file(self.held_out)}
         return written | {name: getattr(self, name) for name in names} | given
 
 
-def _part_or_file(text: str) -> float | Path:
+def part_or_file(text: str) -> float | Path:
     """What `--held-out` says: a part of the development examples, or a file of others."""
     try:
         return float(text)

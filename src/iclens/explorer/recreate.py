@@ -27,6 +27,7 @@ def options_of(found: Explanation) -> dict[str, Any]:
         "nodes": found.lens.passes.nodes,
         "edges": found.edges,
         "pairs": found.pairs is not None,
+        "patch": found.patch is not None,
         "grounding": _grounding(found),
         "faithfulness": bool(found.faithfulness),
         "precise": found.lens.passes.precise,

@@ -44,6 +44,7 @@ def explain(
     nodes: int = MOST_NODES,
     edges: str | None = None,
     pairs: bool = False,
+    patch: bool = False,
     within: str | None = None,
     budget: int = 0,
     grounding: bool | None = None,
@@ -90,6 +91,7 @@ def explain(
             the text; `"query"`: on that of the query's tokens alone. By default influence and shares take the first,
             and the knock-out the second, which runs only the query again.
         pairs: also find which demonstrations say the same, or depend on each other; 25 passes more.
+        patch: also write the context as an update of every MLP's weights, split by source, and run it: two passes.
         within: `"sentences"`, `"lines"` or `"paragraphs"`: also score these within each source. They are sums over the
             tokens of an additive score, and cost no pass.
         budget: how many of the strongest sources, and of the strongest pieces in these, are really deleted, from the
@@ -126,7 +128,7 @@ def explain(
         "nodes": nodes,
     }
     told: dict[str, Any] = {"faithfulness": faithfulness, "n_next": n_next, "seed": seed or 0, "command": command}
-    told |= {"edges": edges, "pairs": pairs, "within": within, "budget": budget}
+    told |= {"edges": edges, "pairs": pairs, "patch": patch, "within": within, "budget": budget}
     told |= {"grounding": grounding, "matrix": matrix}
     with _stages(progress) as stage:
         lens = Lens(model, prompt, held="path" in (wanted or ()), progress=stage, **asked, **written)

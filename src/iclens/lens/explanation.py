@@ -30,6 +30,7 @@ from iclens.lens.facts import (
     NextToken,
     OtherPart,
     PairEffects,
+    PatchEffects,
     Residual,
     ResponseEffects,
     SourceEffect,
@@ -72,6 +73,7 @@ class Explanation:
             each score's own: all later ones for influence and shares, the query's for the knock-out.
         grounding: what the model says without any source; None when it was not asked for.
         pairs: how demonstrations act together; None when it was not asked for.
+        patch: the context as weight updates, and each source's part; None when it was not asked for.
         response: what every source did to each token of a response; None where answers are explained.
         group_knock_outs: knock-outs of groups that were asked for.
         faithfulness: one entry per method, empty when not asked for.
@@ -102,6 +104,7 @@ class Explanation:
     influence_at: Taken | None = None
     edges: str | None = None
     pairs: PairEffects | None = None
+    patch: PatchEffects | None = None
     grounding: Grounding | None = None
     response: ResponseEffects | None = None
     group_knock_outs: tuple[KnockOut, ...] = ()

@@ -207,6 +207,7 @@ RESIDUALS = {
     "knock_out": "knock-out of nothing against the full pass",
     "weighted": "weighted attention of the influence against the pass's own",
     "response": "influence on the response's tokens against that on all",
+    "patch": "logits of the query alone with patched weights against those with the context",
 }
 """The checks by their short names."""
 
@@ -373,6 +374,47 @@ class PairEffects:
     error: float
     spread: float
     n_vectors: int
+
+
+@dataclass(frozen=True)
+class SourceUpdate:
+    """A source's part of the weight updates that stand for the context, where the answer begins.
+
+    Attributes:
+        size: |ΔW_i| / |W|, the mean over layers.
+        share: ⟨ΔW_i, ΔW⟩ / |ΔW|², the mean over layers: which part of the update it is; negative where it opposes it.
+        displaced: the same of what it takes from the tokens that stay, whose attention it draws.
+        largest_in: the layer where |ΔW_i| / |W| is largest.
+        alike: the source whose part is most like it, or None for a single one.
+        cosine: how much it is, the mean over layers of the cosines.
+    """
+
+    size: float
+    share: float
+    displaced: float
+    largest_in: int
+    alike: int | None
+    cosine: float | None
+
+
+@dataclass(frozen=True)
+class PatchEffects:
+    """The context as an update of rank 1 of every block's MLP, at the token where the answer begins.
+
+    Attributes:
+        off_of_blocks: the worst difference of a patched block's output from what it is with the context, relative.
+        n_kept: how many tokens stay without the sources, and run alone with patched weights.
+        by_layer: |ΔW| / |W| of each layer.
+        sources: each source's part.
+        shares: of what belongs to no source, by its name in `iclens.lens.patching.update.TERMS`; with what the sources
+            give and displace they sum to 1.
+    """
+
+    off_of_blocks: float
+    n_kept: int
+    by_layer: tuple[float, ...] = field(repr=False)
+    sources: tuple[SourceUpdate, ...]
+    shares: dict[str, float]
 
 
 @dataclass(frozen=True)

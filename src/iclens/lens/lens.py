@@ -12,14 +12,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from iclens.dual import DualModel, TrainingWeights
+from iclens.dual.counterfactual import RIDGE
 from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations, usual_scores
 from iclens.lens.contrast import Contrast
 from iclens.lens.explanation import Explanation
+from iclens.lens.head_statistics import HeadStatistics, head_statistics
 from iclens.lens.inside import confirmed, inside, statements_inside
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.model.placed import doubled
 from iclens.lens.passes import MOST_TOKENS, Passes
+from iclens.lens.patching.effects import with_patch
+from iclens.lens.patching.patches import BELOW, CONTEXTS, Patches, patches_of
+from iclens.lens.patching.update import Patch
 from iclens.lens.prompt.options import PromptOptions, Written
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.tokens import NOT_A_DEMONSTRATION, TokenizedPrompt, by_source
@@ -95,6 +100,7 @@ class Lens:
         kind = Passes if question.foil is None else Contrast
         self.passes = kind(self.model, [question], held=held, precise=precise, nodes=nodes, **at_once)
         self._scored: dict[tuple[str, int], Scores] = {}
+        self._patches: dict[tuple[str, str], Patches] = {}
         self.tokenized: TokenizedPrompt = question.tokenized
         """The prompt's tokens."""
         self.prompt: Prompt = self.tokenized.prompt
@@ -270,6 +276,65 @@ class Lens:
             raise UserError(f"there is no head {head} in layer {layer}: {self.model.name} has {size}")
         return self.traced.layers[layer].dual(head, self.groups, training_weights=training_weights)
 
+    def head_statistics(self, place: int = 0, *, ridge: float | None = RIDGE) -> HeadStatistics:
+        """Every head's numbers where the answer is read: how much its values disagree, what one token does, the end.
+
+        The end is the head's dual model trained on the squared loss, kernel ridge regression: see
+        `iclens.dual.Counterfactual`. No pass beyond the one that is read; then O(n³) for each key head, in float64.
+
+        Args:
+            place: which of the positions that are read, from 0: of an answer's or a response's several tokens.
+            ridge: λ of the end, positive; None leaves out what needs it.
+
+        Raises:
+            UserError: there is no such place, its token sees no other, or `ridge` is not positive and finite.
+        """
+        positions = self.traced.readouts.positions[0].tolist()
+        if not 0 <= place < len(positions):
+            raise UserError(f"place={place}: the number of positions that are read is {len(positions)}, from 0.")
+        return head_statistics(self.traced.layers, self.model.name, positions[place], place, ridge)
+
+    def patches(self, *, context: str = CONTEXTS[0], below: str = BELOW[0]) -> Patches:
+        """What the context does to every block, as an update of rank 1 of its MLP at each token that stays.
+
+        Running these tokens alone, at their own positions, with all blocks patched gives the logits that the whole
+        prompt gives: `patches().run()` does so and says how far it is off. One pass over the prompt, and one over the
+        tokens that stay.
+
+        Args:
+            context: what is taken away: `"sources"`, so that the query and all that is of no source stay, or
+                `"everything"` before the query.
+            below: `"patched"`: all patches run together; `"plain"`: each by itself, with the blocks below as they are.
+
+        Raises:
+            UserError: an unknown choice, a mixture of experts, a foil, or a prompt without context.
+
+        Source: Dherin et al. 2025, Theorem 2.2; Goldwaser et al. 2025; docs/patch.md.
+        """
+        if (context, below) not in self._patches:
+            if self.passes.questions[0].foil is not None:
+                raise UserError("a patch is of one text, not of a response against a foil: leave the foil out.")
+            made = patches_of(
+                self.model, self.input_ids, self.groups, self.query_start, self.readouts.positions[0].cpu(),
+                self.n_demonstrations, context=context, below=below,
+            )  # fmt: skip
+            with self.passes.stage("patch"):
+                self.passes.forward_passes += 1.0
+                _ = made.whole
+                if below == "plain":
+                    self.passes.forward_passes += made.share
+                    _ = made.plain
+            self._patches[context, below] = made
+        return self._patches[context, below]
+
+    def patch(self, layer: int, *, context: str = CONTEXTS[0], below: str = BELOW[0]) -> Patch:
+        """What the context does to one block: `patches(…)[layer]`.
+
+        Raises:
+            UserError: there is no such layer, or as in `patches`.
+        """
+        return self.patches(context=context, below=below)[layer]
+
     def score(self, name: str, *, seed: int = 0) -> Scores:
         """Score the demonstrations by a method of `ATTRIBUTIONS`, e.g. `"lasso"`; `seed` is of what it draws.
 
@@ -307,6 +372,7 @@ class Lens:
         knock_out: Iterable[Iterable[SupportsIndex | str]] = (),
         edges: str | None = None,
         pairs: bool = False,
+        patch: bool = False,
         faithfulness: bool = False,
         within: str | None = None,
         budget: int = 0,
@@ -340,6 +406,8 @@ class Lens:
             found = replace(
                 found, sources=confirmed(self, found.sources, found.scores[0], budget), cost=self.passes.cost
             )
+        if patch:
+            found = with_patch(self, found)
         if not faithfulness:
             return found
         rows = {name: [effect.score(name) or 0.0 for effect in found.sources] for name in found.scores}

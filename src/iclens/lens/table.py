@@ -20,6 +20,7 @@ from iclens.lens.views import VIEWS
 
 _BAR = 8
 _MOST_PAIRS = 6
+_MOST_UPDATES = 12
 _MOST_OPENED = 3
 _MOST_CITED = 3
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -44,6 +45,13 @@ PARTS = {
     "answer": "the answer's own tokens",
     "learned_sinks": "learned sinks",
     "entropy": "entropy of the predictions",
+}
+
+
+UPDATES = {
+    "rest": "other tokens that were taken away",
+    "states": "changed states of the tokens that stay",
+    "norms": "changed scales of norms",
 }
 
 
@@ -81,6 +89,7 @@ class _Printer:
         self._pieces()
         self._statements()
         self._pairs()
+        self._patch()
         self._others()
         self._agreement()
         self._checks()
@@ -277,6 +286,29 @@ class _Printer:
         if pairs.error >= pairs.spread:
             self.line(self.faint(" no better than their mean: for one subset, knock out the others (--knock-out)"))
 
+    def _patch(self) -> None:
+        patch = self.e.patch
+        if patch is None:
+            return
+        n = len(patch.by_layer)
+        self.heading("Weight updates", f"ΔW of rank 1 in {n} MLPs, where the answer begins; means over layers")
+        order = sorted(range(len(patch.sources)), key=lambda i: -patch.sources[i].size)
+        rows: list[Sequence[str | Text]] = []
+        for i in order[:_MOST_UPDATES]:
+            one = patch.sources[i]
+            alike = "" if one.alike is None else f"{self.name(one.alike)} ({_known(one.cosine)})"
+            parts = (_of_update(one.share), _of_update(one.displaced))
+            rows.append((self.name(i), f"{1e3 * one.size:.2f} ‰", *parts, str(one.largest_in), alike))
+        left = [patch.sources[i] for i in order[_MOST_UPDATES:]]
+        if left:
+            sums = (_of_update(sum(one.share for one in left)), _of_update(sum(one.displaced for one in left)))
+            rows.append((self.faint(f"{len(left)} others"), "", *sums, "", ""))
+        others = {UPDATES[name]: share for name, share in patch.shares.items() if share}
+        rows += [(self.faint(name), "", _of_update(share), "", "", "") for name, share in others.items()]
+        columns = ("", ">size, of |W|", ">part of ΔW", ">it displaces", ">largest in layer", "most alike (cosine)")
+        self.table(columns, rows)
+        self.line(self.faint(f" {patch.n_kept} tokens stay without the {self.noun}s, and run alone with these weights"))
+
     def _others(self) -> None:
         known = [name for name in ("gradient_step", "path") if name in self.e.scores]
         if not known:
@@ -336,3 +368,7 @@ def _known(correlation: float | None) -> str:
 
 def _method(name: str) -> str:
     return METHODS.get(name, one_line(name, 40))
+
+
+def _of_update(share: float) -> str:
+    return f"{100.0 * share:+.1f} %".replace("-", "−")
