@@ -73,8 +73,8 @@ PRESETS: dict[str, Preset] = {
 }
 """`quick` shows that everything works, in minutes on two cores: two layers, short sentences. `small` is the whole
 encoder on real tasks, in fewer steps and at a rate that a small encoder bears; CoLA, which a sentence encoder learns
-slowly and whose sentences are short, gets twice as many. `paper` is the size of BERT's usual fine-tuning (three epochs of
-batches of 32 at 3e-5). The paper's own settings are unknown: all are ours.
+slowly and whose sentences are short, gets twice as many. `paper` is the size of BERT's usual fine-tuning (three epochs
+of batches of 32 at 3e-5). The paper's own settings are unknown: all are ours.
 """
 
 PAPERS_ROWS = (
