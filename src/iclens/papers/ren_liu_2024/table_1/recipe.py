@@ -122,7 +122,7 @@ class FinetuneTable(Recipe[TableSettings]):
                 # The fewest with which p reaches 0.05 / 3 beside a row that is worse at every seed.
                 n_seeds=7,
             ),
-            seconds=66_000,
+            seconds=63_000,
         )
     }
     revision = 3
