@@ -169,6 +169,17 @@ def _glue_lines(folder: Path) -> None:
     (folder / "rte" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
 
 
+def _glue_own(folder: Path) -> None:
+    (folder / "RTE").mkdir()
+    classes = ("entailment", "not_entailment")
+    lines = [
+        f"{place}\t{row['sentence1']}\t{row['sentence2']}\t{classes[int(row['label'])]}"
+        for place, row in enumerate(ROWS)
+    ]
+    text = "\n".join(["index\tsentence1\tsentence2\tlabel", *lines, ""])
+    (folder / "RTE" / "train.tsv").write_text(text, encoding="utf-8")
+
+
 def _glue_table(folder: Path) -> None:
     (folder / "rte").mkdir()
     lines = ["sentence1,sentence2,label", *(f"{row['sentence1']},{row['sentence2']},{row['label']}" for row in ROWS)]
@@ -248,6 +259,7 @@ FORMATS: dict[str, Format] = {
     "table of a recipe": Format("table.json", _table, _read_table, True),
     "measured case": Format("sums.json", _written("sums.json", json.dumps(sealed(MEASURED))), _read_bench, True),
     "data, JSONL": Format("rte/train.jsonl", _glue_lines, partial(_read_glue, "train"), False),
+    "data, GLUE's own": Format("RTE/train.tsv", _glue_own, partial(_read_glue, "train"), False),
     "data, CSV": Format("rte/train.csv", _glue_table, partial(_read_glue, "train"), False),
     "question": Format("ask.json", _written("ask.json", json.dumps(QUESTION)), _read_question, False),
     **{

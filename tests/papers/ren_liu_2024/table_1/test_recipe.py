@@ -81,6 +81,16 @@ def test_a_control_never_is_the_best_row():
     assert outcomes({"control scale 0.5": 0.3}) == ["does not hold"] * 3
 
 
+@pytest.mark.parametrize(("n_seeds", "n_tasks", "tested"), [(4, 1, False), (5, 1, True), (5, 2, False), (6, 2, True)])
+def test_too_few_seeds_for_any_p_give_no_verdict(n_seeds, n_tasks, tested):
+    settings = replace(SETTINGS, n_seeds=n_seeds, tasks=("cola", "rte")[:n_tasks])
+    table = Table(
+        {**row, "task": task} for task in settings.tasks for row in planted({"augmented g1&g2": 0.2}, n_seeds=n_seeds)
+    )
+    found = {verdict.outcome for verdict in RECIPE.check(table, settings)}
+    assert found == ({"holds under"} if tested else {"cannot be tested here"})
+
+
 @pytest.mark.parametrize("preset", RECIPE.presets.values())
 def test_every_named_row_exists(preset):
     assert set(preset.settings.rows) <= set(ROWS)
@@ -159,6 +169,9 @@ def test_the_estimate_is_the_sum_of_its_parts_and_each_kind_is_timed_once_a_task
 
     rows = ("negative", "control scale 0.5", "control scale 0.9", "control parameters g1")
     settings = replace(SETTINGS, tasks=("cola", "rte"), rows=rows, n_seeds=3, steps=7)
+    Told().seconds_by_part(replace(settings, preset="small", tasks=("cola",), rows=("original",)), Told.quick)
+    assert [one[3] for one in asked] == [14]
+    asked.clear()
     by_part = Told().seconds_by_part(settings, Told.quick)
     assert len(by_part) == len(Told().parts(settings)) == 2 * 3 * 8
     # The original, negatives, and the controls of two variants.
