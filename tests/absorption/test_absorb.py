@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.selection.test_chats import model as with_chat_template
 from tests.selection.words import TEMPLATE, draw, learner
 
 import iclens
@@ -20,8 +22,15 @@ KNOWN = draw(3, n_wrong=0)
 WRITTEN: dict[str, Any] = {"template": TEMPLATE, "candidates": KNOWN.labels}
 
 
-def absorbed(**options: Any) -> Absorbed:
+@pytest.fixture(autouse=True)
+def single_precision() -> Iterator[None]:
+    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
+def absorbed(**options: Any) -> Absorbed:
     return iclens.absorb(learner(), KNOWN.pool, KNOWN.dev, **WRITTEN, **options)
 
 
@@ -79,7 +88,6 @@ def test_queries_that_take_no_part_do_not_change_the_adapter() -> None:
 
 
 def absorbed_of(queries: list[tuple[str, str]], held_out: list[tuple[str, str]]) -> Absorbed:
-    torch.set_default_dtype(torch.float32)
     options = {"rank": 2, "ranks": (), "numbers": (), "held_out": held_out}
     return iclens.absorb(learner(), KNOWN.pool, queries, **WRITTEN, **options)
 
@@ -87,14 +95,25 @@ def absorbed_of(queries: list[tuple[str, str]], held_out: list[tuple[str, str]])
 def test_a_prompt_gives_its_demonstrations_and_the_same_adapter() -> None:
     text = Prompt.from_examples(KNOWN.pool, "stone", TEMPLATE)
     options: dict[str, Any] = {"rank": 2, "ranks": (), "numbers": (), "candidates": KNOWN.labels}
-    torch.set_default_dtype(torch.float32)
     one = iclens.absorb(learner(), text, KNOWN.dev, **options).adapter.tensors()
     other = absorbed(rank=2, ranks=(), numbers=()).adapter.tensors()
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
+def test_a_chat_becomes_what_the_pairs_that_its_template_writes_become() -> None:
+    options: dict[str, Any] = {"rank": 2, "ranks": (), "numbers": (), "candidates": KNOWN.labels}
+    chat = iclens.absorb(with_chat_template(), KNOWN.pool, KNOWN.dev, as_chat=True, **options)
+    pairs = absorbed(rank=2, ranks=(), numbers=())
+    assert chat.named("prompt").log_p == pytest.approx(pairs.named("prompt").log_p, abs=1e-4)
+    assert chat.loss.mean == pytest.approx(pairs.loss.mean, abs=1e-3)
+
+
+def test_the_instruction_stays_in_the_prompt() -> None:
+    found = absorbed(rank=2, ranks=(), numbers=(), instruction="cat is")
+    assert found.named("absorbed").tokens == found.named("zero-shot").tokens > 3.0
+
+
 def test_free_answers_of_any_text_are_absorbed_too() -> None:
-    torch.set_default_dtype(torch.float32)
     pairs = [(word, f"{label} {label}") for word, label in KNOWN.pool]
     asked = [(word, f"{label} {label}") for word, label in KNOWN.dev]
     options = {"rank": 2, "ranks": (), "numbers": ()}
@@ -153,6 +172,11 @@ def test_progress_tells_of_every_stage() -> None:
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         absorbed(**options)
+
+
+def test_demonstrations_without_outputs_are_refused() -> None:
+    with pytest.raises(UserError, match="have no outputs"):
+        iclens.absorb(learner(), [{"input": word} for word, _ in KNOWN.pool], KNOWN.dev, **WRITTEN)
 
 
 def test_a_query_that_is_a_demonstration_is_refused() -> None:

@@ -135,6 +135,31 @@ def test_experts_take_the_change_in_their_attention() -> None:
     assert off(model, fitted(model, targets=("attention",))) < 1e-3
 
 
+@pytest.mark.parametrize("name", ["gpt2", "opt", "llama"])
+def test_all_queries_together_may_be_longer_than_the_context(name: str) -> None:
+    """They share a pass, but each keeps its own positions; half a ridge, so that the fit is no interpolation."""
+    model = double(name)
+    drawn = torch.Generator().manual_seed(3)
+    queries = [torch.randint(3, 57, (4,), generator=drawn).tolist() for _ in range(60)]
+    sites = sites_of(model)
+    pairing = paired(model, [CONTEXT + one for one in queries], queries, [1] * 60)
+    assert min(pairing.tokens) > 128 == model.context_length
+    states = states_of(model, pairing.behind, pairing.there, sites)
+    adapter = fit(model, sites, states, pairing, 32, 1e-3)
+    nodes = dict(zip(pairing.alone.numbers, pairing.alone.paths, strict=True))
+    behind = logits_of(model, [CONTEXT + one for one in queries])
+    alone, own = logits_of(model, queries), None
+    with adapter.applied(model):
+        own = logits_of(model, queries)
+    assert len(nodes) == 60
+    assert float((own - behind).square().mean()) < 0.2 * float((alone - behind).square().mean())
+
+
+@torch.no_grad()
+def logits_of(model: LensModel, texts: list[list[int]]) -> torch.Tensor:
+    return model.model(input_ids=torch.tensor(texts)).logits[:, -1]
+
+
 def test_queries_of_one_token_are_refused() -> None:
     with pytest.raises(UserError, match="single token"):
         paired(double("llama"), [[*CONTEXT, 5]], [[5]], [1])

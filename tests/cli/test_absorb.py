@@ -54,8 +54,12 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(folder: Path, capsys: pytes
     assert sorted(folder.iterdir()) == before
 
 
-def test_without_curves_only_the_main_table_is_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("pool.jsonl --queries dev.jsonl --rank 2 --no-curves") == 0
+def test_a_prompt_is_absorbed_and_without_curves_only_the_main_table_is_measured(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "\n\n".join([*(f"{word} is {label} ." for word, label in KNOWN.pool), "nothing is"])
+    (folder / "prompt.txt").write_text(text)
+    assert command("prompt.txt --queries dev.jsonl --rank 2 --no-curves") == 0
     printed = capsys.readouterr()
     assert "1 fits of" in printed.err
     assert "By rank" not in printed.out

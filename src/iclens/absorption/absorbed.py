@@ -96,7 +96,7 @@ class Absorbed:
         from iclens.absorption.table import print_absorbed
 
         stream = StringIO()
-        print_absorbed(self, Console(file=stream, width=120, force_terminal=False, highlight=False))
+        print_absorbed(self, Console(file=stream, width=140, force_terminal=False, highlight=False))
         return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
     def to_rows(self) -> list[dict[str, Any]]:

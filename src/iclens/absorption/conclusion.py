@@ -24,9 +24,10 @@ def _sentences(found: Absorbed) -> Iterator[str]:
     if zero.divergence.mean < 0.01:
         yield "The demonstrations change next to nothing in what the model says: there is little to absorb."
     else:
+        kept = f"{_percent(found.kept)} is kept" if found.kept > 0 else "nothing is kept"
         yield (
-            f"Of what they change in the next token, {_percent(max(found.kept, 0.0))} is kept: the divergence from the "
-            f"prompt falls from {zero.divergence.mean:.3f} to {own.divergence.mean:.3f} nats."
+            f"Of what they change in the next token, {kept}: the divergence from the prompt goes from "
+            f"{zero.divergence.mean:.3f} to {own.divergence.mean:.3f} nats."
         )
     metric, loss = found.metric, own.change.log_loss
     clear = is_clear(own.change.metric) or is_clear(loss)
@@ -37,6 +38,8 @@ def _sentences(found: Absorbed) -> Iterator[str]:
         f"{own.reached.log_loss.mean:.3f} ({prompt.reached.log_loss.mean:.3f}, {zero.reached.log_loss.mean:.3f}): "
         + (f"clearly {kind} than the prompt." if clear else "no clear difference from the prompt.")
     )
+    if zero.change.metric.low > 0 or zero.change.log_loss.high < 0:
+        yield "The prompt itself is clearly worse than no demonstrations, and what it becomes keeps that."
     trained = [one for one in found.main if one.name in (LORA, DISTILLED)]
     if trained:
         yield "Trained in its place: " + "; ".join(map(_trained, trained)) + "."

@@ -27,6 +27,7 @@ from iclens.absorption.pairing import Pairing
 from iclens.absorption.sites import ATTENTION, MLP_IN, Site
 from iclens.absorption.states import Hook, States, hooked, rows, run_tree, stream
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.placed import doubled
 
 RIDGE = 1.0
 """λ, in tokens of mean size."""
@@ -77,8 +78,9 @@ def fit(
     def fitted(site: Site) -> Hook:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
             inside = inputs[0]
-            lacking = wanted(site).double() - rows(output, here).double()
-            best = best_maps(rows(inside, here), lacking, pairing.weights.to(output.device), ridge)
+            x_here = doubled(rows(inside, here))
+            lacking = doubled(wanted(site)) - doubled(rows(output, here))
+            best = best_maps(x_here, lacking, pairing.weights.to(x_here.device), ridge)
             maps[site.name] = one = best.of_rank(rank)
             advance(len(maps))
             return output + one(inside)

@@ -13,7 +13,7 @@ import torch
 from iclens.absorption.fitting import RIDGE
 from iclens.absorption.low_rank import best_maps
 from iclens.absorption.pairing import EMPHASIS, Pairing
-from iclens.absorption.queries import Queries
+from iclens.absorption.queries import ALONE, Queries
 from iclens.absorption.reached import DISTILLED, LORA
 from iclens.absorption.sites import USUAL, Site, sites_of, widths
 from iclens.absorption.training import Training
@@ -94,10 +94,11 @@ class Plan:
         ratio = len(self.task.aside) / len(self.task.dev)
         trained = 0 if self.training is None else 2
         read = 2 * (shots * (1 + share) + alone * ratio * (2 + len(self.numbers) + self.n_fits + trained))
-        own = sum(len(one.input) + len(str(one.output)) for one in self.task.shots)
-        per_token = max(1.0, sum(len(one.input) for one in self.task.dev) / max(alone, 1))
-        lesson = own / per_token + alone
-        return round(fits + read), 0 if self.training is None else round(3 * self.training.steps * lesson)
+        if self.training is None:
+            return round(fits + read), 0
+        # Forth and back is about three passes.
+        lesson = sum(map(len, Queries(self.task, self.task.shots).ids(ALONE))) + alone
+        return round(fits + read), 3 * self.training.steps * lesson
 
     def seconds(self) -> float:
         """Time a pass and a regression, and tell about how long everything takes here; nothing is kept."""
@@ -147,8 +148,10 @@ def plan(
         model, demonstrations, queries, k=None, budget_tokens=None, order="given", balanced=False, budget=1.0,
         seed=seed, **written,
     )  # fmt: skip
+    if not task.pool.is_labelled:
+        raise UserError("the demonstrations have no outputs: give each its answer, as it is to stand in the prompt.")
     sites = sites_of(task.lens_model, layers, targets)
-    n = len(task.pool.demonstrations)
+    n = len(task.start)
     if any(not 1 <= one <= n for one in numbers or ()):
         raise UserError(f"numbers of demonstrations are {tuple(numbers or ())}: give some from 1 to {n}.")
     limit = min(min(widths(site.module)) for site in sites)

@@ -54,8 +54,10 @@ class Answered:
 
     def divergence(self, other: Answered) -> Float[Tensor, " n_queries"]:
         """KL(own ‖ other) of the token behind each query, nats."""
-        own, log_q = self.next_token, other.next_token
-        return (own.exp() * (own - log_q)).sum(-1).double().clamp_min(0)
+        p = self.next_token.exp()
+        # Some models rule tokens out altogether.
+        each = torch.where(p > 0, p * (self.next_token - other.next_token), 0.0)
+        return each.sum(-1).double().clamp_min(0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from iclens.absorption.sites import Site
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
+from iclens.lens.model.placed import wide
 from iclens.lens.read.prefix_tree import PrefixTree, read_tree
 from iclens.lens.read.tolerance import tolerance_of
 
@@ -94,8 +95,8 @@ def stream(args: Any, kwargs: Any) -> Tensor:
 
 
 def rows(x: Float[Tensor, "*one n_nodes width"], nodes: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
-    """Some nodes of a tree; some families flatten the leading axis away."""
-    return x.flatten(0, -2)[nodes.to(x.device)]
+    """Some nodes of a tree, in single precision at least; some families flatten the leading axis away."""
+    return wide(x.flatten(0, -2)[nodes.to(x.device)])
 
 
 def first(output: Any) -> Tensor:

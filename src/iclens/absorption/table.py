@@ -11,20 +11,22 @@ from rich.text import Text
 
 from iclens.absorption.absorbed import Absorbed
 from iclens.absorption.conclusion import conclusion
-from iclens.absorption.reached import Reached
+from iclens.absorption.reached import PROMPT, Reached
 from iclens.display_text import one_line
 from iclens.intervals import Estimate
 from iclens.work.progress import duration
 
 
 def print_absorbed(found: Absorbed, console: Console) -> None:
-    """Print an absorption, readable from 100 columns on."""
+    """Print an absorption, readable from 120 columns on."""
     _heading(console, "In words")
     for sentence in conclusion(found):
         console.print(Text(f" {sentence}"))
-    remark = f"on {found.n_held_out} queries that took no part; means with 95 % intervals; a change is paired"
+    remark = (
+        f"on {found.n_held_out} queries that took no part; means with 95 % intervals; changes from the prompt, paired"
+    )
     _heading(console, "What it is worth", remark)
-    columns = ("answered by", ">tokens", ">KL from prompt", f">{found.metric}", ">log-loss", ">its change")
+    columns = ("answered by", ">tokens", ">KL from prompt", f">{found.metric}", ">change", ">log-loss", ">change")
     _table(console, columns, [_main(one) for one in found.main])
     if found.by_rank:
         _heading(console, "By rank", "the rank that is written is among them")
@@ -33,8 +35,8 @@ def print_absorbed(found: Absorbed, console: Console) -> None:
     if found.by_number:
         _heading(console, "By demonstrations", "each prompt, and what it becomes at the rank that is written")
         rows = [(str(one.demonstrations), one.name, *_numbers(one)) for one in found.by_number]
-        columns = (">n", "answered by", ">KL from prompt", ">|Δ log p|", f">{found.metric}", ">log-loss")
-        _table(console, columns, rows)
+        headings = (">n", "answered by", ">KL from prompt", ">|Δ log p|", f">{found.metric}", ">log-loss")
+        _table(console, headings, rows)
     console.print()
     said = (
         f"fitted by {found.n_fitted} queries; {' and '.join(found.targets)} of {len(found.layers)} layers, ridge "
@@ -46,14 +48,15 @@ def print_absorbed(found: Absorbed, console: Console) -> None:
 
 
 def _main(one: Reached) -> Sequence[str]:
-    change = format(one.change.log_loss, "+.3f").replace("-", "−")
+    is_prompt = one.name == PROMPT
     return (
         one.name,
         f"{one.tokens:.0f}",
         _interval(one.divergence),
         _interval(one.reached.metric),
+        "" if is_prompt else _interval(one.change.metric, "+.3f"),
         _interval(one.reached.log_loss),
-        "" if one.name == "prompt" else change,
+        "" if is_prompt else _interval(one.change.log_loss, "+.3f"),
     )
 
 
@@ -66,8 +69,8 @@ def _numbers(one: Reached) -> tuple[str, ...]:
     )
 
 
-def _interval(one: Estimate) -> str:
-    return format(one, ".3f").replace("-", "−")
+def _interval(one: Estimate, form: str = ".3f") -> str:
+    return format(one, form).replace("-", "−")
 
 
 def _heading(console: Console, title: str, remark: str = "") -> None:

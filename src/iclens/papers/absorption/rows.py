@@ -9,7 +9,7 @@ import torch
 
 from iclens.absorption.absorbing import carried_out
 from iclens.absorption.plan import plan
-from iclens.absorption.reached import ABSORBED, DISTILLED, PROMPT, Reached
+from iclens.absorption.reached import ABSORBED, DISTILLED, Reached
 from iclens.absorption.sites import MLP_IN
 from iclens.lens import LensModel
 from iclens.papers.absorption.settings import AbsorptionSettings
@@ -63,6 +63,3 @@ def _rows(name: str, one: Reached) -> Iterator[dict[str, Cell]]:
             "log_loss": -log_p,
             "accuracy": value,
         }
-
-
-__all__ = ["ABSORBED", "FIRST_ALONE", "PROMPT", "draw_rows"]
