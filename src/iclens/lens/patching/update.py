@@ -241,7 +241,7 @@ class Patch:
 
 
 def patch_of(
-    lens_model: LensModel, block: Block, state: State, below: State | None, positions: Tensor, n_sources: int
+    lens_model: LensModel, block: Block, state: State, below: State, positions: Tensor, n_sources: int
 ) -> Patch:
     """The patch of one block.
 
@@ -249,8 +249,7 @@ def patch_of(
         lens_model: the model.
         block: the block.
         state: what it computed with the context.
-        below: what it computed without, in a pass over the tokens that stay alone; None when the blocks below are
-            patched too, so that its input is the same.
+        below: what it computed in a pass over the tokens that stay alone, its input and its attention's output.
         positions: of the tokens that stay.
         n_sources: how many of the context's parts are sources; one more is all the rest.
 
@@ -260,8 +259,7 @@ def patch_of(
     check(lens_model, block, state)
     layer, attended, m = block.layer, state.attended, lens_model.family.branch_scale
     assert attended is not None
-    stream = state.stream if below is None else below.stream
-    A, A0 = state.attention, attended.alone if below is None else below.attention
+    stream, A, A0 = below.stream, state.attention, below.attention
     change = _attention_change(attended, A0, n_sources)
     B, B0, change = _through(layer.norm_after_attention, A, A0, change)
     u, u0 = state.stream + m * B, stream + m * B0
