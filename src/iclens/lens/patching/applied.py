@@ -13,11 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from iclens.lens.model.loading import LensModel
-from iclens.lens.model.placed import at_hand, wide
+from iclens.lens.model.placed import wide
 from iclens.lens.patching.block import Block
 from iclens.lens.patching.states import Pass, State, Text, alone, check
-from iclens.lens.patching.update import Patch, Update, patch_of, with_gain
-from iclens.lens.read.frozen import patched
+from iclens.lens.patching.update import Patch, Update, patch_of, units
 
 Form = Literal["offset", "weights"]
 """Where the offset goes: to the end of the MLP's branch, or into a weight too: its last matrix, or its norm's gain."""
@@ -131,18 +130,16 @@ def _patch(
     elif norm is None:
         hook(block.linears[last], lambda x, y: _add_update(patch().offset_update, x, y))
     else:
-        stack.enter_context(patched(norm, partial(_with_own_gains, norm, patch)))
+        # (g + Δg) ⊙ û = g ⊙ û + Δg ⊙ û: a norm of PyTorch's takes one gain for all tokens.
+        hook(norm, lambda x, y: y + (_gain_of(patch()).to(y.device) * units(norm, x)).to(y.dtype))
+
+
+def _gain_of(patch: Patch) -> Tensor:
+    """The change of the last norm's gain, of a block that has one."""
+    assert patch.gain is not None
+    return patch.gain
 
 
 def _add_update(update: Update, x: Tensor, output: Tensor) -> Tensor:
     left, right = (part.to(output.device) for part in (update.left, update.right))
     return output + ((wide(x) * right).sum(-1, keepdim=True) * left).to(output.dtype)
-
-
-def _with_own_gains(norm: nn.Module, patch: Callable[[], Patch], x: Tensor) -> Tensor:
-    """A norm's output with a gain of its own at every token."""
-    with at_hand(norm):
-        weight, gain = norm.weight, patch().gain
-        assert isinstance(weight, Tensor)
-        assert gain is not None
-        return with_gain(norm, weight + gain.to(weight), x)
