@@ -14,6 +14,7 @@ from iclens.errors import UserError
 from iclens.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from iclens.absorption import Absorbed, absorb
     from iclens.attention import apply, remove
     from iclens.attribution import attribute
     from iclens.dual import DualModel
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __version__ = version("iclens")
 __all__ = [
+    "Absorbed",
     "DualModel",
     "Explanation",
     "Lens",
@@ -32,6 +34,7 @@ __all__ = [
     "Selection",
     "UserError",
     "__version__",
+    "absorb",
     "apply",
     "attribute",
     "capture",
@@ -48,6 +51,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "absorption": "Absorbed absorb",
         "attention": "apply remove",
         "attribution": "attribute",
         "dual": "DualModel",

@@ -143,3 +143,30 @@ def test_mistakes_have_exit_status_2_and_leave_nothing(
     assert command(line) == 2
     assert said in capsys.readouterr().err
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_a_cluster_chooses_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray")
+    for on in ("local", "ray"):
+        options = ["--on", "ray"] if on == "ray" else []
+        line = f"pool.jsonl --dev dev.jsonl -k 4 --budget 20 --json {on}.json --out {on}.jsonl".split()
+        assert main(["select", *line, *LABELS, *options]) == 0
+    here, there = (json.loads((folder / f"{on}.json").read_text()) for on in ("local", "ray"))
+    assert here["indices"] == there["indices"]
+    assert here["demonstrations"] == there["demonstrations"]
+    assert here["cost"] | {"seconds": 0} == there["cost"] | {"seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--threads", "2"], "--threads is for a Ray cluster: give --on ray as well"),
+        (["--on", "ray", "--check", "dev.jsonl"], "--check runs the demonstrations on this machine"),
+    ],
+)
+def test_a_cluster_is_asked_for_by_name(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert main(["select", "pool.jsonl", "--dev", "dev.jsonl", "-k", "4", *options]) == 2
+    assert said in capsys.readouterr().err

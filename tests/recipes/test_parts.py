@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
-from tests.recipes.coin import Coin, planted
+from tests.recipes.coin import Coin, CoinSettings, planted
 from tests.recipes.one_recipe import reproduce
 
 from iclens.errors import UserError
@@ -13,8 +14,9 @@ from iclens.papers.ren_liu_2024.dual_descent import DualDescent
 from iclens.papers.ren_liu_2024.random_features import FeatureSettings, RandomFeatures
 from iclens.recipes.contract import Preset
 from iclens.recipes.parts import PartStore, work_key
-from iclens.recipes.reproduce import Order, reproduce_all
+from iclens.recipes.reproduce import Order, cost, reproduce_all
 from iclens.recipes.reproduction import TABLE, stored
+from iclens.recipes.settings import place
 from iclens.recipes.table import Table
 
 
@@ -112,6 +114,69 @@ def test_parts_of_other_settings_or_revisions_are_not_taken(tmp_path, monkeypatc
     other = Coin()
     assert work_key(other, other.quick.settings, "1") != work_key(other, other.paper.settings, "1")
     assert work_key(other, other.quick.settings, "1") != work_key(other, other.quick.settings, "2")
+
+
+class Seeds(Coin):
+    """Draws that do not depend on how many seeds and widths are asked for."""
+
+    def bearing(self, part, settings):
+        return dataclasses.replace(settings, n_seeds=1, widths=(part["width"],))
+
+
+def test_finished_parts_serve_a_smaller_run_and_are_left_to_the_larger(tmp_path, registered):
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(Seeds(stop_at=4), "quick", tmp_path)
+    fewer = dataclasses.replace(Coin.quick.settings, n_seeds=2, widths=(1.0,))
+    small = Seeds()
+    made = reproduce(small, "quick", tmp_path, settings=fewer, resume=True)
+    assert small.measured == []
+    assert made.table == Coin().run(fewer)
+    larger = Seeds()
+    assert reproduce(larger, "quick", tmp_path, resume=True).table == Coin().run(Coin.quick.settings)
+    assert len(larger.measured) == 2
+    assert not (tmp_path / "parts").exists()
+    # What bears on the draws is not passed over.
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(Seeds(stop_at=4), "quick", tmp_path)
+    moved = Seeds()
+    reproduce(moved, "quick", tmp_path, settings=dataclasses.replace(fewer, centre=3.0), resume=True)
+    assert len(moved.measured) == 2
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptSettings(CoinSettings):
+    data: str = place("here", "where the coins lie")
+
+
+class Kept(Coin):
+    quick = Preset(KeptSettings(n_seeds=3), seconds=0.1)
+
+    def inputs(self, settings):
+        return settings.data[0]
+
+
+def test_where_the_data_lie_does_not_matter_and_what_they_are_does(tmp_path, registered):
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(Kept(stop_at=4), "quick", tmp_path)
+    for data, n_missing in (("hence", 2), ("there", 6)):
+        resumed = Kept()
+        folder = tmp_path / data
+        shutil.copytree(tmp_path / "parts", folder / "parts")
+        settings = dataclasses.replace(Kept.quick.settings, data=data)
+        assert reproduce(resumed, "quick", folder, settings=settings, resume=True).settings.data == data
+        assert len(resumed.measured) == n_missing
+
+
+def test_the_cost_is_that_of_the_parts_that_are_missing(tmp_path):
+    class Uneven(Coin):
+        def seconds_by_part(self, settings, preset):
+            return [10.0**place for place, _ in enumerate(self.parts(settings))]
+
+    assert cost(Order(Uneven(), "quick", tmp_path)).seconds == pytest.approx(111_111)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(Uneven(stop_at=4), "quick", tmp_path)
+    found = cost(Order(Uneven(), "quick", tmp_path))
+    assert (found.n_parts, found.n_finished, found.seconds) == (6, 4, pytest.approx(110_000))
 
 
 def test_a_damaged_part_is_measured_again(tmp_path):

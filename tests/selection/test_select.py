@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -16,11 +17,14 @@ from tests.selection.words import TEMPLATE, Known, draw, learner
 import iclens
 from iclens.errors import UserError
 from iclens.language.words import CATEGORIES
+from iclens.lens.many.model_source import ModelSource
 from iclens.selection import METHODS, Found, Search, Selection, select
 from iclens.selection.conclusion import conclusion
+from iclens.selection.elsewhere import Elsewhere
 from iclens.selection.evaluator import ALIKE
 from iclens.selection.splitting import split_off
 from iclens.work.parts import Parts
+from iclens.work.workers import Ended
 
 QUICK: dict[str, Any] = {"template": TEMPLATE, "against": None, "budget": 30.0}
 
@@ -292,3 +296,20 @@ def test_pruning_leaves_nothing_that_could_go(tmp_path: Path) -> None:
         if one.place is not None:
             assert one.left_out is not None
             assert one.left_out.mean > ALIKE
+
+
+def test_other_processes_are_sent_all_that_a_choice_needs() -> None:
+    """Through pickled calls that end in another order, the choice is the same."""
+    sent: list[str] = []
+
+    def executor(function: Any, calls: Any) -> Iterator[Ended[Any]]:
+        for place in reversed(range(len(calls))):
+            run, call = pickle.loads(pickle.dumps((function, calls[place])))
+            sent.append(call[2].__name__)
+            yield Ended(place, run(*call, lambda: None))
+
+    known = draw(2)
+    source = ModelSource("bundled")
+    elsewhere = [Elsewhere(source, source.identity(), executor)]
+    assert same(chosen(known, k=4, elsewhere=elsewhere), chosen(known, k=4))
+    assert set(sent) == {"answers_of", "influence_of"}

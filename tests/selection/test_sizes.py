@@ -14,7 +14,7 @@ from iclens.selection.checking import check
 from iclens.selection.evaluator import Evaluator
 from iclens.selection.ledger import Ledger
 from iclens.selection.pool import Writing
-from iclens.selection.sizes import sizes
+from iclens.selection.sizes import shorter, sizes
 
 single_precision = test_select.single_precision
 
@@ -79,3 +79,14 @@ def test_examples_are_hurt_by_as_much_as_running_without_says() -> None:
         assert less - with_it == pytest.approx(nats, abs=AGREE)
         assert nats >= 0.1
         assert (found.examples[q].input, found.examples[q].output) == known.dev[found.development[q]]
+
+
+def test_the_shorter_prompts_are_the_best_halves_in_order() -> None:
+    values = {7: 0.1, 2: 0.5, 9: -0.2, 4: 0.3, 0: 0.2}
+    assert shorter((7, 2, 9, 4, 0), values) == [(2, 4), (2,)]
+    assert shorter((3,), {3: 1.0}) == []
+
+
+def test_a_choice_of_k_tells_what_fewer_reach() -> None:
+    found = chosen(draw(2), k=5, budget=20.0)
+    assert {1, 2, 5, 12} <= {one.n_shots for one in found.sizes}

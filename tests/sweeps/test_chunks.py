@@ -46,18 +46,24 @@ def test_one_run_is_trained_whatever_the_cap():
 
 
 def test_the_size_with_the_least_time_a_run_is_taken():
-    """Stacking pays up to four runs on this machine, and no larger size is tried once one is much worse."""
-    cost = {1: 1.0, 2: 1.2, 4: 1.6, 8: 4.0, 16: 4.0}
+    """Stacking pays up to four runs on this machine, and no larger size is tried once two are much worse."""
+    cost = {1: 1.0, 2: 1.2, 4: 1.6, 8: 4.0, 16: 9.0, 32: 9.0}
     tried = []
 
     def seconds(configs, device, steps):
         tried.append(len(configs))
         return cost[len(configs)]
 
-    found = plan([tiny(seed=seed) for seed in range(16)], 2**40, seconds=seconds)
-    assert tried == [1, 2, 4, 8]
+    found = plan([tiny(seed=seed) for seed in range(32)], 2**40, seconds=seconds)
+    assert tried == [1, 2, 4, 8, 16]
     assert (found.size, found.seconds) == (4, pytest.approx(1.6))
     assert found.measured == {size: cost[size] / size for size in tried}
+
+
+def test_one_size_that_was_held_up_does_not_end_the_search():
+    cost = {1: 1.0, 2: 9.0, 4: 1.2}
+    found = plan([tiny(seed=seed) for seed in range(4)], 2**40, seconds=lambda some, *_: cost[len(some)])
+    assert found.size == 4
 
 
 def test_the_last_size_tried_is_the_largest_allowed():

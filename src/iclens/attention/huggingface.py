@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -64,7 +65,7 @@ class Applied:
             self.remove()
 
 
-def apply(model: Any, name: str, *, layers: str = "all", **options: Any) -> Applied:
+def apply(model: Any, name: str, *, layers: str | Sequence[int] = "all", **options: Any) -> Applied:
     """Replace the softmax attention of a Hugging Face model's layers by a variant.
 
     A variant with the layer's dimensions becomes the submodule `iclens_attention` of each attention layer: its
@@ -77,16 +78,17 @@ def apply(model: Any, name: str, *, layers: str = "all", **options: Any) -> Appl
         model: an encoder, a decoder or both of transformers, with or without a head, also inside a PEFT model.
         name: a name in `iclens.attention.ATTENTIONS`.
         layers: `"all"`, or of an encoder-decoder only `"self"`, the attention within the input and within the output,
-            or only `"cross"`, that of the output to the input; the other layers keep softmax attention. Across two
-            sequences a query has no key of its own, which some variants (`regularized`, `weight-decay`) need.
+            or only `"cross"`, that of the output to the input; or the numbers of some attention layers, from 0, in the
+            model's order. The other layers keep softmax attention. Across two sequences a query has no key of its own,
+            which some variants (`regularized`, `weight-decay`) need.
         **options: the variant's own; each layer gets its own copy of them.
 
     Returns:
         A handle. `handle.remove()`, `remove(model)` or leaving `with apply(...) as model:` puts everything back.
 
     Raises:
-        UserError: the family cannot be patched, the variant or an option is wrong, it needs a query's own key in a
-            layer without one, or the model has a variant already. The model is then as it was.
+        UserError: the family cannot be patched, the variant, an option or a layer is wrong, it needs a query's own key
+            in a layer without one, or the model has a variant already. The model is then as it was.
     """
     base = _base(model)
     found = attention_layers(base)
@@ -96,7 +98,7 @@ def apply(model: Any, name: str, *, layers: str = "all", **options: Any) -> Appl
     _check_own_keys(variants, name)
     note: dict[str, Any] = {"name": name, "options": _written(variants[chosen[0]]), "version": NOTE_VERSION}
     if layers != "all":
-        note["layers"] = layers
+        note["layers"] = layers if isinstance(layers, str) else sorted(layers)
         variants = {layer: variants.get(layer) or _build(layer, "softmax", {}, base) for layer in found}
     before = [
         (config, config._attn_implementation) for config in configurations(base, [layer.module for layer in found])
@@ -149,13 +151,28 @@ def _base(model: Any) -> Any:
             return model
 
 
-def _chosen(found: list[AttentionLayer], layers: str, model: Any) -> list[AttentionLayer]:
+def _chosen(found: list[AttentionLayer], layers: str | Sequence[int], model: Any) -> list[AttentionLayer]:
+    if not isinstance(layers, str):
+        _check_numbers(layers, len(found), model)
+        return [layer for number, layer in enumerate(found) if number in layers]
     if layers not in _LAYERS:
         raise UserError(f"unknown layers {layers!r}. Known: {', '.join(_LAYERS)}.")
     chosen = [layer for layer in found if layers == "all" or layer.crosses == (layers == "cross")]
     if not chosen:
         raise UserError(f"{type(model).__name__} has no layer that attends across two sequences: leave out layers=.")
     return chosen
+
+
+def _check_numbers(layers: Sequence[int], n_layers: int, model: Any) -> None:
+    if not layers:
+        raise UserError("layers is empty: name at least one layer, or leave it out for all of them.")
+    for number in layers:
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < n_layers:
+            raise UserError(
+                f"layers holds {number!r}: {type(model).__name__} has the attention layers 0 to {n_layers - 1}."
+            )
+    if len(set(layers)) < len(layers):
+        raise UserError(f"layers names a layer twice: {', '.join(map(str, layers))}.")
 
 
 def _check_own_keys(variants: dict[AttentionLayer, AttentionVariant], name: str) -> None:

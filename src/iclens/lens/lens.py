@@ -12,10 +12,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from iclens.dual import DualModel, TrainingWeights
+from iclens.dual.counterfactual import RIDGE
 from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations, usual_scores
 from iclens.lens.contrast import Contrast
 from iclens.lens.explanation import Explanation
+from iclens.lens.head_statistics import HeadStatistics, head_statistics
 from iclens.lens.inside import confirmed, inside, statements_inside
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.model.placed import doubled
@@ -273,6 +275,24 @@ class Lens:
             size = f"{self.model.n_layers} layers of {self.model.n_heads} heads, counted from 0."
             raise UserError(f"there is no head {head} in layer {layer}: {self.model.name} has {size}")
         return self.traced.layers[layer].dual(head, self.groups, training_weights=training_weights)
+
+    def head_statistics(self, place: int = 0, *, ridge: float | None = RIDGE) -> HeadStatistics:
+        """Every head's numbers where the answer is read: how much its values disagree, what one token does, the end.
+
+        The end is the head's dual model trained on the squared loss, kernel ridge regression: see
+        `iclens.dual.Counterfactual`. No pass beyond the one that is read; then O(n³) for each key head, in float64.
+
+        Args:
+            place: which of the positions that are read, from 0: of an answer's or a response's several tokens.
+            ridge: λ of the end, positive; None leaves out what needs it.
+
+        Raises:
+            UserError: there is no such place, its token sees no other, or `ridge` is not positive and finite.
+        """
+        positions = self.traced.readouts.positions[0].tolist()
+        if not 0 <= place < len(positions):
+            raise UserError(f"place={place}: the number of positions that are read is {len(positions)}, from 0.")
+        return head_statistics(self.traced.layers, self.model.name, positions[place], place, ridge)
 
     def patches(self, *, context: str = CONTEXTS[0], below: str = BELOW[0]) -> Patches:
         """What the context does to every block, as an update of rank 1 of its MLP at each token that stays.

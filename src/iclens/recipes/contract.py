@@ -131,9 +131,21 @@ class Recipe(abc.ABC, Generic[S]):
         """A digest of what the work reads besides its settings, so that other data are not resumed; empty for none."""
         return ""
 
+    def bearing(self, part: Part, settings: S) -> S:
+        """The settings that a part's rows follow from: a part that was finished with others is taken where these agree.
+
+        All of them unless overridden. They are an instance of the same settings, from which `inputs` is taken too.
+        """
+        return settings
+
     def estimate(self, settings: S, preset: Preset[S]) -> float | int:
         """Seconds of one thread for settings that override a preset's: by the number of parts, unless overridden."""
         return preset.seconds * len(self.parts(settings)) / max(1, len(self.parts(preset.settings)))
+
+    def seconds_by_part(self, settings: S, preset: Preset[S]) -> Sequence[float]:
+        """The estimate by part: the same for all, unless overridden."""
+        n_parts = len(self.parts(settings))
+        return [self.estimate(settings, preset) / max(1, n_parts)] * n_parts
 
     @abc.abstractmethod
     def measure(self, part: Part, settings: S, progress: Progress) -> Table:

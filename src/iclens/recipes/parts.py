@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from iclens.recipes.contract import Part, Recipe
-from iclens.recipes.settings import recorded
+from iclens.recipes.settings import without_places
 from iclens.recipes.table import Table
 from iclens.work.parts import Parts
 
 
 def work_key(recipe: Recipe[Any], settings: Any, version: str) -> str:
-    """What finished work belongs to: a hash of the recipe, its revision, its settings and iclens's version."""
-    known = {"recipe": recipe.id, "revision": recipe.revision, "settings": recorded(settings), "iclens": version}
+    """What finished work belongs to: a hash of the recipe, its revision, its settings and iclens's version.
+
+    Settings that only say where something lies are left out: what lies there is in `Recipe.inputs`.
+    """
+    known = {"recipe": recipe.id, "revision": recipe.revision, "settings": without_places(settings), "iclens": version}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -24,10 +28,10 @@ class PartStore(Parts):
 
     Args:
         folder: where the files are.
-        key: of the work; files with another key are as if they were not there.
+        key: of the work, or of each part's; files with another key are as if they were not there.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, key: str | Callable[[Part], str]) -> None:
         super().__init__(folder)
         self._key = key
 
@@ -48,5 +52,10 @@ class PartStore(Parts):
         kept = {"seconds": seconds, "columns": table.to_columns()}
         self.write(self._name(part), json.dumps(kept, allow_nan=False).encode())
 
+    def holds_others(self, parts: Iterable[Part]) -> bool:
+        """Whether finished parts lie there beside these: of a larger run that takes these too, for one."""
+        return self.others({self._name(part) for part in parts}) > 0
+
     def _name(self, part: Part) -> str:
-        return hashlib.sha256(json.dumps([self._key, sorted(part.items())]).encode()).hexdigest()[:16]
+        key = self._key(part) if callable(self._key) else self._key
+        return hashlib.sha256(json.dumps([key, sorted(part.items())]).encode()).hexdigest()[:16]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,14 @@ class Order:
         """The digest of what it reads; empty where that cannot be had."""
         return "" if self.recipe.lacking(self.chosen) else self.recipe.inputs(self.chosen)
 
+    def key_of(self, part: Part) -> str:
+        """What a finished part belongs to, with what it reads."""
+        bearing = self.recipe.bearing(part, self.chosen)
+        whole = bearing == self.chosen or not self.inputs
+        return work_key(self.recipe, bearing, version("iclens")) + (
+            self.inputs if whole else self.recipe.inputs(bearing)
+        )
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -117,11 +126,14 @@ class Cost:
 def cost(order: Order) -> Cost:
     """Count what is finished and estimate the rest; nothing is computed, but for steps that a recipe may time."""
     preset, parts = order.recipe.presets[order.preset], order.recipe.parts(order.chosen)
-    store = PartStore(order.folder / PARTS, order.key + order.inputs)
+    store = PartStore(order.folder / PARTS, order.key_of)
     done = finished(order.folder, order.key, order.inputs) is not None
-    n_finished = len(parts) if done else sum(store.load(part) is not None for part in parts)
-    seconds = preset.seconds if order.recipe.lacking(order.chosen) else order.recipe.estimate(order.chosen, preset)
-    return Cost(len(parts), n_finished, seconds * (len(parts) - n_finished) / max(1, len(parts)))
+    missing = [not done and store.load(part) is None for part in parts]
+    n_finished = len(parts) - sum(missing)
+    if order.recipe.lacking(order.chosen):
+        return Cost(len(parts), n_finished, preset.seconds * sum(missing) / max(1, len(parts)))
+    seconds = order.recipe.seconds_by_part(order.chosen, preset) if any(missing) else []
+    return Cost(len(parts), n_finished, sum(compress(seconds, missing)))
 
 
 def reproduce_all(
@@ -180,7 +192,7 @@ class _Run:
     def __init__(self, order: Order) -> None:
         self.order, self.settings, self.needs_gpu = order, order.chosen, order.needs_gpu
         self._failed = False
-        self.store = PartStore(order.folder / PARTS, order.key + order.inputs)
+        self.store = PartStore(order.folder / PARTS, order.key_of)
         self._parts = list(order.recipe.parts(self.settings))
         self._done: dict[int, tuple[Table, float]] = {}
         self.seconds_per_part = order.seconds / max(1, len(self._parts))
@@ -251,7 +263,7 @@ class _Run:
             self.order.inputs,
         )
         write_atomically(self.order.folder / TABLE, json.dumps(made.document(), indent=1, allow_nan=False))
-        if not not_run:
+        if not not_run and not self.store.holds_others(self._parts):
             self.store.remove()
         return Outcome(self.order, made)
 

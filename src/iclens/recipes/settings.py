@@ -43,6 +43,16 @@ def option(value: Any, why: str = "") -> Any:
     return field(default=value, metadata={"origin": "chosen", "note": why, "option": True})
 
 
+def place(value: Any, why: str = "") -> Any:
+    """A field that says where something lies; finished work is taken wherever that is, if `Recipe.inputs` is the same.
+
+    Args:
+        value: our value, the field's default.
+        why: the reason, if there is one to tell.
+    """
+    return field(default=value, metadata={"origin": "chosen", "note": why, "place": True})
+
+
 @dataclass(frozen=True)
 class SettingRow:
     """One line of the table of settings.
@@ -64,7 +74,7 @@ def setting_rows(settings: Any) -> tuple[SettingRow, ...]:
     """Every field of a settings dataclass with its origin; an `option` only where it is set.
 
     Raises:
-        TypeError: it is not a dataclass of fields made by `stated`, `chosen` and `option`.
+        TypeError: it is not a dataclass of fields made by `stated`, `chosen`, `option` and `place`.
     """
     if not is_dataclass(settings) or isinstance(settings, type):
         raise TypeError(f"{settings!r} is not an instance of a dataclass")
@@ -72,7 +82,8 @@ def setting_rows(settings: Any) -> tuple[SettingRow, ...]:
     for entry in fields(settings):
         if "origin" not in entry.metadata or entry.default is MISSING:
             raise TypeError(
-                f"{type(settings).__name__}.{entry.name} must be made by stated(...), chosen(...) or option(...)"
+                f"{type(settings).__name__}.{entry.name} must be made by stated(...), chosen(...), option(...) "
+                "or place(...)"
             )
         if _is_unset(settings, entry):
             continue
@@ -87,6 +98,12 @@ def setting_rows(settings: Any) -> tuple[SettingRow, ...]:
 def recorded(settings: Any) -> dict[str, Any]:
     """The values of all fields, without the options that nobody has set."""
     return {entry.name: getattr(settings, entry.name) for entry in fields(settings) if not _is_unset(settings, entry)}
+
+
+def without_places(settings: Any) -> dict[str, Any]:
+    """What is recorded, but for the fields made by `place`."""
+    places = {entry.name for entry in fields(settings) if entry.metadata.get("place")}
+    return {name: value for name, value in recorded(settings).items() if name not in places}
 
 
 def overridden(settings: S, assignments: Iterable[str]) -> S:

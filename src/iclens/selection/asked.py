@@ -12,6 +12,9 @@ from iclens.lens.read.margin import Readout
 from iclens.lens.read.question import ask
 from iclens.selection.examples import Example
 
+MOST_LABELS = 10
+"""Different outputs up to which they are the candidates, where none are named and most occur several times."""
+
 
 @dataclass(frozen=True)
 class Query:
@@ -78,3 +81,10 @@ def check_candidate(output: str, candidates: Sequence[str], whose: str) -> None:
     if candidates and output.strip() not in [one.strip() for one in candidates]:
         named = ", ".join(map(repr, candidates))
         raise UserError(f"{whose} has the output {output!r}, which is none of the candidates ({named}).")
+
+
+def candidates_of(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The outputs that occur, where they are few and most occur several times; else none: answers are free."""
+    outputs = [one.output.strip() for one in examples if one.output is not None]
+    known = tuple(sorted(set(outputs)))
+    return known if 2 <= len(known) <= min(MOST_LABELS, len(outputs) / 2) else ()

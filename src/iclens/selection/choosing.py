@@ -14,6 +14,7 @@ from iclens.lens import Prompt
 from iclens.lens.lens import reading_model
 from iclens.selection.comparing import compared
 from iclens.selection.doubts import doubts
+from iclens.selection.elsewhere import Elsewhere
 from iclens.selection.examples import ExamplesLike, read_examples
 from iclens.selection.judging import judge
 from iclens.selection.metrics import ACCURACY, MATCHES, Metric
@@ -21,7 +22,7 @@ from iclens.selection.pool import Pool, read_pool
 from iclens.selection.search import METHODS, ORDERS, Found
 from iclens.selection.second_model import check_choice, second_task
 from iclens.selection.selection import Rival, Selection, Spending
-from iclens.selection.sizes import Size, sizes
+from iclens.selection.sizes import Size, shorter, sizes
 from iclens.selection.splitting import HELD_OUT, in_turns, split_off
 from iclens.selection.task import BUDGET, Limits, Task
 from iclens.work.parts import Parts
@@ -57,6 +58,7 @@ def select(
     tokenizer: Any = None,
     parts: Parts | None = None,
     about: Any = None,
+    elsewhere: Sequence[Elsewhere] = (),
     progress: Callable[[str, float], None] = lambda stage, passes: None,
 ) -> Selection:
     """Choose demonstrations for a prompt, order them, and measure what that is worth on examples that took no part.
@@ -91,6 +93,7 @@ def select(
         tokenizer: the tokenizer of a Hugging Face model.
         parts: where finished numbers are kept, so that a run that was stopped goes on.
         about: what the numbers depend on beside the texts, such as a digest of the models' files.
+        elsewhere: other processes that run the prompts, of the model and of the one that checks; none runs them here.
         progress: is called with what is being done and the passes that it has taken.
 
     Raises:
@@ -105,6 +108,8 @@ def select(
         system_in_user=system_in_user, candidates=candidates, metric=metric, match=match, held_out=held_out,
         check_with=check_with, seed=seed, tokenizer=tokenizer, parts=parts, about=about,
     )  # fmt: skip
+    for one, processes in zip(filter(None, (task, second)), elsewhere, strict=False):
+        one.elsewhere = processes
 
     def stage(name: str) -> None:
         before = task.passes
@@ -129,6 +134,9 @@ def select(
     search = task.search(on_dev, seed)
     doubted = doubts(search, torch.Generator().manual_seed(seed))
     judged = judge(on_dev, found, doubted, task.certainties)
+    missed = {one.index: one.left_out.mean for one in judged if one.left_out is not None}
+    # Fewer than were asked for may do as well: a report of sizes shows it.
+    on_dev.said(shorter(found.order, missed))
     report = on_aside.ledger.passes + on_dev.ledger.passes - before
     checked = None
     if second is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -74,7 +75,7 @@ def _odds(evaluator: Evaluator, prompt: tuple[int, ...], some_orders: list[list[
     query = evaluator.queries[0]
     written = evaluator.writing.prompt([evaluator.shots[i] for i in prompt], query.example.input)
 
-    def compute() -> tuple[list[list[float]], int]:
+    def compute() -> tuple[list[Any], int]:
         model = evaluator.lens_model
         tokenized = tokenize(written, model.tokenizer, model.context_length)
         lens = Lens(model, Question(tokenized, Answers((), None), query.readout))

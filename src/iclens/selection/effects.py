@@ -9,16 +9,22 @@ pass more. A pool that does not fit into one prompt is divided among several, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclens.lens import Prompt
+from iclens.lens.model.loading import LensModel
 from iclens.lens.prompt.tokens import tokenize
+from iclens.lens.read.margin import Readout
 from iclens.lens.scores.pairs import Pairs, fit, weight_vectors
 from iclens.lens.scores.shared_influence import shared_influence
+from iclens.selection.elsewhere import pieces
 from iclens.selection.evaluator import Evaluator, Order
 
 CERTAIN = 0.3
@@ -77,17 +83,19 @@ def measure_effects(
     weights = weight_vectors(1, n, generator, 2 * max(2, count))[: 2 * count, 0]
     gradients, margins = torch.zeros(2 * count, n, dtype=torch.float64), torch.zeros(2 * count, dtype=torch.float64)
     alone = len(first) == 1
+    asked: list[tuple[int, float, Order, Sequence[int]]] = []
     for b in range(count):
         # Neighbours have different labels, so that every mini-batch holds all alike.
         some = every[len(every) * b // count : len(every) * (b + 1) // count]
         prompts = divided(torch.randperm(n, generator=generator).tolist())
         alone &= len(prompts) == 1
-        for place in (2 * b, 2 * b + 1):
-            for scale in scales:
-                for prompt in prompts:
-                    found, margin = _derivatives(evaluator, prompt, some, weights[place] * scale)
-                    gradients[place, list(prompt)] += found * scale / len(scales)
-                    margins[place] += margin / len(scales) / len(prompts)
+        each = product((2 * b, 2 * b + 1), scales, prompts)
+        asked += [(place, scale, prompt, some) for place, scale, prompt in each]
+    read = _derivatives(evaluator, [(prompt, some, weights[place] * scale) for place, scale, prompt, some in asked])
+    n_asked = Counter(place for place, *_ in asked)
+    for (place, scale, prompt, _), (found, margin) in zip(asked, read, strict=True):
+        gradients[place, list(prompt)] += found * scale / len(scales)
+        margins[place] += margin / n_asked[place]
     samples = gradients.unflatten(0, (count, 2)).mean(1)
     if count < 2 or n < 2 or not alone:
         return Effects(samples, None, scales)
@@ -104,22 +112,44 @@ def _scales(evaluator: Evaluator, prompt: Order) -> tuple[float, ...]:
 
 
 def _derivatives(
-    evaluator: Evaluator, prompt: Order, queries: Sequence[int], weights: Tensor
-) -> tuple[Float[Tensor, " n_shots"], float]:
-    """∂M/∂w_i of the demonstrations of a prompt, M the mean margin of some queries, and M; weights are of the pool."""
-    model = evaluator.lens_model
-    own = weights[list(prompt)].double()
+    evaluator: Evaluator, asked: Sequence[tuple[Order, Sequence[int], Tensor]]
+) -> list[tuple[Float[Tensor, " n_shots"], float]]:
+    """∂M/∂w_i of the demonstrations of prompts, M the mean margin of some queries, and M; weights are of the pool."""
+    written = [
+        [
+            evaluator.writing.prompt([evaluator.shots[i] for i in prompt], evaluator.queries[q].example.input)
+            for q in queries
+        ]
+        for prompt, queries, _ in asked
+    ]
+    own = [weights[list(prompt)].double() for prompt, _, weights in asked]
 
-    def compute() -> tuple[list[list[float]], int]:
-        asked = []
-        for q in queries:
-            written = evaluator.writing.prompt([evaluator.shots[i] for i in prompt], evaluator.queries[q].example.input)
-            read = tokenize(written, model.tokenizer, model.context_length)
-            asked.append((read, evaluator.queries[q].readout))
-        found = shared_influence(model, asked, own, evaluator.most_tokens)
-        mean = found.by_demonstration / len(queries)
-        # As much is read back as forth.
-        return [mean.tolist(), found.margins.tolist()], 2 * found.tokens
+    def compute(missing: Sequence[int]) -> Iterator[tuple[int, tuple[list[list[float]], int]]]:
+        readouts = [[evaluator.queries[q].readout for q in queries] for _, queries, _ in asked]
+        calls = [(written[i], readouts[i], own[i], evaluator.most_tokens) for i in missing]
+        return pieces(evaluator.lens_model, evaluator.elsewhere, influence_of, calls)
 
-    derivatives, margins = evaluator.ledger.numbers(["effects", prompt, list(queries), own.tolist()], compute)
-    return torch.tensor(derivatives, dtype=torch.float64), sum(margins) / len(margins)
+    whats = [["effects", prompt, list(queries), w.tolist()] for (prompt, queries, _), w in zip(asked, own, strict=True)]
+    found = evaluator.ledger.all_numbers(whats, compute)
+    return [(torch.tensor(one, dtype=torch.float64), sum(margins) / len(margins)) for one, margins in found]
+
+
+def influence_of(
+    lens_model: LensModel, written: Sequence[Prompt], readouts: Sequence[Readout], weights: Tensor, most_tokens: int
+) -> tuple[list[list[float]], int]:
+    """Read the mean of ∂M/∂w_i over queries behind the same demonstrations, and every margin, as plain numbers.
+
+    Args:
+        lens_model: the model.
+        written: the demonstrations with each query.
+        readouts: what is read of each query.
+        weights: of the demonstrations.
+        most_tokens: how many go through the model at once.
+
+    Returns:
+        The derivatives and the margins, and how many tokens were read, forth and back.
+    """
+    read = [tokenize(one, lens_model.tokenizer, lens_model.context_length) for one in written]
+    found = shared_influence(lens_model, list(zip(read, readouts, strict=True)), weights, most_tokens)
+    mean = found.by_demonstration / len(written)
+    return [mean.tolist(), found.margins.tolist()], 2 * found.tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
 from iclens.lens.scores.deletions import ids_of
+from iclens.selection.answering import answers_of
 from iclens.selection.asked import Query
+from iclens.selection.elsewhere import Elsewhere, pieces
 from iclens.selection.examples import Example
 from iclens.selection.ledger import Ledger
-from iclens.selection.metrics import ACCURACY, LOG_LOSS, MATCHES, Metric, value_of
-from iclens.selection.reading import MOST_TOKENS, log_probabilities
+from iclens.selection.metrics import ACCURACY, LOG_LOSS, MATCHES, Metric
+from iclens.selection.reading import MOST_TOKENS
 from iclens.selection.writing import Writing
-from iclens.selection.written import write_answers
 
 Order = tuple[int, ...]
 """Demonstrations by their numbers in the pool, in the order of the prompt."""
@@ -68,6 +69,7 @@ class Evaluator:
         metric: what a prompt is judged by.
         match: how a free answer is compared.
         most_tokens: tokens that go through the model at once.
+        elsewhere: other processes that run the prompts; None runs them here.
     """
 
     lens_model: LensModel
@@ -78,6 +80,7 @@ class Evaluator:
     metric: Metric = ACCURACY
     match: str = MATCHES[0]
     most_tokens: int = MOST_TOKENS
+    elsewhere: Elsewhere | None = None
     _known: dict[tuple[Order, int], tuple[float, float]] = field(default_factory=dict, init=False)
 
     @property
@@ -92,13 +95,14 @@ class Evaluator:
             UserError: a prompt does not fit into the model's context.
         """
         chosen = list(self.every if some is None else some)
-        waiting: list[tuple[Order, int]] = []
+        waiting: list[list[tuple[Order, int]]] = []
         for order in dict.fromkeys(orders):
             lacking = [(order, q) for q in chosen if (order, q) not in self._known]
-            if waiting and len(waiting) + len(lacking) > self._at_once(order):
-                self._run(waiting)
-                waiting = []
-            waiting += lacking
+            if not lacking:
+                continue
+            if not waiting or len(waiting[-1]) + len(lacking) > self._at_once(order):
+                waiting.append([])
+            waiting[-1] += lacking
         if waiting:
             self._run(waiting)
         each = torch.tensor([[self._known[order, q] for q in chosen] for order in orders], dtype=torch.float64)
@@ -121,30 +125,20 @@ class Evaluator:
         (ids,) = self.ids([(order, 0)])
         return max(1, _AT_ONCE // len(ids))
 
-    def _run(self, asked: Sequence[tuple[Order, int]]) -> None:
-        texts = self.ids(asked)
-        self._check_length(texts)
-        numbers = self.ledger.numbers(["said", texts], lambda: self._compute(texts, [q for _, q in asked]))
-        self._known.update(zip(asked, map(tuple, numbers), strict=True))
+    def _run(self, asked: Sequence[list[tuple[Order, int]]]) -> None:
+        """Run pieces of work, of which each is kept on its own."""
+        texts = [self.ids(one) for one in asked]
+        for one in texts:
+            self._check_length(one)
+        how = self.metric, self.match, self.writing.stop, self.most_tokens
 
-    def _compute(self, texts: Sequence[Sequence[int]], queries: Sequence[int]) -> tuple[list[list[float]], int]:
-        asked = [self.queries[q] for q in queries]
-        pairs = list(zip(texts, asked, strict=True))
-        values, greedy, tokens = log_probabilities(self.lens_model, pairs, self.most_tokens)
-        free = [i for i, one in enumerate(asked) if one.is_free and (callable(self.metric) or self.match != MATCHES[0])]
-        written, more = write_answers(self.lens_model, [pairs[i] for i in free], self.writing.stop, self.most_tokens)
-        predicted = dict(zip(free, written, strict=True))
-        numbers = []
-        for i, (query, own, begins) in enumerate(zip(asked, values, greedy, strict=True)):
-            target = query.answers[query.right]
-            if query.is_free:
-                said = predicted.get(i, target if begins else "")
-                log_p = own[0]
-            else:
-                said = query.answers[max(range(len(own)), key=own.__getitem__)]
-                log_p = own[query.right] - float(torch.tensor(own, dtype=torch.float64).logsumexp(0))
-            numbers.append([log_p, value_of(self.metric, said, target, self.match)])
-        return numbers, tokens + more
+        def compute(missing: Sequence[int]) -> Iterator[tuple[int, tuple[list[list[float]], int]]]:
+            calls = [(texts[i], [self.queries[q] for _, q in asked[i]], *how) for i in missing]
+            return pieces(self.lens_model, self.elsewhere, answers_of, calls)
+
+        numbers = self.ledger.all_numbers([["said", one] for one in texts], compute)
+        for piece, found in zip(asked, numbers, strict=True):
+            self._known.update(zip(piece, map(tuple, found), strict=True))
 
     def _check_length(self, texts: Sequence[Sequence[int]]) -> None:
         limit, longest = self.lens_model.context_length, max(map(len, texts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,14 +46,36 @@ class Ledger:
             what: all that they depend on beside `about`, as plain data.
             compute: gives the numbers, as plain data, and the tokens that were read for them.
         """
-        key = hashlib.sha256(json.dumps([self.about, what], sort_keys=True).encode()).hexdigest()[:40]
-        kept = None if self.parts is None else self.parts.read(key)
-        if kept is None:
-            numbers, tokens = compute()
-            if self.parts is not None:
-                self.parts.write(key, json.dumps([numbers, tokens]).encode())
-        else:
-            numbers, tokens = json.loads(kept)
+        (found,) = self.all_numbers([what], lambda missing: ((place, compute()) for place in missing))
+        return found
+
+    def all_numbers(
+        self, whats: Sequence[Any], compute: Callable[[Sequence[int]], Iterator[tuple[int, tuple[Any, int]]]]
+    ) -> list[Any]:
+        """Take several numbers from the disk, or compute those that are not there; each is kept as soon as it ends.
+
+        Args:
+            whats: what each depends on.
+            compute: given the places among `whats` that are missing, gives for each the place, and the numbers and
+                tokens, in any order.
+        """
+        keys = [self._key(one) for one in whats]
+        found: dict[int, Any] = {}
+        for place, key in enumerate(keys):
+            kept = None if self.parts is None else self.parts.read(key)
+            if kept is not None:
+                found[place] = self._counted(*json.loads(kept))
+        if missing := [place for place in range(len(keys)) if place not in found]:
+            for place, (numbers, tokens) in compute(missing):
+                if self.parts is not None:
+                    self.parts.write(keys[place], json.dumps([numbers, tokens]).encode())
+                found[place] = self._counted(numbers, tokens)
+        return [found[place] for place in range(len(keys))]
+
+    def _key(self, what: Any) -> str:
+        return hashlib.sha256(json.dumps([self.about, what], sort_keys=True).encode()).hexdigest()[:40]
+
+    def _counted(self, numbers: Any, tokens: int) -> Any:
         self.tokens += tokens
         self.tell(self.passes)
         return numbers

@@ -12,8 +12,8 @@ _LAST = 4
 """Fewer prompts than that are not halved any more, and fewer queries tell nothing."""
 
 
-def race(search: Search, orders: Sequence[Order]) -> Order:
-    """Find the best of some prompts.
+def race(search: Search, orders: Sequence[Order]) -> list[Order]:
+    """Find the best of some prompts: those of the last round, the best first.
 
     Each round runs the prompts that are left on twice as many queries as the one before, which have in part been
     answered already, and the worse half goes out. The last ones run on all queries, and with them the first that was
@@ -30,7 +30,7 @@ def race(search: Search, orders: Sequence[Order]) -> Order:
         left = [left[i] for i in ranked[: max(_LAST, len(left) // 2)]]
     left = list(dict.fromkeys([first, *left]))
     ranks = search.evaluator.said(left).ranks(ALIKE)
-    return left[max(range(len(left)), key=lambda i: (ranks[i], -len(left[i]), -i))]
+    return [left[i] for i in sorted(range(len(left)), key=lambda i: (ranks[i], -len(left[i]), -i), reverse=True)]
 
 
 def trimmed(search: Search, order: Order) -> Order:
@@ -45,7 +45,7 @@ def trimmed(search: Search, order: Order) -> Order:
     return order
 
 
-def rounds(search: Search, n_orders: int, n_shots: float) -> list[int]:
+def rounds(search: Search, n_orders: int, n_shots: float | int) -> list[int]:
     """On how many queries each round runs: on no fewer than cost as much as what stands before them."""
     n_queries = len(search.evaluator.queries)
     before = search.cost(n_shots, 0) / search.cost(0, 1)
@@ -56,7 +56,7 @@ def rounds(search: Search, n_orders: int, n_shots: float) -> list[int]:
     return [n_queries >> (count - 1 - r) for r in range(count)]
 
 
-def cost_of_race(search: Search, n_orders: int, n_shots: float) -> float:
+def cost_of_race(search: Search, n_orders: int, n_shots: float | int) -> float:
     """Passes that a race costs, about."""
     total, before, left = 0.0, 0, n_orders
     for some in rounds(search, n_orders, n_shots):
@@ -65,7 +65,7 @@ def cost_of_race(search: Search, n_orders: int, n_shots: float) -> float:
     return total + search.cost(n_shots, len(search.evaluator.queries))
 
 
-def most_in_race(search: Search, passes: float, n_shots: float) -> int:
+def most_in_race(search: Search, passes: float, n_shots: float | int) -> int:
     """How many prompts may start in a race that costs so many passes at most; at least one."""
     n_orders = 1
     while cost_of_race(search, n_orders + 1, n_shots) <= passes and n_orders < 1 << 10:

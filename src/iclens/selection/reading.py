@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclens.lens.model.loading import LensModel
 from iclens.lens.model.rotary import longest_alike
-from iclens.lens.read.shared_texts import cost_of, read_texts
+from iclens.lens.read.shared_texts import Numbers, Read, cost_of, read_texts
 from iclens.selection.asked import Query
 
 MOST_TOKENS = 1 << 12
 """Tokens that go through the model at once."""
+
+Reader = Callable[[LensModel, Sequence[Sequence[int]], Int[Tensor, "n_texts n_positions"], Read, int], Numbers]
+"""What runs texts, as `read_texts` does."""
 
 
 def log_probabilities(
@@ -23,6 +27,7 @@ def log_probabilities(
     most_tokens: int = MOST_TOKENS,
     *,
     shared: bool = True,
+    reader: Reader | None = None,
 ) -> tuple[list[list[float]], list[bool], int]:
     """Read log p of every answer of a query behind a prompt, the sum over all of the answer's tokens, in nats.
 
@@ -31,6 +36,7 @@ def log_probabilities(
         texts: the token ids of each prompt, which ends with its query, and the query.
         most_tokens: how many go through the model at once.
         shared: without it every text is read whole: the naive way beside the fast one.
+        reader: runs the texts; `read_texts` unless given. Tokens are then counted as if every text was read whole.
 
     Returns:
         For each text the numbers in the order of the query's answers, whether greedy decoding would begin with the
@@ -68,9 +74,10 @@ def log_probabilities(
         likeliest = (logits.argmax(-1)[:, None] == own) | (weights == 0)
         return (log_p * weights).sum(-1).cpu(), likeliest.all(-1).cpu()
 
-    found, greedy = read_texts(lens_model, rows, positions, read, most_tokens, shared=shared)
+    run = partial(read_texts, shared=shared) if reader is None else reader
+    found, greedy = run(lens_model, rows, positions, read, most_tokens)
     values = [[float(found[place]) for place in own] for own in places]
-    tokens = cost_of(lens_model, rows, most_tokens) if shared else sum(map(len, rows))
+    tokens = cost_of(lens_model, rows, most_tokens) if shared and reader is None else sum(map(len, rows))
     return values, [bool(greedy[own[0]]) for own in places], tokens
 
 

@@ -73,7 +73,7 @@ class Search:
         """Passes that are left."""
         return self.budget - self.evaluator.ledger.passes
 
-    def cost(self, n_shots: float, n_queries: int) -> float:
+    def cost(self, n_shots: float | int, n_queries: int) -> float:
         """Passes that a prompt of some demonstrations costs on some queries, about."""
         unit, queries = self.evaluator.ledger.unit, self.evaluator.queries
         mean = sum(self.sizes) / self.n
@@ -134,7 +134,7 @@ class Search:
         chosen = self.best(values, k)
         return tuple(sorted(chosen)) if self.order == "given" else tuple(chosen)
 
-    def affordable_queries(self, n_prompts: int, n_shots: float) -> list[int]:
+    def affordable_queries(self, n_prompts: int, n_shots: float | int) -> list[int]:
         """As many of the queries as some prompts can be run on with what is left.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from iclens.selection.comparing import Measured, measured
@@ -24,6 +25,21 @@ class Size:
     n_prompts: int
     indices: Order
     reached: Measured
+
+
+def shorter(order: Order, values: Mapping[int, float]) -> list[Order]:
+    """The prompt's best half, the best half of that, and so on down to one demonstration, in the prompt's order.
+
+    Args:
+        order: a prompt.
+        values: of its demonstrations, the more the better.
+    """
+    found, left = list[Order](), order
+    while len(left) > 1:
+        kept = sorted(left, key=lambda i: -values[i])[: len(left) // 2]
+        left = tuple(i for i in left if i in kept)
+        found.append(left)
+    return found
 
 
 def sizes(evaluator: Evaluator) -> tuple[Size, ...]:

@@ -12,7 +12,8 @@ import torch
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
 from iclens.lens.scores.deletions import ids_of
-from iclens.selection.asked import Query, check_candidate, read_query
+from iclens.selection.asked import Query, candidates_of, check_candidate, read_query
+from iclens.selection.elsewhere import Elsewhere
 from iclens.selection.evaluator import Evaluator, Order
 from iclens.selection.examples import Example
 from iclens.selection.labelling import labelled
@@ -21,9 +22,6 @@ from iclens.selection.metrics import MATCHES, Metric, check_metric
 from iclens.selection.pool import Pool
 from iclens.selection.search import ORDERS, Search
 from iclens.work.parts import Parts
-
-MOST_LABELS = 10
-"""Different outputs up to which they are the candidates, where none are named and most occur several times."""
 
 BUDGET = 100.0
 """Passes for choosing, where nothing else is said."""
@@ -76,6 +74,7 @@ class Task:
         match: how a free answer is compared.
         parts: where finished numbers are kept, or None.
         about: what they depend on beside the texts: the model.
+        elsewhere: other processes that run the prompts; None for this one.
         tell: is called with the passes of all ledgers together.
         notes: what a reader should know.
         ledgers: all that were opened.
@@ -94,6 +93,7 @@ class Task:
     match: str = MATCHES[0]
     parts: Parts | None = None
     about: Any = None
+    elsewhere: Elsewhere | None = None
     tell: Callable[[float], None] = lambda passes: None
     notes: list[str] = field(default_factory=list)
     ledgers: list[Ledger] = field(default_factory=list)
@@ -215,7 +215,8 @@ class Task:
         shots = sum(self.sizes) * most / n
         held_out = sum(self.sizes) + 2 * shots + 3 * len(self.aside) * query
         left_out = most * (shots / 2 + len(self.dev) * query)
-        return (held_out + left_out) / self.pass_tokens + 4 + len(self.dev) * query / self.pass_tokens + 1
+        halves = shots + most.bit_length() * len(self.dev) * query
+        return (held_out + left_out + halves) / self.pass_tokens + 4 + len(self.dev) * query / self.pass_tokens + 1
 
     def check_queries(self) -> None:
         """Read every example's answers as tokens, so that one that cannot be read is told before anything runs.
@@ -230,7 +231,8 @@ class Task:
         """What runs prompts on some examples, with a ledger of its own."""
         queries = tuple(self._query(one) for one in examples)
         writing, ledger = self.pool.writing, self.ledger(what)
-        return Evaluator(self.lens_model, self.shots, writing, queries, ledger, self.metric, self.match)
+        how = self.metric, self.match
+        return Evaluator(self.lens_model, self.shots, writing, queries, ledger, *how, elsewhere=self.elsewhere)
 
     def ledger(self, what: str) -> Ledger:
         """A new ledger; its numbers are kept under `what`."""
@@ -290,10 +292,3 @@ class Task:
 
     def _length(self, text: str) -> int:
         return len(self.lens_model.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def candidates_of(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The outputs that occur, where they are few and most occur several times; else none: answers are free."""
-    outputs = [one.output.strip() for one in examples if one.output is not None]
-    known = tuple(sorted(set(outputs)))
-    return known if 2 <= len(known) <= min(MOST_LABELS, len(outputs) / 2) else ()

@@ -16,7 +16,7 @@ from iclens.training.ensemble import Ensemble
 from iclens.training.shapes import shape_key
 
 _WORSE = 1.15
-"""Stop trying larger chunks once one costs so much more a run than the best."""
+"""Stop trying larger chunks once two in turn cost so much more a run than the best: one may have been held up."""
 
 Seconds = Callable[[Sequence[RunConfig], str, int], float]
 """Seconds of a step of these runs together, on this device, measured over so many steps."""
@@ -51,7 +51,9 @@ def groups(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
 
 
 def seconds_per_step(configs: Sequence[RunConfig], device: str, steps: int) -> float:
-    """Measure the median time of a step of these runs trained together, after one step to warm up.
+    """Measure the least time of a step of these runs trained together, after one step to warm up.
+
+    Other work on the machine only adds to a time, so that the least is the step's own.
 
     Args:
         configs: runs of one shape.
@@ -67,7 +69,7 @@ def seconds_per_step(configs: Sequence[RunConfig], device: str, steps: int) -> f
         if ensemble.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
+    return min(times)
 
 
 def plan(
@@ -94,10 +96,11 @@ def plan(
     each = bytes_per_run(_largest(group), device)
     most = max(1, min(len(group), memory // max(each, 1)))
     measured: dict[int, float] = {}
-    size = 1
+    size, worse = 1, 0
     while True:
         measured[size] = seconds(group[:size], device, steps) / size
-        if size >= most or measured[size] > _WORSE * min(measured.values()):
+        worse = worse + 1 if measured[size] > _WORSE * min(measured.values()) else 0
+        if size >= most or worse == 2:
             break
         size = min(2 * size, most)
     best = min(measured, key=lambda one: measured[one])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from iclens.errors import UserError
 from iclens.models.model import PromptModel
+from iclens.tasks.prompt_batch import PromptBatch
 from iclens.training.config import RunConfig, Training
 from iclens.training.default_dtype import default_dtype
 from iclens.training.distributed import Processes
@@ -125,15 +126,25 @@ class Ensemble:
         Args:
             runs: only these; all when None.
         """
+        chosen = list(range(len(self.configs)) if runs is None else runs)
         with self._precision():
-            # One run at a time keeps memory at that of one run.
-            return [self._errors_of(run) for run in (range(len(self.configs)) if runs is None else runs)]
+            prompts = [evaluation_prompts(self.configs[run], self.tasks[run]) for run in chosen]
+            if len({one.inputs.shape for one in prompts}) == 1 and len(chosen) == len(self.configs):
+                return self._errors_together(prompts)
+            return [self._errors_of(run, one) for run, one in zip(chosen, prompts, strict=True)]
 
-    def _errors_of(self, run: int) -> Tensor:
-        prompt = evaluation_prompts(self.configs[run], self.tasks[run])
+    def _errors_together(self, prompts: Sequence[PromptBatch]) -> list[Tensor]:
+        inputs, labels = (torch.stack([getattr(one, name) for one in prompts]) for name in ("inputs", "labels"))
+        errors = []
+        # No more memory than a step takes, however many prompts there are.
+        for some in zip(inputs.split(self.first.batch, 1), labels.split(self.first.batch, 1), strict=True):
+            x, y = (one.to(self.device) for one in some)
+            errors.append(point_losses(self.model(x, y).to(y.dtype), y, self.first.loss_kind))
+        return list(torch.cat(errors, 1).mean(1))
+
+    def _errors_of(self, run: int, prompt: PromptBatch) -> Tensor:
         inputs, labels = prompt.inputs.to(self.device), prompt.labels.to(self.device)
         model, errors = self.alone(run), []
-        # No more memory than a step takes, however many prompts there are.
         for x, y in zip(*(tensor.split(max(64, self.first.batch)) for tensor in (inputs, labels)), strict=True):
             errors.append(point_losses(model(x.unsqueeze(0), y.unsqueeze(0))[0], y, self.first.loss_kind))
         return torch.cat(errors).mean(0)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from iclens.attention.interface import NAME as VARIANT
 from iclens.errors import UserError
 from iclens.huggingface import (
     DeferredMask,
@@ -179,7 +180,15 @@ def attending(
 
     With `wants_mask` every mask is transformers' own, also a plainly causal (or full) one, which is otherwise taken as
     known: an independent check. A pass over the last tokens of texts names their `places`.
+
+    Raises:
+        UserError: the model has an attention variant, which `handler` would silently take the place of.
     """
+    if lens_model.model.config._attn_implementation == VARIANT:
+        raise UserError(
+            f"{lens_model.name} has an attention variant in it, and the lens reads softmax attention: take it out with "
+            "iclens.attention.remove(model)."
+        )
     register(NAME, _attention, _mask)
     names = {layer.attention: layer.attention_name for layer in lens_model.anatomy.layers}
     family = lens_model.family

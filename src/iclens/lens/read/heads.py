@@ -30,13 +30,13 @@ def head_dual(
     scale: float,
     softcap: float | None = None,
     mask: Bool[Tensor, "*batch_m _ n_key"] | None = None,
-    sink: Float[Tensor, ""] | None = None,
+    sink: Float[Tensor, "*heads"] | None = None,
     training_weights: TrainingWeights | None = None,
 ) -> DualModel:
     """Make the dual model of heads from a language model: a soft cap c·tanh(scores/c) is a kernel of its own.
 
-    The learned sink of a head is one more training pair after all others, of no demonstration: its target is 0, and its
-    kernel with every query e^sink.
+    The learned sink of a head, or of each of several, is one more training pair after all others, of no demonstration:
+    its target is 0, and its kernel with every query e^sink.
 
     Leading axes are free. Keys and values are not repeated: heads that share a key head are consecutive. All other
     arguments are those of `DualModel.from_attention`.

@@ -25,11 +25,17 @@ _FOR_EFFECTS = 0.4
 _AT_MOST = 0.55
 """The part from which on these are too dear."""
 
-_FOR_ORDER = 0.4
-"""The part of what is left then that dropping what is not needed and the last search among orders may take."""
+_FOR_NEAR = 0.4
+"""The part of what is left then that dropping what is not needed and the race among neighbours of the best may take."""
+
+_BASES = 2
+"""Prompts of the first race whose neighbours run: on few examples the best and the second are much alike."""
 
 _BATCHES = (2, 8)
 """Fewest and most mini-batches."""
+
+_TRIES = 1 << 10
+"""Neighbours of one prompt that are drawn at most."""
 
 
 @METHODS.register("influence")
@@ -41,7 +47,8 @@ def choose(search: Search) -> Found:
        errors; each the best last, the best first and in random orders. Without `k` of every size. Every second one is
        a random subset.
     3. Successive elimination among them by real runs (`race`); without `k` what the winner does not need goes out.
-    4. With `order="search"` a race among orders of the winner.
+    4. A race among neighbours of the first and the second: a demonstration exchanged for one of a larger effect, and
+       with `order="search"` other orders.
     """
     effects, note, needed = None, "", _cost_of_effects(search, _BATCHES[0], 1)
     if needed > _AT_MOST * search.budget:
@@ -54,18 +61,18 @@ def choose(search: Search) -> Found:
     scores = None if effects is None else effects.mean
     sizes = [search.k] if search.k else list(range(1, search.n + 1))
     typical = sum(sizes) / len(sizes)
-    for_subsets = search.left * (1 - _FOR_ORDER if search.order == "search" or search.k is None else 1.0)
-    n_first = most_in_race(search, for_subsets, typical)
+    n_first = most_in_race(search, search.left * (1 - _FOR_NEAR), typical)
     proposals = _distinct(_mixed(search, effects))
     # What is pruned stays as it is where nothing shorter is as good.
     before = [search.start] if search.k is None and search.fits(search.start) else []
-    best = race(search, [*before, *islice(proposals, max(1, n_first - len(before)))])
+    found = race(search, [*before, *islice(proposals, max(1, n_first - len(before)))])
     if search.k is None:
-        best = trimmed(search, best)
-    if search.order == "search" and len(best) > 1:
-        n_orders = most_in_race(search, search.left, len(best))
-        if cost_of_race(search, n_orders, len(best)) <= search.left and n_orders > 1:
-            best = race(search, [best, *islice(_distinct(_orders(search, best, scores)), n_orders - 1)])
+        found = [trimmed(search, found[0])]
+    best = found[0]
+    n_near = most_in_race(search, search.left, len(best))
+    if cost_of_race(search, n_near, len(best)) <= search.left and n_near > 1:
+        near = _distinct(_near(search, found[:_BASES], effects))
+        best, *_ = race(search, [best, *islice(near, n_near - 1)])
     return Found(best, scores, effects, note)
 
 
@@ -134,13 +141,46 @@ def _ordered(search: Search, chosen: Sequence[int], mean: Tensor | None) -> Iter
         yield tuple(chosen[i] for i in torch.randperm(len(chosen), generator=search.generator).tolist())
 
 
+def _near(search: Search, bases: Sequence[Order], effects: Effects | None) -> Iterator[Order]:
+    """Neighbours of prompts, by turns with other orders of them where orders are searched; without end."""
+    each: list[Iterator[Order]] = []
+    for base in bases:
+        orders = [_orders(search, base, None if effects is None else effects.mean)] if search.order == "search" else []
+        each += [*orders, _exchanged(search, base, effects)]
+    while each:
+        for one in list(each):
+            found = next(one, None)
+            if found is None:
+                each.remove(one)
+            else:
+                yield found
+
+
+def _exchanged(search: Search, base: Order, effects: Effects | None) -> Iterator[Order]:
+    """The prompt with one demonstration exchanged for another: the less it helps, for the more it may help."""
+    labels = [one.output for one in search.evaluator.shots]
+    others = [i for i in range(search.n) if i not in base]
+    for _ in range(_TRIES if others and search.k is not None else 0):
+        values = torch.randn(search.n, generator=search.generator, dtype=torch.float64)
+        if effects is not None:
+            spread = effects.error + effects.mean.std()
+            values = effects.mean + spread * values
+        out = min(base, key=lambda i: float(values[i]))
+        allowed = [i for i in others if not search.balanced or labels[i] == labels[out]]
+        if allowed:
+            new = max(allowed, key=lambda i: float(values[i]))
+            order = tuple(new if i == out else i for i in base)
+            if search.fits(order):
+                yield tuple(sorted(order)) if search.order == "given" else order
+
+
 def _orders(search: Search, best: Order, mean: Tensor | None) -> Iterator[Order]:
-    """Orders of the same demonstrations: near the best one first, then any; without end."""
+    """Orders of the same demonstrations: near the best one first, then any."""
     yield from _ordered(search, best, mean)
     yield tuple(sorted(best))
     for place in range(len(best) - 1):
         yield (*best[:place], best[place + 1], best[place], *best[place + 2 :])
-    while True:
+    for _ in range(_TRIES):
         yield tuple(best[i] for i in torch.randperm(len(best), generator=search.generator).tolist())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -80,14 +81,14 @@ def test_a_control_never_is_the_best_row():
     assert outcomes({"control scale 0.5": 0.3}) == ["does not hold"] * 3
 
 
-@pytest.mark.parametrize("preset", [RECIPE.quick, RECIPE.paper])
+@pytest.mark.parametrize("preset", RECIPE.presets.values())
 def test_every_named_row_exists(preset):
     assert set(preset.settings.rows) <= set(ROWS)
 
 
 def test_what_lacks_its_data_is_not_run_says_why_and_is_tried_again(tmp_path):
     folder = tmp_path / "glue"
-    settings = TableSettings(data=str(folder), tasks=("cola",), rows=("original",))
+    settings = TableSettings(data=str(folder), tasks=("cola",), rows=("original",), n_seeds=1)
 
     class Lacking(FinetuneTable):
         quick = Preset(settings, seconds=1.0)
@@ -130,6 +131,40 @@ def test_a_tiny_run_trains_every_row_from_the_same_data():
     assert len(RECIPE.check(table, SETTINGS)) == 3
     figure = RECIPE.plot(Table.from_json_columns(table.to_columns()), SETTINGS)
     assert "GENERATED" in figure.axes[0].get_title()
+
+
+def test_a_run_belongs_to_its_task_row_and_seed_alone():
+    whole = RECIPE.more["small"].settings
+    fewer = replace(whole, tasks=("mrpc",), rows=("negative k=1 β=0.1",), n_seeds=1)
+    parts = RECIPE.parts(fewer)
+    assert [part["row"] for part in parts] == ["original", "negative k=1 β=0.1"]
+    for part in parts:
+        assert part in RECIPE.parts(whole)
+        assert RECIPE.bearing(part, fewer) == RECIPE.bearing(part, whole)
+        assert RECIPE.bearing(part, whole) != RECIPE.bearing(part, replace(whole, steps=whole.steps + 1))
+
+
+def test_the_estimate_is_the_sum_of_its_parts_and_each_kind_is_timed_once_a_task():
+    asked = []
+
+    def clock(backbone, data, row, settings, device):
+        asked.append((data.task.name, row.kind, row.variant, settings.n_steps))
+        return 10.0 if data.task.name == "cola" else 1.0
+
+    class Told(FinetuneTable):
+        timed = staticmethod(clock)
+
+        def backbone(self, settings):
+            return "an encoder"
+
+    rows = ("negative", "control scale 0.5", "control scale 0.9", "control parameters g1")
+    settings = replace(SETTINGS, tasks=("cola", "rte"), rows=rows, n_seeds=3, steps=7)
+    by_part = Told().seconds_by_part(settings, Told.quick)
+    assert len(by_part) == len(Told().parts(settings)) == 2 * 3 * 8
+    # The original, negatives, and the controls of two variants.
+    assert len(asked) == len(set(asked)) == 2 * 4
+    assert {one[3] for one in asked} == {7}
+    assert Told().estimate(settings, Told.quick) == sum(by_part) == pytest.approx(3 * 8 * (10 + 1))
 
 
 _GAIN = partial(planted, {"augmented g1&g2": 0.2})

@@ -1,4 +1,4 @@
-"""Four tasks of GLUE: their columns, their metrics, and how their data are read.
+"""Tasks of GLUE: their columns, their classes and their metrics.
 
 CoLA (is this sentence acceptable?), MRPC (do two sentences say the same?), STS-B (how similar are they, 0 to 5?) and
 RTE (does the first entail the second?) are the columns of Table 1 of Ren & Liu 2024; Wang et al. 2019 (GLUE) define
@@ -7,14 +7,11 @@ the metrics.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 
@@ -27,10 +24,15 @@ class GlueTask:
 
     Attributes:
         name: GLUE's configuration name.
-        title: as papers print it.
+        title: as papers print it, and as GLUE's own folder is called.
         columns: the text columns, one or two.
         n_classes: number of classes; 1 for a graded label.
         metrics: what GLUE reports, in its order.
+        in_files: what GLUE's own files call the text columns and then the label.
+        classes: what they call the classes, in order; empty where they are numbers.
+        no_header: the columns of GLUE's own files where their first line does not name them.
+        validation: the hub's name of the validation split.
+        dev: GLUE's own file of it, without its ending.
     """
 
     name: str
@@ -38,6 +40,11 @@ class GlueTask:
     columns: tuple[str, ...]
     n_classes: int
     metrics: tuple[str, ...]
+    in_files: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    no_header: tuple[str, ...] = ()
+    validation: str = "validation"
+    dev: str = "dev"
 
     @property
     def graded(self) -> bool:
@@ -45,16 +52,34 @@ class GlueTask:
         return self.n_classes == 1
 
 
+_PAIR = ("sentence1", "sentence2")
+_ENTAILS = ("entailment", "not_entailment")
+
 TASKS: dict[str, GlueTask] = {
     task.name: task
     for task in (
-        GlueTask("cola", "CoLA", ("sentence",), 2, ("matthews",)),
-        GlueTask("mrpc", "MRPC", ("sentence1", "sentence2"), 2, ("f1", "accuracy")),
-        GlueTask("stsb", "STS-B", ("sentence1", "sentence2"), 1, ("pearson", "spearman")),
-        GlueTask("rte", "RTE", ("sentence1", "sentence2"), 2, ("accuracy",)),
+        GlueTask(
+            "cola", "CoLA", ("sentence",), 2, ("matthews",), ("sentence", "label"),
+            no_header=("source", "label", "mark", "sentence"),
+        ),
+        GlueTask("mrpc", "MRPC", _PAIR, 2, ("f1", "accuracy"), ("#1 String", "#2 String", "Quality")),
+        GlueTask("stsb", "STS-B", _PAIR, 1, ("pearson", "spearman"), (*_PAIR, "score")),
+        GlueTask("rte", "RTE", _PAIR, 2, ("accuracy",), (*_PAIR, "label"), _ENTAILS),
+        GlueTask("sst2", "SST-2", ("sentence",), 2, ("accuracy",), ("sentence", "label")),
+        GlueTask(
+            "qnli", "QNLI", ("question", "sentence"), 2, ("accuracy",), ("question", "sentence", "label"), _ENTAILS
+        ),
+        GlueTask(
+            "mnli", "MNLI", ("premise", "hypothesis"), 3, ("accuracy",), (*_PAIR, "gold_label"),
+            ("entailment", "neutral", "contradiction"), validation="validation_matched", dev="dev_matched",
+        ),
+        GlueTask("wnli", "WNLI", _PAIR, 2, ("accuracy",), (*_PAIR, "label")),
     )
-}
+}  # fmt: skip
 """Classes as in GLUE: CoLA 1 = acceptable; MRPC 1 = the same meaning; RTE 0 = entailment, 1 = no entailment."""
+
+TABLE_1 = ("cola", "mrpc", "stsb", "rte")
+"""The paper's columns."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +102,7 @@ class TaskData:
     """A task with its examples.
 
     Attributes:
-        task: which of the four.
+        task: which task.
         train: what is trained on.
         validation: what is measured on.
         source: where the examples are from, as tables print it.
@@ -95,7 +120,7 @@ class TaskData:
         """The task's name as a table prints it; of generated examples it always says so."""
         return f"{self.task.title} (generated)" if self.generated else self.task.title
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A fingerprint of all examples."""
         text = json.dumps(
@@ -154,133 +179,3 @@ def metrics(task: GlueTask, predictions: Sequence[float], labels: Sequence[float
 def headline(task: GlueTask, predictions: Sequence[float], labels: Sequence[float]) -> float:
     """The task's one number: the mean of its metrics, as in GLUE's own average."""
     return float(np.mean(list(metrics(task, predictions, labels).values())))
-
-
-def load_task(name: str, source: str) -> TaskData:
-    """Real data of a task.
-
-    Args:
-        name: which task.
-        source: `"glue"` for the hub's data set of that name, read with the optional library `datasets`; or a folder
-            that holds, for each task, a subfolder of its name: either saved by `datasets` (`save_to_disk`) or with
-            `train` and `validation` as `.jsonl` or `.csv`, columns as in GLUE (`sentence`, or `sentence1` and
-            `sentence2`, and `label`).
-
-    Raises:
-        UserError: the data cannot be had, or lack a column, a label or a split.
-    """
-    task = task_named(name)
-    splits = _from_hub(task) if source == "glue" else from_folder(task, Path(source))
-    parts = {}
-    for part in ("train", "validation"):
-        if part not in splits:
-            raise UserError(f"{source}: the task {name} has no split {part!r}; it has {', '.join(splits) or 'none'}.")
-        parts[part] = tuple(examples_of(task, splits[part], f"{source}, {name}, {part}"))
-        if not parts[part]:
-            raise UserError(f"{source}: the split {part!r} of the task {name} is empty.")
-    return TaskData(task, parts["train"], parts["validation"], "GLUE" if source == "glue" else source, False)
-
-
-def _datasets(why: str) -> Any:
-    try:
-        import datasets  # type: ignore[import-not-found, unused-ignore]
-    except ImportError as error:
-        raise UserError(
-            f"{why} needs the library datasets: pip install datasets; or use --data generated, or a folder with "
-            "train.jsonl and validation.jsonl for every task."
-        ) from error
-    return datasets
-
-
-def _from_hub(task: GlueTask) -> Mapping[str, Iterable[Mapping[str, Any]]]:
-    datasets = _datasets("reading GLUE from the hub")
-    try:
-        return dict(datasets.load_dataset("glue", task.name))
-    # Whatever the network, the cache or the library raises, the answer for the user is the same.
-    except Exception as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"GLUE's {task.name} cannot be had from the hub ({first_line}); save it to a folder and give that, or use "
-            "--data generated."
-        ) from error
-
-
-def from_folder(task: GlueTask, folder: Path) -> Mapping[str, Iterable[Mapping[str, Any]]]:
-    """Find a task's splits in a folder and read their rows.
-
-    Raises:
-        UserError: the folder or a split is missing, or cannot be read.
-    """
-    place = folder / task.name
-    if not place.is_dir():
-        raise UserError(
-            f"--data {folder}: {'it has no folder ' + task.name if folder.is_dir() else 'it is not a folder'}; give "
-            "'generated', 'glue', or a folder with a subfolder for every task."
-        )
-    if (place / "dataset_dict.json").is_file():
-        return dict(_datasets(f"reading {place}").load_from_disk(str(place)))
-    splits = {}
-    for part in ("train", "validation"):
-        for suffix, read in ((".jsonl", _jsonl), (".csv", _csv)):
-            file = place / f"{part}{suffix}"
-            if file.is_file() and part not in splits:
-                splits[part] = list(read(file))
-    if not splits:
-        raise UserError(f"{place}: found neither train.jsonl nor train.csv, nor a data set saved by datasets.")
-    return splits
-
-
-def _jsonl(file: Path) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(_text(file).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{file}, line {number}: not JSON ({getattr(error, 'msg', error)}).") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{file}, line {number}: expected an object with the columns and the label.")
-        yield row
-
-
-def _csv(file: Path) -> Iterator[Mapping[str, Any]]:
-    try:
-        for number, row in enumerate(csv.DictReader(io.StringIO(_text(file), newline="")), 1):
-            if None in row:
-                raise UserError(f"{file}, example {number}: it has more cells than the first line has names.")
-            yield row
-    except csv.Error as error:
-        raise UserError(f"{file}: no table of comma-separated values ({error}).") from error
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
-
-
-def examples_of(task: GlueTask, rows: Iterable[Mapping[str, Any]], where: str) -> Iterator[Example]:
-    """Make a task's examples of rows with its columns.
-
-    Raises:
-        UserError: a row lacks a column, or has a label of another kind; `where` names its place.
-    """
-    for number, row in enumerate(rows, 1):
-        missing = [column for column in (*task.columns, "label") if row.get(column) is None]
-        if missing:
-            raise UserError(f"{where}, example {number}: the column {missing[0]!r} is missing.")
-        try:
-            label = float(row["label"])
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{where}, example {number}: the label {row['label']!r} is not a number.") from error
-        if task.graded and not 0 <= label <= 5:
-            raise UserError(f"{where}, example {number}: the grade {label:g} is not between 0 and 5.")
-        if not task.graded and label not in range(task.n_classes):
-            raise UserError(
-                f"{where}, example {number}: the label {label:g} is none of 0 … {task.n_classes - 1}; GLUE hides the "
-                "labels of its test sets (−1)."
-            )
-        yield Example(tuple(str(row[column]) for column in task.columns), label)

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from itertools import product
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,14 +16,14 @@ from iclens.errors import UserError
 from iclens.intervals import Estimate
 from iclens.papers.ren_liu_2024.table_1.backbone import Backbone, load_backbone
 from iclens.papers.ren_liu_2024.table_1.best_of_many import SIGNIFICANT, Best, best_row, fold_scores
-from iclens.papers.ren_liu_2024.table_1.glue import TASKS, TaskData, task_named
-from iclens.papers.ren_liu_2024.table_1.rows import ORIGINAL, PRESETS, ROWS, TYPES, chosen_rows, task_data
+from iclens.papers.ren_liu_2024.table_1.glue import TABLE_1, TaskData, task_named
+from iclens.papers.ren_liu_2024.table_1.rows import ORIGINAL, PAPERS_ROWS, PRESETS, ROWS, TYPES, chosen_rows, task_data
 from iclens.papers.ren_liu_2024.table_1.training import Settings, seconds_per_run, train
 from iclens.recipes.contract import Part, Progress, Recipe, recipe
 from iclens.recipes.contract import Preset as RecipePreset
 from iclens.recipes.figures import Figure, new_figure
 from iclens.recipes.seed_curves import seed_mean
-from iclens.recipes.settings import chosen, option, stated
+from iclens.recipes.settings import chosen, option, place, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 
@@ -54,11 +55,13 @@ class TableSettings:
         UserError: an unknown task, preset or row, or fewer than one step or seed.
     """
 
-    data: str = chosen("glue", '"glue" for the real tasks, "generated" for small ones made by iclens')
-    tasks: tuple[str, ...] = stated(tuple(TASKS), "Table 1: CoLA, MRPC, STS-B, RTE")
+    data: str = place(
+        "glue", 'a folder with GLUE\'s files, "glue" for the hub, "generated" for small ones made by iclens'
+    )
+    tasks: tuple[str, ...] = stated(TABLE_1, "Table 1: CoLA, MRPC, STS-B, RTE")
     preset: str = chosen("paper", "batch, learning rate, layers, examples")
     rows: tuple[str, ...] = chosen(tuple(ROWS), "the paper's grids as far as they can be read, strengths, controls")
-    model: str = chosen("minilm", "the paper's backbone could not be read")
+    model: str = place("minilm", "the paper's backbone could not be read")
     steps: int = chosen(PRESETS["paper"].settings.n_steps, "of a run")
     n_seeds: int = chosen(8, "with fewer no p of sign flips reaches 0.05 / 4 beside a row that is worse at every seed")
     device: str = option("", "cpu or cuda; by the preset when empty")
@@ -82,7 +85,7 @@ class FinetuneTable(Recipe[TableSettings]):
     A row's score is the mean of its task's metrics (CoLA: Matthews; MRPC: F1 and accuracy; STS-B: Pearson and
     Spearman; RTE: accuracy). Gains over the original attention are paired by seed; p-values of the best rows are
     corrected for the choice among all of them (sign flips of whole seeds, largest mean). The quick preset takes small
-    generated data, the paper preset real GLUE, which must be installed.
+    generated data; the presets small and paper take real GLUE, which must be at hand (data=FOLDER).
     """
 
     title = "Fine-tuning with modified attention"
@@ -109,7 +112,18 @@ class FinetuneTable(Recipe[TableSettings]):
         seconds=100,
     )
     paper = RecipePreset(TableSettings(), seconds=290_000, needs_gpu="80 hours of a CPU core")
-    revision = 2
+    more: ClassVar = {
+        "small": RecipePreset(
+            TableSettings(
+                tasks=("stsb", "mrpc", "cola"),
+                preset="small",
+                rows=PAPERS_ROWS,
+                steps=PRESETS["small"].settings.n_steps,
+            ),
+            seconds=65_000,
+        )
+    }
+    revision = 3
 
     def lacking(self, settings: TableSettings) -> str:
         """Why the data or the encoder cannot be had."""
@@ -131,18 +145,21 @@ class FinetuneTable(Recipe[TableSettings]):
         return settings.device or super().device(settings)
 
     def estimate(self, settings: TableSettings, preset: RecipePreset[TableSettings]) -> float:
-        """By two steps of every task and kind of row."""
+        """By a timed step of every task and kind of row."""
+        return sum(self.seconds_by_part(settings, preset))
+
+    def seconds_by_part(self, settings: TableSettings, preset: RecipePreset[TableSettings]) -> list[float]:
+        """By a timed step of every task and kind of row."""
         backbone, device = self.backbone(settings), self.device(settings)
         seconds: dict[tuple[str, str, str | None], float] = {}
-        total = 0.0
-        for task in settings.tasks:
-            data = self.data(task, settings)
-            for row in chosen_rows(settings.rows):
-                like = (task, row.kind, row.variant)
-                if like not in seconds:
-                    seconds[like] = seconds_per_run(backbone, data, row, _of_run(settings), device)
-                total += settings.n_seeds * seconds[like]
-        return total
+        found = []
+        for part in self.parts(settings):
+            task, row = str(part["task"]), ROWS[str(part["row"])]
+            like = (task, row.kind, row.variant)
+            if like not in seconds:
+                seconds[like] = self.timed(backbone, self.data(task, settings), row, _of_run(settings), device)
+            found.append(seconds[like])
+        return found
 
     def data(self, task: str, settings: TableSettings) -> TaskData:
         """Load or generate the examples of a task."""
@@ -152,28 +169,32 @@ class FinetuneTable(Recipe[TableSettings]):
         """Load the encoder."""
         return _backbone(settings.model, PRESETS[settings.preset].layers)
 
-    trained = staticmethod(train)
+    trained, timed = staticmethod(train), staticmethod(seconds_per_run)
 
     def parts(self, settings: TableSettings) -> list[Part]:
-        """One a task and row, with all its seeds."""
-        return [{"task": task, "row": row} for task in settings.tasks for row in settings.rows]
+        """One a run: seed after seed of a task, so that what is finished early is whole rows of few seeds."""
+        grid = product(settings.tasks, range(settings.n_seeds), settings.rows)
+        return [{"task": task, "seed": seed, "row": row} for task, seed, row in grid]
+
+    def bearing(self, part: Part, settings: TableSettings) -> TableSettings:
+        """A run is the same whatever other tasks, rows and seeds are asked for."""
+        return dataclasses.replace(settings, tasks=(str(part["task"]),), rows=(str(part["row"]),), n_seeds=1)
 
     def measure(self, part: Part, settings: TableSettings, progress: Progress) -> Table:
-        """Scores and metrics of every seed, also on halves of the validation examples."""
-        task, row = str(part["task"]), ROWS[str(part["row"])]
+        """Score and metrics of a run, also on halves of the validation examples."""
+        task, row, seed = str(part["task"]), ROWS[str(part["row"])], int(str(part["seed"]))
         data, backbone = self.data(task, settings), self.backbone(settings)
-        rows: list[dict[str, Any]] = []
-        for seed in range(settings.n_seeds):
-            progress(seed, settings.n_seeds, f"{data.title}, {row.name}")
-            made = self.trained(backbone, data, row, seed, _of_run(settings), self.device(settings))
-            score = sum(made.scores.values()) / len(made.scores)
-            named = {"title": data.title, "kind": row.kind, "generated": data.generated, "diverged": made.diverged}
-            rows.append({"seed": seed, "score": score, **named, **made.scores, "n_parameters": made.n_parameters})
-            rows += [
-                {"seed": seed, "fold": fold, "chooses": chooses, "reports": reports}
-                for fold, (chooses, reports) in enumerate(fold_scores(data, [made.predictions])[0].tolist())
+        progress(0, 1, f"{data.title}, {row.name}, seed {seed}")
+        made = self.trained(backbone, data, row, seed, _of_run(settings), self.device(settings))
+        score = sum(made.scores.values()) / len(made.scores)
+        named = {"title": data.title, "kind": row.kind, "generated": data.generated, "diverged": made.diverged}
+        folds = enumerate(fold_scores(data, [made.predictions])[0].tolist())
+        return Table(
+            [
+                {"score": score, **named, **made.scores, "n_parameters": made.n_parameters},
+                *({"fold": fold, "chooses": chooses, "reports": reports} for fold, (chooses, reports) in folds),
             ]
-        return Table(rows)
+        )
 
     def check(self, table: Table, settings: TableSettings) -> list[Verdict]:
         """The best rows, corrected for the choice, and against the controls."""
@@ -198,10 +219,10 @@ class FinetuneTable(Recipe[TableSettings]):
         for ax, task in zip(axes, settings.tasks, strict=True):
             scores = _scores(table, task, settings)
             names = [name for name in scores if name != ORIGINAL.name]
-            for place, name in enumerate(names):
+            for height, name in enumerate(names):
                 found = seed_mean(scores[name] - scores[ORIGINAL.name])
                 reach = np.nan_to_num([[max(found.mean - found.low, 0.0)], [max(found.high - found.mean, 0.0)]])
-                ax.errorbar(found.mean, place, xerr=reach, fmt="o", color=colours[ROWS[name].kind], ms=5)
+                ax.errorbar(found.mean, height, xerr=reach, fmt="o", color=colours[ROWS[name].kind], ms=5)
             ax.set_yticks(range(len(names)), names, fontsize="small")
             ax.invert_yaxis()
             ax.axvline(0.0, color="0.5", linewidth=0.8)

@@ -95,6 +95,8 @@ def generate_sentences(
         UserError: an unknown task, a number below 2, or more examples than the words give.
     """
     task = task_named(name)
+    if name not in _MAKERS:
+        raise UserError(f"no sentences are generated for the task {name}, only for {', '.join(_MAKERS)}.")
     parts = {}
     for part, n in (("train", n_train), ("validation", n_validation)):
         if n < 2:

@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from iclens.errors import UserError
 from iclens.papers.ren_liu_2024.table_1.backbone import Backbone
+from iclens.papers.ren_liu_2024.table_1.classifier import Classifier
 from iclens.papers.ren_liu_2024.table_1.glue import Example, TaskData, metrics
+from iclens.papers.ren_liu_2024.table_1.packed import pack, packable
 from iclens.training.reproducibly import reproducibly
 
 
@@ -55,6 +57,8 @@ class Settings:
         max_length: longest input in tokens; longer ones are cut.
         threads: torch threads; a run repeats bit for bit with the same number.
         frozen_words: leave the word embeddings as they are, half of a small encoder's parameters.
+        packed: compute no padding, where the encoder can do without (`table_1.packed`). Without dropout the numbers are
+            the same but for rounding; with it, dropout is drawn for the tokens alone.
     """
 
     n_steps: int
@@ -65,6 +69,7 @@ class Settings:
     max_length: int = 128
     threads: int = 1
     frozen_words: bool = False
+    packed: bool = True
 
     def __post_init__(self) -> None:
         for name in ("n_steps", "batch", "max_length", "threads"):
@@ -99,34 +104,6 @@ class Run:
     n_parameters: int
     seconds: float
     diverged: bool
-
-
-class Classifier(nn.Module):
-    """An encoder with a fresh head on the mean of its tokens' states, as sentence encoders are pooled.
-
-    Args:
-        encoder: gives `last_hidden_state`.
-        width: of its states.
-        n_outputs: classes, or 1 for a grade.
-        dropout: before the head.
-    """
-
-    def __init__(self, encoder: nn.Module, width: int, n_outputs: int, dropout: float) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.dropout = nn.Dropout(dropout)
-        self.dense = nn.Linear(width, width, dtype=torch.float32)
-        self.head = nn.Linear(width, n_outputs, dtype=torch.float32)
-        for layer in (self.dense, self.head):
-            nn.init.normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """Logits or grades, (n_examples, n_outputs)."""
-        states = self.encoder(**inputs).last_hidden_state
-        real = inputs["attention_mask"].to(states.dtype)[..., None]
-        pooled = (states * real).sum(1) / real.sum(1)
-        return self.head(self.dropout(torch.tanh(self.dense(self.dropout(pooled)))))
 
 
 def attach(encoder: nn.Module, row: Row) -> None:
@@ -182,17 +159,32 @@ def train(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Set
 
 
 def seconds_per_run(backbone: Backbone, data: TaskData, row: Row, settings: Settings, device: str = "cpu") -> float:
-    """Estimated seconds of one run, from one timed step after a first one that warms up."""
-    short = Settings(**{**asdict(settings), "n_steps": 2})
+    """Estimated seconds of one run, from one timed step after a first one that warms up.
+
+    On a CPU these are seconds of the process, which other processes do not lengthen.
+    """
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    short = replace(settings, n_steps=2)
+    typical = replace(data, train=_typical(data.train, settings.batch))
     with reproducibly(0, settings.threads):
         model = _model(backbone, data, row, 0, short).to(device)
-        steps = _training(model, backbone.tokenizer, data, 0, short)
+        steps = _training(model, backbone.tokenizer, typical, 0, short)
         next(steps)
-        start = time.perf_counter()
+        start = clock()
         next(steps)
-        step = time.perf_counter() - start
-    # A forward pass is about a third of a step.
-    return step * (settings.n_steps + len(data.validation) / settings.batch / 3)
+        step = clock() - start
+    return of_steps(step, settings, len(data.validation))
+
+
+def of_steps(seconds: float, settings: Settings, n_validation: int) -> float:
+    """Seconds of a run of so many seconds a step: a forward pass, of the validation examples, is a third of a step."""
+    return seconds * (settings.n_steps + n_validation / settings.batch / 3)
+
+
+def _typical(examples: Sequence[Example], n: int) -> tuple[Example, ...]:
+    """So many examples, as short and as long as all of them are."""
+    by_length = sorted(examples, key=lambda example: sum(map(len, example.texts)))
+    return tuple(by_length[int((place + 0.5) * len(by_length) / n)] for place in range(n))
 
 
 def _model(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Settings) -> Classifier:
@@ -201,8 +193,11 @@ def _model(backbone: Backbone, data: TaskData, row: Row, seed: int, settings: Se
     encoder: Any = copy.deepcopy(backbone.encoder)
     # The head is drawn before the variant's own parameters, so that every row of a seed has the same head.
     torch.manual_seed(seed)
-    model = Classifier(encoder, int(config.hidden_size), data.task.n_classes, dropout)
+    packed = settings.packed and packable(encoder)
+    model = Classifier(encoder, int(config.hidden_size), data.task.n_classes, dropout, packed)
     attach(encoder, row)
+    if packed:
+        pack(encoder)
     model.float()
     if settings.frozen_words:
         encoder.get_input_embeddings().requires_grad_(False)

@@ -1,0 +1,3 @@
+"""Demonstrations as a small change of weights, on real models and public data."""
+
+__all__: list[str] = []
