@@ -1,4 +1,4 @@
-"""What each demonstration's part of the MLPs' weight updates does to the margin."""
+"""What each demonstration's part of the MLPs' weight updates does to the margin, and how large it is."""
 
 from __future__ import annotations
 
@@ -47,3 +47,21 @@ def slope(lens: Lens, weights: Tensor) -> Tensor:
         margin = lens.readouts.margin(lens.patches().logits(given)[None])
         (found,) = torch.autograd.grad(margin.sum(), given)
     return found.double().cpu()
+
+
+@ATTRIBUTIONS.register("patch_size")
+def size(lens: Lens, generator: torch.Generator) -> Scores:
+    """Mean over layers of |ΔW_i| / |W| where the answer is read: a size, so that it knows no opposition.
+
+    One pass over the prompt. Source: `iclens.lens.patching`; docs/patch.md.
+    """
+
+    def values() -> Tensor:
+        patches = lens.patches()
+        found = torch.zeros(lens.n_demonstrations, dtype=torch.float64)
+        for row in patches.to_rows(patches.read):
+            if row["term"] == "part":
+                found[row["source"]] += row["size"] / len(patches)
+        return found
+
+    return counted(lens, values)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from iclens.identities.checks import Setting, identity
+from iclens.identities.checks import Setting, identity, relative
 from iclens.lens.model.loading import LensModel, load
 from iclens.lens.patching.applied import FORMS, Form
 from iclens.lens.patching.patches import CONTEXTS, Patches, patches_of
@@ -143,15 +143,12 @@ def split(setting: Setting) -> Iterator[float]:
                 where = torch.tensor([_N - 1])
                 made = patches_of(lens_model, ids, groups, _QUERY, where, _N_SOURCES, below=below)
                 for patch in made:
-                    yield _off(patch.offsets.total, patch.offset, patch.offset)
+                    yield relative(patch.offsets.total, patch.offset)
                     for update in patch.updates:
-                        yield _off(patch.left(update.name).total, update.left, patch.read_alone)
-
-
-def _off(found: torch.Tensor, expected: torch.Tensor, size: torch.Tensor) -> float:
-    """The largest difference over the largest entry; parallel branches have no update to be relative to."""
-    largest = torch.maximum(expected.abs().max(), 1e-3 * size.abs().max())
-    return float((found - expected).abs().max() / largest)
+                        # Relative to W a₀, since parallel branches have updates of rounding alone.
+                        size = torch.maximum(update.left.abs(), (patch.read_alone @ patch.matrix(update.name).T).abs())
+                        found = patch.left(update.name).total - update.left
+                        yield float(found.abs().max() / size.max())
 
 
 @cache

@@ -319,11 +319,8 @@ class Lens:
                 self.n_demonstrations, context=context, below=below,
             )  # fmt: skip
             with self.passes.stage("patch"):
-                self.passes.forward_passes += 1.0
-                _ = made.whole
-                if below == "plain":
-                    self.passes.forward_passes += made.share
-                    _ = made.plain
+                self.passes.forward_passes += 1.0 + made.share
+                _ = made[0]
             self._patches[context, below] = made
         return self._patches[context, below]
 

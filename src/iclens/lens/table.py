@@ -303,7 +303,8 @@ class _Printer:
         if left:
             sums = (_of_update(sum(one.share for one in left)), _of_update(sum(one.displaced for one in left)))
             rows.append((self.faint(f"{len(left)} others"), "", *sums, "", ""))
-        others = {UPDATES[name]: share for name, share in patch.shares.items() if share}
+        # What is zero but for rounding is left out.
+        others = {UPDATES[name]: share for name, share in patch.shares.items() if abs(share) >= 5e-4}
         rows += [(self.faint(name), "", _of_update(share), "", "", "") for name, share in others.items()]
         columns = ("", ">size, of |W|", ">part of ΔW", ">it displaces", ">largest in layer", "most alike (cosine)")
         self.table(columns, rows)

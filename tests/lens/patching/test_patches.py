@@ -114,11 +114,11 @@ def test_the_parts_sum_to_the_update(name: str, below: str) -> None:
             for patch in patches(model, context, below):
                 assert off(patch.offsets.total, patch.offset) < 1e-12
                 for update in patch.updates:
-                    size = float(update.left.abs().max())
+                    size = float(update.left.abs().max() / patch.matrix(update.name).abs().max())
                     difference = float((patch.left(update.name).total - update.left).abs().max())
-                    assert difference <= 1e-11 * size
+                    assert difference <= 1e-11
                     # Beside the attention, the MLP hears of the context by the stream alone.
-                    assert (size == 0.0) == (patch.parallel and (below == "patched" or patch.layer == 0))
+                    assert (size < 1e-12) == (patch.parallel and (below == "patched" or patch.layer == 0))
                 # A token before all sources is not changed by them.
                 if context == "sources" and below == "patched":
                     assert float(patch.offset[0].abs().max()) < 1e-12
@@ -140,7 +140,7 @@ def test_a_sources_part_is_its_heads_contribution_through_the_output_matrix() ->
 
 def test_weights_of_one_are_the_patches_and_lead_to_the_models_logits() -> None:
     model = exact("llama")
-    with without_detours():
+    with without_detours(), torch.no_grad():
         made = patches(model)
         ones = torch.ones(N_SOURCES, dtype=torch.float64)
         for patch in made:
@@ -208,10 +208,10 @@ def test_a_lens_gives_them_once_and_counts_the_pass() -> None:
     before = lens_of_it.passes.cost.forward_passes
     made = lens_of_it.patches()
     assert made is lens_of_it.patches()
-    assert lens_of_it.passes.cost.forward_passes == before + 1
+    assert lens_of_it.passes.cost.forward_passes == pytest.approx(before + 1 + made.share, abs=1e-3)
     assert lens_of_it.patch(1) is made[1]
     assert made.run().off < 1e-5
-    assert len(made.text.kept) < made.lens_model.n_layers * len(made.text.ids)
+    assert made.share < 1
 
 
 def refusals() -> dict[str, tuple[Any, str]]:

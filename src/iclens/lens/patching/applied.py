@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from iclens.lens.model.loading import LensModel
-from iclens.lens.model.placed import at_hand, wide
-from iclens.lens.patching.states import Pass, Text, alone
-from iclens.lens.patching.update import Patch, Update, with_gain
-from iclens.lens.read.frozen import patched
+from iclens.lens.model.placed import wide
+from iclens.lens.patching.block import Block
+from iclens.lens.patching.states import Pass, State, Text, alone, check
+from iclens.lens.patching.update import Patch, Update, patch_of, units
 
 Form = Literal["offset", "weights"]
 """Where the offset goes: to the end of the MLP's branch, or into a weight too: its last matrix, or its norm's gain."""
@@ -62,9 +62,41 @@ def apply(lens_model: LensModel, text: Text, whole: Pass, patches: Sequence[Patc
         UserError: with `form="weights"`, an offset that no weight takes.
     """
     with ExitStack() as stack:
-        for patch in patches:
-            stack.enter_context(_patched(patch, form))
+        for one in patches:
+            _patch(stack, one.block, [update.name for update in one.updates], one.last, partial(_itself, one), form)
         return alone(lens_model, text, whole)
+
+
+def _itself(patch: Patch) -> Patch:
+    return patch
+
+
+def build(lens_model: LensModel, text: Text, whole: Pass, n_sources: int, form: Form = "offset") -> list[Patch]:
+    """The patches of all blocks, made one after the other in a pass in which those below are applied already.
+
+    Each block is patched from the states that it really meets, so that the rounding of those below does not add up.
+
+    Raises:
+        UserError: as `patch_of`; with `form="weights"`, an offset that no weight takes.
+    """
+    patches: list[Patch] = []
+
+    @contextmanager
+    def building(states: list[State]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for block, state, below in zip(whole.blocks, whole.states, states, strict=True):
+                check(lens_model, block, state)
+
+                def made(block: Block = block, state: State = state, below: State = below) -> Patch:
+                    if len(patches) == block.index:
+                        patches.append(patch_of(lens_model, block, state, below, text.kept, n_sources))
+                    return patches[block.index]
+
+                _patch(stack, block, state.first, state.last, made, form)
+            yield
+
+    alone(lens_model, text, whole, building)
+    return patches
 
 
 def compared(whole: Pass, found: Pass, patches: Sequence[Patch]) -> PatchedRun:
@@ -78,45 +110,36 @@ def compared(whole: Pass, found: Pass, patches: Sequence[Patch]) -> PatchedRun:
     return PatchedRun(wide(found.logits.detach()), wide(whole.logits), torch.stack(off), layers)
 
 
-@contextmanager
-def _patched(patch: Patch, form: Form) -> Iterator[None]:
-    """Give one block its updated weights inside."""
-    layer = patch.block.layer
-    updates = list(patch.updates)
-    with ExitStack() as stack:
-        if form == "offset":
-            # At the end of the branch, so that a norm on the stream behind it sees the sum.
-            end = layer.norm_after_mlp or patch.block.linears[patch.last]
-            stack.callback(end.register_forward_hook(partial(_add_offset, patch)).remove)
-        elif patch.gain is None:
-            updates.append(patch.offset_update)
-        else:
-            norm = layer.norm_after_mlp
-            assert norm is not None
-            stack.enter_context(patched(norm, _with_own_gains(norm, patch.gain)))
-        for update in updates:
-            hook = partial(_add_update, update)
-            stack.callback(patch.block.linears[update.name].register_forward_hook(hook).remove)
-        yield
+def _patch(
+    stack: ExitStack, block: Block, first: Sequence[str], last: str, patch: Callable[[], Patch], form: Form
+) -> None:
+    """Give one block its updated weights until the stack is left; the patch is asked for when its MLP is reached."""
+
+    def hook(module: nn.Module, add: Callable[[Tensor, Tensor], Tensor]) -> None:
+        stack.callback(module.register_forward_hook(lambda module, args, output: add(args[0], output)).remove)
+
+    def updated(x: Tensor, y: Tensor, place: int) -> Tensor:
+        return _add_update(patch().updates[place], x, y)
+
+    for place, name in enumerate(first):
+        hook(block.linears[name], partial(updated, place=place))
+    norm = block.layer.norm_after_mlp
+    if form == "offset":
+        # At the end of the branch, so that a norm on the stream behind it sees the sum.
+        hook(norm or block.linears[last], lambda x, y: y + (patch().offset / patch().scale).to(y))
+    elif norm is None:
+        hook(block.linears[last], lambda x, y: _add_update(patch().offset_update, x, y))
+    else:
+        # (g + Δg) ⊙ û = g ⊙ û + Δg ⊙ û: a norm of PyTorch's takes one gain for all tokens.
+        hook(norm, lambda x, y: y + (_gain_of(patch()).to(y.device) * units(norm, x)).to(y.dtype))
 
 
-def _add_update(update: Update, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+def _gain_of(patch: Patch) -> Tensor:
+    """The change of the last norm's gain, of a block that has one."""
+    assert patch.gain is not None
+    return patch.gain
+
+
+def _add_update(update: Update, x: Tensor, output: Tensor) -> Tensor:
     left, right = (part.to(output.device) for part in (update.left, update.right))
-    x = wide(args[0])
-    return output + ((x * right).sum(-1, keepdim=True) * left).to(output.dtype)
-
-
-def _add_offset(patch: Patch, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-    return output + (patch.offset / patch.scale).to(output)
-
-
-def _with_own_gains(norm: nn.Module, gain: Tensor) -> Callable[[Tensor], Tensor]:
-    """A norm's forward with a gain of its own at every token."""
-
-    def forward(x: Tensor) -> Tensor:
-        with at_hand(norm):
-            weight = norm.weight
-            assert isinstance(weight, Tensor)
-            return with_gain(norm, weight + gain.to(weight), x)
-
-    return forward
+    return output + ((wide(x) * right).sum(-1, keepdim=True) * left).to(output.dtype)

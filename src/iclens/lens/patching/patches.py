@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, overload
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from iclens.errors import UserError, did_you_mean
 from iclens.lens.model.loading import LensModel
-from iclens.lens.patching.applied import FORMS, Form, PatchedRun, apply, compared
+from iclens.lens.patching.applied import FORMS, Form, PatchedRun, apply, build, compared
 from iclens.lens.patching.block import blocks_of
 from iclens.lens.patching.states import Pass, Text, alone, with_context
 from iclens.lens.patching.told import rows_of, sizes
@@ -42,6 +42,7 @@ class Patches(Sequence[Patch]):
     text: Text
     n_sources: int
     below: str
+    _kept: dict[Form, Sequence[Patch]] = field(default_factory=dict, init=False)
 
     @cached_property
     def whole(self) -> Pass:
@@ -64,15 +65,26 @@ class Patches(Sequence[Patch]):
         with torch.no_grad():
             return alone(self.lens_model, self.text, self.whole)
 
-    @cached_property
-    def _each(self) -> tuple[Patch, ...]:
-        below = [None] * len(self.whole.states) if self.below == "patched" else self.plain.states
-        pairs = zip(self.whole.blocks, self.whole.states, below, strict=True)
-        with torch.no_grad():
-            return tuple(
-                patch_of(self.lens_model, block, state, other, self.text.kept, self.n_sources)
-                for block, state, other in pairs
-            )
+    @property
+    def _each(self) -> Sequence[Patch]:
+        return self._made("offset")
+
+    def _made(self, form: Form) -> Sequence[Patch]:
+        """The patches, made for one form: rounding alone tells them apart."""
+        form = form if self.below == "patched" else "offset"
+        if form not in self._kept:
+            with torch.no_grad():
+                self._kept[form] = (
+                    build(self.lens_model, self.text, self.whole, self.n_sources, form)
+                    if self.below == "patched"
+                    else [
+                        patch_of(self.lens_model, block, state, other, self.text.kept, self.n_sources)
+                        for block, state, other in zip(
+                            self.whole.blocks, self.whole.states, self.plain.states, strict=True
+                        )
+                    ]
+                )
+        return self._kept[form]
 
     def __len__(self) -> int:
         return self.lens_model.n_layers
@@ -116,7 +128,8 @@ class Patches(Sequence[Patch]):
                 if layer is not None
                 else "these patches run one at a time: name a layer, or make patches with below='patched' for all."
             )
-        chosen = list(self) if layer is None else [self[layer]]
+        every = self._made(form)
+        chosen = list(every) if layer is None else [every[self[layer].layer]]
         return compared(self.whole, apply(self.lens_model, self.text, self.whole, chosen, form), chosen)
 
     def logits(self, weights: Float[Tensor, " n_sources"]) -> Float[Tensor, "n_positions vocabulary"]:

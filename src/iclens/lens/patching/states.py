@@ -1,14 +1,14 @@
 """What every block computes with the context, and what its attention would give without it.
 
 One pass over the whole text. At the tokens that stay, attention's output is split: what the tokens of each source give
-it, and what it would be if the softmax ran over the tokens that stay alone. A second, short pass over these tokens
-alone, at their own positions, is only needed for a layer that is patched by itself.
+it, and what it would be if the softmax ran over the tokens that stay alone. A second, short pass runs these tokens
+alone, at their own positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -148,9 +148,17 @@ def with_context(lens_model: LensModel, text: Text) -> Pass:
     return Pass(blocks, tuple(states), logits, masks)
 
 
-def alone(lens_model: LensModel, text: Text, whole: Pass) -> Pass:
-    """Run the tokens that stay alone, at their own positions; gradients flow where they are enabled."""
-    with _recording(whole.blocks, None) as states, seeing(lens_model, text, whole.masks):
+def alone(
+    lens_model: LensModel,
+    text: Text,
+    whole: Pass,
+    during: Callable[[list[State]], AbstractContextManager[Any]] = lambda states: nullcontext(),
+) -> Pass:
+    """Run the tokens that stay alone, at their own positions; gradients flow where they are enabled.
+
+    What is open `during` the pass is given the states, which fill up as it goes.
+    """
+    with _recording(whole.blocks, None) as states, seeing(lens_model, text, whole.masks), during(states):
         logits = _logits(lens_model, text.ids[text.kept], text.kept, text.read)
     return Pass(whole.blocks, tuple(states), logits, whole.masks)
 

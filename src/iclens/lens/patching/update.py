@@ -241,7 +241,7 @@ class Patch:
 
 
 def patch_of(
-    lens_model: LensModel, block: Block, state: State, below: State | None, positions: Tensor, n_sources: int
+    lens_model: LensModel, block: Block, state: State, below: State, positions: Tensor, n_sources: int
 ) -> Patch:
     """The patch of one block.
 
@@ -249,8 +249,7 @@ def patch_of(
         lens_model: the model.
         block: the block.
         state: what it computed with the context.
-        below: what it computed without, in a pass over the tokens that stay alone; None when the blocks below are
-            patched too, so that its input is the same.
+        below: what it computed in a pass over the tokens that stay alone, its input and its attention's output.
         positions: of the tokens that stay.
         n_sources: how many of the context's parts are sources; one more is all the rest.
 
@@ -260,8 +259,7 @@ def patch_of(
     check(lens_model, block, state)
     layer, attended, m = block.layer, state.attended, lens_model.family.branch_scale
     assert attended is not None
-    stream = state.stream if below is None else below.stream
-    A, A0 = state.attention, attended.alone if below is None else below.attention
+    stream, A, A0 = below.stream, state.attention, below.attention
     change = _attention_change(attended, A0, n_sources)
     B, B0, change = _through(layer.norm_after_attention, A, A0, change)
     u, u0 = state.stream + m * B, stream + m * B0
@@ -329,29 +327,29 @@ def _dual(x: Tensor, what: str, layer: int) -> Tensor:
 
 def _gain(norm: nn.Module, x: Tensor, offset: Tensor, layer: int) -> Tensor:
     """The change of a norm's gain at the input x that adds an offset to its output."""
-    weight = norm.weight
-    assert isinstance(weight, Tensor)
-    with at_hand(norm):
-        # Families count the gain from 0 or from 1; the difference of two gains that are 1 apart is û in both.
-        one, nought = (with_gain(norm, fill(weight.detach()), x) for fill in (torch.ones_like, torch.zeros_like))
-    units = wide(one - nought)
-    if bool(((units == 0) & (offset != 0)).any()):
+    normalised = units(norm, x)
+    if bool(((normalised == 0) & (offset != 0)).any()):
         raise UserError(
             f"the input of the norm that ends the MLP of layer {layer} has an entry that is zero, so that no gain adds "
             'the offset to it: run with form="offset".'
         )
-    return torch.where(offset == 0, 0.0, offset / units)
+    return torch.where(offset == 0, 0.0, offset / normalised)
 
 
-def with_gain(norm: nn.Module, gain: Tensor, x: Tensor) -> Tensor:
-    """A norm's output for the input x with another gain in place of its weight; each token may have its own."""
-    own = norm._parameters["weight"]
-    assert own is not None
-    try:
-        norm._parameters["weight"] = gain  # type: ignore[assignment]
-        return type(norm).forward(norm, x.to(own.dtype))
-    finally:
-        norm._parameters["weight"] = own
+def units(norm: nn.Module, x: Tensor) -> Tensor:
+    """û of a norm's output g ⊙ û + b: what a change of its gain multiplies."""
+    with at_hand(norm):
+        weight = norm._parameters["weight"]
+        assert weight is not None
+        try:
+            # Families count the gain from 0 or from 1; the difference of two gains that are 1 apart is û in both.
+            found = []
+            for filled in (torch.ones_like(weight), torch.zeros_like(weight)):
+                norm._parameters["weight"] = filled  # type: ignore[assignment]
+                found.append(type(norm).forward(norm, x.to(weight.dtype)))
+        finally:
+            norm._parameters["weight"] = weight
+    return wide(found[0] - found[1])
 
 
 def _same(lens_model: LensModel, block: Block, ours: Tensor, own: Tensor) -> None:

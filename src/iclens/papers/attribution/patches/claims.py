@@ -9,7 +9,7 @@ from iclens.papers.attribution.comparing import difference, mean, units
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 
-PATCH, INFLUENCE, DELETIONS = "patch", "influence", "influence_deletions"
+PATCH, INFLUENCE, DELETIONS, CHANCE = "patch", "influence", "influence_deletions", "random"
 WHOLE = "(the whole patch)"
 """The row of what is measured of a prompt's patches and not of a method."""
 
@@ -27,14 +27,14 @@ _asked = partial(Claim, source="our question: the update, split by demonstration
 PARTS = _asked("The demonstrations' own parts are most of the update.")
 RANKS = _asked("A demonstration's part of the updates ranks demonstrations as well as its influence does.")
 CHEAPLY = _asked("It ranks them as well as the effect of deleting that is found with 4.5 passes more.")
-TELLS = _asked("It predicts what deleting demonstrations does.")
+TELLS = _asked("It predicts what deleting demonstrations does better than chance.")
 CLAIMS = (SAME, PARTS, RANKS, CHEAPLY, TELLS)
 
 
 def judged(table: Table) -> list[Verdict]:
     """A verdict on each of `CLAIMS`, over all prompts."""
     return [_same(table), _parts(table), _against(RANKS, table, INFLUENCE), _against(CHEAPLY, table, DELETIONS),
-            _tells(table)]  # fmt: skip
+            _against(TELLS, table, CHANCE, 0.0)]  # fmt: skip
 
 
 def _same(table: Table) -> Verdict:
@@ -57,21 +57,13 @@ def _parts(table: Table) -> Verdict:
     )
 
 
-def _against(claim: Claim, table: Table, rival: str) -> Verdict:
+def _against(claim: Claim, table: Table, rival: str, least: float = -NEAR) -> Verdict:
     found = difference(table, "lds", PATCH, rival)
     if not found.n:
         return claim.untested(f"no prompt was scored by both {PATCH} and {rival}.")
     both = f"LDS {_of(table, PATCH):.3f} against {_of(table, rival):.3f}"
-    return claim.judged(
-        found.low > -NEAR, f"{both}; difference {found} over {found.n} prompts", f"the interval lies above −{NEAR}"
-    )
-
-
-def _tells(table: Table) -> Verdict:
-    found = mean(table, "lds", PATCH)
-    if not found.n:
-        return TELLS.untested("no prompt was scored.")
-    return TELLS.judged(found.low > 0.0, f"LDS {found} over {found.n} prompts", "the interval lies above 0")
+    above = f"the interval lies above {least:g}".replace("-", "−")
+    return claim.judged(found.low > least, f"{both}; difference {found} over {found.n} prompts", above)
 
 
 def _of(table: Table, method: str) -> Estimate:
