@@ -18,6 +18,7 @@ from iclens.errors import UserError
 from iclens.lens.citations import citations
 from iclens.lens.conclusion import conclude
 from iclens.lens.facts import (
+    METHODS,
     RESIDUALS,
     Agreement,
     Candidate,
@@ -32,6 +33,7 @@ from iclens.lens.facts import (
     PairEffects,
     Residual,
     ResponseEffects,
+    ScoreName,
     SourceEffect,
     Taken,
     Token,
@@ -165,6 +167,9 @@ class Explanation:
             plain["value"] = residual.value if math.isfinite(residual.value) else None
         document["exact"] = self.exact
         document["conclusion"] = list(self.conclusion)
+        document["score_names"] = [
+            dataclasses.asdict(ScoreName.of(score)) for score in dict.fromkeys((*METHODS, *self.scores))
+        ]
         if self.grounding is not None:
             document["grounding"]["share"] = self.grounding.share
         document["citations"] = self.citations()

@@ -8,8 +8,7 @@ from html import escape
 from iclens.display_text import one_line, percent, signed
 from iclens.lens import Comparison, Explanation
 from iclens.lens.differences import VIEWS, AnswerPair, ScorePair
-from iclens.lens.differences.comparison import label_of
-from iclens.lens.facts import METHODS
+from iclens.lens.facts import METHODS, ScoreName
 from iclens.report.pages import render
 from iclens.report.scale import Scale, around_zero
 
@@ -134,7 +133,7 @@ def cell(found: Comparison) -> str:
         numbers = "".join(f"<td>{signed(value)}</td>" for value in (pair.a, pair.b, pair.change))
         text = f"<td style='text-align:left'><bdi>{escape(one_line(one.text, _MOST_TEXT))}</bdi></td>"
         rows += f"<tr><th>{escape(one_line(one.shown, 60))}</th><td>{one.mark}</td>{text}{numbers}</tr>"
-    head = f"<th></th><th></th><th>{escape(label_of(score))}</th><th>A</th><th>B</th><th>change</th>"
+    head = f"<th></th><th></th><th>{escape(ScoreName.of(score).long)}</th><th>A</th><th>B</th><th>change</th>"
     return f"<ul>{words}</ul><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
@@ -153,7 +152,7 @@ def _scored(found: Comparison, name: str) -> Scored:
     sums = (("all together", found.total(name)), ("everything else", found.rest.get(name)))
     rows += [Row(what, "", "", cells(pair), is_sum=True) for what, pair in sums if pair is not None]
     unit = f"In nats of the {found.a.quantity}" if name in METHODS else "In its own unit"
-    return Scored(label_of(name), unit, tuple(rows))
+    return Scored(ScoreName.of(name).long, unit, tuple(rows))
 
 
 def _side(found: Comparison, name: str) -> Side:

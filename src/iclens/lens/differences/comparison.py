@@ -17,7 +17,7 @@ from iclens.lens.differences.matching import EDITED, KEPT, MOVED, Match
 from iclens.lens.differences.views import VIEWS
 from iclens.lens.differences.words import conclude
 from iclens.lens.explanation import Explanation
-from iclens.lens.facts import ADDITIVE, METHODS
+from iclens.lens.facts import ADDITIVE
 from iclens.lens.prompt.sources import noun
 from iclens.plain_data import finite
 from iclens.work.whole_files import write_atomically
@@ -239,11 +239,6 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         return VIEWS["cell"](self)
-
-
-def label_of(score: str) -> str:
-    """What a score is called; one of a further method by its own name."""
-    return METHODS.get(score, score.replace("_", " "))
 
 
 def _about(found: Explanation) -> dict[str, Any]:

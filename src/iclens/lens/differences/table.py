@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from iclens.display_text import one_line, percent, signed
-from iclens.lens.differences.comparison import Comparison, ScorePair, label_of
+from iclens.lens.differences.comparison import Comparison, ScorePair
 from iclens.lens.differences.views import VIEWS
+from iclens.lens.facts import ScoreName
 
 _FAINT = "dim"
 
@@ -64,7 +65,9 @@ def _sources(found: Comparison, console: Console) -> None:
         return
     for k, name in enumerate(found.scores):
         _heading(
-            console, f"{label_of(name)[:1].upper()}{label_of(name)[1:]}", "+ supports the answer of A, − opposes it"
+            console,
+            f"{ScoreName.of(name).long[:1].upper()}{ScoreName.of(name).long[1:]}",
+            "+ supports the answer of A, − opposes it",
         )
         ranked = found.ranked(name)
         rows = [

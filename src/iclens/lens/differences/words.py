@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from iclens.display_text import one_line, percent, plain, signed
 from iclens.lens.citations import OPPOSES, carrying
 from iclens.lens.differences.matching import ADDED, EDITED, MOVED, REMOVED
-from iclens.lens.facts import METHODS
+from iclens.lens.facts import ScoreName
 
 if TYPE_CHECKING:
     from iclens.lens.differences.comparison import AnswerPair, Comparison, SourcePair
@@ -112,7 +112,7 @@ def _sources(found: Comparison) -> Iterator[str]:
     known = {k: one.scores[name].change for k, one in enumerate(found.sources)}
     changes = {k: value for k, value in known.items() if value is not None}
     few, share = carrying({k: abs(value) for k, value in changes.items()})
-    by = f"by {METHODS.get(name, name.replace('_', ' '))}"
+    by = f"by {ScoreName.of(name).long}"
     if not few:
         yield f"No {found.noun} changes what it does, {by}."
         return
