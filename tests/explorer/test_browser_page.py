@@ -95,9 +95,9 @@ def test_the_sources_that_matter_stand_there_with_their_effects(short, offering)
     _, whole = offering.ask("explain", SHORT)
     effects = {f"#{i}": one["scores"]["influence_deletions"] for i, one in enumerate(whole["sources"])}
     most = max(map(abs, effects.values()))
-    expected = [name for name in sorted(effects, key=lambda one: -abs(effects[one])) if abs(effects[name]) >= most / 4][
-        :4
-    ]
+    ranked = sorted((name for name in effects if abs(effects[name]) >= most / 20), key=lambda name: -effects[name])
+    # What supports the answer, then what opposes it.
+    expected = [name for name in ranked if effects[name] > 0][:3] + [name for name in ranked if effects[name] < 0][-3:]
     assert short.locator("#matter b").all_inner_texts() == expected
     shown = [number(one) for one in short.locator("#matter .number").all_inner_texts()]
     assert shown == pytest.approx([effects[name] for name in expected], rel=1e-4, abs=6e-4)
@@ -263,7 +263,7 @@ def test_ready_prompts_say_what_they_are_about_and_are_taken(visit, offering):
         _, whole = offering.ask("explain", one.ask.to_document())
         assert len(scores(page)) == len(whole["sources"])
     page.get_by_role("button", name="Undo").click()
-    assert len(texts(page)) == 5
+    assert "tiger is vux ." in texts(page)
 
 
 # The page that is saved

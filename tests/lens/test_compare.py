@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from io import BytesIO, TextIOWrapper
 from itertools import permutations
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from tests.lens.word_learner import PAIRS, learner
 from tests.report.sample import make
 
 import iclens
 from iclens import Comparison, Explanation, Prompt, UserError, explain
 from iclens.lens import SourceEffect
+from iclens.lens.differences import print_comparison
 from iclens.lens.differences.matching import match
 from iclens.lens.differences.places import unmoved
 from iclens.lens.facts import ResponseEffects
@@ -260,6 +263,16 @@ def test_table_rows_and_data_frame_hold_the_same_numbers() -> None:
     assert list(frame["fate"]) == [one.fate for one in both.sources]
     ranked = [abs(one.scores["path"].change) for one in both.ranked()]
     assert ranked == sorted(ranked, reverse=True)
+
+
+def test_a_terminal_without_unicode_gets_a_table_too() -> None:
+    both = iclens.compare(found(), found((3, 0, 4)))
+    stream = TextIOWrapper(BytesIO(), encoding="ascii")
+    print_comparison(both, Console(file=stream, width=100, force_terminal=False))
+    stream.flush()
+    text = stream.buffer.getvalue().decode("ascii")
+    assert "->" in text
+    assert "In words" in text
 
 
 def test_it_is_saved_by_its_ending(tmp_path) -> None:

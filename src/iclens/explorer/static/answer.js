@@ -7,7 +7,7 @@ import { nameOf, scoreOf } from "./scores.js";
 
 const MOST_NEXT = 6;
 const MOST_ASKED = 160; // characters of the question
-const [MOST_MATTER, MATTERS, MOST_TEXT] = [4, 0.25, 200]; // sources that matter, over the largest score, and their characters
+const [MOST_MATTER, MATTERS, MOST_TEXT] = [3, 0.05, 200]; // sources on either side that matter, over the largest score, and their characters
 const MOST_SAID = 400; // characters of a sentence
 
 export function renderAnswer(seen) {
@@ -74,17 +74,18 @@ function renderInSight(seen, names, turned) {
   return put(byId("in-sight"), el("span", { class: "faint" }, `without ${oneLine(names, 20)}: `), ...now);
 }
 
-/** The few sources that matter most by the first score, with their effect beside the text. */
+/** The few sources that matter most by the first score, with their effect beside the text: what supports the answer, then what opposes it. */
 export function renderMatter(explanation) {
   const score = explanation?.scores[0];
   const known = (explanation?.sources ?? []).filter((one) => scoreOf(one, score) !== null);
   const most = largest(known.map((one) => scoreOf(one, score)));
-  const few = known.filter((one) => Math.abs(scoreOf(one, score)) >= MATTERS * most && most > 0).sort((a, b) => Math.abs(scoreOf(b, score)) - Math.abs(scoreOf(a, score)));
+  const ranked = known.filter((one) => Math.abs(scoreOf(one, score)) >= MATTERS * most && most > 0).sort((a, b) => scoreOf(b, score) - scoreOf(a, score));
+  const few = [...ranked.filter((one) => scoreOf(one, score) > 0).slice(0, MOST_MATTER), ...ranked.filter((one) => scoreOf(one, score) < 0).slice(-MOST_MATTER)];
   byId("matter").hidden = !few.length;
   byId("matter").setAttribute("aria-label", `The ${nouns()} that matter most, by ${nameOf(score ?? "")}`);
   put(
     byId("matter"),
-    ...few.slice(0, MOST_MATTER).map((one) => {
+    ...few.map((one) => {
       const value = scoreOf(one, score);
       return el(
         "li",
