@@ -33,7 +33,8 @@ from iclens.explorer.viewed import Kept, Viewed
 from iclens.explorer.writing import write
 from iclens.lens import LensModel
 from iclens.lens.building import OPENING
-from iclens.lens.facts import METHODS, ScoreName
+from iclens.lens.facts import METHODS
+from iclens.lens.score_names import ScoreName
 
 MOST_BYTES = 1_000_000
 """Largest question that is read."""

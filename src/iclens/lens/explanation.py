@@ -33,12 +33,12 @@ from iclens.lens.facts import (
     PairEffects,
     Residual,
     ResponseEffects,
-    ScoreName,
     SourceEffect,
     Taken,
     Token,
 )
 from iclens.lens.prompt.sources import noun
+from iclens.lens.score_names import ScoreName
 from iclens.lens.views import VIEWS, WRITERS, write
 from iclens.plain_data import record_of
 

@@ -8,7 +8,8 @@ from html import escape
 from iclens.display_text import one_line, percent, signed
 from iclens.lens import Comparison, Explanation
 from iclens.lens.differences import VIEWS, AnswerPair, ScorePair
-from iclens.lens.facts import METHODS, ScoreName
+from iclens.lens.facts import METHODS
+from iclens.lens.score_names import ScoreName
 from iclens.report.pages import render
 from iclens.report.scale import Scale, around_zero
 

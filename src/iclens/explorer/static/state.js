@@ -38,7 +38,7 @@ export function onChange(listener) {
 }
 
 export function change(kind, edit) {
-  if (kind === "prompt" || kind === "all") remember();
+  if (kind === "prompt" || kind === "all") remember(kind === "all");
   edit(state);
   for (const listener of listeners) listener(kind);
 }
@@ -49,11 +49,11 @@ const TOGETHER = 1000; // milliseconds within which changes are taken back toget
 const past = []; // the questions before the last changes
 let changed = -Infinity;
 
-function remember() {
+function remember(isWhole) {
   const now = performance.now();
-  if (now - changed > TOGETHER || !past.length) past.push(whole());
+  if (isWhole || now - changed > TOGETHER) past.push(whole());
   if (past.length > MOST_PAST) past.shift();
-  changed = now;
+  changed = isWhole ? -Infinity : now;
 }
 
 export function canUndo() {

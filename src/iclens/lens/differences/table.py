@@ -13,7 +13,7 @@ from rich.text import Text
 from iclens.display_text import one_line, percent, signed
 from iclens.lens.differences.comparison import Comparison, ScorePair
 from iclens.lens.differences.views import VIEWS
-from iclens.lens.facts import ScoreName
+from iclens.lens.score_names import ScoreName
 
 _FAINT = "dim"
 _PLAIN = str.maketrans({"−": "-", "–": "-", "…": "...", "↵": "\\n", "→": "->"})

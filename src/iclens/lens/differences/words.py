@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from iclens.display_text import one_line, percent, plain, signed
 from iclens.lens.citations import OPPOSES, carrying
 from iclens.lens.differences.matching import ADDED, EDITED, MOVED, REMOVED
-from iclens.lens.facts import ScoreName
+from iclens.lens.score_names import ScoreName
 
 if TYPE_CHECKING:
     from iclens.lens.differences.comparison import AnswerPair, Comparison, SourcePair
