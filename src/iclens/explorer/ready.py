@@ -82,16 +82,9 @@ def _bundled() -> tuple[Ready, ...]:
             ("vux", "blick", "nef", "zup"),
         ),
         Ready(
-            "Documents and a response",
-            f"{meanings} Which words of the response come from which document?",
-            {
-                "documents": [
-                    {"id": "animals", "text": "cat is blick .\ndog is blick ."},
-                    {"id": "fruit", "text": "plum is vux .\napple is vux ."},
-                    {"id": "tools", "text": "saw is nef .\nhammer is nef ."},
-                ],
-                "question": "horse is",
-            },
+            "A response",
+            f"{meanings} Which words of the response come from which demonstrations?",
+            _blocks(*blocks[:N_BUNDLED], blocks[-1]),
             response="blick . grape is vux . wrench is nef .",
         ),
     )
