@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iclens.attention import apply, remove
     from iclens.attribution import attribute
     from iclens.dual import DualModel
-    from iclens.lens import Explanation, Lens, Prompt, capture, explain, explain_many, load
+    from iclens.lens import Comparison, Explanation, Lens, Prompt, capture, compare, explain, explain_many, load
     from iclens.matching import match
     from iclens.selection import Selection, select
     from iclens.training import RunConfig, train
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = version("iclens")
 __all__ = [
     "Absorbed",
+    "Comparison",
     "DualModel",
     "Explanation",
     "Lens",
@@ -38,6 +39,7 @@ __all__ = [
     "apply",
     "attribute",
     "capture",
+    "compare",
     "explain",
     "explain_many",
     "load",
@@ -55,7 +57,7 @@ __getattr__, __dir__ = lazy_names(
         "attention": "apply remove",
         "attribution": "attribute",
         "dual": "DualModel",
-        "lens": "Explanation Lens Prompt capture explain explain_many load",
+        "lens": "Comparison Explanation Lens Prompt capture compare explain explain_many load",
         "matching": "match",
         "selection": "Selection select",
         "training": "RunConfig train",

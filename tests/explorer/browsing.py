@@ -78,6 +78,11 @@ def coded(state):
     return base64.urlsafe_b64encode(json.dumps(state).encode()).decode().rstrip("=")
 
 
+def unfold(page):
+    """Opens everything that is folded."""
+    page.locator("details").evaluate_all("all => { for (const one of all) one.open = true; }")
+
+
 def says(page, selector, text):
     playwright.expect(page.locator(selector)).to_contain_text(text, timeout=PATIENCE)
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tests.explorer.browsing import MARKS, link, number, says, scores, serious, visits
+from tests.explorer.browsing import MARKS, link, number, says, scores, serious, unfold, visits
 from tests.explorer.browsing import SHORT as PROMPT
 from tests.explorer.test_browser_response import ASKED, HOSTILE, RESPONSE, tokens
 
@@ -63,6 +63,7 @@ def test_a_response_takes_the_place_of_the_answers_and_gives_it_back(visit, serv
         page.get_by_role("button", name="Explain all of it").click()
     settled(page)
     assert scores(page) == expected(served, asked)
+    unfold(page)
     with page.expect_response("**/api/explain"):
         page.locator("#foil").fill("nef .")
     settled(page)
@@ -78,6 +79,7 @@ def test_a_response_takes_the_place_of_the_answers_and_gives_it_back(visit, serv
 def test_the_model_writes_a_response(visit, served):
     page = visit(served.address + link(SHORT))
     page.locator("input[value=response]").check(force=True)
+    unfold(page)
     page.locator("#n-written").fill("5")
     with page.expect_response("**/api/explain"):
         page.get_by_role("button", name="Let the model write one").click()
@@ -107,6 +109,7 @@ def test_a_response_that_cannot_be_explained_is_told_and_taken_back(visit, serve
 def test_a_prompt_is_split_in_another_way_and_its_sources_are_named(visit, served):
     page = visit(served.address + link(SHORT))
     known = page.locator(".demonstration textarea").evaluate_all("all => all.map((one) => one.value)")
+    unfold(page)
     with page.expect_response("**/api/explain"):
         page.locator("#split").select_option("lines")
     settled(page)

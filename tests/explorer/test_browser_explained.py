@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from tests.explorer.browsing import MARKS, number, scores, visits
+from tests.explorer.browsing import MARKS, number, scores, unfold, visits
 from tests.explorer.test_explained import ANSWERS, OPTIONS, SCORES, TEXT
 
 import iclens
@@ -33,6 +33,7 @@ def opened(browser, tmp_path):
 
 def test_every_number_can_be_read(opened, explanation):
     page = opened(explanation)
+    unfold(page)
     text = page.locator("#details").inner_text()
     for effect in explanation.sources:
         for value in (
@@ -64,7 +65,6 @@ def test_every_number_can_be_read(opened, explanation):
     assert [number(total) for total in totals] == pytest.approx(sums, rel=1e-5, abs=6e-4)
     ranked = [f"#{effect.index}" for effect in explanation.ranked()]
     assert page.locator("table.scores tbody th").all_inner_texts() == ranked
-    page.get_by_text("The command", exact=True).click()
     assert page.locator("#command").inner_text() == explanation.command
 
 
@@ -126,9 +126,11 @@ def test_a_loaded_explanation_is_shown_without_layers_and_heads(opened, explanat
     page = opened(iclens.Explanation.load(tmp_path / "report.json"))
     for selector in ("#head", "#layers-note"):
         assert "needs the model" in page.locator(selector).inner_text()
+    unfold(page)
     loaded = [page.locator(selector).inner_text() for selector in ("#answer", "#details", "#tokens", "#map", "#checks")]
     loaded += [scores(page), page.locator(".cell").count()]
     page = opened(explanation)
+    unfold(page)
     whole = [page.locator(selector).inner_text() for selector in ("#answer", "#details", "#tokens", "#map", "#checks")]
     assert loaded == [*whole, scores(page), page.locator(".cell").count()]
 
@@ -141,6 +143,7 @@ def test_the_scores_that_were_computed_are_shown_and_no_others(opened, model):
     for name in ("lasso", "path"):
         page.locator(f"input[value={name}]").check(force=True)
         assert scores(page) == pytest.approx([effect.score(name) for effect in explanation.sources], abs=6e-4)
+    unfold(page)
     heads = page.locator("table.scores thead th").all_inner_texts()
     assert heads == ["#", "demonstration", "lasso", "total effect"]
     assert page.locator(".cell").count() == 0
@@ -162,6 +165,9 @@ def test_a_check_that_fails_is_said_first(opened, explanation):
 
 def test_the_bound_says_what_it_bounds(opened, explanation):
     page = opened(explanation)
+    # Theory is for those who ask.
+    assert not page.locator("table.bound").is_visible()
+    unfold(page)
     text = page.locator("#head").inner_text()
     assert "Theorem 3.2" in text
     assert "vacuous" in text

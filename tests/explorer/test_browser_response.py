@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from tests.explorer.browsing import MARKS, number, scores, serious, visits
+from tests.explorer.browsing import MARKS, number, scores, serious, unfold, visits
 
 import iclens
 from iclens.explorer.explained import explained_page
@@ -160,6 +160,7 @@ def test_keys_reach_every_token_and_every_source_with_one_tab_stop_each(page, ex
 
 
 def test_sources_are_called_by_what_they_are_everywhere(page, explanation):
+    unfold(page)
     text = page.locator("#view-prompt").inner_text()
     labels = page.locator("#view-prompt [aria-label], #view-prompt [title]").evaluate_all(
         "all => all.flatMap((one) => [one.ariaLabel ?? '', one.title ?? ''])"

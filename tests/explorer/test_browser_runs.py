@@ -200,6 +200,10 @@ def test_a_missing_store_and_a_missing_gallery_are_told_in_place(browser, served
         page = opened(served.address + "#runs")
         says(page, "#runs-problem", "There is no store of runs in iclens-runs")
         says(page, "#recipes-problem", "There is no gallery in iclens-out/gallery")
+        # Nothing is there yet: that is no fault, and does not look like one.
+        assert page.locator(".problem.nothing-yet:not([hidden])").count() == 2
+        colour = "one => getComputedStyle(one).color"
+        assert page.locator("#runs-problem").evaluate(colour) == page.locator("body").evaluate(colour)
         assert page.locator("#panels-section").is_hidden()
 
 

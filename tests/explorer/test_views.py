@@ -1,6 +1,7 @@
 """The views of a head and of the layers against numbers from other routes."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from iclens.explorer.ask import Ask
 from iclens.explorer.bound_view import bound_view
 from iclens.explorer.glance import glance
 from iclens.explorer.head_view import head_view
-from iclens.explorer.layers_view import layers_view, principal
+from iclens.explorer.layers_view import layers_view
 from iclens.explorer.viewed import Kept
 from iclens.kernels import SignedLog
 from iclens.kernels.softcapped import SoftcappedKernel
@@ -156,6 +157,12 @@ def test_the_layers_sum_to_the_margin_and_end_at_the_models_answer(model, answer
     explanation = iclens.explain(model, TEXT, answers=answers or None)
     parts = [value for layer in view["layers"] for value in layer.values()]
     assert sum(parts) + view["embedding"] + view["bias"] == pytest.approx(explanation.margin, rel=1e-4)
+    # The margin as it builds up is the running sum, from embedding and biases to the margin itself.
+    added = [sum(layer.values()) for layer in view["layers"]]
+    steps = [b - a for a, b in pairwise(view["margins"])]
+    assert steps == pytest.approx(added, abs=1e-6)
+    assert view["margins"][0] == pytest.approx(view["embedding"] + view["bias"], abs=1e-6)
+    assert view["margins"][-1] == pytest.approx(explanation.margin, rel=1e-4)
     steps = sum(layer["gradient_step"] for layer in view["layers"])
     assert steps == pytest.approx(sum(effect.gradient_step for effect in explanation.sources), rel=1e-6)
     last = view["states"][-1]["probabilities"]
@@ -165,21 +172,6 @@ def test_the_layers_sum_to_the_margin_and_end_at_the_models_answer(model, answer
         if first in known:
             assert probability == pytest.approx(known[first], rel=1e-5)
     assert len(view["states"]) == model.n_layers + 1
-
-
-def test_principal_components_keep_distances_in_a_plane_and_explain_it_all():
-    plane = torch.linalg.qr(torch.randn(7, 2))[0]
-    points = torch.randn(9, 2) @ torch.diag(torch.tensor([3.0, 1.0])) @ plane.T
-    flat, explained = principal(points)
-    torch.testing.assert_close(torch.cdist(flat, flat), torch.cdist(points, points))
-    assert sum(explained) == pytest.approx(1.0)
-    assert explained[0] >= explained[1]
-
-
-def test_principal_components_of_points_that_coincide():
-    flat, explained = principal(torch.ones(3, 4))
-    assert flat.abs().max() < 1e-12
-    assert explained == [0.0, 0.0]
 
 
 def test_views_of_a_model_with_other_norms_and_grouped_heads():

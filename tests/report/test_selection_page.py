@@ -13,7 +13,8 @@ from tests.report.elements import Element, read
 
 from iclens.display_text import signed, visible
 from iclens.intervals import Estimate
-from iclens.report.prompts_beside import beside, unmoved
+from iclens.lens.differences.places import unmoved
+from iclens.report.prompts_beside import beside
 from iclens.report.scale import Scale, around_zero
 from iclens.selection import Selection
 from iclens.selection.conclusion import conclusion

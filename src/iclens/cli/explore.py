@@ -62,6 +62,7 @@ class Explore(OnePrompt):
                 from iclens.explorer.app import build_app
                 from iclens.explorer.guard import is_loopback
                 from iclens.explorer.opening import opening, warm
+                from iclens.explorer.ready import offered
                 from iclens.explorer.writing import write
                 from iclens.lens.model.loading import load
 
@@ -84,7 +85,8 @@ class Explore(OnePrompt):
                         raise
             alone = is_loopback(self.host)
             names = (self.host, socket.gethostname())
-            app = build_app(lens_model, example, names, alone, self.store, self.gallery)
+            ready = offered(self.model, example, given or bool(self.answers or self.answer or self.responses.given))
+            app = build_app(lens_model, example, names, alone, self.store, self.gallery, ready)
             address = _address(listening, self.host)
             say(f"Explore {self.model} at {address} (Ctrl-C ends it)")
             if not alone:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,12 +33,17 @@ from iclens.explorer.viewed import Kept, Viewed
 from iclens.explorer.writing import write
 from iclens.lens import LensModel
 from iclens.lens.building import OPENING
+from iclens.lens.facts import METHODS
+from iclens.lens.score_names import ScoreName
 
 MOST_BYTES = 1_000_000
 """Largest question that is read."""
 
 Asked = TypeVar("Asked")
 View = Callable[[Viewed, Ask], dict[str, Any]]
+
+_NAMES = [asdict(ScoreName.of(score)) for score in METHODS]
+"""What the scores are called that the page may ask for."""
 
 VIEWS: dict[str, View] = {"glance": glance, "explain": explanation, "head": head_view, "layers": layers_view}
 
@@ -49,6 +55,7 @@ def build_app(
     loopback: bool = True,
     store: Path = Path("iclens-runs"),
     gallery: Path = Path("iclens-out/gallery"),
+    ready: Sequence[Mapping[str, Any]] = (),
 ) -> Starlette:
     """The application of one model.
 
@@ -63,6 +70,7 @@ def build_app(
         loopback: True when it listens on this machine alone.
         store: the store of runs that the page shows.
         gallery: the folder of reproductions that it shows.
+        ready: the prompts that the page offers, from `offered`.
     """
     model_turn, files_turn, lab_turn = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
     runs = Runs(store)
@@ -73,7 +81,7 @@ def build_app(
 
     async def home(request: Request) -> Response:
         opened = {"mode": "live", "model": facts, "example": example, "lab": lab_facts()}
-        return HTMLResponse(page.served({**opened, "scores": OPENING}))
+        return HTMLResponse(page.served({**opened, "scores": OPENING, "score_names": _NAMES, "ready": list(ready)}))
 
     async def asked(
         request: Request, read: Callable[[Any], Asked], work: Callable[[Asked], Response], turn: asyncio.Lock

@@ -54,7 +54,7 @@ def show(found: Explanation, height: int = 720) -> Any:
 
 @VIEWS.register("cell")
 def cell(found: Explanation) -> str:
-    """Write a small table for notebooks: the sources from the strongest support, in nats of the margin."""
+    """Write a small table for notebooks: the answer, the conclusion, and the sources from the strongest support."""
     head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in found.scores)
     rows = ""
     for effect in found.ranked():
@@ -66,7 +66,8 @@ def cell(found: Explanation) -> str:
     verdict = f"not exact: {failed}" if failed else "exact to rounding"
     return (
         f"<p><b><bdi>{escape(found.answer)}</bdi></b>, {found.quantity} {found.margin:+.3f} nats "
-        f"({escape(verdict)}). {escape(found.margin_definition)}</p><table><thead><tr><th></th>"
+        f"({escape(verdict)}). {escape(found.margin_definition)}</p>"
+        f"<p><bdi>{escape(' '.join(found.conclusion))}</bdi></p><table><thead><tr><th></th>"
         f"<th>{escape(found.quantity)}</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
     )
 

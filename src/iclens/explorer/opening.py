@@ -5,31 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from iclens import bundled
 from iclens.explorer.app import VIEWS
 from iclens.explorer.ask import Ask
+from iclens.explorer.ready import ready
 from iclens.explorer.viewed import Kept
 from iclens.lens import LensModel
-from iclens.lens.prompt import BLANK_LINE, Prompt
-
-N_BUNDLED = 8
-"""Demonstrations of the bundled example that the page opens with: two of each kind."""
-
-_BUNDLED_ANSWERS = ("vux", "blick", "nef", "zup")
-_REVIEWS = """A film to fall asleep to.
-Sentiment: negative
-
-I laughed from beginning to end.
-Sentiment: positive
-
-The plot makes no sense at all.
-Sentiment: negative
-
-Warm, clever and beautifully acted.
-Sentiment: positive
-
-I want my two hours back.
-Sentiment:"""
+from iclens.lens.prompt import Prompt
 
 
 def opening(
@@ -45,13 +26,9 @@ def opening(
         asked: further attributes of the question.
     """
     examples: tuple[str, ...] = ()
-    if prompt is None and model == "bundled":
-        blocks = (bundled.path() / "prompt.txt").read_text(encoding="utf-8").strip().split(BLANK_LINE)
-        prompt = Prompt.from_text(BLANK_LINE.join([*blocks[:N_BUNDLED], blocks[-1]]))
-        examples = _BUNDLED_ANSWERS
-    elif prompt is None:
-        prompt = Prompt.from_text(_REVIEWS)
-        examples = ("positive", "negative")
+    if prompt is None:
+        ours = ready(model)[0]
+        prompt, examples = ours.ask.prompt, ours.answers
     return Ask(prompt, tuple(answers or (() if responds else examples)), **asked).to_document()
 
 

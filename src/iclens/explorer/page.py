@@ -16,10 +16,10 @@ _STATIC = files("iclens.explorer") / "static"
 _REPORT_STYLES = ("page.css", "verdicts.css", "controls.css", "charts.css")
 _STYLES = [_STATIC / name for name in ("explorer.css", "sources.css", "response.css", "lab.css")]
 _SCRIPTS = (
-    *("elements", "numbers", "names", "scores", "address", "state", "server", "views"),
-    *("pieces", "sources", "editor", "asking", "sentences", "response", "citations", "linked"),
+    *("elements", "numbers", "names", "address", "state", "scores", "server", "views", "chart"),
+    *("pieces", "sources", "editor", "chips", "ready", "asking", "sentences", "response", "citations", "linked"),
     *("answer", "tokens", "bound", "heads", "layers", "details", "share"),
-    *("chart", "panels", "recipes", "runs"),
+    *("panels", "recipes", "runs"),
     *("labstate", "labplot", "labpoints", "labcontrols", "labskeleton", "lab"),
     "main",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ def snapshot(
     return {
         "mode": "saved",
         "model": shown["model"],
+        "date": date.today().isoformat(),
         "ask": asked,
         "glance": seen,
         "explanation": shown,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from iclens.lens.differences import Comparison, compare
 from iclens.lens.explaining import explain, explain_many
 from iclens.lens.explanation import SCHEMA_VERSION, Explanation
 from iclens.lens.facts import SourceEffect
@@ -35,10 +36,10 @@ from iclens.lens.table import print_table
 from iclens.lens.views import VIEWS, WRITERS
 
 __all__ = [
-    "ATTRIBUTIONS", "COLUMNS", "FAMILIES", "HEAD_COLUMNS", "SCHEMA_VERSION", "VIEWS", "WRITERS", "Answer", "Capture",
-    "Explanation", "Family", "GradientStep", "HeadRecord", "HeadStatistics", "KnockOuts", "Lens", "LensModel",
-    "PaddedTokens", "PathScores", "Prompt", "PromptOptions", "Readout", "Readouts", "Scores", "SourceEffect",
-    "SourceName", "Span", "TokenizedPrompt", "Trace", "auc", "capture", "explain", "explain_many", "gradient_step",
-    "hidden_keys", "knock_out", "lds", "load", "outline", "path", "print_table", "read_document", "read_prompt",
-    "tokenize", "trace",
+    "ATTRIBUTIONS", "COLUMNS", "FAMILIES", "HEAD_COLUMNS", "SCHEMA_VERSION", "VIEWS", "WRITERS", "Answer",
+    "Capture", "Comparison", "Explanation", "Family", "GradientStep", "HeadRecord", "HeadStatistics", "KnockOuts",
+    "Lens", "LensModel", "PaddedTokens", "PathScores", "Prompt", "PromptOptions", "Readout", "Readouts", "Scores",
+    "SourceEffect", "SourceName", "Span", "TokenizedPrompt", "Trace", "auc", "capture", "compare", "explain",
+    "explain_many", "gradient_step", "hidden_keys", "knock_out", "lds", "load", "outline", "path", "print_table",
+    "read_document", "read_prompt", "tokenize", "trace",
 ]  # fmt: skip

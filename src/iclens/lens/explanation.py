@@ -18,6 +18,7 @@ from iclens.errors import UserError
 from iclens.lens.citations import citations
 from iclens.lens.conclusion import conclude
 from iclens.lens.facts import (
+    METHODS,
     RESIDUALS,
     Agreement,
     Candidate,
@@ -38,6 +39,7 @@ from iclens.lens.facts import (
     Token,
 )
 from iclens.lens.prompt.sources import noun
+from iclens.lens.score_names import ScoreName
 from iclens.lens.views import VIEWS, WRITERS, write
 from iclens.plain_data import record_of
 
@@ -168,6 +170,9 @@ class Explanation:
             plain["value"] = residual.value if math.isfinite(residual.value) else None
         document["exact"] = self.exact
         document["conclusion"] = list(self.conclusion)
+        document["score_names"] = [
+            dataclasses.asdict(ScoreName.of(score)) for score in dict.fromkeys((*METHODS, *self.scores))
+        ]
         if self.grounding is not None:
             document["grounding"]["share"] = self.grounding.share
         document["citations"] = self.citations()

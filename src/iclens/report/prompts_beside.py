@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from iclens.lens.differences.places import unmoved
 from iclens.lens.prompt.prompt import Prompt
 from iclens.selection import Example, Selection
 from iclens.selection.writing import Writing
@@ -55,27 +55,6 @@ def beside(found: Selection) -> tuple[Written, Written]:
     still = unmoved(found.start, found.indices)
     before = _written(found, found.start, found.indices, still, DROPPED)
     return before, _written(found, found.indices, found.start, still, ADDED)
-
-
-def unmoved(one: Sequence[int], other: Sequence[int]) -> set[int]:
-    """As many entries as there can be that stand in the same order in both: a longest increasing subsequence.
-
-    Source: Fredman 1975, "On computing the length of longest increasing subsequences".
-    """
-    place = {index: i for i, index in enumerate(one)}
-    both = [index for index in other if index in place]
-    ends: list[int] = []  # the smallest place at which a sequence of each length ends
-    holders: list[int] = []  # which entry that is
-    before: dict[int, int | None] = {}
-    for index in both:
-        at = bisect_left(ends, place[index])
-        before[index] = holders[at - 1] if at else None
-        ends[at : at + 1], holders[at : at + 1] = [place[index]], [index]
-    kept, last = set[int](), holders[-1] if holders else None
-    while last is not None:
-        kept.add(last)
-        last = before[last]
-    return kept
 
 
 def _writing(found: Selection) -> Writing:

@@ -1,15 +1,20 @@
 // The answer: probabilities with all sources, and without those that are off.
 
-import { byId, el, oneLine, put, share } from "./elements.js";
+import { bar, byId, el, oneLine, put, share } from "./elements.js";
 import { called, nouns, quantity } from "./names.js";
-import { percent, plain, signed } from "./numbers.js";
+import { largest, percent, plain, signed } from "./numbers.js";
+import { nameOf, scoreOf } from "./scores.js";
 
 const MOST_NEXT = 6;
+const MOST_ASKED = 160; // characters of the question
+const [MOST_MATTER, MATTERS, MOST_TEXT] = [3, 0.05, 200]; // sources on either side that matter, over the largest score, and their characters
 const MOST_SAID = 400; // characters of a sentence
 
 export function renderAnswer(seen) {
   const { without } = seen;
   byId("answer").textContent = oneLine(seen.answer.trim() || seen.answer, 60);
+  byId("chance").textContent = seen.response ? "" : percent(seen.probability);
+  renderAsked(seen);
   byId("answer-title").textContent = seen.response ? "What it rests on" : "Answer";
   document.title = `${oneLine(seen.answer.trim() || seen.answer, 60)} · iclens`;
   put(byId("margin"), el("b", {}, `${signed(seen.margin)} nats`), ` is its ${quantity()}. ${oneLine(seen.margin_definition, 300)}`);
@@ -48,8 +53,50 @@ export function renderAnswer(seen) {
       ),
     ),
   );
-  renderChanged(names, less && likeliest(all), less && likeliest(less), key);
+  const turned = less && likeliest(less);
+  renderChanged(names, less && likeliest(all), turned, key);
+  renderInSight(seen, names, turned && key(turned) !== key(likeliest(all)) ? turned : null);
   renderWithout(seen, names);
+}
+
+/** The question, for those who see the answer first. */
+function renderAsked(seen) {
+  const asked = seen.tokens.filter((one) => one.role === "query").map((one) => one.text).join("").trim();
+  put(byId("asked"), el("span", { class: "unseen" }, "Asked: "), oneLine(asked, MOST_ASKED));
+}
+
+/** The answer in one line, which a small screen keeps in sight of the switches. */
+function renderInSight(seen, names, turned) {
+  const said = el("b", {}, oneLine(seen.answer.trim() || seen.answer, 30));
+  const { without } = seen;
+  if (!without) return put(byId("in-sight"), said, ` ${seen.response ? `${signed(seen.margin)} nats` : percent(seen.probability)}`);
+  const now = turned ? [el("b", { class: "turned-to" }, oneLine(turned.text.trim() || turned.text, 30)), ` ${percent(turned.probability)}`] : [said, ` ${seen.response ? `${signed(without.measured.margin)} nats` : percent(without.measured.probability)}`];
+  return put(byId("in-sight"), el("span", { class: "faint" }, `without ${oneLine(names, 20)}: `), ...now);
+}
+
+/** The few sources that matter most by the first score, with their effect beside the text: what supports the answer, then what opposes it. */
+export function renderMatter(explanation) {
+  const score = explanation?.scores[0];
+  const known = (explanation?.sources ?? []).filter((one) => scoreOf(one, score) !== null);
+  const most = largest(known.map((one) => scoreOf(one, score)));
+  const ranked = known.filter((one) => Math.abs(scoreOf(one, score)) >= MATTERS * most && most > 0).sort((a, b) => scoreOf(b, score) - scoreOf(a, score));
+  const few = [...ranked.filter((one) => scoreOf(one, score) > 0).slice(0, MOST_MATTER), ...ranked.filter((one) => scoreOf(one, score) < 0).slice(-MOST_MATTER)];
+  byId("matter").hidden = !few.length;
+  byId("matter").setAttribute("aria-label", `The ${nouns()} that matter most, by ${nameOf(score ?? "")}`);
+  put(
+    byId("matter"),
+    ...few.map((one) => {
+      const value = scoreOf(one, score);
+      return el(
+        "li",
+        {},
+        el("b", {}, called(one.index)),
+        el("bdi", { title: oneLine(one.text.trim(), MOST_TEXT) }, oneLine(one.text.trim(), MOST_TEXT)),
+        el("span", { class: "number" }, signed(value)),
+        bar(value, most),
+      );
+    }),
+  );
 }
 
 function likeliest(answers) {
@@ -90,6 +137,7 @@ function renderWithout(seen, names) {
 /** What the numbers say, in words; nothing, in as much room, while they are computed. */
 export function renderConclusion(explanation) {
   renderGrounding(explanation?.grounding ?? null, Boolean(explanation?.response));
+  renderMatter(explanation);
   const node = byId("conclusion");
   node.style.minHeight = explanation === null ? `${node.offsetHeight}px` : "";
   put(node, ...(explanation?.conclusion ?? []).flatMap((sentence) => [el("span", {}, oneLine(sentence, MOST_SAID)), " "]));

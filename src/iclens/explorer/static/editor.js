@@ -15,7 +15,6 @@ export function renderEditor() {
   byId("query").value = query.text;
   byId("query").readOnly = isSaved || !query.isEdited;
   byId("query-hint").hidden = !query.isEdited;
-  byId("answers").value = state.answers.join(", ");
   byId("instruction").value = state.instruction;
   byId("instruction").closest(".field").hidden = isNamed();
   byId("add").hidden = isNamed();
@@ -25,7 +24,7 @@ export function renderEditor() {
 
 function buttonsOf(one, i, name, text) {
   const button = (sign, label, act) =>
-    el("button", { type: "button", class: "icon", title: label, "aria-label": `${label}: ${name}`, onclick: act }, sign);
+    el("button", { type: "button", class: "icon", tabindex: "-1", title: label, "aria-label": `${label}: ${name}`, onclick: act }, sign);
   const buttons = {
     up: button("↑", "Move up (Alt ↑ in the text)", () => move(i, -1, "up")),
     down: button("↓", "Move down (Alt ↓ in the text)", () => move(i, 1, "down")),
@@ -127,14 +126,6 @@ function choiceOf(name) {
 export function startEditor(example, takeOver, takeDocument) {
   byId("query").addEventListener("input", (event) => change("prompt", () => withQuery(event.target.value)));
   byId("instruction").addEventListener("input", (event) => change("prompt", (now) => (now.instruction = event.target.value)));
-  byId("answers").addEventListener("input", (event) => {
-    const answers = event.target.value.split(",").map((one) => one.trim()).filter(Boolean);
-    change("prompt", (now) => {
-      now.answers = answers;
-      now.answer = null;
-    });
-    renderRows();
-  });
   byId("add").addEventListener("click", () =>
     restructure(
       (now) => now.demonstrations.push({ text: now.demonstrations.at(-1)?.text ?? "", on: true }),
@@ -161,15 +152,25 @@ export function startEditor(example, takeOver, takeDocument) {
     restructure(() => takeOver({ ...blankQuestion(), demonstrations: blocks.slice(0, -1), query: blocks.at(-1) }));
   });
   byId("whole").addEventListener("input", () => byId("whole").setCustomValidity(""));
+  // The button is reached from the scores by arrow keys: the Tab key has enough to do.
+  byId("colour").addEventListener("keydown", (event) => {
+    const radios = [...document.getElementsByName("colour")];
+    if (event.key === "ArrowRight" && event.target === radios.at(-1) && !byId("more").hidden) {
+      event.preventDefault();
+      byId("more").focus();
+    } else if (event.key === "ArrowLeft" && event.target === byId("more")) radios.at(-1).focus();
+  });
   byId("more").addEventListener("click", () => {
     change("prompt", (now) => (now.scores = [...new Set([...now.scores, ...MORE])]));
     offerScores();
     document.querySelector("#colour input:checked").focus();
   });
   byId("again").addEventListener("click", () => restructure(() => takeOver(example)));
-  byId("answers").readOnly = isSaved;
   const { name, n_layers, n_heads } = given.model;
-  byId("model").textContent = `iclens ${isSaved ? "explain" : "explore"} · ${oneLine(name)} · ${n_layers} layers of ${n_heads} heads`;
+  // Of a folder its own name; the whole path is in the details.
+  const own = name.split(/[\\/]/).filter(Boolean).at(-1) ?? name;
+  byId("model").textContent = `iclens ${isSaved ? "explain" : "explore"} · ${oneLine(own)} · ${n_layers} layers of ${n_heads} heads`;
+  byId("model").title = oneLine(name, 300);
 }
 
 function blankQuestion() {

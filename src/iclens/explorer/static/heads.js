@@ -9,9 +9,11 @@ import { change, given, state } from "./state.js";
 
 const LEAST_WEIGHT = 1e-4; // training pairs that are shown, beyond the first few
 const FEW_PAIRS = 6;
+const MOST_READABLE = 1e6;
 
 let cells = [];
 let shown = null; // the map of all sources that is shown
+let isUnfolded = false; // the head as a trained model
 
 /** The sources of which there may be a map of their own. */
 export function renderMapChoice(seen) {
@@ -33,11 +35,12 @@ export function renderMap(seen, explanation, score) {
   // It stays where it is while a map is computed.
   if (rows !== null || found.name === null) byId("of").closest("label").hidden = !single.length;
   byId("map-note").textContent = mapNote(found, score);
-  byId("map").hidden = found.name === null;
+  byId("map").closest(".map-frame").hidden = byId("map-scale").hidden = found.name === null;
   if (found.name === null) return;
   byId("map").setAttribute("aria-label", `${nameOf(found.name)} by layer and head`);
   if (!cells.length) buildMap(given.model.n_layers, given.model.n_heads);
   const most = rows === null ? 0 : largest(rows.flat());
+  byId("map-full").textContent = most > 0 ? `full colour: ${withUnit(plain(most), found.name)}` : "";
   cells.forEach((row, layer) =>
     row.forEach((cell, head) => {
       const value = rows?.[layer][head] ?? null;
@@ -89,7 +92,8 @@ function buildMap(layers, heads) {
   cells = upTo(layers).map((layer) => upTo(heads).map((head) => buttonOf(layer, head)));
   const map = byId("map");
   map.style.setProperty("--columns", heads);
-  map.classList.toggle("dense", heads > 16);
+  map.style.setProperty("--rows", layers);
+  map.classList.toggle("dense", heads > 16 || layers > 16);
   put(
     map,
     el("div", { class: "row heading", "aria-hidden": "true" }, el("span"), ...upTo(heads).map((head) => el("span", {}, String(head)))),
@@ -153,21 +157,13 @@ export function renderHead(view, answer) {
     );
   put(
     byId("head"),
-    el("h3", {}, `Layer ${view.layer}, head ${view.head}: its dual model`),
+    el("h3", {}, `Layer ${view.layer}, head ${view.head}`),
     el(
       "p",
       { class: "note" },
-      "What this head adds at the last token ",
+      "Where this head looks from the last token ",
       el("code", {}, oneLine(view.token, 20)),
-      ` is the prediction of a model after one gradient step on ${view.demonstrations.length} ${view.demonstrations.length === 1 ? noun() : nouns()}. Against the head's own output: ${plain(view.residual)} relative.`,
-    ),
-    el(
-      "dl",
-      { class: "facts" },
-      fact("Loss", `${wide(view.loss_before)} → ${wide(view.loss_after)}`, "before and after the step; it has no minimum"),
-      fact("Alignment", `${plain(view.alignment_before)} → ${plain(view.alignment_after)}`, "mean cosine of prediction and target"),
-      fact("Collapse", `${plain(view.collapse_before)} → ${plain(view.collapse_after)}`, "1: all predictions point one way"),
-      fact("Initialisation", percent(view.first.weight + view.initial.weight), `the weight outside the ${nouns()}: ${percent(view.first.weight)} on the first token, ${percent(view.initial.weight)} on the rest`),
+      `, and what each part adds to the ${quantity()} through it.`,
     ),
     el(
       "div",
@@ -178,7 +174,7 @@ export function renderHead(view, answer) {
         el(
           "thead",
           {},
-          el("tr", {}, ...["trained on", "weight k/D", `direct effect on ${reading}`, "alignment"].map((name) => el("th", { scope: "col" }, name))),
+          el("tr", {}, ...["part", "weight", `direct effect on ${reading}`, "alignment"].map((name) => el("th", { scope: "col" }, name))),
         ),
         el(
           "tbody",
@@ -195,6 +191,29 @@ export function renderHead(view, answer) {
         ),
       ),
     ),
+    theory(view),
+  );
+}
+
+/** The head as a model that is trained on the sources: for those who ask. */
+function theory(view) {
+  return el(
+    "details",
+    { class: "theory", open: isUnfolded, ontoggle: (event) => (isUnfolded = event.target.open) },
+    el("summary", {}, "As a trained model: loss, alignment, training pairs, the bound"),
+    el(
+      "p",
+      { class: "note" },
+      `What this head adds is the prediction of a model after one gradient step on ${view.demonstrations.length} ${view.demonstrations.length === 1 ? noun() : nouns()}. Against the head's own output: ${plain(view.residual)} relative.`,
+    ),
+    el(
+      "dl",
+      { class: "facts" },
+      isReadable(view.loss_before) && isReadable(view.loss_after) ? fact("Loss", `${wide(view.loss_before)} → ${wide(view.loss_after)}`, "before and after the step; it has no minimum") : null,
+      fact("Alignment", `${plain(view.alignment_before)} → ${plain(view.alignment_after)}`, "mean cosine of prediction and target"),
+      fact("Collapse", `${plain(view.collapse_before)} → ${plain(view.collapse_after)}`, "1: all predictions point one way"),
+      fact("Initialisation", percent(view.first.weight + view.initial.weight), `the weight outside the ${nouns()}: ${percent(view.first.weight)} on the first token, ${percent(view.initial.weight)} on the rest`),
+    ),
     el("h3", {}, "Trained one after another"),
     el("p", { class: "note" }, `‖ŷ − h′‖: how far the prediction is from the head's output, as the ${nouns()} are added in turn to the first token and the rest of the prompt.`),
     trajectory(view),
@@ -203,6 +222,11 @@ export function renderHead(view, answer) {
     el("ul", { class: "pairs" }, ...view.pairs.filter((pair, i) => i < FEW_PAIRS || pair.weight >= LEAST_WEIGHT).map((pair) => pairItem(pair, view.readings))),
     ...boundOf(view.bound),
   );
+}
+
+/** Whether a number says something to a reader: losses of real heads may be of any size. */
+function isReadable(number) {
+  return number.value !== null && Math.abs(number.value) < MOST_READABLE;
 }
 
 function mean(values) {
@@ -255,5 +279,4 @@ function trajectory(view) {
 
 export function startHeads(again) {
   byId("of").addEventListener("change", again);
-  given.model.n_layers > 16 && byId("map").classList.add("tall");
 }

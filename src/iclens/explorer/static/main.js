@@ -5,6 +5,7 @@ import { renderAnswer, renderChecks, renderConclusion } from "./answer.js";
 import { renderAsking, renderWays, startAsking, takeDocument } from "./asking.js";
 import { renderCitations } from "./citations.js";
 import { renderDetails } from "./details.js";
+import { renderChips, startChips } from "./chips.js";
 import { renderEditor, startEditor } from "./editor.js";
 import { byId, el } from "./elements.js";
 import { renderHead, renderHeadProblem, renderMap, renderMapChoice, startHeads, strongest } from "./heads.js";
@@ -12,12 +13,13 @@ import { openLab } from "./lab.js";
 import { renderLayers, renderLayersProblem } from "./layers.js";
 import { linkRows, renderLinked, startLinked } from "./linked.js";
 import { speakOf } from "./names.js";
+import { startReady } from "./ready.js";
 import { openRuns } from "./runs.js";
 import { scoreOf } from "./scores.js";
 import { ask } from "./server.js";
 import { renderShare, startShare } from "./share.js";
 import { renderInside, renderScores } from "./sources.js";
-import { change, fromHash, given, isSaved, onChange, question, state, takeOver, toHash, whole } from "./state.js";
+import { canUndo, change, fromHash, given, isSaved, onChange, question, state, takeOver, toHash, undo, whole } from "./state.js";
 import { renderTokens } from "./tokens.js";
 import { addView, startViews, viewOf } from "./views.js";
 
@@ -172,11 +174,30 @@ function takeBack() {
 /** Everything that shows the question itself. */
 function renderQuestion() {
   renderEditor();
+  renderChips();
   renderAsking();
   linkRows();
 }
 
+function takeBackLast() {
+  undo();
+  byId("undo").hidden = !canUndo();
+  if (byId("undo").hidden) byId("query").focus();
+}
+
+function startUndo() {
+  byId("undo").addEventListener("click", takeBackLast);
+  document.addEventListener("keydown", (event) => {
+    // In a text the browser takes back letters.
+    const isText = event.target.matches("textarea, input[type=text], input[type=number]");
+    if (isSaved || isText || event.key !== "z" || !(event.ctrlKey || event.metaKey) || viewOf(location.hash) !== "prompt") return;
+    event.preventDefault();
+    takeBackLast();
+  });
+}
+
 onChange((kind) => {
+  byId("undo").hidden = !canUndo();
   if (kind === "all") renderQuestion();
   if (kind === "prompt" || kind === "all") edited();
   else keepAddress();
@@ -195,6 +216,9 @@ function open() {
 
 document.body.classList.toggle("saved", isSaved);
 startEditor(given.example, takeOver, takeDocument);
+startChips();
+startReady();
+startUndo();
 startAsking();
 startLinked();
 startHeads(drawMap);

@@ -35,6 +35,8 @@ async function inPlace(part, problem, work) {
   } catch (error) {
     if (error.name === "AbortError" || signal.aborted) return;
     problem.textContent = error.message;
+    // A folder that is not there yet is no fault.
+    problem.classList.toggle("nothing-yet", /^There is no (store|gallery) /.test(error.message));
     problem.hidden = false;
   }
 }

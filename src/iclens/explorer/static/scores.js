@@ -1,9 +1,10 @@
 // The scores of an explanation: what they are called, and where each stands in its JSON.
 
 import { oneLine } from "./elements.js";
+import { given } from "./state.js";
 
-const NAMES = { influence_deletions: "effect of deleting", influence: "influence", shares: "shares", gradient_step: "direct effect", path: "total effect", knock_out: "knock-out", rerun: "text removed" };
-const WAYS = { gradient_step: " (gradient step)", path: " (path)" };
+/** What scores are called, in which unit they are, and which map by heads stands beside them: the explanation says so. */
+const NAMES = new Map((given.score_names ?? given.explanation?.score_names ?? []).map((one) => [one.score, one]));
 
 /** Scores with respect to training weights, which tokens outside the sources do not have. */
 const BY_WEIGHT = ["influence", "shares"];
@@ -14,9 +15,9 @@ export const BY_TOKEN = [...BY_WEIGHT, "gradient_step", "path"];
 /** Scores that are known for each head, the one that stands in for the others first. */
 export const BY_HEAD = ["gradient_step", ...BY_WEIGHT];
 
-/** The score whose parts by head stand beside a score: the influence beside the one that deletions correct. */
+/** The score whose parts by head stand beside a score. */
 export function beside(score) {
-  return score === "influence_deletions" ? "influence" : score;
+  return NAMES.get(score)?.map ?? score;
 }
 
 /** Scores that the rest of the prompt has, too. */
@@ -24,23 +25,22 @@ export const OF_THE_REST = ["gradient_step", "path"];
 
 /** A score's name in few words. */
 export function nameOf(score) {
-  return NAMES[score] ?? oneLine(score.replaceAll("_", " "), 40);
+  return NAMES.get(score)?.short ?? oneLine(score.replaceAll("_", " "), 40);
 }
 
 /** A score's name with the way that it is computed. */
 export function fullNameOf(score) {
-  return nameOf(score) + (WAYS[score] ?? "");
+  return NAMES.get(score)?.long ?? nameOf(score);
 }
 
 /** Whether a score is in nats; further methods have units of their own, such as attention weights. */
 export function isInNats(score) {
-  return score in NAMES;
+  return Boolean(NAMES.get(score)?.unit);
 }
 
 /** A size with the unit of its score. */
 export function withUnit(text, score) {
-  if (!isInNats(score)) return text;
-  return score === "influence" ? `${text} nats per unit of weight` : `${text} nats`;
+  return isInNats(score) ? `${text} ${NAMES.get(score).unit}` : text;
 }
 
 /** A source's score; null where it is not known. */

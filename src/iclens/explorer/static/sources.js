@@ -92,7 +92,7 @@ function buildRow(source, one, i, edits) {
     "aria-label": `${name} is on`,
     title: "Switch off to see the answer without it",
     disabled: isSaved,
-    tabindex: isEdited ? null : "-1",
+    tabindex: "-1",
     onchange: () => {
       change("prompt", () => (one.on = on.checked));
       renderSwitches();
@@ -103,9 +103,10 @@ function buildRow(source, one, i, edits) {
   const text = isEdited ? edited(one, i, name, edits) : el("p", { class: "source-text" }, visible(one.text));
   const buttons = isEdited && !isSaved ? edits.buttonsOf(one, i, name, text) : {};
   const icons = Object.keys(buttons).length ? el("span", { class: "icons" }, ...Object.values(buttons)) : null;
-  const row = { name, text, on, score, pieces, ...buttons };
+  const row = { name, text, on, score, pieces, isEdited, icons: Object.values(buttons), ...buttons };
+  if (isEdited) for (const stop of [on, ...row.icons]) stop.addEventListener("keydown", (event) => walkRow(event, i));
   if (isEdited && !isFolded) {
-    row.item = el("li", { class: "demonstration" }, el("label", { class: "number-of" }, on, el("span", {}, shortName(source))), text, score, icons, pieces);
+    row.item = el("li", { class: "demonstration", onfocusin: () => reach(i) }, el("label", { class: "number-of" }, on, el("span", {}, shortName(source))), text, score, icons, pieces);
     return row;
   }
   const body = el("div", { class: "source-body", id: `source-${i}`, hidden: isFolded }, text, pieces);
@@ -119,7 +120,7 @@ function buildRow(source, one, i, edits) {
   if (isFolded) row.head.addEventListener("click", () => unfold(row.head, body));
   if (!isEdited) row.head.addEventListener("keydown", (event) => walk(event, i));
   if (!isEdited) on.addEventListener("keydown", (event) => event.key === "ArrowRight" && row.head.focus());
-  row.item = el("li", { class: `demonstration source${isFolded ? " folds" : ""}` }, el("label", { class: "number-of" }, on), row.head, score, icons, body);
+  row.item = el("li", { class: `demonstration source${isFolded ? " folds" : ""}`, onfocusin: () => isEdited && reach(i) }, el("label", { class: "number-of" }, on), row.head, score, icons, body);
   return row;
 }
 
@@ -148,8 +149,22 @@ function unfold(head, body) {
 /** Which row the Tab key reaches, of rows that are not edited: arrow keys walk through the others. */
 function reach(i) {
   rows.forEach((row, j) => {
-    if (row.head && isNamed()) row.head.tabIndex = i === j ? 0 : -1;
+    if (row.isEdited) {
+      row.on.tabIndex = row.text.tabIndex = i === j ? 0 : -1;
+      if (row.head) row.head.tabIndex = row.on.tabIndex;
+    } else if (row.head) row.head.tabIndex = i === j ? 0 : -1;
   });
+}
+
+/** Arrow keys lead from a row's switch to its buttons, and up and down to the same of other rows. */
+function walkRow(event, i) {
+  if (event.altKey) return;
+  const stops = ({ on, icons }) => [on, ...icons].filter((stop) => !stop.disabled);
+  const [at, here] = [stops(rows[i]).indexOf(event.target), stops(rows[i])];
+  const to = { ArrowLeft: here[at - 1], ArrowRight: here[at + 1], ArrowUp: rows[i - 1] && (stops(rows[i - 1])[at] ?? rows[i - 1].on), ArrowDown: rows[i + 1] && (stops(rows[i + 1])[at] ?? rows[i + 1].on) }[event.key];
+  if (!to) return;
+  event.preventDefault();
+  to.focus();
 }
 
 function walk(event, i) {

@@ -38,8 +38,36 @@ export function onChange(listener) {
 }
 
 export function change(kind, edit) {
+  if (kind === "prompt" || kind === "all") remember(kind === "all");
   edit(state);
   for (const listener of listeners) listener(kind);
+}
+
+const MOST_PAST = 100;
+const TOGETHER = 1000; // milliseconds within which changes are taken back together, such as the letters of a word
+
+const past = []; // the questions before the last changes
+let changed = -Infinity;
+
+function remember(isWhole) {
+  const now = performance.now();
+  if (isWhole || now - changed > TOGETHER) past.push(whole());
+  if (past.length > MOST_PAST) past.shift();
+  changed = isWhole ? -Infinity : now;
+}
+
+export function canUndo() {
+  return past.length > 0;
+}
+
+/** Goes back to what was before the last change of the prompt; the head and the colour stay as they are looked at. */
+export function undo() {
+  const before = past.pop();
+  if (!before) return;
+  changed = -Infinity;
+  const { layer, head } = state;
+  takeOver({ ...before, layer, head });
+  for (const listener of listeners) listener("all");
 }
 
 /** Takes over a question as the server writes it. */

@@ -21,8 +21,11 @@ function showView() {
   const name = viewOf(location.hash);
   for (const view of document.querySelectorAll(".view")) view.hidden = view.id !== `view-${name}`;
   for (const link of document.querySelectorAll("#views a")) {
-    if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
+    const isCurrent = link.hash === `#${name}`;
+    if (isCurrent) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
+    // A link to where one is needs no stop of the Tab key.
+    link.tabIndex = isCurrent ? -1 : 0;
   }
   document.body.dataset.view = name;
   const open = openers.get(name);
