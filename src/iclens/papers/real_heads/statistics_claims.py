@@ -73,8 +73,13 @@ def _share(prompts: list[Table], is_so: list[np.ndarray], among: list[np.ndarray
 def _judge(claim: Claim, share: Estimate | None, least: float, more: str, what: str) -> Verdict:
     if share is None:
         return claim.untested(f"no {what} was measured.")
-    text = f"share of heads {share:.3f}, {share.n} prompts; {more}"
+    text = f"share of heads {_shown(share)}, {share.n} prompt{'s' * (share.n > 1)}; {more}"
     return claim.judged(share.mean >= least, text, f"a mean share of at least {least:g}")
+
+
+def _shown(share: Estimate) -> str:
+    """The share with its interval, which one prompt does not have."""
+    return f"{share:.3f}" if share.n > 1 else f"{share.mean:.3f}"
 
 
 def _known(prompts: list[Table], *names: str) -> list[np.ndarray]:
@@ -133,7 +138,7 @@ def _sinks(table: Table) -> Verdict:
     prompts = _prompts(table)
     share = _share(prompts, [values(one, "first_weight") > 0.5 for one in prompts], [_late(one) for one in prompts])
     early = _share(prompts, [values(one, "first_weight") > 0.5 for one in prompts], [~_late(one) for one in prompts])
-    more = "before that " + ("none measured" if early is None else f"{early:.3f}")
+    more = "before that " + ("none measured" if early is None else _shown(early))
     return _judge(SINKS, share, 0.5, more, "head")
 
 
