@@ -1,0 +1,41 @@
+"""An explanation tells the weight updates of its prompt, checks them, and keeps them in its file."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tests.lens.many_prompts import PROMPTS, reader
+
+from iclens.cli.main import main
+from iclens.lens import Explanation, explain
+
+
+def test_shares_sum_to_one_and_the_check_is_among_the_residuals(tmp_path):
+    found = explain(reader("gpt2"), PROMPTS[1], patch=True, scores=["influence"])
+    patch = found.patch
+    assert patch is not None
+    assert len(patch.sources) == len(found.sources)
+    total = sum(one.share + one.displaced for one in patch.sources) + sum(patch.shares.values())
+    assert math.isclose(total, 1.0, abs_tol=1e-9)
+    (check,) = [one for one in found.residuals if one.key == "patch"]
+    assert check.value < 1e-10
+    assert check.holds
+    found.save(tmp_path / "found.json")
+    assert Explanation.load(tmp_path / "found.json").patch == patch
+    assert "Weight updates" in str(found)
+    assert explain(reader("gpt2"), PROMPTS[1], scores=["influence"]).patch is None
+
+
+@pytest.mark.usefixtures("_single")
+def test_the_command_prints_the_table(capsys):
+    assert main(["explain", "--patch", "--scores", "influence"]) == 0
+    said = capsys.readouterr().out
+    assert "Weight updates" in said
+    assert "logits of the query alone with patched weights" in said
+
+
+@pytest.fixture
+def _single():
+    torch.set_default_dtype(torch.float32)
