@@ -90,9 +90,7 @@ def test_a_run_that_is_half_done_says_what_it_lacks(settings, tiny_run):
 def test_a_part_is_its_seed_and_leaves_the_model_as_it_was(settings, tiny_run, model):
     part = {"study": TUNED, "row": "augmented g1&g2, all", "seed": 1}
     again = ENTRY.measure_part(part, settings)
-    assert again.to_csv() == Table(tiny_run.where(**part)).with_cells().to_csv() or list(again) == [
-        {key: row[key] for key in row if row[key] is not None} for row in tiny_run.where(**part)
-    ]
+    assert list(again) == list(tiny_run.where(**part))
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
     tune(model, fine_tuned(settings)["augmented g1&g2, all"], [read("other", settings)], settings, 0)
     assert list(before) == list(model.model.state_dict())

@@ -47,9 +47,9 @@ class ModifiedAttentionOnRealModels(Recipe[ModifiedSettings]):
             n_negatives=(1,), layers=("all",), training_tasks=("english-spanish",), n_seeds=1, n_sets_tuned=2,
             tuned_strengths=(0.1,), tuned_maps=("g1&g2",), steps=2,
         ),
-        seconds=110,
+        seconds=60,
     )  # fmt: skip
-    paper = Preset(ModifiedSettings(), seconds=60_000)
+    paper = Preset(ModifiedSettings(), seconds=40_000)
     more = {  # noqa: RUF012
         "short": Preset(
             ModifiedSettings(

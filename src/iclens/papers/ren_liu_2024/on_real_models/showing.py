@@ -78,6 +78,7 @@ _MARKS = {"all": "o", "first": "v", "middle": "s", "last": "^"}
 def drawn(table: Table, settings: ModifiedSettings) -> Figure:
     """A panel a study: an attention's gain in log-loss over plain attention, with 95 % intervals over sets."""
     figure = new_figure(11.5, 5.0)
+    marks: dict[str, None] = {}
     for axes, study in zip(figure.subplots(1, 2), (PUT_IN, TUNED), strict=True):
         found, modifications = Measured.of(table, study), MODIFICATIONS[study](settings)
         shown = [one for name, one in modifications.items() if one.kind and name in found.numbers]
@@ -96,8 +97,10 @@ def drawn(table: Table, settings: ModifiedSettings) -> Figure:
         # Strong modifications lose a hundred times what weak ones change.
         axes.set_xscale("symlog", linthresh=0.1)
         axes.set(title=study, xlabel="log-loss below plain attention's, in nats")
-        for group in groups:
-            axes.plot([], [], _MARKS[group], color="0.4", ms=4, label=f"{group} layers")
-        if groups:
-            axes.legend(fontsize="small")
+        marks |= dict.fromkeys(groups)
+    for group in marks:
+        label = "all layers" if group == "all" else f"{group} third"
+        figure.axes[0].plot([], [], _MARKS[group], color="0.4", ms=4, label=label)
+    if marks:
+        figure.legend(loc="outside upper center", ncols=len(marks), fontsize="small")
     return figure
