@@ -302,7 +302,7 @@ def test_a_folder_is_called_by_its_own_name(browser, model, example, tmp_path):
     file = tmp_path / "page.html"
     explanation = make()
     file.write_text(
-        explained_page(replace(explanation, model=replace(explanation.model, name="/home/me/models/SmolLM2"))),
+        explained_page(replace(explanation, model=replace(explanation.model, name="some/models/SmolLM2"))),
         encoding="utf-8",
     )
     with visits(browser, file.as_uri(), "body.settled") as opened:
