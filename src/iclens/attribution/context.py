@@ -9,7 +9,8 @@ import torch
 
 from iclens.attribution.lasso import N_ABLATIONS, contextcite
 from iclens.errors import UserError
-from iclens.lens.lens import Lens, reading_model
+from iclens.lens.calls import reading_model
+from iclens.lens.lens import Lens
 from iclens.lens.prompt.pieces import pieces
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.scores.method import Scores

@@ -80,7 +80,7 @@ class Many:
         options: Mapping[str, Any] | None = None,
     ) -> int:
         """Explain every prompt; 0, or 1 when a batch failed or a check exceeds its tolerance."""
-        from iclens.lens.lens import check_scores
+        from iclens.lens.calls import check_scores
         from iclens.lens.many.lines import read_lines
         from iclens.lens.many.plan import tokens_at_once
         from iclens.lens.many.work import Work

@@ -8,7 +8,7 @@ from typing import Any
 from iclens.errors import UserError
 from iclens.explorer.reading import known, text, texts, whole
 from iclens.lens.building import OPENING
-from iclens.lens.lens import check_scores
+from iclens.lens.calls import check_scores
 from iclens.lens.prompt import Prompt, read_document
 from iclens.lens.prompt.documents import read_answers
 from iclens.lens.read.margin import MEASURES

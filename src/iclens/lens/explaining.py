@@ -9,8 +9,9 @@ from typing import Any, Unpack
 
 from iclens.errors import UserError
 from iclens.lens.building import SCORES, explanations, usual_scores
+from iclens.lens.calls import check_call, check_scores, reading_model
 from iclens.lens.explanation import Explanation
-from iclens.lens.lens import Lens, check_call, check_scores, reading_model
+from iclens.lens.lens import Lens
 from iclens.lens.many.plan import batches, tokens_at_once
 from iclens.lens.model.loading import LensModel
 from iclens.lens.passes import MOST_TOKENS, Passes

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iclens.lens import Prompt
-from iclens.lens.lens import reading_model
+from iclens.lens.calls import reading_model
 from iclens.selection.comparing import Measured, measured
 from iclens.selection.examples import ExamplesLike, read_examples
 from iclens.selection.metrics import ACCURACY, MATCHES, Metric

@@ -11,7 +11,7 @@ import torch
 
 from iclens.errors import UserError
 from iclens.lens import Prompt
-from iclens.lens.lens import reading_model
+from iclens.lens.calls import reading_model
 from iclens.selection.comparing import compared
 from iclens.selection.doubts import doubts
 from iclens.selection.elsewhere import Elsewhere

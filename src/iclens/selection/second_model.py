@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from iclens.errors import UserError
-from iclens.lens.lens import reading_model
+from iclens.lens.calls import reading_model
 from iclens.selection.comparing import Compared, compared
 from iclens.selection.evaluator import Order
 from iclens.selection.task import Task
