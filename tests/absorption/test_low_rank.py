@@ -74,7 +74,7 @@ def test_it_is_better_than_cutting_the_unconstrained_map_by_its_own_singular_val
     best = fitted(pairs, 1e-4)
     u, s, v = torch.linalg.svd(best.full, full_matrices=False)
     naive = (u[:, :2] * s[:2]) @ v[:2]
-    assert loss_of(naive, pairs, 1e-4) > 1.05 * best.loss(2)
+    assert loss_of(naive, pairs, 1e-4) > best.loss(2) + 1.0
 
 
 def test_without_a_ridge_few_pairs_are_met_by_the_smallest_map() -> None:

@@ -269,7 +269,7 @@ def test_progress_as_a_function_is_called_with_every_stage():
     assert list(dict.fromkeys(stages)) == ["answer", "check against the model", "path", "rerun"]
 
 
-SIGNLESS = {"attention_weights", "attention_rollout", "gradient_x_input", "gradient_norm", "random"}
+SIGNLESS = {"attention_weights", "attention_rollout", "gradient_x_input", "gradient_norm", "patch_size", "random"}
 """Methods whose numbers say how much, or nothing, but not for or against."""
 
 OF_LABELS = {"detail", "detail_self", "label_surprise", "label_surprise_orders", "label_doubt"}

@@ -1,4 +1,4 @@
-"""What scores are called, for whoever shows them: the table, the page, a comparison."""
+"""Names of scores, as the table, the page and a comparison show them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BY_HEAD = {
 
 @dataclass(frozen=True)
 class ScoreName:
-    """What a score is called, for whoever shows it.
+    """Name a score in few words and in full.
 
     Attributes:
         score: the score, e.g. `"gradient_step"`.

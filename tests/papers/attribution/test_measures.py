@@ -17,6 +17,7 @@ from iclens.lens.scores.deletions import Outcome
 from iclens.papers.attribution import measures as attribution
 from iclens.papers.attribution.contexts.settings import USUAL as OF_CONTEXTS
 from iclens.papers.attribution.measures import MEASURES, METHODS, TRUTH, run
+from iclens.papers.attribution.patches.recipe import METHODS as OF_PATCHES
 from iclens.papers.attribution.real_models.settings import HEAVY, USUAL
 from iclens.papers.attribution.word_cases import conflicting_cases, margin, word_cases
 
@@ -85,7 +86,7 @@ def test_run_is_repeatable_and_random_scores_know_nothing():
 
 
 def test_every_known_method_is_measured_by_one_of_the_studies():
-    assert set(METHODS) | set(USUAL) | set(HEAVY) | set(OF_CONTEXTS) == set(ATTRIBUTIONS)
+    assert set(METHODS) | set(USUAL) | set(HEAVY) | set(OF_CONTEXTS) | set(OF_PATCHES) == set(ATTRIBUTIONS)
 
 
 def test_run_without_a_prompt_or_with_an_unknown_method_is_refused():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 from tests.papers.attribution.real_data import write_real_data
+from tests.recipes.planting import Planted, turning
 
 from iclens.errors import UserError
 from iclens.papers.attribution.patches.claims import CHEAPLY, CLAIMS, PARTS, RANKS, SAME, TELLS, WHOLE
@@ -46,6 +48,15 @@ def test_a_tiny_run_is_exact_and_judged_summed_up_and_drawn(settings, table):
     assert ENTRY.plot(table, settings).axes[0].get_ylabel() == "LDS"
 
 
+PRESENT = {"patch": 0.6, "influence": 0.6, "influence_deletions": 0.6, "random": 0.1}
+
+
+def planted(whole=None, **lds) -> Table:
+    """Ten prompts whose patches rank as well as all else; `whole` and `lds` change numbers of the patches or scores."""
+    rows = made(**{**PRESENT, **lds})
+    return Table(row | (whole or {} if row["method"] == WHOLE else {}) for row in rows)
+
+
 def made(**lds):
     """Ten prompts with the same LDS of each method, and patches that are exact and half the demonstrations'."""
     about = {"study": "removal", "task": "free", "size": 5}
@@ -79,3 +90,15 @@ def test_settings_that_measure_nothing_are_refused(settings):
         with pytest.raises(UserError, match=message):
             dataclasses.replace(settings, **change)
     assert "named by data=FOLDER" in ENTRY.lacking(PatchSettings())
+
+
+TURNS = [
+    (SAME, {"whole": {"off": 1e-3}}),
+    (PARTS, {"whole": {"part_share": 0.4}}),
+    (RANKS, {"influence": 0.9}),
+    (CHEAPLY, {"influence_deletions": 0.9}),
+    (TELLS, {"random": 0.8}),
+]
+PLANTED = {"patch-real": [Planted(claim, planted, partial(planted, **absent), also=()) for claim, absent in TURNS]}
+
+test_every_verdict_turns_when_its_effect_is_absent = turning(PLANTED)

@@ -9,8 +9,8 @@ import torch
 from scipy.stats import t as student
 
 from iclens.errors import UserError
-from iclens.papers.ren_liu_2024.table_1.glue import TASKS
 from iclens.papers.ren_liu_2024.table_1.rows import ORIGINAL, PRESETS, ROWS, chosen_rows, task_data
+from iclens.papers.ren_liu_2024.table_1.sentences import GENERATED
 from iclens.recipes.best_of_many import halves, max_statistic, nested, over_seeds
 
 
@@ -34,7 +34,7 @@ def test_rows_are_chosen_by_kind_or_name():
 
 def test_every_preset_has_data_of_every_task():
     for preset in PRESETS.values():
-        for name in TASKS:
+        for name in GENERATED:
             data = task_data(name, "generated", replace(preset, n_train=4, n_validation=4))
             assert data.generated
 

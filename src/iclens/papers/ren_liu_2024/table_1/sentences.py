@@ -294,3 +294,6 @@ _MAKERS: dict[str, tuple[Callable[[Random, bool, int], Example], int]] = {
     "stsb": (_similarity, 6),
     "rte": (_entailment, 2),
 }
+
+GENERATED = tuple(_MAKERS)
+"""The tasks of which sentences are generated."""
