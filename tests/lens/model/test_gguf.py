@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from gguf import GGMLQuantizationType
@@ -43,6 +44,19 @@ def test_the_packed_model_comes_back(tmp_path: Path, tied: bool) -> None:
     assert sketch.is_offloaded
     assert sketch.n_parameters == model.n_parameters
     assert len(ModelSource(str(file)).identity()) == 64
+
+
+def test_a_description_is_read_once_a_load_and_the_reader_is_gguf_s_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "tiny.gguf", tiny())
+    read, reader = [], gguf.GGUFReader
+    fields = reader._build_fields
+    monkeypatch.setattr(reader, "_build_fields", lambda self, *args: (read.append(self), fields(self, *args))[1])
+    for count in (1, 2):
+        load(str(file))
+        assert len(read) == count
+        assert gguf.GGUFReader is reader
 
 
 DENSE: dict[str, dict[str, object]] = {

@@ -19,6 +19,7 @@ from iclens.lens.model.anatomy import Anatomy, bind
 from iclens.lens.model.families import FAMILIES, Family
 from iclens.lens.model.files import ModelFiles, check_weights, find, first_line, quiet, unsupported, why_no_config
 from iclens.lens.model.gguf import check_tensors, note_on_begin, read_header, why_not
+from iclens.lens.model.gguf_reader import read_once
 from iclens.lens.model.gguf_settings import complete
 from iclens.lens.model.placed import home_of
 from iclens.lens.model.quantised import method_of, plain, reading
@@ -221,14 +222,15 @@ def load(
         return _taken(name, tokenizer, (dtype, device_map, offload_folder, None if device == "cpu" else device))
     if tokenizer is not None:
         raise UserError("tokenizer= is for a Hugging Face model: a name or a loaded LensModel brings its own.")
-    found = _described(str(name))
-    options: dict[str, Any] = {"dtype": dtype or torch.float32}
-    if device_map is not None:
-        _check_split(device, device_map)
-        options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
-        if offload_folder is not None:
-            options["offload_folder"] = str(offload_folder)
-    model = found.weights(device if device_map is None else None, **options)
+    with read_once():
+        found = _described(str(name))
+        options: dict[str, Any] = {"dtype": dtype or torch.float32}
+        if device_map is not None:
+            _check_split(device, device_map)
+            options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
+            if offload_folder is not None:
+                options["offload_folder"] = str(offload_folder)
+        model = found.weights(device if device_map is None else None, **options)
     return LensModel.wrap(model.eval(), found.tokenizer, found.name, found.notes, own=True)
 
 
@@ -248,7 +250,8 @@ def outline(name: str) -> LensModel:
 
     Refuses what `load` refuses, as far as it shows without the weights.
     """
-    found = _described(name)
+    with read_once():
+        found = _described(name)
     return LensModel.wrap(found.sketch().eval(), found.tokenizer, name, found.notes, own=True)
 
 
