@@ -17,7 +17,14 @@ SMALL = "gallery-quick"
 """Recipes whose `paper` preset could not be run, with the `quick` one."""
 
 _GROUPS = {
-    "Real models": ("attribution-real", "context-real", "equivalence-real", "heads-real", "modified-real", "select-real"),
+    "Real models": (
+        "attribution-real",
+        "context-real",
+        "equivalence-real",
+        "heads-real",
+        "modified-real",
+        "select-real",
+    ),
     "A model whose truth is known": ("attribution",),
     "Ren & Liu 2024": ("ren-liu", "augmentation", "beyond", "softmax"),
     "Yang et al. 2024": ("yang",),
