@@ -35,9 +35,6 @@ HABITS = {
 }
 """Patterns to avoid and what to write in their place; error messages are not read."""
 
-LATER = {"explorer", "report"}
-"""Packages whose docstrings are not read yet."""
-
 OPENINGS = {
     r"(?:That|Those) of\b": "the noun that it stands for",
     r"So many\b": "a verb",
@@ -50,8 +47,6 @@ OPENINGS = {
 def docstrings():
     """Place and text of every docstring, those of attributes with them."""
     for file in sorted((ROOT / "src" / "iclens").rglob("*.py")):
-        if file.parent.name in LATER:
-            continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 continue

@@ -97,7 +97,7 @@ def explanation(viewed: Viewed, ask: Ask) -> dict[str, Any]:
 
 
 def without(lens: Lens, ask: Ask) -> dict[str, Any] | None:
-    """Estimate the answer without the sources that are off by their knock-out, and measure it by running anew.
+    """Estimate the answer without the sources that are off by their knock-out, and measure it by running again.
 
     Changes are with them minus without them: positive where they supported the answer. `error` is the estimated margin
     minus the measured one. None when no source is off.

@@ -46,7 +46,7 @@ class Viewed:
     def read_answers(self, most: int) -> dict[str, int]:
         """The first `most` candidates, the explained one always among them, each with its first token's id.
 
-        Where these begin with fewer than two tokens, so that nothing could be told apart by them, the likeliest next
+        Where these begin with fewer than two tokens, which would distinguish nothing, the likeliest next
         tokens come after them.
         """
         lens = self.lens
@@ -83,7 +83,7 @@ class Kept:
 
     A lens holds the keys, values and, until the path is read, the graph of its prompt's pass: the more tokens a prompt
     has, the fewer lenses are kept. What a lens says depends on its question alone: the same question gets the same
-    numbers, whoever asks.
+    numbers in every view.
 
     Args:
         lens_model: the model.
