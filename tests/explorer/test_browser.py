@@ -263,6 +263,8 @@ def test_a_chat_is_sent_as_a_chat_and_an_edit_of_it_is_taken_back(browser, chat)
         page = opened()
         known = page.locator("#answer").inner_text(), scores(page), texts(page)
         _, whole = chat.ask("explain", chat.example)
+        # The question is the message, without the marks of roles around it.
+        assert page.locator("#asked").inner_text().endswith(page.locator("#query").input_value().strip())
         assert known[1] == pytest.approx(
             [one["scores"]["influence_deletions"] for one in whole["sources"]], rel=1e-5, abs=6e-4
         )

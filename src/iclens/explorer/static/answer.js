@@ -4,6 +4,7 @@ import { bar, byId, el, oneLine, put, share } from "./elements.js";
 import { called, nouns, quantity } from "./names.js";
 import { largest, percent, plain, signed } from "./numbers.js";
 import { nameOf, scoreOf } from "./scores.js";
+import { queryOf } from "./state.js";
 
 const MOST_NEXT = 6;
 const MOST_ASKED = 160; // characters of the question
@@ -59,9 +60,10 @@ export function renderAnswer(seen) {
   renderWithout(seen, names);
 }
 
-/** The question, for those who see the answer first. */
+/** The question, for those who see the answer first: of a chat the message, without the marks of roles around it. */
 function renderAsked(seen) {
-  const asked = seen.tokens.filter((one) => one.role === "query").map((one) => one.text).join("").trim();
+  const read = seen.tokens.filter((one) => one.role === "query").map((one) => one.text).join("").trim();
+  const asked = queryOf().text.trim() || read;
   put(byId("asked"), el("span", { class: "unseen" }, "Asked: "), oneLine(asked, MOST_ASKED));
 }
 
