@@ -112,7 +112,7 @@ def absorb(
 
 
 def carried_out(made: Plan, progress: Tell = lambda stage, done, name: None) -> Absorbed:
-    """Do what was planned."""
+    """Fit the adapters of a plan, and measure each beside the prompt and the query alone."""
     began = time.perf_counter()
     work = _Work(made, progress)
     prompt, zero = work.prompt(made.whole), work.zero

@@ -47,7 +47,7 @@ class Adapter:
 
     @property
     def n_parameters(self) -> int:
-        """Numbers in all A and B."""
+        """Count the numbers in all A and B: what the adapter stores."""
         return sum(one.a.numel() + one.b.numel() for one in self.maps.values())
 
     @contextmanager

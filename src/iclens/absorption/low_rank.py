@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """A linear map x ↦ B A x.
+    """A linear map of low rank, x ↦ B A x, which an adapter adds to a matrix.
 
     Attributes:
         a: A, from the input to the middle.
@@ -28,7 +28,7 @@ class LowRank:
 
     @property
     def matrix(self) -> Float[Tensor, "d_out d_in"]:
-        """B A."""
+        """Multiply B A out, as a matrix of full size."""
         return self.b @ self.a
 
 

@@ -50,7 +50,7 @@ class Pairing:
 def paired(
     lens_model: LensModel, behind: Ids, alone: Ids, n_read: Sequence[int], emphasis: float = EMPHASIS
 ) -> Pairing:
-    """Pair the tokens of queries.
+    """Pair each token of a query after the demonstrations with the same token of the query alone.
 
     Args:
         lens_model: the model that reads them.

@@ -30,7 +30,7 @@ RANK = 8
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What will be done.
+    """What `absorb` will fit and measure, after everything was read and checked.
 
     Attributes:
         task: the demonstrations, the queries to fit by (`dev`) and those that take no part (`aside`).

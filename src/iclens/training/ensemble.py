@@ -126,12 +126,13 @@ class Ensemble:
         Args:
             runs: only these; all when None.
         """
-        chosen = list(range(len(self.configs)) if runs is None else runs)
+        chosen = range(len(self.configs)) if runs is None else runs
         with self._precision():
-            prompts = [evaluation_prompts(self.configs[run], self.tasks[run]) for run in chosen]
-            if len({one.inputs.shape for one in prompts}) == 1 and len(chosen) == len(self.configs):
-                return self._errors_together(prompts)
-            return [self._errors_of(run, one) for run, one in zip(chosen, prompts, strict=True)]
+            prompts = [evaluation_prompts(*one) for one in zip(self.configs, self.tasks, strict=True)]
+            if len({one.inputs.shape for one in prompts}) > 1:
+                return [self._errors_of(run, prompts[run]) for run in chosen]
+            errors = self._errors_together(prompts)
+            return [errors[run] for run in chosen]
 
     def _errors_together(self, prompts: Sequence[PromptBatch]) -> list[Tensor]:
         inputs, labels = (torch.stack([getattr(one, name) for one in prompts]) for name in ("inputs", "labels"))
