@@ -24,6 +24,7 @@ import notebook_pages
 import outside
 import repository_pages
 import results_page
+import saved_pages
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +61,7 @@ def write_sources(folder: Path) -> None:
     """Write what Zensical reads: the pages of the repository, those that are generated, and the configuration."""
     docs = folder / "docs"
     shutil.copytree(DOCS, docs, ignore=shutil.ignore_patterns("parts"))
-    for place, text in pages().items():
+    for place, text in (pages() | saved_pages.pages(DOCS)).items():
         (docs / place).parent.mkdir(parents=True, exist_ok=True)
         (docs / place).write_text(text, encoding="utf-8")
     (folder / "mkdocs.yml").write_text(yaml.safe_dump(config(), sort_keys=False, allow_unicode=True), encoding="utf-8")

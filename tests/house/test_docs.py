@@ -117,8 +117,9 @@ def test_page_runs(page, tmp_path, monkeypatch):
 
 
 def there(path):
-    """Whether a file is there; the page of a notebook is made of it when the site is built."""
-    return path.exists() or (path.parent.name == "notebooks" and path.with_suffix(".ipynb").exists())
+    """Whether a file is there; pages of notebooks and examples are made of these when the site is built."""
+    made_of = {"notebooks": ".ipynb", "examples": ".json"}.get(path.parent.name)
+    return path.exists() or (made_of is not None and path.with_suffix(made_of).exists())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -26,8 +26,17 @@ def explained_page(found: Explanation) -> str:
     Args:
         found: the explanation.
     """
+    return page.saved(page_data(found))
+
+
+def page_data(found: Explanation) -> dict[str, Any]:
+    """Return what the page of an explanation holds, which `iclens.explorer.page.saved` turns into a file.
+
+    Args:
+        found: the explanation.
+    """
     if found.lens is None:
-        return page.saved(snapshot(found, _blocks(found), _NO_PYTHON))
+        return snapshot(found, _blocks(found), _NO_PYTHON)
     told: dict[str, Any] = _response(found) | _inside(found)
     answers, answer = _answers(found)
     ask = Ask(found.lens.prompt, answers=answers, answer=answer, **told)
@@ -35,7 +44,7 @@ def explained_page(found: Explanation) -> str:
     if not found.command:
         found = replace(found, command=recreate.command(ask, found.lens.model, **options))
     python = recreate.python(ask, found.lens.model, **options)
-    return page.saved(snapshot(found, ask.to_document(), python, viewed=Viewed(found.lens)))
+    return snapshot(found, ask.to_document(), python, viewed=Viewed(found.lens))
 
 
 WRITERS.register("html")(explained_page)
