@@ -28,7 +28,7 @@ def test_documents_and_a_question(documents, tmp_path, capsys):
     assert main(["explain", *asked, *within]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "The answer rests on document farm" in printed
-    assert "It is grounded in the documents" in printed
+    assert "The answer is grounded in the documents" in printed
     assert "document farm, line 0" in printed
     found = json.loads(out.read_text(encoding="utf-8"))
     (cited,) = found["citations"]

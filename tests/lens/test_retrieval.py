@@ -140,7 +140,7 @@ def test_of_a_long_response_the_mean_probability_of_a_token_is_told():
     found = iclens.explain(learner(), ASKED, response="dax wug dax", scores=["influence"])
     before, now = (math.exp(one / 3) for one in (found.grounding.log_probability, found.answer_log_probability))
     told = f"would have {percent(before)} instead of {percent(now)} a token, in the geometric mean."
-    assert found.conclusion[0].endswith(told)
+    assert sum(one.endswith(told) for one in found.conclusion) == 1
 
 
 @pytest.mark.parametrize("how", [{}, {"measure": "logit"}, {"foil": "wug"}])
@@ -212,7 +212,8 @@ def test_grounding_is_what_the_model_says_to_the_question_alone():
     assert (told.answer, told.probability) == (likeliest.text, pytest.approx(likeliest.probability))
     log_p = next(one.log_probability for one in lens.answer.candidates if one.text == whole().answer)
     assert told.log_probability == pytest.approx(log_p, abs=1e-10)
-    assert whole().conclusion[0].startswith(f"Without the text of any document the model would say '{told.answer}'")
+    said = f"Without the text of any document the model would say '{told.answer}'"
+    assert sum(one.startswith(said) for one in whole().conclusion) == 1
 
 
 def test_the_share_of_the_context_is_the_probability_that_is_lost_without_it():
@@ -222,7 +223,7 @@ def test_the_share_of_the_context_is_the_probability_that_is_lost_without_it():
     assert replace(told, gain=-1.0).share == 0.0
     for gain, said in [(-0.1, "does not rest"), (0.1, "hardly rests"), (0.7, "rests in part"), (3.0, "is grounded in")]:
         found = replace(whole(), grounding=replace(told, gain=gain))
-        assert f"It {said}" in found.conclusion[1]
+        assert f"The answer {said}" in found.conclusion[0]
         # Where it does not rest on them, none is said to carry it.
         assert any("The answer rests on document" in one for one in found.conclusion) == (gain >= 0.7)
 

@@ -24,10 +24,11 @@ _MOST_NAMED = 4
 
 
 def conclude(found: Explanation) -> tuple[str, ...]:
-    """Say what the first score of an explanation found, and what the others say otherwise."""
+    """Say what the answer rests on by the first score, how much all sources matter, and where scores differ."""
     if not found.exact:
         return ()
-    return (*_grounded(found), *_matter(found), *_rests(found), *_together(found), *_disagreements(found))
+    rests_on = (*_grounded(found), *_rests(found), *_together(found))
+    return (*rests_on, *_without(found), *_matter(found), *_disagreements(found))
 
 
 def _matter(found: Explanation) -> Iterator[str]:
@@ -54,7 +55,23 @@ def _matter(found: Explanation) -> Iterator[str]:
 
 
 def _grounded(found: Explanation) -> Iterator[str]:
-    """What the model says without any source, and whether the answer rests on them."""
+    """Whether the answer rests on the text of the sources."""
+    told = found.grounding
+    if told is None:
+        return
+    sources = f"the {found.noun}s"
+    if told.gain <= 0.0:
+        yield f"The answer does not rest on {sources}: without them it is likelier."
+    elif told.share <= 1 - MOST_OF_IT:
+        kept = percent(1 - told.share)
+        yield f"The answer hardly rests on {sources}: without them it keeps {kept} of its probability."
+    else:
+        verdict = "is grounded in" if told.share >= MOST_OF_IT else "rests in part on"
+        yield f"The answer {verdict} {sources}: they give it {percent(told.share)} of its probability."
+
+
+def _without(found: Explanation) -> Iterator[str]:
+    """What the model says without the text of any source."""
     told = found.grounding
     if told is None:
         return
@@ -65,14 +82,6 @@ def _grounded(found: Explanation) -> Iterator[str]:
     before, now = (percent(math.exp(one / count)) for one in (told.log_probability, found.answer_log_probability))
     each = "" if count == 1 else " a token, in the geometric mean"
     yield f"{then} ({percent(told.probability)}), and {of} would have {before} instead of {now}{each}."
-    sources = f"the {found.noun}s"
-    if told.gain <= 0.0:
-        yield f"It does not rest on {sources}: without them it is likelier."
-    elif told.share <= 1 - MOST_OF_IT:
-        yield f"It hardly rests on {sources}: without them it keeps {percent(1 - told.share)} of its probability."
-    else:
-        verdict = "is grounded in" if told.share >= MOST_OF_IT else "rests in part on"
-        yield f"It {verdict} {sources}: they give it {percent(told.share)} of its probability."
 
 
 def _rests(found: Explanation) -> Iterator[str]:
