@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 MADE := $(VENV)/.made
 RUNNING := $(VENV)/.running
 INSTALLED := $(VENV)/.installed
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Modules are compiled when they are first imported: compiling all of torch and transformers takes half of the installation.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 export PYTHONHASHSEED ?= 0
 export MPLBACKEND ?= Agg
