@@ -12,7 +12,7 @@ from typing import Any
 
 from iclens.absorption.adapter import Adapter
 from iclens.absorption.reached import ABSORBED, PROMPT, ZERO, Reached
-from iclens.errors import UserError
+from iclens.data_frame import data_frame
 from iclens.intervals import Estimate
 from iclens.lens.model.loading import LensModel
 from iclens.plain_data import finite
@@ -110,11 +110,7 @@ class Absorbed:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise UserError("a data frame needs pandas: install it with pip install 'iclens[pandas]'.") from error
-        return pandas.DataFrame(self.to_rows())
+        return data_frame(self.to_rows())
 
     def to_json(self) -> str:
         """Everything but the weights as JSON."""

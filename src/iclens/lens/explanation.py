@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from iclens.data_frame import data_frame
 from iclens.errors import UserError
 from iclens.lens.citations import citations
 from iclens.lens.conclusion import conclude
@@ -234,12 +235,8 @@ class Explanation:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError:
-            raise UserError("to_pandas needs the package pandas: `pip install 'iclens[pandas]'` brings it.") from None
         # A method may bear the name of a column, which keeps its own.
-        return pd.DataFrame([row | {k: v for k, v in row["scores"].items() if k not in row} for row in self.to_rows()])
+        return data_frame([row | {k: v for k, v in row["scores"].items() if k not in row} for row in self.to_rows()])
 
     def save(self, path: str | Path) -> None:
         """Write the explanation to a file; its ending says how: .json, .parquet or .html (a page that opens anywhere).

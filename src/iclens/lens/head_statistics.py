@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclens.data_frame import data_frame
 from iclens.display_text import plain
 from iclens.dual import Counterfactual, DualModel, disagreement, leave_one_out
 from iclens.dual.counterfactual import RIDGE
@@ -86,11 +87,7 @@ class HeadStatistics:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError:
-            raise UserError("to_pandas needs the package pandas: `pip install 'iclens[pandas]'` brings it.") from None
-        return pd.DataFrame(self.to_rows())
+        return data_frame(self.to_rows())
 
     def __repr__(self) -> str:
         n_layers, n_heads = self.values["disagreement"].shape

@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from iclens.data_frame import data_frame
 from iclens.errors import UserError
 from iclens.plain_data import finite
 from iclens.selection.comparing import Compared, is_clear
@@ -181,11 +182,7 @@ class Selection:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise UserError("a data frame needs pandas: install it with pip install 'iclens[pandas]'.") from error
-        return pandas.DataFrame(self.to_rows())
+        return data_frame(self.to_rows())
 
     def to_json(self) -> str:
         """Everything as JSON."""

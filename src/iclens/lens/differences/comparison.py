@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iclens.data_frame import data_frame
 from iclens.errors import UserError
 from iclens.lens.differences.matching import EDITED, KEPT, MOVED, Match
 from iclens.lens.differences.views import VIEWS
@@ -208,11 +209,7 @@ class Comparison:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError:
-            raise UserError("to_pandas needs the package pandas: `pip install 'iclens[pandas]'` brings it.") from None
-        return pd.DataFrame(self.to_rows())
+        return data_frame(self.to_rows())
 
     def to_html(self) -> str:
         """Write the comparison as a page in one file, which opens from a disk and loads nothing."""

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from iclens.data_frame import data_frame
 from iclens.errors import UserError, did_you_mean
 from iclens.lens.model.loading import LensModel
 from iclens.lens.patching.applied import FORMS, Form, PatchedRun, apply, build, compared
@@ -173,11 +174,7 @@ class Patches(Sequence[Patch]):
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError:
-            raise UserError("to_pandas needs the package pandas: `pip install 'iclens[pandas]'` brings it.") from None
-        return pd.DataFrame(self.to_rows(token))
+        return data_frame(self.to_rows(token))
 
 
 def patches_of(
