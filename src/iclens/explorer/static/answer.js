@@ -165,7 +165,9 @@ export function renderChecks(explanation) {
   const worst = explanation.residuals.reduce((most, one) => Math.max(most, one.value ?? Infinity), 0);
   const n = explanation.residuals.length;
   if (explanation.exact) {
-    return put(node, `✓ All ${n} checks against the model hold; the largest relative difference is ${plain(worst)}.`);
+    const held = n === 1 ? "The check" : `All ${n} checks`;
+    const off = n === 1 ? "relative difference" : "largest relative difference";
+    return put(node, `✓ ${held} against the model ${n === 1 ? "holds" : "hold"}; the ${off} is ${plain(worst)}.`);
   }
   const broken = explanation.residuals.filter((one) => !one.holds).map((one) => one.name);
   return put(node, `✗ Do not trust these numbers. Beyond the tolerance: ${broken.join("; ")}.`);
