@@ -262,8 +262,23 @@ def test_ready_prompts_say_what_they_are_about_and_are_taken(visit, offering):
         assert page.locator("#problem").is_hidden()
         _, whole = offering.ask("explain", one.ask.to_document())
         assert len(scores(page)) == len(whole["sources"])
+    shown = page.locator("#ready").evaluate("one => one.selectedOptions[0]?.text ?? ''")
+    assert shown == ready("bundled")[-1].name
     page.get_by_role("button", name="Undo").click()
     assert "tiger is vux ." in texts(page)
+    shown = page.locator("#ready").evaluate("one => one.selectedOptions[0]?.text ?? ''")
+    assert shown == ready("bundled")[-2].name
+
+
+def test_an_edited_prompt_is_none_of_the_list(visit):
+    page = visit()
+    chosen = page.locator("#ready")
+    assert chosen.evaluate("one => one.selectedIndex") == 0
+    page.get_by_role("button", name="Add a demonstration").click()
+    assert chosen.evaluate("one => one.selectedIndex") == -1
+    assert page.locator("#ready-caption").inner_text() == ""
+    page.get_by_role("button", name="Undo").click()
+    assert chosen.evaluate("one => one.selectedIndex") == 0
 
 
 # The page that is saved

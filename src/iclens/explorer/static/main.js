@@ -13,7 +13,7 @@ import { openLab } from "./lab.js";
 import { renderLayers, renderLayersProblem } from "./layers.js";
 import { linkRows, renderLinked, startLinked } from "./linked.js";
 import { speakOf } from "./names.js";
-import { startReady } from "./ready.js";
+import { isReady, renderReady, startReady } from "./ready.js";
 import { openRuns } from "./runs.js";
 import { scoreOf } from "./scores.js";
 import { ask } from "./server.js";
@@ -199,8 +199,10 @@ function startUndo() {
 onChange((kind) => {
   byId("undo").hidden = !canUndo();
   if (kind === "all") renderQuestion();
-  if (kind === "prompt" || kind === "all") edited();
-  else keepAddress();
+  if (kind === "prompt" || kind === "all") {
+    renderReady();
+    edited();
+  } else keepAddress();
   if (kind === "view" && shown.glance) renderColours(isStale());
   if (kind === "head" && shown.glance) {
     refreshHead(question(), running.signal);
@@ -209,7 +211,11 @@ onChange((kind) => {
 
 function open() {
   if (isSaved) takeOver(given.ask);
-  else if (!fromHash(location.hash)) takeOver(given.example);
+  else if (!fromHash(location.hash)) {
+    takeOver(given.example);
+    isReady(0);
+  }
+  renderReady();
   renderQuestion();
   refresh();
 }
