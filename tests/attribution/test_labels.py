@@ -7,7 +7,7 @@ import torch
 from tests.attribution.test_methods import seeded
 from tests.lens.word_learner import MARGIN, PAIRS, PROMPT, learner, shared_lens, tokenizer
 
-from iclens.attribution.detail import influences
+from iclens.attribution.labels.detail import influences
 from iclens.attribution.shared.label_places import label_places, orders, reordered
 from iclens.errors import UserError
 from iclens.lens import Lens, Prompt

@@ -50,6 +50,12 @@ def test_mirrored_influence_is_the_mean_of_a_split_and_its_mirror_image():
     torch.testing.assert_close(found, (by_lens(one) + by_lens(other)) / 2)
 
 
+def test_influence_and_knock_out_are_averaged_in_nats():
+    one = shared_lens()
+    both = one.score("influence").values + one.score("knock_out").values
+    torch.testing.assert_close(one.score("influence_knock_out").values, both / 2)
+
+
 def test_two_shares_are_gauss_legendre():
     nodes = [0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5]
     expected = (by_lens(nodes[0]) + by_lens(nodes[1])) / 2

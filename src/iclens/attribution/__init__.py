@@ -11,7 +11,7 @@ import pkgutil
 from iclens.attribution.context import attribute, context_prompt
 from iclens.lens import ATTRIBUTIONS, Scores
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+for _module in pkgutil.walk_packages(__path__, __name__ + "."):
+    importlib.import_module(_module.name)
 
 __all__ = ["ATTRIBUTIONS", "Scores", "attribute", "context_prompt"]

@@ -19,6 +19,7 @@ CHEAP = 4.5
 
 OURS = (
     *("gradient_step", "path", "knock_out", "influence", "influence_mirrored", "influence_mirrored_4"),
+    "influence_knock_out",
     *("influence_halves", "influence_halves_2", "factorial", "influence_deletions", "factorial_12"),
     *("shares_2", "shares", "hybrid_8", "hybrid_16", PAIRS),
 )

@@ -11,6 +11,7 @@ from iclens.recipes.settings import chosen, option
 
 WITHIN_SEVEN = (
     *("gradient_step", "path", "knock_out", "influence", "influence_mirrored", "shares_2"),
+    "influence_knock_out",
     *("influence_halves", "influence_halves_2", "factorial", "influence_deletions"),
     *("attention_weights", "attention_rollout", "gradient_x_input", "gradient_norm", "detail"),
 )
@@ -38,7 +39,15 @@ CORE = (
 )
 """What the comparison turns on, for a run of an hour or two."""
 
-QUICK = (*LIGHT, "influence_mirrored", "knock_out", "factorial", "influence_deletions", "factorial_12")
+QUICK = (
+    *LIGHT,
+    "influence_mirrored",
+    "influence_knock_out",
+    "knock_out",
+    "factorial",
+    "influence_deletions",
+    "factorial_12",
+)
 """What a choice within 4.5 or 12 passes is made among."""
 
 OF_LABELS = ("label_surprise", "label_surprise_orders", "label_doubt", "detail_self")

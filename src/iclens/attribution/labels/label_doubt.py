@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iclens.attribution.label_surprise import N_ORDERS
+from iclens.attribution.labels.label_surprise import N_ORDERS
 from iclens.attribution.shared.label_odds import label_odds
 from iclens.attribution.shared.label_places import orders
 from iclens.lens.lens import Lens

@@ -1,0 +1,1 @@
+"""Scores of demonstrations that are pairs of an input and a label: which labels the others make unlikely."""
