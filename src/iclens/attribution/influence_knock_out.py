@@ -1,7 +1,7 @@
 """Influence and knock-out together: what a weight does at halves of all others, and what cutting one off does at once.
 
-The influence is a derivative in all layers, and errs where half weights are far from the prompt. The knock-out is exact,
-of the whole prompt and of the query's tokens alone. Both are in nats, and they err in different prompts.
+The influence is a derivative in all layers, and errs where half weights are far from the prompt. The knock-out is
+exact, of the whole prompt and of the query's tokens alone. Both are in nats, and they err in different prompts.
 """
 
 from __future__ import annotations
