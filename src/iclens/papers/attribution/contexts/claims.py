@@ -17,7 +17,7 @@ from iclens.papers.attribution.removal import TOPS
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 
-OURS = ("influence", "influence_halves_2", "factorial_6", "sparse")
+OURS = ("influence", "knock_out", "influence_knock_out", "influence_halves_2", "factorial_6", "sparse")
 """The scores that the rule chooses among."""
 
 FEWER, MORE = "lasso_32", "lasso"

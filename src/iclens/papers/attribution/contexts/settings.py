@@ -16,7 +16,7 @@ LIGHT = (*OURS, "gradient_step", "attention_weights", "random")
 
 LONG = (
     *OURS,
-    *("influence_halves", "shares_2", "knock_out", "factorial_12"),
+    *("influence_halves", "shares_2", "factorial_12"),
     *("gradient_step", "attention_weights", "gradient_norm", FEWER, MORE, "random"),
 )
 USUAL = (*LONG, "factorial", "rerun")
