@@ -40,6 +40,12 @@ def plain(value: Estimate) -> str:
     return format(value, ".3f").replace("-", "−")
 
 
+def test_a_chat_is_written_by_the_model_and_no_template_is_shown() -> None:
+    chat = replace(FOUND, template=None, separator=None, messages=({"role": "user", "content": "{input}"},))
+    assert "the model's chat template" in page(chat).words
+    assert "the model's chat template" not in page().words
+
+
 def test_every_demonstration_has_one_row_the_chosen_ones_first_in_their_order() -> None:
     every = [row for row in page().one("table", "pool").all("tr") if "id" in row.attributes]
     assert len(every) == len(rows()) == 14
