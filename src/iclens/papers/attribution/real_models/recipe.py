@@ -114,11 +114,12 @@ class WhichOnRealModels(Recipe[RealSettings]):
         def add(study: str, tasks: tuple[str, ...], size: int, number: int) -> None:
             made.extend({"study": study, "task": task, "size": size, "number": number} for task in tasks)
 
-        every = (*settings.tuning, *settings.reporting)
-        turns = max((*settings.prompts, settings.n_pools))
+        counts = settings.tuned or settings.prompts
+        turns = max((*settings.prompts, *counts, settings.n_pools))
         for turn in range(turns):
-            for place, (size, count) in enumerate(zip(settings.sizes, settings.prompts, strict=True)):
-                add("removal", every if turn < count else (), size, turn)
+            for place, size in enumerate(settings.sizes):
+                add("removal", settings.tuning if turn < counts[place] else (), size, turn)
+                add("removal", settings.reporting if turn < settings.prompts[place] else (), size, turn)
                 if place == 0:
                     add("wrong labels", settings.label_tasks if turn < settings.n_pools else (), N_POOL, turn)
         # What takes long, or is one piece, comes after the first two turns.

@@ -76,6 +76,7 @@ class RealSettings:
     )
     sizes: tuple[int, ...] = chosen((8, 32), "demonstrations of a prompt")
     prompts: tuple[int, ...] = chosen((10, 5), "a task, for each of the sizes")
+    tuned: tuple[int, ...] = chosen((), "prompts of a tuning task, for each of the sizes, where they are not as many")
     long_size: int = chosen(128, "demonstrations of the longest prompts")
     long_tasks: tuple[str, ...] = chosen(("english-french", "singular-plural"), "reporting tasks with prompts so long")
     long_prompts: int = chosen(2, "a task of the longest prompts")
@@ -126,9 +127,11 @@ class RealSettings:
             _ = ATTRIBUTIONS[name]
         for name in (*self.methods_settling, *self.methods_curation, *self.stable):
             _ = ATTRIBUTIONS[name]
-        if len(self.sizes) != len(self.prompts) or len(self.n_subsets) != len(self.sizes) + 1:
+        counts = {len(self.prompts), len(self.tuned) or len(self.sizes)}
+        if counts != {len(self.sizes)} or len(self.n_subsets) != len(self.sizes) + 1:
             raise UserError(
-                "prompts has a number for each of the sizes, and n_subsets one more for the longest prompts."
+                "prompts, and tuned if given, have a number for each of the sizes, and n_subsets one more for the "
+                "longest prompts."
             )
         if min((*self.sizes, self.long_size)) < 2 or min(self.n_subsets) < 2:
             raise UserError("a size is at least 2 demonstrations, and a rank correlation needs at least 2 subsets.")
