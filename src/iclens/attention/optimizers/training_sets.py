@@ -25,13 +25,15 @@ class TrainingSets(NamedTuple):
 
     @staticmethod
     def of(attending: Attending, device: torch.device) -> TrainingSets:
-        """Look at the mask; where a program is compiled or transformed and cannot look, every query is on its own."""
+        """Look at the mask; a program that is compiled, captured or transformed cannot, and takes none for granted."""
         mask = attending.mask
         if mask is None:
             return TrainingSets(True, None)
         if mask.shape[-2] == 1:
             return TrainingSets(True, mask[..., 0, :])
         if torch.compiler.is_compiling() or is_transformed(mask):
+            return TrainingSets(False, None)
+        if mask.is_cuda and torch.cuda.is_current_stream_capturing():
             return TrainingSets(False, None)
         allowed = seen_keys(attending, device)
         visible = allowed.any(-2)

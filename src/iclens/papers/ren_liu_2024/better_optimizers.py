@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import torch
 
 from iclens.papers.ren_liu_2024.variant_study import LEVEL, NORMAL, Row, VariantSettings, VariantStudy
 from iclens.recipes.best_of_many import over_seeds
-from iclens.recipes.contract import Preset, recipe
+from iclens.recipes.contract import Part, Preset, recipe
 from iclens.recipes.lab_runs import lab_run
 from iclens.recipes.settings import chosen
 from iclens.recipes.table import Table
@@ -148,6 +149,10 @@ class BetterOptimizers(VariantStudy):
             evaluate_every=max(1, steps // 2),
             evaluation_prompts=2000,
         )
+
+    def bearing(self, part: Part, settings: VariantSettings) -> VariantSettings:
+        """All settings but which other tasks there are."""
+        return dataclasses.replace(settings, tasks=tuple(TASKS))
 
     def check(self, table: Table, settings: VariantSettings) -> list[Verdict]:
         """Paired differences to softmax attention, to each winner's own control, to the baselines, and end to pass."""
