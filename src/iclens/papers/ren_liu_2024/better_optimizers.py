@@ -112,7 +112,7 @@ class BetterOptimizers(VariantStudy):
     claims = (*HELPS.values(), *BEYOND.values(), BEST, TO_THE_END)
     quick = Preset(OptimizerSettings(tasks=("linear",), epochs=50, steps_per_epoch=4, batch=32, n_seeds=8), seconds=60)
     paper = Preset(OptimizerSettings(), seconds=3000)
-    more: ClassVar = {"short": Preset(OptimizerSettings(epochs=30, n_seeds=10), seconds=450)}
+    more: ClassVar = {"short": Preset(OptimizerSettings(epochs=30, n_seeds=10), seconds=400)}
     rows: ClassVar = {
         "normal": NORMAL,
         "regularised, α = 0.1": Row("baseline", "regularized", {"alpha": 0.1}),
