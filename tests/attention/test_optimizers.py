@@ -316,7 +316,7 @@ def test_a_learned_strength_that_left_its_range_can_come_back():
 @pytest.mark.parametrize(
     ("function", "options", "message"),
     [
-        (kernel_ridge_attention, {"strength": 1.0}, r"strength=1\.0 must be at least 0 .* and less than 1"),
+        (kernel_ridge_attention, {"strength": 1.0}, r"strength=1\.0 must be at least 0 .* and less than 1\."),
         (kernel_ridge_attention, {"strength": -0.1}, "strength=-0.1 must be"),
         (momentum_attention, {"momentum": 1.0}, r"momentum=1\.0 must be at least 0 .* and less than 1"),
         (preconditioned_attention, {"rate": math.nan}, "rate=nan must be finite"),

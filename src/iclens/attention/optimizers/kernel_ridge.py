@@ -14,10 +14,9 @@ from iclens.attention.optimizers.trained import TrainedAttention, one_by_one
 from iclens.attention.optimizers.training_sets import TrainingSets, has_heads, reach, seen_keys
 from iclens.attention.scaled_dot_product import scaled_dot_product, weights_naive
 from iclens.attention.shapes import Keys, Mask, Outputs, Queries, Values
-from iclens.attention.strength import Strength, StrengthOption, is_zero
+from iclens.attention.strength import Strength, StrengthOption, below_one, is_zero
 from iclens.attention.variant import ATTENTIONS, HeadShape
 from iclens.dual import StepLoss
-from iclens.errors import UserError
 
 LARGEST = 1 - 1e-8
 """The largest strength: beyond it rounding in double precision may make the matrix of alike keys singular."""
@@ -62,14 +61,8 @@ def kernel_ridge_attention(
     Raises:
         UserError: arguments that do not fit, or ρ outside [0, 1).
     """
-    _check(strength)
+    below_one("strength", strength)
     return _fast(q, k, v, Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal), strength)
-
-
-def _check(strength: Any) -> None:
-    values = torch.as_tensor(strength)
-    if not isinstance(strength, Tensor) and not bool(((values >= 0) & (values < 1)).all()):
-        raise UserError(f"strength={strength} must be at least 0 (softmax attention) and less than 1 (no ridge).")
 
 
 def _within(strength: Strength) -> Strength:
@@ -136,7 +129,7 @@ class KernelRidgeAttention(TrainedAttention):
         self, shape: HeadShape, *, strength: float | Sequence[float] | Tensor = 0.5, learned: bool = False
     ) -> None:
         super().__init__(shape)
-        _check(strength.tolist() if isinstance(strength, Tensor) else strength)
+        below_one("strength", strength.tolist() if isinstance(strength, Tensor) else strength)
         self._strength = StrengthOption("strength", strength, learned=learned, n_heads=shape.n_kv_heads)
         self._strength.attach(self)
 

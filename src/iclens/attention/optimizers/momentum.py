@@ -16,9 +16,8 @@ from iclens.attention.optimizers.trained import TrainedAttention
 from iclens.attention.optimizers.training_sets import seen_keys
 from iclens.attention.scaled_dot_product import four_axes, scaled_dot_product, weights_naive
 from iclens.attention.shapes import Keys, Mask, Outputs, Queries, Values
-from iclens.attention.strength import Strength, StrengthOption, is_zero, on_heads
+from iclens.attention.strength import Strength, StrengthOption, below_one, is_zero, on_heads
 from iclens.attention.variant import ATTENTIONS, HeadShape
-from iclens.errors import UserError
 
 
 def momentum_attention(
@@ -57,14 +56,8 @@ def momentum_attention(
     Raises:
         UserError: arguments that do not fit, or μ outside [0, 1).
     """
-    _check(momentum)
+    below_one("momentum", momentum)
     return _fast(q, k, v, Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal), momentum, mirrored)
-
-
-def _check(momentum: Any) -> None:
-    values = torch.as_tensor(momentum)
-    if not isinstance(momentum, Tensor) and not bool(((values >= 0) & (values < 1)).all()):
-        raise UserError(f"momentum={momentum} must be at least 0 (softmax attention) and less than 1.")
 
 
 def _fast(q: Tensor, k: Tensor, v: Tensor, attending: Attending, momentum: Strength, mirrored: bool) -> Tensor:
@@ -124,7 +117,7 @@ class MomentumAttention(TrainedAttention):
         self, shape: HeadShape, *, momentum: float | Sequence[float] | Tensor = 0.5, mirrored: bool = False
     ) -> None:
         super().__init__(shape)
-        _check(momentum.tolist() if isinstance(momentum, Tensor) else momentum)
+        below_one("momentum", momentum.tolist() if isinstance(momentum, Tensor) else momentum)
         self._momentum = StrengthOption("momentum", momentum, learned=False, n_heads=shape.n_heads)
         self._momentum.attach(self)
         self.mirrored = mirrored
