@@ -29,6 +29,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "weight-decay": {"alpha": 0.3},
     "negative": {"n_negatives": 1, "beta": 0.2},
     "augmented": {"g1": ADAPTER, "g2": ADAPTER},
+    "kernel-ridge": {"strength": 0.5, "learned": True},
+    "preconditioned": {"rate": 0.8},
+    "delta-rule": {"rate": 0.8},
+    "momentum": {"momentum": 0.5},
 }
 
 

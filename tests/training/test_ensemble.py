@@ -85,6 +85,16 @@ VARIANTS = {
     },
     "augmented per head": [{"g2": {"name": "adapter", "per_head": True, "activation": "tanh"}}] * 3,
     "parameter-matched": [{"g1": "adapter", "g2": "mlp"}] * 3,
+    "kernel-ridge": [{}, {"strength": 0.2}, {"strength": [0.0, 0.9]}],
+    "kernel-ridge learned": [{"strength": strength, "learned": True} for strength in (0.0, 0.3, 0.9)],
+    "preconditioned": [{}, {"rate": 0.2}, {"rate": [0.0, 0.9]}],
+    "preconditioned learned": [{"rate": rate, "learned": True} for rate in (0.0, 0.3, 0.9)],
+    "delta-rule": [{}, {"rate": 0.2}, {"rate": [0.0, 0.9]}],
+    "delta-rule learned": [{"rate": rate, "learned": True} for rate in (0.0, 0.3, 0.9)],
+    "hebbian": [{}, {"rate": 0.2}, {"rate": [0.0, 0.9]}],
+    "momentum": [{}, {"momentum": 0.2}, {"momentum": [0.0, 0.9]}],
+    "momentum mirrored": [{"momentum": momentum, "mirrored": True} for momentum in (0.0, 0.3, 0.9)],
+    "mass-matched": [{"of": "preconditioned", "of_options": {"rate": 0.5, "learned": True}}] * 3,
     "composed": [
         {"parts": [{"name": "negative", "beta": beta}, {"name": "regularized", "alpha": alpha, "learned": True}]}
         for beta, alpha in ((0.0, 0.1), (0.1, 0.2), (0.5, -0.3))

@@ -22,6 +22,15 @@ def finite(name: str, value: Strength) -> Strength:
     return value
 
 
+def below_one(name: str, value: Any) -> None:
+    """Refuse a number, or a list of numbers, outside [0, 1); a tensor was checked when its module was made."""
+    if isinstance(value, Sequence):
+        for entry in value:
+            below_one(name, entry)
+    elif not isinstance(value, Tensor) and not 0 <= value < 1:
+        raise UserError(f"{name}={value} must be at least 0 (which is softmax attention) and less than 1.")
+
+
 def on_heads(value: Strength) -> Strength:
     """Return the strength shaped to multiply (..., n_heads, n, width)."""
     return value[..., None, None] if isinstance(value, Tensor) and value.ndim else value

@@ -51,6 +51,7 @@ class VariantDual:
         negatives: Tensor | None,
         residual: Callable[[Tensor, Tensor], Tensor | None],
         after: Callable[[Tensor], Tensor],
+        targets: Tensor | None = None,
     ) -> VariantDual:
         """Build the step from what a variant's hooks give; see `AttentionVariant.dual`.
 
@@ -67,8 +68,12 @@ class VariantDual:
             residual: from W_0 φ(q), (..., n_heads, n_query, d_v), and the attention weights, (..., n_heads, n_query,
                 n_key), to the output minus the prediction; None for zero.
             after: what follows the head's output.
+            targets: positives of every query's own, in the place of `v`, (..., n_heads, n_query or 1, n_key, d_v); None
+                for the values.
         """
         keys, positives = (repeat_heads(tensor, attending.n_heads).unsqueeze(-3) for tensor in (k, v))
+        if targets is not None:
+            positives = targets
         if negatives is not None:
             positives = positives - negatives.unsqueeze(-2)
         allowed = attending.allowed(q.device)

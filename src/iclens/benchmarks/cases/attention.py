@@ -29,6 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "negative": {"n_negatives": 1, "beta": 0.1},
     "negative, 3": {"n_negatives": 3, "beta": 0.1},
     "negative of keys": {"n_negatives": 1, "beta": 0.1, "selection": "key"},
+    "momentum": {"momentum": 0.5},
 }
 
 

@@ -47,6 +47,16 @@ def scaling(context: Context) -> Iterator[Entry]:
         "exponent 2, as fused attention has",
     )
     yield Curve(
+        "attention from better optimizers, causal, forward, 8 heads of width 64",
+        "tokens",
+        pick((64, 128, 256), (256, 512, 1024, 2048)),
+        {
+            name: _attention(name, is_causal=True)
+            for name in ("momentum", "delta-rule", "preconditioned", "kernel-ridge")
+        },
+        "exponent 2 for momentum and preconditioning, 1 for the delta rule, 3 for kernel ridge",
+    )
+    yield Curve(
         "dual models of many heads, 1,024 keys, 8 queries",
         "heads",
         pick((1, 2, 4), (1, 2, 4, 8, 16, 32, 64)),
@@ -100,17 +110,14 @@ def _drawn(shape: Shape, n_tokens: int, n_demonstrations: int = 8) -> Shaped:
     return Shaped(lens_model(shape), ShapedPrompt.draw(shape, n_tokens, n_demonstrations))
 
 
-def _attention(name: str) -> Callable[[int], Call]:
-    options: dict[str, Any] = {
-        "softmax": {},
-        "regularized": {"alpha": 0.5},
-        "negative": {"n_negatives": 1, "beta": 0.1},
-    }[name]
+def _attention(name: str, *, is_causal: bool = False) -> Callable[[int], Call]:
+    given: dict[str, dict[str, Any]] = {"regularized": {"alpha": 0.5}, "negative": {"n_negatives": 1, "beta": 0.1}}
+    options = given.get(name, {})
 
     def make(n: int) -> Call:
         variant = build(name, n_heads=8, d=64, d_v=64, **options)
         q, k, v = (torch.randn(1, 8, n, 64) for _ in range(3))
-        return torch.no_grad()(lambda: variant(q, k, v))
+        return torch.no_grad()(lambda: variant(q, k, v, is_causal=is_causal))
 
     return make
 

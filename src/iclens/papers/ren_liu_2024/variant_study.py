@@ -37,6 +37,8 @@ _EPOCHS_PER_TEST = 5
 _LEAST_STEPS_PER_TEST = 80
 """Of so few steps and small batches as `quick` has, 20 tests on 2,000 prompts cost more than the training."""
 
+_NOT_JUDGED = ("normal", "control", "baseline")
+
 _COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5")
 
 
@@ -45,14 +47,16 @@ class Row(NamedTuple):
 
     Attributes:
         kind: what it is shown and judged with; `"normal"` for the row that all are compared with, `"control"` for
-            controls.
+            controls, `"baseline"` for other attention that is only compared with.
         variant: registered name.
         options: of the variant.
+        control: label of the row's own control; empty where every control counts.
     """
 
     kind: str
     variant: str
     options: Mapping[str, Any]
+    control: str = ""
 
 
 NORMAL = Row("normal", "softmax", {})
@@ -66,8 +70,8 @@ class Winner(NamedTuple):
         row: its label.
         gain: by how many per cent its error is below normal's, paired by seed.
         p: of a gain above 0, corrected for all rows of the task.
-        beyond: by how many per cent of normal's error it is below the best control, paired by seed; the interval holds
-            for the winners of all kinds and tasks at once (Bonferroni).
+        beyond: by how many per cent of normal's error it is below its own control, or the best of all, paired by seed;
+            the interval holds for the winners of all kinds and tasks at once (Bonferroni).
     """
 
     task: str
@@ -105,9 +109,7 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
 
     def kinds(self) -> list[str]:
         """Return the kinds that are judged, in order."""
-        return [
-            kind for kind in dict.fromkeys(row.kind for row in self.rows.values()) if kind not in ("normal", "control")
-        ]
+        return [kind for kind in dict.fromkeys(row.kind for row in self.rows.values()) if kind not in _NOT_JUDGED]
 
     def parts(self, settings: VariantSettings) -> list[Part]:
         """Return one part per task and row, with all its seeds."""
@@ -115,9 +117,12 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
 
     def measure(self, part: Part, settings: VariantSettings, progress: Progress) -> Table:
         """Training losses and errors on fresh prompts by epoch, and the final error."""
-        _, variant, options = self.rows[str(part["row"])]
+        row = self.rows[str(part["row"])]
         runs = train_all(
-            [self._config(settings, str(part["task"]), variant, options, seed) for seed in range(settings.n_seeds)],
+            [
+                self.config(settings, str(part["task"]), row.variant, row.options, seed)
+                for seed in range(settings.n_seeds)
+            ],
             progress,
         )
         rows: list[dict[str, float | int | str]] = []
@@ -133,8 +138,10 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
             rows.append({"seed": seed, "error": errors[-1], "status": run.status})
         return Table(rows)
 
-    @staticmethod
-    def _config(settings: VariantSettings, task: str, variant: str, options: Mapping[str, Any], seed: int) -> RunConfig:
+    def config(
+        self, settings: VariantSettings, task: str, variant: str, options: Mapping[str, Any], seed: int
+    ) -> RunConfig:
+        """Return the run of a row and seed on a task."""
         classes = task == "classes"
         bare = {"tokens": "joint", "norm": "none", "embed": False, "bias": False, "residual": False}
         attention = {"attention": variant, "attention_options": dict(options)}
@@ -161,7 +168,12 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
             p_values = max_statistic(torch.from_numpy(gains)).numpy()
             places = [place for place, row in enumerate(labels) if self.rows[row].kind == kind]
             place = places[int(gains[places].mean(1).argmax())]
-            controls = [errors[row] for row in self.rows if self.rows[row].kind in ("control", "normal")]
+            own = self.rows[labels[place]].control
+            controls = [
+                errors[row]
+                for row in self.rows
+                if (row == own if own else self.rows[row].kind in ("control", "normal"))
+            ]
             best = min(controls, key=lambda values: float(values.mean()))
             found.append(
                 Winner(
@@ -236,7 +248,7 @@ class VariantStudy(Recipe[VariantSettings], abc.ABC):
         return figure
 
     def _final(self, ax: Any, errors: Mapping[str, np.ndarray], task: str) -> None:
-        colours = dict(zip([*self.kinds(), "control"], _COLOURS, strict=False)) | {"normal": "0.5"}
+        colours = dict(zip([*self.kinds(), "control", "baseline"], _COLOURS, strict=False)) | {"normal": "0.5"}
         for place, (label, row) in enumerate(self.rows.items()):
             found = seed_mean(errors[label] / errors["normal"].mean())
             reach = [[max(found.mean - found.low, 0.0)], [max(found.high - found.mean, 0.0)]]
