@@ -8,17 +8,20 @@ from iclens.lazy import lazy_names
 
 if TYPE_CHECKING:
     from iclens.sweeps.grid import expand
+    from iclens.sweeps.in_context_regressor import InContextRegressor, UnseenLengthWarning
     from iclens.sweeps.result import Result
     from iclens.sweeps.run_folder import Run
     from iclens.sweeps.store import Store
     from iclens.sweeps.sweep import SweepPlan, SweepResult, prepare, run
 
 __all__ = [
+    "InContextRegressor",
     "Result",
     "Run",
     "Store",
     "SweepPlan",
     "SweepResult",
+    "UnseenLengthWarning",
     "expand",
     "prepare",
     "run",
@@ -29,6 +32,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "grid": "expand",
+        "in_context_regressor": "InContextRegressor UnseenLengthWarning",
         "result": "Result",
         "run_folder": "Run",
         "store": "Store",
