@@ -79,7 +79,7 @@ def test_no_answer_sees_its_label_or_what_comes_after(name):
 
 
 @pytest.mark.parametrize("n_layers", DEPTHS)
-@pytest.mark.parametrize("tokens", ["interleaved", "joint"])
+@pytest.mark.parametrize("tokens", ["interleaved", "joint", "inputs"])
 @pytest.mark.parametrize("attention", sorted(ATTENTIONS))
 def test_no_attention_looks_ahead(attention, tokens, n_layers):
     model = small(
@@ -211,3 +211,14 @@ def test_a_model_shows_itself_in_one_line(name):
     n_parameters = sum(parameter.numel() for parameter in model.parameters()) // 3
     expected = f"<{type(model).__name__} d=3, d_y=1, n_runs=3: {n_parameters:,} parameters a run>"
     assert repr(model) == expected
+
+
+def test_of_a_chain_the_inputs_alone_are_the_tokens():
+    inputs, labels = prompts("transformer", (0, 1))
+    model = small("transformer", n_layers=2, tokens="inputs", positions="learned", max_points=6)
+    answers = model(inputs, labels)
+    assert torch.equal(model(inputs, torch.zeros_like(labels)), answers)
+    assert model.positions.shape == (2, 6, model.width)
+    assert model.states(inputs, labels, every_token=True)[-1].shape[-2] == 6
+    with pytest.raises(UserError, match=r"model\.tokens='input' is not known\. Known: interleaved, joint, inputs"):
+        small("transformer", tokens="input")
