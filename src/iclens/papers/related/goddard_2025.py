@@ -13,7 +13,7 @@ import torch
 
 from iclens.estimators.estimator import Estimator, build_estimator
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
-from iclens.recipes.figures import Figure, band, new_figure
+from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts, squared_error
 from iclens.recipes.lab_runs import query_run, train_all
 from iclens.recipes.seed_curves import Curve, seed_curve, seed_mean
@@ -197,16 +197,12 @@ class CapOfTasks(Recipe[CapSettings]):
         asked = table.only("inner")
         middles = Table({**row, "middle": (float(row["inner"] or 0) + float(row["outer"] or 0)) / 2} for row in asked)
         for angle in settings.angles:
-            band(
-                left,
-                seed_curve(middles.where(angle=angle), "middle", "error"),
-                f"cap of {angle:g}°",
-                marker="o",
-                markersize=4,
-            )
+            curve = seed_curve(middles.where(angle=angle), "middle", "error")
+            band(left, curve, f"cap of {angle:g}°", least=0.05, marker="o", markersize=4)
         ridge = seed_curve(middles.where(angle=settings.angles[0]), "middle", "ridge_error")
         left.plot(ridge.x, ridge.mean, "--", color="0.5", label="ridge regression")
-        left.set(xlabel="angle of the task and the pole, degrees", ylabel="squared error, noise included", yscale="log")
+        log_ticks(left.yaxis, [0.05, 0.1, 0.2, 0.5, 1, 2, 5])
+        left.set(xlabel="angle of the task and the pole, degrees", ylabel="squared error, noise included")
         left.legend(fontsize="small")
         band(right, _ways(asked, settings, outside=True), "bands outside", marker="o", markersize=4)
         band(right, _ways(asked, settings, outside=False), "bands of the cap", marker="s", markersize=4)
