@@ -127,7 +127,7 @@ def test_a_run_with_several_outputs_answers_them_together():
     x, y, queries = data(N_CONTEXT, 5, outputs=(2,))
     regressor = InContextRegressor(step_run(d=5, d_y=2)).fit(x, y)
     np.testing.assert_allclose(regressor.predict(queries), queries @ x.T @ y / N_CONTEXT, rtol=1e-6)
-    with pytest.raises(UserError, match="y has 1 outputs, and the run was trained for 2"):
+    with pytest.raises(UserError, match="trained for 2 outputs, and the columns of y are 1"):
         regressor.fit(x, y[:, 0])
 
 
@@ -189,7 +189,7 @@ def test_mistakes_are_refused_in_one_sentence(trained, tmp_path):
         InContextRegressor(trained).fit(x, y).predict(x[:, :2])
     with pytest.raises(UserError, match="diverged"):
         InContextRegressor(step_run(d=3, status="diverged")).fit(x, y)
-    with pytest.raises(UserError, match="trained on classes"):
+    with pytest.raises(UserError, match="which InContextClassifier takes"):
         InContextRegressor(step_run(d=3, loss_kind="cross-entropy")).fit(x, y)
     with pytest.raises(UserError, match="there is no run in"):
         InContextRegressor(tmp_path).fit(x, y)
