@@ -10,7 +10,7 @@ import pytest
 from tests.recipes.planting import Planted, turning
 
 from iclens.papers.related.strategy_odds import Condition, Odds, fitted, squares
-from iclens.papers.related.wurgaft_2025 import kept_steps, turning_steps
+from iclens.papers.related.wurgaft_2025 import ceiling, held_out, kept_steps, turning_steps
 from iclens.recipes.contract import RECIPES
 from iclens.recipes.table import Table
 
@@ -84,6 +84,12 @@ def test_models_that_only_memorise_need_no_posterior():
 
 def test_what_no_mixture_explains_is_not_explained():
     assert outcomes(planted(beside=0.5))[0] == "does not hold"
+
+
+def test_no_posterior_explains_more_than_a_weight_for_every_pool_and_step():
+    table = planted(beside=0.3)
+    found = np.mean([held_out(table, SETTINGS, pool)["posterior"].mean() for pool in SETTINGS.pools])
+    assert found < ceiling(table, SETTINGS) == pytest.approx(0.7, abs=0.001)
 
 
 def test_the_step_of_the_turn_is_found():

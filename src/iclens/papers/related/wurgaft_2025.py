@@ -85,7 +85,7 @@ class Strategies(Recipe[StrategySettings]):
             n_prompts=500,
             n_seeds=3,
         ),
-        seconds=50,
+        seconds=30,
     )
     paper = Preset(StrategySettings(), seconds=9000)
     more: ClassVar[Mapping[str, Preset[StrategySettings]]] = {
@@ -100,7 +100,7 @@ class Strategies(Recipe[StrategySettings]):
                 learning_rate=3e-3,
                 n_seeds=3,
             ),
-            seconds=150,
+            seconds=90,
         )
     }
 
@@ -153,7 +153,7 @@ class Strategies(Recipe[StrategySettings]):
             for name, values in everywhere.items()
             if name != "posterior"
         }
-        odds = fitted(conditions(table))
+        odds, most = fitted(conditions(table)), ceiling(table, settings)
         turns = turning_steps(table, settings)
         words = ", ".join(f"{name} {values.mean():.3f}" for name, values in everywhere.items())
         verdicts = [
@@ -161,7 +161,8 @@ class Strategies(Recipe[StrategySettings]):
                 float(explained[worst].mean()) >= NEAR,
                 "share of the variance of the answers that is explained with the pool that was left out: "
                 + ", ".join(f"{pool} tasks {values.mean():.3f}" for pool, values in explained.items())
-                + f"; fitted to all pools: {odds}",
+                + f"; fitted to all pools: {odds}. The best weight of every pool and step would explain {most:.3f}, so "
+                "much of the answers lies between the two predictors",
                 f"its mean over seeds, steps and both kinds of prompts is at least {NEAR:g} for every pool",
             ),
             BETTER.judged(
@@ -246,6 +247,12 @@ def held_out(table: Table, settings: StrategySettings, pool: int) -> dict[str, n
             missed = sum(one.error(weight(one)) for one in own)
             found[name].append(1 - missed / sum(one.variance for one in own))
     return {name: np.array(values) for name, values in found.items()}
+
+
+def ceiling(table: Table, settings: StrategySettings) -> float:
+    """Return the share of variance that one weight for every pool and step explains: no posterior does better."""
+    joined = [_joined(table.where(tasks=pool, step=step)) for pool in settings.pools for step in kept_steps(settings)]
+    return 1 - sum(one.error(min(1.0, max(0.0, one.best))) for one in joined) / sum(one.variance for one in joined)
 
 
 def turning_steps(table: Table, settings: StrategySettings) -> dict[int, float]:
