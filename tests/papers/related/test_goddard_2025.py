@@ -11,7 +11,7 @@ import pytest
 from tests.recipes.planting import Planted, turning
 
 from iclens.estimators.estimator import build_estimator
-from iclens.papers.related.goddard_2025 import bands, cap_predictor
+from iclens.papers.related.goddard_2025 import bands, cap_predictor, mean_task_error
 from iclens.recipes.contract import RECIPES
 from iclens.recipes.lab_answers import fresh_prompts
 from iclens.recipes.table import Table
@@ -25,10 +25,11 @@ def widening(angle):
     return 1.1 if angle < 100 else 0.05
 
 
-def planted(way=widening, own=0.1, bayes=0.5) -> Table:
+def planted(way=widening, own=0.1, bayes=0.5, own_ridge=0.1) -> Table:
     """Models at some way from ridge regression (error 0.1) to answering 0 (error 1.1) outside their cap.
 
-    `own` is what a model gains on its own cap, `bayes` what the Bayes predictor of the cap loses beyond it.
+    `own` is what a model gains on its own cap over 0.1, `own_ridge` the error of ridge regression there, `bayes` what
+    the Bayes predictor of the cap loses beyond it.
     """
     draws = np.random.default_rng(0)
     rows = []
@@ -41,7 +42,7 @@ def planted(way=widening, own=0.1, bayes=0.5) -> Table:
                 row |= {"ridge_error": 0.1, "zero_error": 1.1, "error_beside_bayes": error}
                 rows.append({**cells, **row, "bayes_error": error + bayes + 0.01 * draws.standard_normal()})
             error = 0.1 - own + 0.01 * draws.standard_normal()
-            rows.append({**cells, "own_error": error, "own_ridge_error": 0.1})
+            rows.append({**cells, "own_error": error, "own_ridge_error": own_ridge})
     return Table(rows)
 
 
@@ -92,6 +93,14 @@ def test_of_the_whole_sphere_many_draws_agree_with_more():
     assert float((few - many).square().mean()) == pytest.approx(0, abs=2e-3)
 
 
+def test_the_error_of_the_mean_task_is_that_of_its_answers():
+    cap = build_task("spherical-cap", d=3, angle=40.0)
+    prompt = fresh_prompts(cap, 0, 20_000, 0)
+    mean = prompt.function["weight"].mean(0)
+    error = float((prompt.query @ mean - prompt.target).square().mean())
+    assert error == pytest.approx(mean_task_error(cap), rel=0.05)
+
+
 def test_a_tiny_run_is_checked_and_drawn():
     settings = dataclasses.replace(
         SETTINGS, angles=(30.0, 180.0), steps=2, batch=4, n_prompts=30, n_bayes=10, n_drawn=50, n_seeds=2, width=8
@@ -108,6 +117,7 @@ def test_a_tiny_run_is_checked_and_drawn():
 PLANTED = {
     "goddard-spherical-cap": [
         Planted(ENTRY.claims[0], planted, partial(planted, own=-0.1), SETTINGS, also=()),
+        Planted(ENTRY.claims[0], planted, partial(planted, own=-0.1, own_ridge=0.4), SETTINGS, also=()),
         Planted(ENTRY.claims[0], planted, partial(planted, lambda angle: 0.05), SETTINGS),
         Planted(ENTRY.claims[1], planted, partial(planted, lambda angle: 1.0), SETTINGS),
         Planted(ENTRY.claims[2], planted, partial(planted, bayes=-0.05), SETTINGS, also=()),

@@ -154,16 +154,18 @@ class CapOfTasks(Recipe[CapSettings]):
         narrow = settings.angles[0]
         own = table.where(angle=narrow).only("own_error")
         gain = seed_mean(own.column("own_ridge_error") - own.column("own_error"))
+        learnt = seed_mean(mean_task_error(_task(settings, narrow)) - own.column("own_error"))
         lost = [angle for angle in settings.angles if way[angle].low > LOST]
         general = [angle for angle in settings.angles if way[angle].high < LEARNT]
         parted = bool(lost) and bool(general) and max(lost) < min(general)
         beyond = [angle for angle in general if angle <= last]
         verdicts = [
             SPECIALISED.judged(
-                gain.low > 0 and way[narrow].low > LOST,
-                f"with {narrow:g}°: on tasks of its cap the error of ridge regression minus the model's is {gain:.3f}; "
-                f"on the opposite band it is at {way[narrow]:.2f} of the way from ridge regression to answering 0",
-                f"the interval of the first lies above 0, that of the second above {LOST:g}",
+                min(gain.low, learnt.low) > 0 and way[narrow].low > LOST,
+                f"with {narrow:g}°: on tasks of its cap the error of ridge regression minus the model's is {gain:.3f}, "
+                f"that of answering with the mean task, without the context, minus the model's {learnt:.3f}; on the "
+                f"opposite band it is at {way[narrow]:.2f} of the way from ridge regression to answering 0",
+                f"the intervals of the first two lie above 0, that of the last above {LOST:g}",
             ),
             TRANSITION.judged(
                 parted,
@@ -226,6 +228,11 @@ def cap_predictor(cap: SphericalCap, n_drawn: int) -> Estimator:
     with default_dtype(torch.float64):
         drawn = cap.sample_function(torch.Generator().manual_seed(0), (n_drawn,))["weight"].squeeze(-1)
     return build_estimator("finite-pool", {"pool": drawn, "noise_std": cap.noise_std})
+
+
+def mean_task_error(cap: SphericalCap) -> float:
+    """Return E (E[w]ᵀx − y)² = ‖w‖² (1 − (E cos θ)²) + σ², the error of the best answer that no context enters."""
+    return cap.weight_norm**2 * (1 - cap.moments()[0] ** 2) + cap.noise_std**2
 
 
 def _way(rows: Table) -> np.ndarray:

@@ -81,7 +81,7 @@ class EffectiveSampleSize(Recipe[SampleSettings]):
             n_prompts=300,
             n_seeds=3,
         ),
-        seconds=60,
+        seconds=25,
     )
     paper = Preset(SampleSettings(), seconds=40000)
     more: ClassVar[Mapping[str, Preset[SampleSettings]]] = {
@@ -89,7 +89,7 @@ class EffectiveSampleSize(Recipe[SampleSettings]):
             SampleSettings(
                 d=4, n_context=24, depths=(1, 2), width=32, steps=1500, batch=32, learning_rate=3e-3, n_seeds=3
             ),
-            seconds=120,
+            seconds=70,
         )
     }
 
@@ -155,7 +155,7 @@ class EffectiveSampleSize(Recipe[SampleSettings]):
             DEPTH.judged(
                 deeper.low > 0,
                 f"after {most} demonstrations: "
-                + ", ".join(f"{depth} layers {seed_mean(found[depth, most]):.2f}" for depth in settings.depths)
+                + ", ".join(f"{_named(depth)} {seed_mean(found[depth, most]):.2f}" for depth in settings.depths)
                 + f"; difference {deeper:.2f}",
                 "the interval of the difference of the deepest and the shallowest, paired by seed, lies above 0",
             ),
@@ -166,7 +166,7 @@ class EffectiveSampleSize(Recipe[SampleSettings]):
         figure = new_figure(10.0, 4.0)
         left, right = figure.subplots(1, 2)
         for depth in settings.depths:
-            rows, label = table.where(layers=depth), f"{depth} layer" + "s" * (depth > 1)
+            rows, label = table.where(layers=depth), _named(depth)
             band(left, seed_curve(rows, "n", "risk"), label, least=1e-3)
             band(right, seed_curve(rows, "n", "efficiency"), label)
         bayes = seed_curve(table, "n", "bayes_risk")
@@ -221,6 +221,10 @@ def _excess(model: torch.nn.Module, task: Linear, prompt: PromptBatch, settings:
     bayes = build_estimator("ridge", {"alpha": settings.noise_std**2}).prefixes(inputs, labels)
     ours = answers_of(model, PromptBatch(inputs, labels, {}))  # type: ignore[arg-type]
     return ((ours - truth).square() - (bayes - truth).square()).mean((0, 2))
+
+
+def _named(depth: int) -> str:
+    return f"{depth} layer" + "s" * (depth > 1)
 
 
 def _efficiencies(table: Table, depth: int, n: int) -> np.ndarray:
