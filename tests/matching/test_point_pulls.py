@@ -79,6 +79,7 @@ def test_pulls_go_with_their_points():
         ({"norm": "post"}, 3, "norm='pre'"),
         ({"residual": False}, 3, "residual=true"),
         ({"attention": "scale-matched"}, 3, "afterwards"),
+        ({"tokens": "inputs"}, 3, "no demonstration has its own"),
         ({}, 0, "at least one"),
     ],
 )

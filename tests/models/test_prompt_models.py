@@ -11,7 +11,7 @@ from iclens.attention import ATTENTIONS
 from iclens.dual import ACTIVATIONS, FeedForward
 from iclens.errors import UserError
 from iclens.models.model import MODELS, build_model
-from iclens.models.tokens import interleaved, joint
+from iclens.models.tokens import interleaved, joint, pairs
 from iclens.tasks.task import build_task
 
 SMALL = {
@@ -79,7 +79,7 @@ def test_no_answer_sees_its_label_or_what_comes_after(name):
 
 
 @pytest.mark.parametrize("n_layers", DEPTHS)
-@pytest.mark.parametrize("tokens", ["interleaved", "joint"])
+@pytest.mark.parametrize("tokens", ["interleaved", "joint", "pairs", "inputs"])
 @pytest.mark.parametrize("attention", sorted(ATTENTIONS))
 def test_no_attention_looks_ahead(attention, tokens, n_layers):
     model = small(
@@ -193,6 +193,10 @@ def test_tokens_hold_every_number_once_and_no_last_label(n, d, d_y):
     torch.testing.assert_close(one_after_the_other.sum(), shown)
     torch.testing.assert_close(beside.sum(), shown)
     assert not beside[:, -1, d:].any()
+    twice = pairs(inputs, labels)
+    assert twice.shape == (2, 2 * n - 1, d + d_y)
+    torch.testing.assert_close(twice[:, 1::2], torch.cat([inputs, labels], -1)[:, :-1])
+    torch.testing.assert_close(twice[:, ::2], torch.cat([inputs, torch.zeros_like(labels)], -1))
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
@@ -211,3 +215,25 @@ def test_a_model_shows_itself_in_one_line(name):
     n_parameters = sum(parameter.numel() for parameter in model.parameters()) // 3
     expected = f"<{type(model).__name__} d=3, d_y=1, n_runs=3: {n_parameters:,} parameters a run>"
     assert repr(model) == expected
+
+
+def test_of_a_chain_the_inputs_alone_are_the_tokens():
+    inputs, labels = prompts("transformer", (0, 1))
+    model = small("transformer", n_layers=2, tokens="inputs", positions="learned", max_points=6)
+    answers = model(inputs, labels)
+    assert torch.equal(model(inputs, torch.zeros_like(labels)), answers)
+    assert model.positions.shape == (2, 6, model.width)
+    assert model.states(inputs, labels, every_token=True)[-1].shape[-2] == 6
+    with pytest.raises(
+        UserError, match=r"model\.tokens='input' is not known\. Known: interleaved, joint, pairs, inputs"
+    ):
+        small("transformer", tokens="input")
+
+
+def test_pairs_have_no_order_without_positions_but_for_what_answers_saw():
+    """One layer: the tokens that ask are keys too, and so is each demonstration; none of them has a place."""
+    inputs, labels = prompts("transformer", (0, 1))
+    model = small("transformer", tokens="pairs")
+    order = torch.tensor([3, 1, 0, 4, 2, 5])
+    answers = model(inputs[..., order, :], labels[..., order, :])[..., -1, :]
+    torch.testing.assert_close(answers, model(inputs, labels)[..., -1, :])

@@ -22,6 +22,7 @@ OURS = [
     "digits",
     "exponential",
     "linear",
+    "markov-chains",
     "polynomial",
     "pool",
     "quadratic",
@@ -29,6 +30,7 @@ OURS = [
     "relu-network",
     "representation",
     "sparse-linear",
+    "spherical-cap",
     "trigonometric",
     "words",
 ]
@@ -105,6 +107,8 @@ def test_the_function_of_a_prompt_gives_its_labels_back(name):
     residual = prompt.labels - task.values(prompt.inputs, prompt.function)
     if name == "pool":
         assert residual.std() == pytest.approx(task.noise_std, rel=0.1)
+    elif name == "markov-chains":  # its values are probabilities, from which labels are drawn
+        assert residual.mean((0, 1)).abs().max() < 0.05
     else:
         assert torch.allclose(residual, torch.zeros(()))
 
@@ -202,6 +206,9 @@ BAD = [
     ("digits", {"split": "heldout"}, "Did you mean 'held-out'"),
     ("digits", {"held_out": 1.0}, "held_out=1.0"),
     ("digits", {"held_out": 0.001, "split": "held-out"}, "without images"),
+    ("markov-chains", {"n_states": 1}, "n_states=1"),
+    ("markov-chains", {"n_chains": -1}, "n_chains=-1"),
+    ("markov-chains", {"concentration": 0.0}, "concentration=0.0"),
     ("words", {"fewest_categories": 0}, "fewest_categories=0"),
     ("words", {"n_labels": 1}, "n_labels=1"),
 ]

@@ -90,8 +90,7 @@ def layer_matches(
 
 def _answered(model: PromptTransformer, prompt: PromptBatch) -> list[Tensor]:
     states = model.states(prompt.inputs.unsqueeze(0), prompt.labels.unsqueeze(0), every_token=True)
-    answered = slice(0, None, 2) if model.every_prefix else slice(-1, None)
-    return [state[0][:, answered] for state in states]
+    return [state[0][:, model.answered] for state in states]
 
 
 def _read_out(

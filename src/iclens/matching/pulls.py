@@ -106,6 +106,10 @@ def _check(model: PromptModel, prompt: PromptBatch) -> None:
     variants = (module.variant for module in model.modules() if isinstance(module, RunsAttention))
     if any(type(variant).after is not AttentionVariant.after for variant in variants):
         raise UserError("an attention variant that changes a head's output afterwards is not split into pulls.")
+    if model.tokens == "inputs":
+        raise UserError(
+            "tokens='inputs' hold a label and the next input at once, so that no demonstration has its own."
+        )
     if prompt.n_context < 1:
         raise UserError("a prompt without demonstrations has nothing that pulls: give at least one.")
 

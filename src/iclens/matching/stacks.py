@@ -62,6 +62,10 @@ def lab_pass(model: PromptModel, prompt: PromptBatch) -> Pass:
         raise UserError("only one run of the model 'transformer' with attention='softmax' is read as a stack of duals.")
     if not model.residual or not model.query_in_keys:
         raise UserError("a model without residuals, or whose query is not among the keys, is not read as a stack.")
+    if model.tokens == "inputs":
+        raise UserError(
+            "tokens='inputs' hold a label and the next input at once, so that no demonstration has its own."
+        )
     states = model.states(prompt.inputs.unsqueeze(0), prompt.labels.unsqueeze(0), every_token=True)
     last = states[-1] if model.final_norm is None else model.final_norm(states[-1])
     n_context = prompt.n_context

@@ -5,7 +5,7 @@ from iclens.models.model import MODELS, PromptModel, build_model
 from iclens.models.per_run import PerRun, for_runs
 from iclens.models.runs import Draws, RunsLayerNorm, RunsLinear
 from iclens.models.runs_attention import RunsAttention
-from iclens.models.tokens import interleaved, joint
+from iclens.models.tokens import interleaved, joint, pairs
 from iclens.models.transformer import PromptTransformer
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "gradient_step",
     "interleaved",
     "joint",
+    "pairs",
 ]

@@ -29,3 +29,14 @@ def joint(inputs: Inputs, labels: Labels) -> Float[Tensor, "*batch n_points widt
     """
     shown = torch.cat([labels[..., :-1, :], torch.zeros_like(labels[..., -1:, :])], -2)
     return torch.cat([inputs, shown], -1)
+
+
+def pairs(inputs: Inputs, labels: Labels) -> Float[Tensor, "*batch n_tokens width"]:
+    """(x_1, 0), (x_1, y_1), (x_2, 0), …, (x_n, y_n), (x_{n+1}, 0), of width d + d_y; n_tokens = 2 n_points − 1.
+
+    Joint tokens for a causal mask: points are answered at the tokens 0, 2, 4, …, each from the pairs before it. A token
+    holds its input and its label at once, so that no layer is spent on bringing them together.
+    """
+    shown = torch.stack([torch.zeros_like(labels), labels], -2)
+    both = torch.cat([torch.stack([inputs, inputs], -2), shown], -1)
+    return both.flatten(-3, -2)[..., :-1, :]

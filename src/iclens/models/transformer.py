@@ -15,8 +15,19 @@ from iclens.models.model import MODELS, PromptModel
 from iclens.models.per_run import PerRun, for_runs
 from iclens.models.runs import Draws, RunsLayerNorm, RunsLinear
 from iclens.models.runs_attention import RunsAttention
-from iclens.models.tokens import interleaved, joint
+from iclens.models.tokens import interleaved, joint, pairs
 from iclens.tasks.shapes import RunsInputs, RunsLabels
+
+_ANSWERED = {
+    "interleaved": slice(0, None, 2),
+    "joint": slice(-1, None),
+    "pairs": slice(0, None, 2),
+    "inputs": slice(0, None),
+}
+"""The tokens that are answered, by kind of tokens."""
+
+_READ = {"interleaved": interleaved, "joint": joint, "pairs": pairs, "inputs": lambda inputs, labels: inputs}
+"""Prompts as tokens, by kind."""
 
 
 @MODELS.register("transformer")
@@ -27,7 +38,9 @@ class PromptTransformer(PromptModel):
     read-out; with `"post"` it is h ← LN(h + Attention(h)); h ← LN(h + FFN(h)); with `"none"` there is no LayerNorm.
 
     Interleaved tokens x_1, y_1, x_2, … under a causal mask answer every prefix at once, at the tokens of the x. Joint
-    tokens (x_i, y_i) attend to all demonstrations and to the query's token (x, 0), and answer the query only.
+    tokens (x_i, y_i) attend to all demonstrations and to the query's token (x, 0), and answer the query only. Pairs
+    (x_1, 0), (x_1, y_1), (x_2, 0), … are both: joint tokens that answer every prefix under a causal mask. Where every
+    label is the next input, as in a chain, inputs alone may be the tokens; each is answered.
 
     Args:
         d: width of the inputs.
@@ -40,7 +53,7 @@ class PromptTransformer(PromptModel):
         ffn_width: width of the feed-forward network's hidden layer; 0 for none.
         activation: of the feed-forward network: `gelu`, `gelu-tanh`, `relu`, `silu`, or a registered one of yours.
         norm: where LayerNorm stands.
-        tokens: `interleaved` or `joint`.
+        tokens: `interleaved`, `joint`, `pairs` or `inputs`.
         positions: `learned`, added to the tokens, or `none`.
         max_points: longest prompt that learned positions serve, the query counted.
         attention: registered name of the attention variant.
@@ -70,7 +83,7 @@ class PromptTransformer(PromptModel):
         ffn_width: int = 0,
         activation: str = "gelu",
         norm: Literal["pre", "post", "none"] = "pre",
-        tokens: Literal["interleaved", "joint"] = "interleaved",
+        tokens: Literal["interleaved", "joint", "pairs", "inputs"] = "interleaved",
         positions: Literal["learned", "none"] = "none",
         max_points: int = 0,
         attention: str = "softmax",
@@ -86,13 +99,14 @@ class PromptTransformer(PromptModel):
         self._check(locals() | {"n_heads": max(heads_of)})
         draws = Draws(self.seeds)
         self.tokens, self.norm, self.residual, self.query_in_keys = tokens, norm, residual, query_in_keys
-        self.every_prefix = tokens == "interleaved"
+        self.every_prefix = tokens != "joint"
+        self.answered = _ANSWERED[tokens]
         self.width = width
         self.max_points = max_points if positions == "learned" else 0
-        token_width = max(d, d_y) if self.every_prefix else d + d_y
+        token_width = {"interleaved": max(d, d_y), "inputs": d}.get(tokens, d + d_y)
         std = init_std or None
         self.read_in = RunsLinear(draws, token_width, width, std=std, bias=bias) if embed else None
-        n_positions = 2 * max_points - 1 if self.every_prefix else max_points
+        n_positions = 2 * max_points - 1 if tokens in ("interleaved", "pairs") else max_points
         self.positions = draws.normal(n_positions, width, std=init_std or 0.02) if positions == "learned" else None
         options = [given or {} for given in for_runs("attention_options", attention_options, self.n_runs)]
         self.blocks = nn.ModuleList(
@@ -132,7 +146,7 @@ class PromptTransformer(PromptModel):
             )
         for name, known in (
             ("norm", ("pre", "post", "none")),
-            ("tokens", ("interleaved", "joint")),
+            ("tokens", tuple(_ANSWERED)),
             ("positions", ("learned", "none")),
             ("activation", tuple(ACTIVATIONS)),
         ):
@@ -176,15 +190,14 @@ class PromptTransformer(PromptModel):
         if not self.every_prefix and not self.query_in_keys:
             mask = torch.ones(1, h.shape[-2], dtype=torch.bool, device=h.device)
             mask[:, -1] = False
-        answers = slice(0, None, 2) if self.every_prefix else slice(-1, None)
         for place, block in enumerate(self.blocks, 1):
-            only = answers if place == len(self.blocks) and not every_token else None
+            only = self.answered if place == len(self.blocks) and not every_token else None
             h = block(h, mask, self.every_prefix, only)
             states.append(h)
         return states
 
     def _read(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        tokens = interleaved(inputs, labels) if self.every_prefix else joint(inputs, labels)
+        tokens = _READ[self.tokens](inputs, labels)
         h = tokens if self.read_in is None else self.read_in(tokens)
         if self.positions is None:
             return h

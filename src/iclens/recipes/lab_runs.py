@@ -8,6 +8,7 @@ from typing import Any
 from iclens.recipes.contract import Progress
 from iclens.sweeps.chunks import groups
 from iclens.training.config import RunConfig
+from iclens.training.ensemble import Ensemble
 from iclens.training.loop import TrainedRun, train
 
 MOST_RUNS = 64
@@ -64,6 +65,35 @@ def train_all(configs: Sequence[RunConfig], progress: Progress, most_runs: int =
                 trained[one.config.key()] = one
             done += sum(one.training.steps for one in part)
     return [trained[one.key()] for one in configs]
+
+
+def train_through(
+    configs: Sequence[RunConfig], steps: Sequence[int], progress: Progress
+) -> list[dict[int, TrainedRun]]:
+    """Train runs of one shape together, and keep what they are on the way.
+
+    Args:
+        configs: the runs.
+        steps: after how many steps a run is kept; those beyond a run's end are not reached.
+        progress: called with the steps done.
+
+    Returns:
+        for every run, by the number of steps, the run as if it had ended there; without errors among its metrics.
+    """
+    ensemble = Ensemble(configs)
+    kept: list[dict[int, TrainedRun]] = [{} for _ in configs]
+    total = ensemble.first.steps
+    wanted = {step for step in steps if step <= total}
+    while ensemble.step_count < max(wanted):
+        losses = ensemble.step()
+        done = ensemble.step_count
+        if done % max(1, total // 100) == 0:
+            progress(done, total, f"training, loss {float(losses.nanmean()):.3g}")
+        if done in wanted:
+            for run, (config, diverged) in enumerate(zip(configs, ensemble.diverged_at.tolist(), strict=True)):
+                status, at = ("finished", None) if diverged < 0 else ("diverged", diverged)
+                kept[run][done] = TrainedRun(config, ensemble.tensors(run), [], status, at, 0.0)  # type: ignore[arg-type]
+    return kept
 
 
 def runs_at_once(config: RunConfig) -> int:

@@ -50,6 +50,7 @@ def test_demonstrations_are_pairs_of_interleaved_tokens():
         {"attention": "augmented", "attention_options": {"g1": "adapter"}},
         {"residual": False},
         {"tokens": "joint", "query_in_keys": False},
+        {"tokens": "inputs"},
     ],
 )
 def test_other_models_are_refused(options):
