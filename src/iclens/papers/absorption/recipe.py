@@ -28,9 +28,9 @@ class AbsorptionOnRealModels(Recipe[AbsorptionSettings]):
     zero-shot, after the prompt, by the absorbed prompt at several ranks and from fewer demonstrations, by its patch
     without the output offset, and by LoRAs of equal rank and place that were trained on the demonstrations' answers
     and on what the model says after the prompt. Differences are paired by query. Ridge, emphasis and targets were
-    chosen on antonym and sentiment, which give no verdict. The LoRAs' rate is the best of four on antonym, by the log-loss
-    of held-out queries. They see the demonstrations alone, or the fitted queries with the prompt's answers; the closed
-    form sees the fitted queries without answers, and the prompt.
+    chosen on antonym and sentiment, which give no verdict. The LoRAs' rate is the best of four on antonym,
+    by the log-loss of held-out queries. They see the demonstrations alone, or the fitted queries with the prompt's
+    answers; the closed form sees the fitted queries without answers, and the prompt.
     """
 
     title = "What is lost when demonstrations become weights"
@@ -47,7 +47,7 @@ class AbsorptionOnRealModels(Recipe[AbsorptionSettings]):
     more = {  # noqa: RUF012
         "short": Preset(
             AbsorptionSettings(
-                n_draws=2, n_shots=8, n_fitted=16, n_held_out=40, ranks=(1,), numbers=(4,), lora_steps=20, distilled=False
+                n_draws=2, n_shots=8, n_fitted=16, n_held_out=40, ranks=(1,), numbers=(4,), distilled=False
             ),
             seconds=1_500,
         )

@@ -31,9 +31,7 @@ class AbsorptionSettings:
     ranks: tuple[int, ...] = chosen((1, 2, 4, 16, 32), "other ranks that are measured")
     numbers: tuple[int, ...] = chosen((3, 6), "demonstrations of shorter prompts")
     lora_steps: int = chosen(20, "of training")
-    lora_learning_rate: float = chosen(
-        1e-3, "of Adam, falling along half a cosine; the best of .0003, .001, .003, .01 on antonym"
-    )
+    lora_learning_rate: float = chosen(1e-3, "of Adam, falling along half a cosine; chosen on antonym")
     distilled: bool = chosen(True, "also train on what the model says behind the prompt to the fitted queries")
     alone: bool = chosen(True, "also fit the MLP's first matrices alone, as the patch of 2510.08734 does")
     seed: int = chosen(0, "of draws and training")
