@@ -30,7 +30,7 @@ class HeldNorm:
     """A norm behind a map, its scale held where the prompt has it.
 
     Attributes:
-        given: u*, the map's output behind the prompt.
+        given: u*, the map's output after the prompt.
         made: y*, the norm's.
         scale: s* of every token, up to one factor that w takes.
         gain: w.

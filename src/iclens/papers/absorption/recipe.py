@@ -47,9 +47,9 @@ class AbsorptionOnRealModels(Recipe[AbsorptionSettings]):
     more = {  # noqa: RUF012
         "short": Preset(
             AbsorptionSettings(
-                n_draws=2, n_shots=8, n_fitted=16, n_held_out=40, ranks=(1,), numbers=(4,), distilled=False
+                n_draws=2, n_shots=8, n_fitted=16, n_held_out=32, ranks=(1,), numbers=(), distilled=False
             ),
-            seconds=1_500,
+            seconds=1_000,
         )
     }  # fmt: skip
 
@@ -120,6 +120,7 @@ class AbsorptionOnRealModels(Recipe[AbsorptionSettings]):
                 fmt="o-", ms=4, elinewidth=0.8, color=f"C{place % 8}", label=task,
             )  # fmt: skip
         axes.set_xscale("symlog", base=2, linthresh=1)
+        axes.set_xticks(list(names), [str(rank) for rank in names])
         axes.set_yscale("log")
         axes.set(xlabel="rank (0: zero-shot)", ylabel=f"KL from the {PROMPT} [nats]")
         axes.legend(fontsize=7)
