@@ -18,11 +18,13 @@ SMALL = "gallery-quick"
 
 _GROUPS = {
     "Real models": (
+        "absorb-real",
         "attribution-real",
         "context-real",
         "equivalence-real",
         "heads-real",
         "modified-real",
+        "patch-real",
         "select-real",
     ),
     "A model whose truth is known": ("attribution",),

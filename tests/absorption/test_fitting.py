@@ -15,6 +15,7 @@ from iclens.errors import UserError
 from iclens.lens import LensModel
 
 FAMILIES = ("gpt2", "llama-biased-tied", "gpt_neox", "phi", "phi3", "opt", "starcoder2", "granite", "gemma")
+NORMED = ("gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4", "glm4")
 
 GENERATOR = torch.Generator().manual_seed(0)
 CONTEXT = torch.randint(3, 57, (7,), generator=GENERATOR).tolist()
@@ -59,14 +60,15 @@ def off(model: LensModel, adapter: Adapter | None) -> float:
     return found
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES + NORMED)
 @pytest.mark.parametrize("targets", [("attention", "mlp-out"), TARGETS, ("attention",)], ids="+".join)
 def test_with_enough_numbers_and_no_ridge_the_fitted_queries_say_what_they_say_behind_the_prompt(
     name: str, targets: tuple[str, ...]
 ) -> None:
     model = double(name)
     assert off(model, None) > 0.3
-    assert off(model, fitted(model, targets=targets)) < 1e-7
+    # Norms of branches compute in float32 whatever the model's type is.
+    assert off(model, fitted(model, targets=targets)) < (1e-5 if name in NORMED else 1e-7)
 
 
 def test_the_patch_without_the_output_offset_does_not() -> None:
@@ -114,8 +116,7 @@ def test_later_layers_are_fitted_on_the_changed_model() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("gemma2", {}, "norm behind its branches"),
-        ("opt-350m", {}, "norm behind its branches"),
+        ("opt-350m", {}, "norms on its stream"),
         ("bert", {}, "encoder"),
         ("mixtral", {}, "layers of experts"),
         ("llama", {"targets": ("gate",)}, "'gate' is not known"),

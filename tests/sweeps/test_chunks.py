@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.training.tiny_runs import tiny
 
-from iclens.sweeps.chunks import bytes_per_run, groups, plan
+from iclens.models.model import PromptModel
+from iclens.sweeps.chunks import bytes_per_run, groups, plan, seconds_per_step
 from iclens.training.ensemble import Ensemble
 
 
@@ -58,6 +60,25 @@ def test_the_size_with_the_least_time_a_run_is_taken():
     assert tried == [1, 2, 4, 8, 16]
     assert (found.size, found.seconds) == (4, pytest.approx(1.6))
     assert found.measured == {size: cost[size] / size for size in tried}
+
+
+def test_time_in_which_other_work_has_the_processor_is_not_the_step_s():
+    """A step that waits, as it does on a busy machine, costs no more than one that does not."""
+    assert torch.get_num_threads() == 1
+    pause = 0.1
+
+    def wait(module, inputs):
+        if isinstance(module, PromptModel):
+            time.sleep(pause)
+
+    held_up = torch.nn.modules.module.register_module_forward_pre_hook(wait)
+    try:
+        began = time.perf_counter()
+        seconds = seconds_per_step([tiny(), tiny(seed=1)], "cpu", 2)
+        assert time.perf_counter() - began > 3 * pause
+    finally:
+        held_up.remove()
+    assert 0 < seconds < pause
 
 
 def test_one_size_that_was_held_up_does_not_end_the_search():

@@ -97,7 +97,7 @@ def absorb(
         progress: is called with the number of the stage, thousandths of it, and its name.
 
     Raises:
-        UserError: something cannot be read or does not go together, or the model has norms behind its branches.
+        UserError: something cannot be read or does not go together, or the model has norms on its stream.
     """
     training = Training(lora_steps, lora_learning_rate) if compare_lora else None
     return carried_out(

@@ -8,7 +8,8 @@ marked by *:
     MLP's first maps:  u ≈ u*                        so that their outputs become W n(z*)
     MLP's last map:    f ≈ (x*' − x)/m − o           so that the stream behind the layer becomes x*'
 
-where x, x' are the stream before and behind a layer, o and f what the branches add. The second line is the patch of
+where x, x' are the stream before and behind a layer, o and f what the branches add (where a norm ends a branch, its map
+is fitted as `normed` says). The second line is the patch of
 2510.08734 (and of 2507.16003, of one token); the offset z − z0, which these leave, is in the others.
 """
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from iclens.absorption.adapter import Adapter
 from iclens.absorption.low_rank import LowRank, best_maps
+from iclens.absorption.normed import HeldNorm, norm_behind
 from iclens.absorption.pairing import Pairing
 from iclens.absorption.sites import ATTENTION, MLP_IN, Site
 from iclens.absorption.states import Hook, States, hooked, rows, run_tree, stream
@@ -55,7 +57,7 @@ def fit(
         advance: is called with the number of maps that are fitted.
     """
     here, m = pairing.here, lens_model.family.branch_scale
-    maps: dict[str, LowRank] = {}
+    layers, maps = lens_model.anatomy.layers, dict[str, LowRank]()
     # Of the layer that runs: the stream before it, and what its attention adds.
     x: Tensor = torch.empty(0)
     o: Tensor = torch.empty(0)
@@ -75,22 +77,31 @@ def fit(
             return states.attention[site.layer] + (states.entering[site.layer] - x) / m
         return (states.leaving[site.layer] - x) / m - o
 
+    def branch(site: Site) -> Float[Tensor, "n _"]:
+        o = states.attention[site.layer]
+        return o if site.target == ATTENTION else (states.leaving[site.layer] - states.entering[site.layer]) / m - o
+
     def fitted(site: Site) -> Hook:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
             inside = inputs[0]
-            x_here = doubled(rows(inside, here))
-            lacking = doubled(wanted(site)) - doubled(rows(output, here))
-            best = best_maps(x_here, lacking, pairing.weights.to(x_here.device), ridge)
-            maps[site.name] = one = best.of_rank(rank)
+            x_here, now, weights = doubled(rows(inside, here)), rows(output, here), pairing.weights.to(inside.device)
+            norm = norm_behind(layers[site.layer], site.target)
+            if norm is None:
+                one = best_maps(x_here, doubled(wanted(site)) - doubled(now), weights, ridge).of_rank(rank)
+            else:
+                held = HeldNorm.of(norm, states.outputs[site.name], branch(site))
+                best = best_maps(x_here, held.lacking(now, wanted(site)), held.weights(weights), ridge)
+                one = held.before(best.of_rank(rank))
+            maps[site.name] = one
             advance(len(maps))
             return output + one(inside)
 
         return hook
 
     after = [(site.module, fitted(site)) for site in sites]
-    layers = lens_model.anatomy.layers
     # Behind the fits, so that what is seen is changed already.
-    after += [(layer.output, attended) for layer in layers if layer.output is not None]
+    ends = [layer.norm_after_attention or layer.output for layer in layers]
+    after += [(end, attended) for end in ends if end is not None]
     with hooked(after, [(layer.module, enter) for layer in layers]):
         run_tree(lens_model, pairing.alone)
     return Adapter.of(lens_model, rank, sites, maps)

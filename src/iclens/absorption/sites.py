@@ -96,16 +96,10 @@ def widths(module: nn.Module) -> tuple[int, int]:
 
 
 def _check_sum(lens_model: LensModel, layer: Layer) -> None:
-    """Refuse layers whose branches pass through a norm before they are added, or whose sum does."""
-    norms = (
-        layer.norm_after_attention,
-        layer.norm_after_mlp,
-        layer.norm_on_stream_after_attention,
-        layer.norm_on_stream_after_mlp,
-    )
-    if any(norm is not None for norm in norms):
+    """Refuse layers whose sum passes through a norm."""
+    if layer.norm_on_stream_after_attention is not None or layer.norm_on_stream_after_mlp is not None:
         raise UserError(
-            f"{lens_model.name} ({lens_model.family.name}) has a norm behind its branches, so that no change of a "
-            "matrix puts a given vector into the stream: iclens absorbs prompts only into models with norms before "
-            "their branches alone, such as GPT-2, Llama, Qwen, Mistral, GPT-NeoX and Phi."
+            f"{lens_model.name} ({lens_model.family.name}) has norms on its stream, behind each sum, so that what a "
+            "branch adds is not what enters the next: iclens absorbs prompts only into models with norms before or "
+            "behind their branches, such as GPT-2, Llama, Qwen, Mistral, GPT-NeoX, Phi, Gemma and OLMo."
         )

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from iclens.absorption.normed import branch_of
 from iclens.absorption.sites import Site
 from iclens.errors import UserError
 from iclens.lens.model.loading import LensModel
@@ -27,7 +28,7 @@ class States:
 
     Attributes:
         entering: the stream before a layer, x.
-        attention: the attention branch after W_O, without the family's factor m.
+        attention: the attention branch, after W_O and a norm that ends it, without the family's factor m.
         leaving: the stream after the layer.
         outputs: what the changed maps gave, by their names.
     """
@@ -64,7 +65,8 @@ def states_of(lens_model: LensModel, tree: PrefixTree, nodes: Int[Tensor, " n"],
             entering[number] = rows(stream(args, kwargs), nodes)
 
         before.append((layer.module, enter))
-        hooks += [(layer.output, keep(attention, number)), (layer.module, keep(leaving, number))]
+        branch = layer.norm_after_attention or layer.output
+        hooks += [(branch, keep(attention, number)), (layer.module, keep(leaving, number))]
     hooks += [(site.module, keep(outputs, site.name)) for site in sites]
     with hooked(hooks, before):
         run_tree(lens_model, tree)
@@ -110,7 +112,8 @@ def _check_sums(lens_model: LensModel, states: States, sites: Sequence[Site]) ->
         if site.target != "mlp-out":
             continue
         own, whole = states.entering[site.layer], states.leaving[site.layer]
-        summed = own + m * (states.attention[site.layer] + states.outputs[site.name])
+        branch = branch_of(lens_model.anatomy.layers[site.layer], site, states.outputs[site.name])
+        summed = own + m * (states.attention[site.layer] + branch)
         off = float((summed - whole).abs().max()) / float(whole.abs().max())
         if not off <= 100 * tolerance_of(lens_model.dtype):
             raise UserError(

@@ -57,6 +57,8 @@ def snapshot(
     shown = found.to_dict()
     seen = beside(shown, python, less) | {"maps": {name: found.total_by_layer_and_head(name) for name in BY_WEIGHT}}
     _bound(shown["sources"], found.scores)
+    if len(found.sources) ** 2 > _MOST_MAPS and shown["patch"]:
+        shown["patch"]["cosines"] = ()
     totals = [one for one in (seen["by_layer_and_head"], *seen["maps"].values()) if one]
     heads: dict[str, Any] = {"failed": _NO_MODEL if viewed is None else _NO_MAP}
     layers = {"failed": _NO_MODEL}

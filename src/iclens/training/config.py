@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -278,10 +279,15 @@ def _plain(value: Any) -> Any:
 
 
 def _filled(entry: Any, options: Mapping[str, Any], given: int) -> dict[str, Any]:
-    parameters = list(inspect.signature(entry).parameters.values())[given:]
     # An empty table says no more than its absence.
     said = {name: value for name, value in options.items() if not isinstance(value, Mapping) or value}
-    return {item.name: said.get(item.name, item.default) for item in parameters}
+    return {item.name: said.get(item.name, item.default) for item in _parameters(entry)[given:]}
+
+
+@cache
+def _parameters(entry: Any) -> tuple[inspect.Parameter, ...]:
+    """Parameters of a constructor; reading them takes longer than all else that a configuration is asked for."""
+    return tuple(inspect.signature(entry).parameters.values())
 
 
 def _known(where: str, data: Any, known: list[str]) -> None:

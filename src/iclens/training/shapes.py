@@ -58,9 +58,10 @@ def ensemble_model(configs: Sequence[RunConfig], task: Task) -> PromptModel:
         task: the task of any of them.
     """
     merged: dict[str, Any] = {}
+    filled = [one.to_dict()["model"] for one in configs]
     for name in sorted({name for one in configs for name in one.model.options}):
         # A run that does not name an option has its default, whatever the others say.
-        values = [one.to_dict()["model"][name] for one in configs]
+        values = [one[name] for one in filled]
         merged[name] = values[0] if all(value == values[0] for value in values) else PerRun(values)
     cls, seeds = configs[0].model_class(), [one.seed for one in configs]
     model = cls(task.d, task.d_y, seeds, **merged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tests.lens.many_prompts import PROMPTS, reader
 
 from iclens.cli.main import main
+from iclens.errors import UserError
 from iclens.lens import Explanation, explain
 
 
@@ -25,7 +27,25 @@ def test_shares_sum_to_one_and_the_check_is_among_the_residuals(tmp_path):
     found.save(tmp_path / "found.json")
     assert Explanation.load(tmp_path / "found.json").patch == patch
     assert "Weight updates" in str(found)
+    # What is told of a layer is told of the mean.
+    for one in patch.sources:
+        assert len(one.by_layer) == len(patch.by_layer)
+        assert one.size == pytest.approx(sum(one.by_layer) / len(one.by_layer), rel=1e-12)
+        assert one.by_layer[one.largest_in] == max(one.by_layer)
+    for i, row in enumerate(patch.cosines):
+        assert row[i] == pytest.approx(1.0, abs=1e-9)
+        assert row[patch.sources[i].alike] == patch.sources[i].cosine == max(row[:i] + row[i + 1 :])
     assert explain(reader("gpt2"), PROMPTS[1], scores=["influence"]).patch is None
+
+
+@pytest.mark.parametrize("name", ["cosines", "by_layer"])
+def test_a_file_whose_updates_are_of_another_number_is_refused(tmp_path, name):
+    document = explain(reader("gpt2"), PROMPTS[1], patch=True, scores=["influence"]).to_dict()
+    where = document["patch"] if name == "cosines" else document["patch"]["sources"][0]
+    where[name] = where[name][:-1]
+    (tmp_path / "found.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(UserError, match="is no explanation"):
+        Explanation.load(tmp_path / "found.json")
 
 
 @pytest.mark.usefixtures("_single")

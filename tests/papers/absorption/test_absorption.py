@@ -16,6 +16,7 @@ from iclens.papers.absorption.claims import (
     BEATS_DISTILLED,
     BEATS_LORA,
     BEATS_ZERO,
+    BETTER_THAN_LORA,
     CLAIMS,
     KEEPS,
     LOSSES,
@@ -56,6 +57,11 @@ def test_a_tiny_run_has_every_way_to_answer_and_is_checked_and_drawn(folder):
     assert ENTRY.plot(back, settings).axes[0].get_ylabel()
     without = ENTRY.run(tiny(folder, distilled=False, alone=False, numbers=()))
     assert set(without.unique("method")) == {ZERO, PROMPT, ABSORBED, LORA, "rank 1"}
+    # A draw is the same whatever other draws and tasks are asked for.
+    assert ENTRY.bearing(ENTRY.parts(settings)[0], settings) == settings
+    more = tiny(folder, n_draws=3, tasks=("few", "many"))
+    assert {ENTRY.bearing(part, more).tasks for part in ENTRY.parts(more)} == {("few",), ("many",)}
+    assert {ENTRY.bearing(part, more).n_draws for part in ENTRY.parts(more)} == {1}
     # The same draw, whatever else is measured.
     own, other = ([row["log_loss"] for row in one.where(method=ABSORBED)] for one in (table, without))
     assert own == other
@@ -118,6 +124,7 @@ TURNS = [
     (BEATS_ZERO, changed(ZERO, "log_loss", 0.51), ()),
     (SMALL_RANK, changed("rank 1", "divergence", 1.9), ()),
     (BEATS_LORA, changed(LORA, "divergence", 0.15), ()),
+    (BETTER_THAN_LORA, changed(LORA, "log_loss", 0.51), ()),
     (BEATS_DISTILLED, changed(DISTILLED, "divergence", 0.15), ()),
     (OFFSET, changed(FIRST_ALONE, "divergence", 1.0), ()),
 ]

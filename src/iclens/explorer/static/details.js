@@ -4,6 +4,7 @@ import { bar, byId, el, oneLine, put } from "./elements.js";
 import { called, noun, nouns, quantity, shortName } from "./names.js";
 import { largest, percent, plain, signed } from "./numbers.js";
 import { BY_TOKEN, OF_THE_REST, isInNats, nameOf, scoreOf } from "./scores.js";
+import { head, numberTable } from "./tables.js";
 
 const OTHERS = {
   first: "First token of the text (attention sink)",
@@ -110,7 +111,7 @@ function outputs({ sources, scores }) {
   if (!columns.length) return [];
   const rows = sources.map((one) => [shortName(one), ...columns.map((score) => signed(one.of_output[score]))]);
   return [
-    ...table(`What comes from the outputs of the ${nouns()}`, [noun(), ...columns.map(nameOf)], rows),
+    ...numberTable(`What comes from the outputs of the ${nouns()}`, [noun(), ...columns.map(nameOf)], rows),
     el("p", { class: "note" }, "The part of each score that the tokens of the output (the label) bring; the rest comes from the input."),
   ];
 }
@@ -141,28 +142,28 @@ function likely(seen) {
   const candidates = seen.candidates.map((one) => [el("bdi", {}, oneLine(one.text, 80)), percent(one.probability), plain(one.log_probability)]);
   const tokens = seen.next_tokens.map((one) => [el("code", {}, oneLine(one.text, 40)), percent(one.probability), plain(one.logit)]);
   return [
-    ...(candidates.length ? table("Candidate answers", ["candidate", "probability", "log-probability"], candidates) : []),
-    ...table("Most likely next tokens", ["token", "probability", "logit"], tokens),
+    ...(candidates.length ? numberTable("Candidate answers", ["candidate", "probability", "log-probability"], candidates) : []),
+    ...numberTable("Most likely next tokens", ["token", "probability", "logit"], tokens),
   ];
 }
 
 function agreement(pairs) {
   if (!pairs.length) return [];
   const rows = pairs.map((one) => [`${nameOf(one.first)} and ${nameOf(one.second)}`, one.spearman === null ? "undefined" : plain(one.spearman), `${percent(one.top_k)} of ${one.k}`]);
-  return table("How far the scores agree", ["scores", "rank correlation", "shared at the top"], rows);
+  return numberTable("How far the scores agree", ["scores", "rank correlation", "shared at the top"], rows);
 }
 
 function groups(found) {
   if (!found.length) return [];
   const rows = found.map((one) => [one.demonstrations.map(called).join(", "), signed(one.margin), signed(one.margin_change), signed(one.log_probability_change)]);
-  return table("Groups knocked out together", ["without", quantity(), "knock-out", "knock-out, log-prob."], rows);
+  return numberTable("Groups knocked out together", ["without", quantity(), "knock-out", "knock-out, log-prob."], rows);
 }
 
 function faithfulness(tests) {
   if (!tests.length) return [];
   const rows = tests.map((one) => [nameOf(one.method), one.lds === null ? "undefined" : plain(one.lds), `${signed(one.margin_drop)} (top ${one.k})`]);
   return [
-    ...table("How well the scores predict shorter prompts", ["score", "LDS", `${quantity()} lost without the top`], rows),
+    ...numberTable("How well the scores predict shorter prompts", ["score", "LDS", `${quantity()} lost without the top`], rows),
     el("p", { class: "note" }, `LDS: rank correlation of summed scores with the model's ${quantity()} over ${tests[0].n_subsets} random subsets of the ${nouns()}, the text of the others removed.`),
   ];
 }
@@ -176,7 +177,7 @@ function checks(explanation) {
   }
   const notes = explanation.notes.map((note) => el("li", {}, oneLine(note)));
   return [
-    ...table("Checks against the model", ["compared", "relative difference", "tolerance", "verdict"], rows, (row) => (row[3] === "✗ exceeded" ? "broken" : null)),
+    ...numberTable("Checks against the model", ["compared", "relative difference", "tolerance", "verdict"], rows, (row) => (row[3] === "✗ exceeded" ? "broken" : null)),
     ...(notes.length ? [el("ul", { class: "note" }, ...notes)] : []),
   ];
 }
@@ -198,27 +199,6 @@ function madeBy(explanation, seen) {
 
 function capital(word) {
   return word.slice(0, 1).toUpperCase() + word.slice(1);
-}
-
-/** A table under its title; the first column names the row, the others are numbers. */
-function table(title, columns, rows, style = () => null) {
-  return [
-    el("h3", {}, title),
-    el(
-      "div",
-      { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
-      el(
-        "table",
-        { class: "list detail" },
-        head(columns, true),
-        el("tbody", {}, ...rows.map((row) => el("tr", { class: style(row) }, el("th", { scope: "row" }, row[0]), ...row.slice(1).map((cell) => el("td", { class: "number" }, cell))))),
-      ),
-    ),
-  ];
-}
-
-function head(names, numbers = false) {
-  return el("thead", {}, el("tr", {}, ...names.map((name, i) => el("th", { scope: "col", class: numbers && i ? "number" : null }, name))));
 }
 
 function measure(name, value, most) {

@@ -2,6 +2,7 @@
 
 import { boundOf } from "./bound.js";
 import { bar, byId, el, oneLine, put, share, svg } from "./elements.js";
+import { walk } from "./grid.js";
 import { called, noun, nouns, quantity, shortName } from "./names.js";
 import { colour, largest, percent, plain, signed, wide } from "./numbers.js";
 import { BY_HEAD, beside, fullNameOf, mapOf, nameOf, withUnit } from "./scores.js";
@@ -86,7 +87,7 @@ function buildMap(layers, heads) {
       class: "cell",
       tabindex: "-1",
       onclick: () => choose(layer, head),
-      onkeydown: (event) => walk(event, layer, head),
+      onkeydown: (event) => walk(event, cells, layer, head),
     });
   const upTo = (n) => [...Array(n).keys()];
   cells = upTo(layers).map((layer) => upTo(heads).map((head) => buttonOf(layer, head)));
@@ -113,16 +114,6 @@ function renderChosen() {
 function choose(layer, head) {
   change("head", (now) => Object.assign(now, { layer, head }));
   renderChosen();
-}
-
-function walk(event, layer, head) {
-  const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-  const next = step && cells[layer + step[0]]?.[head + step[1]];
-  if (!next) return;
-  event.preventDefault();
-  event.target.tabIndex = -1;
-  next.tabIndex = 0;
-  next.focus();
 }
 
 /** The head with the largest number of the map, to begin with. */

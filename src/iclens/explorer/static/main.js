@@ -21,6 +21,7 @@ import { renderShare, startShare } from "./share.js";
 import { renderInside, renderScores } from "./sources.js";
 import { canUndo, change, fromHash, given, isSaved, onChange, question, state, takeOver, toHash, undo, whole } from "./state.js";
 import { renderTokens } from "./tokens.js";
+import { renderUpdates } from "./updates.js";
 import { addView, startViews, viewOf } from "./views.js";
 
 const PAUSE = 40; // milliseconds without another key before the model is asked
@@ -68,6 +69,7 @@ async function refresh() {
     renderCitations(explanation);
     renderChecks(explanation);
     renderDetails(explanation, glance);
+    renderUpdates(explanation);
     renderLinked(glance, explanation);
     renderColours();
     document.body.classList.add("explained");
@@ -129,6 +131,7 @@ function renderGlance() {
   renderCitations(shown.explanation);
   renderChecks(null);
   renderDetails(null);
+  renderUpdates(null);
   renderMapChoice(shown.glance);
   renderShare(shown.glance);
   renderWays(shown.glance.ways);

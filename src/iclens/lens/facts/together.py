@@ -39,6 +39,7 @@ class SourceUpdate:
         largest_in: the layer where |ΔW_i| / |W| is largest.
         alike: the source whose part is most like it, or None for a single one.
         cosine: how much it is, the mean over layers of the cosines.
+        by_layer: |ΔW_i| / |W| in each layer; empty where an older file is read.
     """
 
     size: float
@@ -47,6 +48,7 @@ class SourceUpdate:
     largest_in: int
     alike: int | None
     cosine: float | None
+    by_layer: tuple[float, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,10 @@ class PatchEffects:
         sources: each source's part.
         shares: of what belongs to no source, by its name in `iclens.lens.patching.update.TERMS`; with what the sources
             give and displace they sum to 1.
+        cosines: between the sources' parts, means over layers; empty where an older file is read.
+
+    Raises:
+        ValueError: parts of another number of layers, or cosines of another number of sources.
     """
 
     off_of_blocks: float
@@ -67,3 +73,11 @@ class PatchEffects:
     by_layer: tuple[float, ...] = field(repr=False)
     sources: tuple[SourceUpdate, ...]
     shares: dict[str, float]
+    cosines: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.sources)
+        if any(len(one.by_layer) not in (0, len(self.by_layer)) for one in self.sources):
+            raise ValueError(f"the sizes of a part are not of {len(self.by_layer)} layers")
+        if self.cosines and (len(self.cosines) != n or any(len(row) != n for row in self.cosines)):
+            raise ValueError(f"'cosines' is no table of {n} × {n}")

@@ -39,7 +39,8 @@ def effects_of(patches: Patches, off_of_blocks: float) -> PatchEffects:
     told = [sizes(patch, patches.read) for patch in patches]
     size, share = (torch.stack([getattr(one, name) for one in told]) for name in ("size", "share"))
     n = patches.n_sources
-    alike = torch.stack([one.cosines for one in told]).mean(0).fill_diagonal_(-torch.inf)
+    cosines = torch.stack([one.cosines for one in told]).mean(0)
+    alike = cosines.clone().fill_diagonal_(-torch.inf)
     means, where = share.mean(0), size[:, :n].argmax(0).tolist()
     sources = tuple(
         SourceUpdate(
@@ -49,9 +50,11 @@ def effects_of(patches: Patches, off_of_blocks: float) -> PatchEffects:
             where[i],
             int(alike[i].argmax()) if n > 1 else None,
             float(alike[i].max()) if n > 1 else None,
+            tuple(size[:, i].tolist()),
         )
         for i in range(n)
     )
     shares = dict(zip(TERMS[2:], means[2 * n :].tolist(), strict=True))
     by_layer = tuple(float(one.total) for one in told)
-    return PatchEffects(off_of_blocks, len(patches.text.kept), by_layer, sources, shares)
+    table = tuple(map(tuple, cosines.tolist()))
+    return PatchEffects(off_of_blocks, len(patches.text.kept), by_layer, sources, shares, table)

@@ -20,7 +20,8 @@ LOSSES = _asked("On every task its log-loss is at most .05 nats above the prompt
 BEATS_ZERO = _asked("On every task its log-loss is below zero-shot's, with an interval that leaves 0 out.")
 SMALL_RANK = _asked("Rank 1 keeps half of what rank 8 keeps, on every task.")
 BEATS_LORA = _asked("A LoRA of equal rank, trained on the demonstrations, is farther from the prompt on every task.")
-BEATS_DISTILLED = _asked("So is one trained on the prompt's answers to the fitted queries.")
+BETTER_THAN_LORA = _asked("On every task its log-loss on held-out queries is below that of that LoRA.")
+BEATS_DISTILLED = _asked("One that is trained on the prompt's answers to the fitted queries is farther from it, too.")
 OFFSET = _asked("Without the output offset (the MLP's first matrices alone) no task keeps half.")
 
 
@@ -59,11 +60,12 @@ def _near(claim: Claim, table: Table, tasks: tuple[str, ...]) -> Verdict:
 
 
 def _below(claim: Claim, table: Table, tasks: tuple[str, ...]) -> Verdict:
-    found = {task: difference(of_tasks(table, (task,)), "log_loss", ABSORBED, ZERO) for task in tasks}
+    rival = LORA if claim is BETTER_THAN_LORA else ZERO
+    found = {task: difference(of_tasks(table, (task,)), "log_loss", ABSORBED, rival) for task in tasks}
     found = {task: one for task, one in found.items() if one.n}
     if not found:
-        return claim.untested("no task was measured.")
-    text = "log-loss absorbed minus zero-shot: " + ", ".join(f"{task} {one}" for task, one in found.items())
+        return claim.untested(f"no task was measured with {rival}.")
+    text = f"log-loss absorbed minus {rival}: " + ", ".join(f"{task} {one}" for task, one in found.items())
     return claim.judged(all(one.high < 0 for one in found.values()), text, "every interval lies below 0")
 
 
@@ -95,6 +97,7 @@ _JUDGES: tuple[tuple[Claim, Callable[[Claim, Table, tuple[str, ...]], Verdict]],
     (BEATS_ZERO, _below),
     (SMALL_RANK, _small),
     (BEATS_LORA, _ahead),
+    (BETTER_THAN_LORA, _below),
     (BEATS_DISTILLED, _ahead),
     (OFFSET, _keeps),
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from iclens.papers.attribution.comparing import mean, means_of, passes, units
-from iclens.recipes.figures import Figure, new_figure
+from iclens.recipes.figures import Figure, log_ticks, new_figure
 from iclens.recipes.table import Cell, Table
+
+_TICKS = [digit * 10**power for power in range(5) for digit in (1, 2, 5)]
 
 
 def summary(rows: Table, heads: Mapping[str, str], key: str) -> Table:
@@ -47,5 +49,9 @@ def lds_by_passes(panels: Mapping[str, tuple[Table, str | None]]) -> Figure:
             axes.errorbar(cost, found.mean, [[found.mean - found.low], [found.high - found.mean]],
                           fmt="o", color=colour, ms=4, elinewidth=0.8)  # fmt: skip
             axes.annotate(name, (cost, found.mean), xytext=(3, 3), textcoords="offset points", fontsize=6)
-        axes.set(xscale="log", xlabel="passes", ylabel="LDS", title=title)
+        axes.set(xlabel="passes", ylabel="LDS", title=title)
+        most = max([1.0, *costs.values()])
+        log_ticks(axes.xaxis, [tick for tick in _TICKS if tick <= most])
+        # Room for the name of the costliest.
+        axes.set_xlim(right=1.6 * most)
     return figure
