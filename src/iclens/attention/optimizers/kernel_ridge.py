@@ -76,37 +76,36 @@ def _fast(q: Tensor, k: Tensor, v: Tensor, attending: Attending, strength: Stren
     if is_zero(strength):
         return scaled_dot_product(q, k, v, attending)
     gram = softmax_gram(k, attending.scale_for(k.shape[-1]), _within(strength))
+    # Targets may be larger than what they sum up to, so that they are read in double precision too.
+    return _solved(wide(q), wide(k), wide(v), gram, attending).to(v.dtype)
+
+
+def _solved(q: Tensor, k: Tensor, v: Tensor, gram: Tensor, attending: Attending) -> Tensor:
     sets = TrainingSets.of(attending, k.device)
     if not sets.growing:
-        return _one_by_one(q, k, v, gram, attending)
+        gram, values = (repeat_heads(x, attending.n_heads) for x in (gram, v))
+        return one_by_one(_solve, weights_naive(q, k, attending), gram, values, attending)
     if has_heads(attending):
         gram, k, v = (repeat_heads(x, attending.n_heads) for x in (gram, k, v))
     factor = torch.linalg.cholesky(system(gram, sets.visible))
-    same_for_all = attending.n_query == 1 or (
-        not attending.is_causal and (attending.mask is None or attending.mask.shape[-2] == 1)
-    )
-    if same_for_all:
-        return scaled_dot_product(q, k, torch.cholesky_solve(wide(v), factor).to(v.dtype), attending)
-    return _prefixes(q, k, v, factor, attending).to(v.dtype)
+    rows = 1 if attending.mask is None else attending.mask.shape[-2]
+    if attending.n_query == 1 or (not attending.is_causal and rows == 1):
+        return scaled_dot_product(q, k, torch.cholesky_solve(v, factor), attending)
+    return _prefixes(q, k, v, factor, attending)
+
+
+def _solve(matrix: Tensor, given: Tensor) -> Tensor:
+    return torch.cholesky_solve(given, torch.linalg.cholesky(matrix))
 
 
 def _prefixes(q: Tensor, k: Tensor, v: Tensor, factor: Tensor, attending: Attending) -> Tensor:
     """Σ_{j ≤ t} (L⁻¹a_t)_j (L⁻¹V)_j, the factor of each key head serving its query heads."""
-    weights = weights_naive(wide(q), wide(k), attending)
+    weights = weights_naive(q, k, attending)
     seen = reach(seen_keys(attending, v.device))
     grouped = weights.unflatten(-3, (k.shape[-3], -1))
-    values = torch.linalg.solve_triangular(factor, wide(v), upper=False).unsqueeze(-3)
+    values = torch.linalg.solve_triangular(factor, v, upper=False).unsqueeze(-3)
     solved = torch.linalg.solve_triangular(factor.unsqueeze(-3), grouped.mT, upper=False).mT.flatten(-4, -3)
     return ((solved * seen).unflatten(-3, (k.shape[-3], -1)) @ values).flatten(-4, -3)
-
-
-def _one_by_one(q: Tensor, k: Tensor, v: Tensor, gram: Tensor, attending: Attending) -> Tensor:
-    def solve(matrix: Tensor, given: Tensor) -> Tensor:
-        return torch.cholesky_solve(given, torch.linalg.cholesky(matrix))
-
-    weights = weights_naive(wide(q), wide(k), attending)
-    gram, values = (repeat_heads(x, attending.n_heads) for x in (gram, wide(v)))
-    return one_by_one(solve, weights, gram, values, attending).to(v.dtype)
 
 
 @ATTENTIONS.register("kernel-ridge")

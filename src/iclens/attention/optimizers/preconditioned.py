@@ -65,12 +65,13 @@ def _fast(q: Tensor, k: Tensor, v: Tensor, attending: Attending, rate: Strength)
         return scaled_dot_product(q, k, v, attending)
     gram = softmax_gram(k, attending.scale_for(k.shape[-1]), rate)
     sets = TrainingSets.of(attending, k.device)
+    # Errors may be larger than what they sum up to, so that they are read in double precision too.
+    dtype, (q, k, v) = v.dtype, (wide(x) for x in (q, k, v))
     if not sets.growing:
-        weights = weights_naive(wide(q), wide(k), attending)
-        return online.read_one_by_one(weights, gram, v, attending).to(v.dtype)
+        return online.read_one_by_one(weights_naive(q, k, attending), gram, v, attending).to(dtype)
     if has_heads(attending):
         gram, k, v = (repeat_heads(x, attending.n_heads) for x in (gram, k, v))
-    return scaled_dot_product(q, k, online.errors(gram, v, sets.visible).to(v.dtype), attending)
+    return scaled_dot_product(q, k, online.errors(gram, v, sets.visible), attending).to(dtype)
 
 
 @ATTENTIONS.register("preconditioned")

@@ -110,8 +110,8 @@ class BetterOptimizers(VariantStudy):
     title = "Attention from better optimizers, on synthetic tasks"
     reference = "ours, after Ren & Liu 2024 (arXiv 2310.13220) and LUCID (arXiv 2602.10410)"
     claims = (*HELPS.values(), *BEYOND.values(), BEST, TO_THE_END)
-    quick = Preset(OptimizerSettings(tasks=("linear",), epochs=50, steps_per_epoch=4, batch=32, n_seeds=8), seconds=60)
-    paper = Preset(OptimizerSettings(), seconds=3000)
+    quick = Preset(OptimizerSettings(tasks=("linear",), epochs=50, steps_per_epoch=4, batch=32, n_seeds=8), seconds=40)
+    paper = Preset(OptimizerSettings(), seconds=2700)
     more: ClassVar = {"short": Preset(OptimizerSettings(epochs=30, n_seeds=10), seconds=400)}
     rows: ClassVar = {
         "normal": NORMAL,
