@@ -32,7 +32,7 @@ class NextState(Estimator, abc.ABC):
         """Return the probabilities at point i, from the labels before it and its own state.
 
         Raises:
-            UserError: points that do not fit, or that are no states.
+            UserError: points that do not fit, or that are not states.
         """
         inputs, labels = checked_points(inputs, labels)
         _check_states("inputs", inputs)
@@ -79,7 +79,7 @@ class BigramInference(_Inference):
         concentration: α, positive.
 
     Raises:
-        UserError: an option out of its range, or points that are no states.
+        UserError: an option out of its range, or points other than states.
     """
 
     def _alike(self, inputs: Inputs) -> Float[Tensor, "*batch n n"]:
@@ -97,7 +97,7 @@ class UnigramInference(_Inference):
         concentration: α, positive.
 
     Raises:
-        UserError: an option out of its range, or points that are no states.
+        UserError: an option out of its range, or points other than states.
     """
 
     def _alike(self, inputs: Inputs) -> Float[Tensor, "*batch n n"]:
@@ -143,7 +143,7 @@ class BigramRetrieval(_Retrieval):
         chains: P_c, (n_chains, n_states, n_states).
 
     Raises:
-        UserError: chains that are no probabilities, or points that are no states of theirs.
+        UserError: chains whose rows are not probabilities, or points other than states of theirs.
     """
 
     def _rows(self) -> Chains:
@@ -160,7 +160,7 @@ class UnigramRetrieval(_Retrieval):
         chains: P_c, (n_chains, n_states, n_states).
 
     Raises:
-        UserError: chains that are no probabilities, or points that are no states of theirs.
+        UserError: chains whose rows are not probabilities, or points other than states of theirs.
     """
 
     def _rows(self) -> Chains:

@@ -8,23 +8,17 @@ from iclens.lazy import lazy_names
 
 if TYPE_CHECKING:
     from iclens.sweeps.grid import expand
-    from iclens.sweeps.in_context import UnseenLengthWarning
-    from iclens.sweeps.in_context_classifier import InContextClassifier
-    from iclens.sweeps.in_context_regressor import InContextRegressor
     from iclens.sweeps.result import Result
     from iclens.sweeps.run_folder import Run
     from iclens.sweeps.store import Store
     from iclens.sweeps.sweep import SweepPlan, SweepResult, prepare, run
 
 __all__ = [
-    "InContextClassifier",
-    "InContextRegressor",
     "Result",
     "Run",
     "Store",
     "SweepPlan",
     "SweepResult",
-    "UnseenLengthWarning",
     "expand",
     "prepare",
     "run",
@@ -35,9 +29,6 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "grid": "expand",
-        "in_context": "UnseenLengthWarning",
-        "in_context_classifier": "InContextClassifier",
-        "in_context_regressor": "InContextRegressor",
         "result": "Result",
         "run_folder": "Run",
         "store": "Store",

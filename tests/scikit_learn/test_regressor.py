@@ -17,7 +17,8 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 
 from iclens.errors import UserError
 from iclens.models import gradient_step
-from iclens.sweeps import InContextRegressor, Result, Store, UnseenLengthWarning
+from iclens.scikit_learn import InContextRegressor, UnseenLengthWarning
+from iclens.sweeps import Result, Store
 from iclens.training import RunConfig, TrainedRun, train
 
 N_CONTEXT = 40
@@ -62,7 +63,7 @@ FAILED_CHECKS = {
 
 
 # Checks fit contexts of 1 to 200 points, and a run that answers the query only was trained on one length.
-@pytest.mark.filterwarnings("ignore::iclens.sweeps.UnseenLengthWarning")
+@pytest.mark.filterwarnings("ignore::iclens.scikit_learn.UnseenLengthWarning")
 @parametrize_with_checks(
     [InContextRegressor(step_run(d=20, n_context=200), pad=True)], expected_failed_checks=lambda one: FAILED_CHECKS
 )
@@ -70,7 +71,7 @@ def test_it_keeps_the_conventions_of_scikit_learn(estimator, check):
     check(estimator)
 
 
-@pytest.mark.filterwarnings("ignore::iclens.sweeps.UnseenLengthWarning")
+@pytest.mark.filterwarnings("ignore::iclens.scikit_learn.UnseenLengthWarning")
 def test_a_stored_run_passes_every_check(tmp_path):
     run = step_run(d=20, n_context=200)
     Store(tmp_path).add(run.config, run.tensors, [(0, "loss", None, 1.0)], Result("finished", 1.0, last_finite_step=1))

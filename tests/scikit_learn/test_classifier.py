@@ -10,7 +10,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from iclens.errors import UserError
 from iclens.models import debiased_gradient_step
-from iclens.sweeps import InContextClassifier, Result, Store
+from iclens.scikit_learn import InContextClassifier
+from iclens.sweeps import Result, Store
 from iclens.training import RunConfig, TrainedRun
 
 N_CONTEXT = 30
@@ -38,7 +39,7 @@ def blobs(n=N_CONTEXT, d=4, k=3, seed=0):
 
 
 # Checks fit contexts of many lengths, and a run that answers the query only was trained on one.
-@pytest.mark.filterwarnings("ignore::iclens.sweeps.UnseenLengthWarning")
+@pytest.mark.filterwarnings("ignore::iclens.scikit_learn.UnseenLengthWarning")
 def test_a_stored_run_passes_every_check(tmp_path):
     run = step_run()
     Store(tmp_path).add(run.config, run.tensors, [(0, "loss", None, 1.0)], Result("finished", 1.0, last_finite_step=1))

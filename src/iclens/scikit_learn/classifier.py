@@ -13,7 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from iclens.errors import UserError
-from iclens.sweeps.in_context import InContextEstimator
+from iclens.scikit_learn.in_context import InContextEstimator
 
 
 class InContextClassifier(ClassifierMixin, InContextEstimator):

@@ -10,7 +10,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from iclens.errors import UserError
-from iclens.sweeps.in_context import InContextEstimator
+from iclens.scikit_learn.in_context import InContextEstimator
 
 
 class InContextRegressor(RegressorMixin, InContextEstimator):
