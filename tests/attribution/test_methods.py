@@ -31,6 +31,7 @@ COSTS = {
     "knock_out": (1 + (N + 1) * 2 / 23, 0),
     "influence": (2, 1),
     "influence_knock_out": (2 + (N + 1) * 2 / 23, 1),
+    "sensitivity": (2, 1),
     "influence_mirrored": (2, 2),
     "influence_mirrored_4": (8, 8),
     "shares_2": (2, 2),

@@ -56,6 +56,16 @@ def test_influence_and_knock_out_are_averaged_in_nats():
     torch.testing.assert_close(one.score("influence_knock_out").values, both / 2)
 
 
+def test_sensitivity_does_not_let_heads_and_tokens_cancel():
+    one = shared_lens()
+    by_head = one.influence().by_weight
+    lower = by_head[: (len(by_head) + 1) // 2]
+    sizes = torch.stack([lower[..., one.groups == i].abs().sum() for i in range(N)])
+    found = one.score("sensitivity").values
+    torch.testing.assert_close(found, sizes)
+    assert bool((found >= one.by_demonstration(lower.sum((0, 1))).abs()).all())
+
+
 def test_two_shares_are_gauss_legendre():
     nodes = [0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5]
     expected = (by_lens(nodes[0]) + by_lens(nodes[1])) / 2

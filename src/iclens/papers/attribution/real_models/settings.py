@@ -13,7 +13,7 @@ WITHIN_SEVEN = (
     *("gradient_step", "path", "knock_out", "influence", "influence_mirrored", "shares_2"),
     "influence_knock_out",
     *("influence_halves", "influence_halves_2", "factorial", "influence_deletions"),
-    *("attention_weights", "attention_rollout", "gradient_x_input", "gradient_norm", "detail"),
+    *("attention_weights", "attention_rollout", "gradient_x_input", "gradient_norm", "sensitivity", "detail"),
 )
 """Scores of at most 7 passes, whatever the number of demonstrations."""
 
