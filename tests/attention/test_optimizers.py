@@ -258,6 +258,23 @@ def test_every_query_is_trained_on_what_it_sees(name, masked):
             torch.testing.assert_close(found[:, head : head + 1, row : row + 1], expected)
 
 
+@pytest.mark.parametrize(
+    "attention",
+    [
+        partial(kernel_ridge_attention, strength=torch.tensor([0.3, 0.8])),
+        partial(preconditioned_attention, rate=torch.tensor([0.3, 0.8])),
+        partial(delta_rule_attention, rate=torch.tensor([0.3, 0.8])),
+        partial(hebbian_attention, rate=torch.tensor([0.3, 0.8])),
+    ],
+)
+def test_strengths_of_key_heads_serve_masks_of_query_heads(attention):
+    """Where heads that share their keys have masks of their own; here all heads have the same one."""
+    q, k, v = tensors()
+    padding = masks(0)["padding"]
+    of_heads = padding.expand(4, 1, 7)
+    torch.testing.assert_close(attention(q, k, v, of_heads), attention(q, k, v, padding))
+
+
 @pytest.mark.parametrize("name", STRONG)
 @pytest.mark.parametrize("masked", [None, "causal and padding", "window"])
 def test_gradients_are_those_of_finite_differences(name, masked):
@@ -334,6 +351,7 @@ def test_bad_strengths_are_refused(function, options, message):
     [
         ("kernel-ridge", {"strength": [0.5, 1.5]}, "less than 1"),
         ("momentum", {"momentum": [0.5, -1.0]}, "less than 1"),
+        ("kernel-ridge", {"strength": "0.5"}, "strength='0.5' must be a number"),
         ("preconditioned", {"rate": [0.5, 0.5, 0.5]}, "rate has 3 entries"),
         ("mass-matched", {"of": "softmax"}, "of='softmax' has no mass to match"),
         ("mass-matched", {"of": "delta-rule"}, "of='delta-rule' does not read with softmax weights"),

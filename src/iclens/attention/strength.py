@@ -24,6 +24,8 @@ def finite(name: str, value: Strength) -> Strength:
 
 def below_one(name: str, value: Any) -> None:
     """Refuse a number, or a list of numbers, outside [0, 1); a tensor was checked when its module was made."""
+    if isinstance(value, str):
+        raise UserError(f"{name}={value!r} must be a number.")
     if isinstance(value, Sequence):
         for entry in value:
             below_one(name, entry)

@@ -72,6 +72,8 @@ def _fast(q: Tensor, k: Tensor, v: Tensor, attending: Attending, rate: Strength)
     if sets.visible is not None:
         if has_heads(attending):
             k, v = (repeat_heads(x, attending.n_heads) for x in (k, v))
+            if isinstance(rate, Tensor) and rate.ndim:
+                rate = repeat_heads(rate[..., None, None], attending.n_heads)[..., 0, 0]
         # What trains nothing is a key of zeros.
         k = k * sets.visible.unsqueeze(-1)
     keys = wide(k)

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from iclens.errors import UserError
 from iclens.estimators.estimator import Estimator, build_estimator
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
 from iclens.recipes.figures import Figure, band, log_ticks, new_figure
@@ -62,6 +63,12 @@ class CapSettings:
     n_drawn: int = chosen(20000, "tasks of the cap for which the sum of the Bayes predictor stands")
     n_bayes: int = chosen(200, "prompts of every band that the Bayes predictor answers")
     n_seeds: int = chosen(5, "of weights and prompts together")
+
+    def __post_init__(self) -> None:
+        if not self.angles:
+            raise UserError("angles=[]: give at least one half-angle of a cap, in degrees.")
+        if self.n_bands < 1 or self.n_seeds < 1:
+            raise UserError(f"n_bands={self.n_bands} and n_seeds={self.n_seeds} must be at least 1.")
 
 
 @recipe("goddard-spherical-cap")

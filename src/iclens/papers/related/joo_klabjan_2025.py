@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclens.errors import UserError
 from iclens.estimators.estimator import build_estimator
 from iclens.intervals import Estimate
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
@@ -53,6 +54,10 @@ class SampleSettings:
     learning_rate: float = chosen(1e-3, "cosine schedule")
     n_prompts: int = chosen(1000, "fresh prompts, twice as long as in training")
     n_seeds: int = chosen(5, "of weights and prompts together")
+
+    def __post_init__(self) -> None:
+        if not self.depths or self.n_seeds < 1:
+            raise UserError(f"depths={list(self.depths)} must not be empty, and n_seeds={self.n_seeds} at least 1.")
 
 
 @recipe("joo-klabjan-sample-size")

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from iclens.errors import UserError
 from iclens.intervals import Estimate
 from iclens.papers.related.four_algorithms import ALGORITHMS, divergence, explained_share, predictions
 from iclens.recipes.best_of_many import over_seeds
@@ -56,6 +57,15 @@ class ChainSettings:
     learning_rate: float = chosen(3e-3)
     n_prompts: int = chosen(200, "sequences on which a model is compared, on its chains and on fresh ones")
     n_seeds: int = chosen(5, "of weights, sequences and chains together")
+
+    def __post_init__(self) -> None:
+        if not self.pools or min(self.pools) < 1:
+            raise UserError(f"pools={list(self.pools)}: give at least one number of chains, each at least 1.")
+        if self.n_kept < 2 or self.n_prompts < 2 or self.n_seeds < 1:
+            raise UserError(
+                f"n_kept={self.n_kept} and n_prompts={self.n_prompts} must be at least 2, and n_seeds={self.n_seeds} "
+                "at least 1."
+            )
 
 
 @recipe("park-markov-chains")

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from iclens.errors import UserError
 from iclens.estimators.estimator import build_estimator
 from iclens.papers.related.strategy_odds import Condition, fitted, squares
 from iclens.recipes.contract import Part, Preset, Progress, Recipe, recipe
@@ -57,6 +58,12 @@ class StrategySettings:
     learning_rate: float = chosen(1e-3)
     n_prompts: int = chosen(1000, "fresh prompts, on the pool and on fresh tasks")
     n_seeds: int = chosen(5, "of weights, prompts and pools together")
+
+    def __post_init__(self) -> None:
+        if len(set(self.pools)) < 2:
+            raise UserError(f"pools={list(self.pools)}: each is judged by the others, so give at least 2.")
+        if self.n_kept < 2 or self.n_seeds < 1:
+            raise UserError(f"n_kept={self.n_kept} must be at least 2, and n_seeds={self.n_seeds} at least 1.")
 
 
 @recipe("wurgaft-strategies")
