@@ -51,6 +51,23 @@ def test_a_name_a_loaded_model_and_one_of_hugging_face_are_explained_alike():
     assert by_name.scores == ("influence_deletions", "influence", "gradient_step")
 
 
+def test_beyond_twenty_demonstrations_knock_outs_take_the_place_of_deletions_where_they_are_cheap():
+    words = ["dog", "tiger", "cat", "horse", "wolf", "lion", "fox"]
+    blocks = [f"{word} is blick ." for word in words * 3]
+    found = explain("bundled", "\n\n".join([*blocks, "cow is"]), answers=["vux", "blick"])
+    assert len(found.sources) == 21
+    assert found.scores == ("influence_knock_out", "influence", "gradient_step")
+    both = explain(
+        "bundled", "\n\n".join([*blocks, "cow is"]), answers=["vux", "blick"], scores=["knock_out", "influence"]
+    )
+    for one, other in zip(found.sources, both.sources, strict=True):
+        assert one.score("influence_knock_out") == pytest.approx(
+            (other.score("knock_out") + other.score("influence")) / 2
+        )
+    long = "\n\n".join([*blocks, " ".join(["cat is blick ."] * 5) + " cow is"])
+    assert explain("bundled", long, answers=["vux", "blick"]).scores == ("influence", "gradient_step")
+
+
 def test_a_lens_and_an_explanation_say_the_same():
     lens = Lens(model(), PROMPT, answers=["vux", "nef"])
     assert repr(lens) == f"Lens('bundled', 4 demonstrations, {lens.tokenized.n_tokens} tokens)"
@@ -269,7 +286,10 @@ def test_progress_as_a_function_is_called_with_every_stage():
     assert list(dict.fromkeys(stages)) == ["answer", "check against the model", "path", "rerun"]
 
 
-SIGNLESS = {"attention_weights", "attention_rollout", "gradient_x_input", "gradient_norm", "patch_size", "random"}
+SIGNLESS = {
+    *("attention_weights", "attention_rollout", "gradient_x_input", "gradient_norm", "sensitivity"),
+    *("patch_size", "random"),
+}
 """Methods whose numbers say how much, or nothing, but not for or against."""
 
 OF_LABELS = {"detail", "detail_self", "label_surprise", "label_surprise_orders", "label_doubt"}

@@ -61,7 +61,8 @@ class Explain(OnePrompt):
     Attributes:
         scores: which scores to compute, the one that orders the demonstrations first: influence_deletions, influence,
             gradient_step, shares, path, knock_out, rerun, lasso and all other methods of the registry. When left out
-            the first three; the first is left out beyond 20 demonstrations, and with --batch.
+            the first three; beyond 20 demonstrations influence_knock_out takes the place of the first where the query
+            is short; with --batch none does.
         knock_out: groups of sources to knock out together, by their numbers from 0 or their names, each like 3,7.
         rerun: also delete each demonstration's text and run the model again.
         faithfulness: also measure how well the scores predict the model on shortened prompts.

@@ -39,8 +39,9 @@ def citations(found: Explanation, by: str | None = None) -> list[dict[str, Any]]
     """Cite the sources of the explained answer, see `Explanation.citations`."""
     statements = () if found.response is None else found.response.statements
     name = found.scores[0] if by is None else by
-    if by is None and name == "influence_deletions" and "influence" in found.scores and len(statements) > 1:
-        # What deletions correct is the influence on the whole; of each statement the influence alone is known.
+    of_whole = name in ("influence_deletions", "influence_knock_out")
+    if by is None and of_whole and "influence" in found.scores and len(statements) > 1:
+        # These are scores of the whole; of each statement the influence alone is known.
         name = "influence"
     # It refuses a score that was not computed.
     found.ranked(name)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 from iclens.errors import UserError
-from iclens.lens.building import SCORES, explanations, usual_scores
+from iclens.lens.building import SCORES, explanations
 from iclens.lens.calls import check_call, check_scores, reading_model
 from iclens.lens.explanation import Explanation
 from iclens.lens.lens import Lens
@@ -82,7 +82,7 @@ def explain(
         measure: of a response `"log_probability"`, or `"logit"`: log p − log(1 − p).
         scores: names of scores: `"gradient_step"`, `"path"`, `"knock_out"`, `"influence"`, `"shares"`, `"rerun"` or any
             of `ATTRIBUTIONS`; what they do not need is not run. The first orders the sources. When None, those of
-            `usual_scores`.
+            `Lens.usual_scores`.
         knock_out: groups of sources to knock out together, by numbers from 0 or by names, such as a document's id.
         rerun_text: add the score `"rerun"`: the true leave-one-out, by deleting each demonstration's text.
         faithfulness: also measure LDS and the removal test by running the model on shortened prompts.
@@ -133,7 +133,7 @@ def explain(
     told |= {"grounding": grounding, "matrix": matrix}
     with _stages(progress) as stage:
         lens = Lens(model, prompt, held="path" in (wanted or ()), progress=stage, **asked, **written)
-        wanted = wanted or _wanted(usual_scores(lens.n_demonstrations), rerun_text)
+        wanted = wanted or _wanted(lens.usual_scores, rerun_text)
         return lens.explanation(wanted, knock_out=knock_out, **told)
 
 

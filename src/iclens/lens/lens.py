@@ -107,6 +107,13 @@ class Lens:
         self.query_start: int = self.tokenized.query_start
         """Index of the query's first token."""
 
+    @property
+    def usual_scores(self) -> tuple[str, ...]:
+        """The scores where none are chosen; no pass runs for it."""
+        settled = self.passes.questions[0].settled
+        n = self.tokenized.n_tokens + (0 if settled is None else len(settled.forced))
+        return usual_scores(self.n_demonstrations, (n - self.query_start) / n)
+
     def __repr__(self) -> str:
         size = f"{self.n_demonstrations} {self.prompt.noun}s, {self.tokenized.n_tokens} tokens"
         return f"Lens({self.model.name!r}, {size})"
@@ -381,7 +388,7 @@ class Lens:
         Raises:
             UserError: an unknown score, or a group that does not fit.
         """
-        scores = usual_scores(self.n_demonstrations) if scores is None else scores
+        scores = self.usual_scores if scores is None else scores
         groups = check_sets(knock_out, self.prompt)
         if n_next < 1:
             raise UserError(f"n_next is {n_next}: report at least 1 likely next token.")

@@ -8,6 +8,7 @@ from iclens.lens.facts import METHODS
 
 _BY_HEAD = {
     "influence_deletions": "influence",
+    "influence_knock_out": "influence",
     "gradient_step": "gradient_step",
     "influence": "influence",
     "shares": "shares",

@@ -31,6 +31,7 @@ _WITHOUT_UNICODE = str.maketrans(
 )  # fmt: skip
 _COLUMNS = {
     "influence_deletions": "effect of\ndeleting",
+    "influence_knock_out": "influence,\nknock-out",
     "gradient_step": "direct\neffect",
     "path": "total\neffect",
     "knock_out": "knock-\nout",

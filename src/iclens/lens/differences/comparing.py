@@ -14,7 +14,7 @@ from iclens.lens.facts import METHODS, SourceEffect, total
 _MOST_TOKENS = 5
 """Next tokens of either explanation that are listed where there are no candidates."""
 
-_BY_EDGES = ("influence_deletions", "influence", "shares", "knock_out")
+_BY_EDGES = ("influence_deletions", "influence_knock_out", "influence", "shares", "knock_out")
 """Scores that depend on which attention edges are weighted or cut."""
 
 

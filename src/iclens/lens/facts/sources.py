@@ -9,6 +9,7 @@ from iclens.lens.prompt.sources import DEMONSTRATION
 
 METHODS = {
     "influence_deletions": "effect of deleting",
+    "influence_knock_out": "influence and knock-out",
     "gradient_step": "direct effect (gradient step)",
     "path": "total effect (path)",
     "knock_out": "knock-out",
