@@ -100,9 +100,13 @@ def test_no_negatives_come_from_later_tokens(construction, selection):
     torch.testing.assert_close(model(later, labels)[..., :3, :], answers[..., :3, :], rtol=1e-11, atol=1e-11)
 
 
+A_STEP_A_TOKEN = {"delta-rule", "momentum", "preconditioned"}
+"""Attention whose dual model learns from one token after another: their order is a part of it."""
+
+
 @pytest.mark.parametrize("query_in_keys", [True, False])
 @pytest.mark.parametrize("n_layers", DEPTHS)
-@pytest.mark.parametrize("attention", sorted(ATTENTIONS))
+@pytest.mark.parametrize("attention", sorted(set(ATTENTIONS) - A_STEP_A_TOKEN))
 def test_joint_tokens_have_no_order(attention, n_layers, query_in_keys):
     """Without positions the answer does not depend on the order of the demonstrations."""
     options = {**OPTIONS, "augmented": {"g1": "adapter", "g2": "mlp"}}.get(attention)
@@ -233,7 +237,7 @@ def test_of_a_chain_the_inputs_alone_are_the_tokens():
 def test_pairs_have_no_order_without_positions_but_for_what_answers_saw():
     """One layer: the tokens that ask are keys too, and so is each demonstration; none of them has a place."""
     inputs, labels = prompts("transformer", (0, 1))
-    model = small("transformer", tokens="pairs")
+    model = small("transformer", tokens="pairs", n_layers=1)
     order = torch.tensor([3, 1, 0, 4, 2, 5])
     answers = model(inputs[..., order, :], labels[..., order, :])[..., -1, :]
     torch.testing.assert_close(answers, model(inputs, labels)[..., -1, :])

@@ -47,7 +47,7 @@ def test_what_beats_softmax_no_more_than_its_control_is_not_beyond_it():
 
 def test_a_tiny_run_gives_a_table_that_is_checked_and_drawn():
     tiny = dataclasses.replace(
-        STUDY.quick.settings, tasks=("sparse",), epochs=2, steps_per_epoch=1, batch=4, n_seeds=2, d=3
+        STUDY.quick.settings, tasks=("sparse",), epochs=2, steps_per_epoch=1, batch=256, n_seeds=2, d=3
     )
     found = STUDY.run(tiny, silent)
     errors = found.only("error").column("error")
