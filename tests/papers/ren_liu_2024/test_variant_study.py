@@ -90,7 +90,7 @@ def test_better_than_random_on_one_task_of_many_by_chance_is_not_better():
 def test_a_tiny_run_gives_a_table_that_is_checked_and_drawn(name):
     study = RECIPES[name]
     settings = dataclasses.replace(
-        study.quick.settings, tasks=("classes",), epochs=2, steps_per_epoch=1, batch=4, n_seeds=3, d=3
+        study.quick.settings, tasks=("classes",), epochs=2, steps_per_epoch=1, batch=256, n_seeds=3, d=3
     )
     table = study.run(settings, silent)
     assert len(table.only("error")) == 3 * len(study.rows)
