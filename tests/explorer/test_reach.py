@@ -176,7 +176,7 @@ def test_a_saved_page_of_512_tokens_opens_from_a_disk(long_model, browser, tmp_p
     assert data["glance"]["n_tokens"] >= 512
     assert data["heads"]
     written = page_module.saved(data)
-    assert len(written.encode()) < 500_000
+    assert len(written.encode()) < 520_000
     (tmp_path / "page.html").write_text(written)
     with visits(browser, (tmp_path / "page.html").as_uri(), "body.settled") as opened:
         assert opened().locator(".demonstration").count() == 128
