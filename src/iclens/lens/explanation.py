@@ -122,7 +122,7 @@ class Explanation:
 
     @property
     def demonstrations(self) -> tuple[SourceEffect, ...]:
-        """The sources."""
+        """Give the sources under their older name."""
         return self.sources
 
     @property

@@ -125,7 +125,7 @@ class Lens:
 
     @property
     def readout(self) -> Readout:
-        """What is explained."""
+        """What is explained: whose logits are read, at which tokens."""
         return self.passes.readout(0)
 
     @property
@@ -146,7 +146,7 @@ class Lens:
 
     @property
     def answer(self) -> Answer:
-        """The model's answer."""
+        """The model's answer, with its margin, its probability and the candidates beside it."""
         return self.passes.answers[0]
 
     @property

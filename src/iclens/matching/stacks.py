@@ -60,11 +60,10 @@ def lab_pass(model: PromptModel, prompt: PromptBatch) -> Pass:
     plain = all(isinstance(attention.variant, SoftmaxAttention) for attention in attentions)
     if not isinstance(model, PromptTransformer) or model.n_runs != 1 or not plain:
         raise UserError("only one run of the model 'transformer' with attention='softmax' is read as a stack of duals.")
-    if not model.residual or not model.query_in_keys:
-        raise UserError("a model without residuals, or whose query is not among the keys, is not read as a stack.")
-    if model.tokens == "inputs":
+    if not model.residual or not model.query_in_keys or model.tokens == "inputs":
         raise UserError(
-            "tokens='inputs' hold a label and the next input at once, so that no demonstration has its own."
+            "a model without residuals, whose query is not among the keys, or with tokens='inputs', which hold a label "
+            "and the next input at once, is not read as a stack."
         )
     states = model.states(prompt.inputs.unsqueeze(0), prompt.labels.unsqueeze(0), every_token=True)
     last = states[-1] if model.final_norm is None else model.final_norm(states[-1])

@@ -2,7 +2,8 @@
 
 The rule by which the score of ours is chosen was written before the reporting tasks were run: **at every size, the
 score of the best mean LDS on the tuning tasks, over tasks, among those of `OURS` that cost at most 6 passes there**;
-where no prompt of that size was tuned on, over all sizes that were.
+where no prompt of that size was tuned on, over all sizes that were. `knock_out` and `influence_knock_out` joined `OURS`
+later, for what they did on other prompts of the tuning tasks.
 """
 
 from __future__ import annotations
