@@ -16,14 +16,14 @@ Strength: TypeAlias = float | int | Tensor
 
 
 def finite(name: str, value: Strength) -> Strength:
-    """Refuse a number that is not finite; tensors were checked when their module was made."""
+    """Refuse a number that is not finite; a tensor is taken as it is, so that no device has to wait."""
     if not isinstance(value, Tensor) and not math.isfinite(value):
         raise UserError(f"{name}={value} must be finite.")
     return value
 
 
 def below_one(name: str, value: Any) -> None:
-    """Refuse a number, or a list of numbers, outside [0, 1); a tensor was checked when its module was made."""
+    """Refuse a number, or a list of numbers, outside [0, 1); a tensor is taken as it is."""
     if isinstance(value, str):
         raise UserError(f"{name}={value!r} must be a number.")
     if isinstance(value, Sequence):

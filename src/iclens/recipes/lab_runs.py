@@ -84,7 +84,7 @@ def train_through(
     kept: list[dict[int, TrainedRun]] = [{} for _ in configs]
     total = ensemble.first.steps
     wanted = {step for step in steps if step <= total}
-    while ensemble.step_count < max(wanted):
+    while ensemble.step_count < max(wanted, default=0):
         losses = ensemble.step()
         done = ensemble.step_count
         if done % max(1, total // 100) == 0:
