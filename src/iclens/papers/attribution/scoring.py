@@ -129,9 +129,9 @@ class Subject:
 
 
 @cache
-def loaded(name: str) -> LensModel:
+def loaded(name: str, dtype: str = "float32") -> LensModel:
     """Return the model, once a process: parts of one run share it."""
-    return load(name)
+    return load(name, dtype=dtype)
 
 
 def no_model(name: str) -> str:

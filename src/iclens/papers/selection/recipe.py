@@ -47,7 +47,11 @@ class SelectionOnRealModels(Recipe[SelectionSettings]):
                 n_mended=2,
             ),
             seconds=4_000,
-        )
+        ),
+        # What the verdicts compare, and no more; in bfloat16 a pool takes 1.7 times less than in float32.
+        "small": Preset(
+            SelectionSettings(dtype="bfloat16", methods=("influence", "random"), n_chance=3), seconds=30_000
+        ),
     }  # fmt: skip
 
     def lacking(self, settings: SelectionSettings) -> str:
@@ -82,7 +86,7 @@ class SelectionOnRealModels(Recipe[SelectionSettings]):
         rows_of = choice_rows if study == CHOICE else mending_rows
         seed = 1_000_000 * settings.seed + 1000 * number + 7 * (study == MENDING)
         with default_dtype(torch.float32):
-            return Table(rows_of(loaded(settings.model), read_task(settings.data, task), settings, seed))
+            return Table(rows_of(loaded(settings.model, settings.dtype), read_task(settings.data, task), settings, seed))
 
     def check(self, table: Table, settings: SelectionSettings) -> list[Verdict]:
         """By accuracy on held-out examples, paired by pool."""

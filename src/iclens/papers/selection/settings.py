@@ -8,16 +8,19 @@ from iclens.errors import UserError
 from iclens.recipes.settings import chosen, option
 from iclens.selection import METHODS
 
+_DTYPES = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class SelectionSettings:
     """The model, the data, the methods, and how many pools.
 
     Raises:
-        UserError: an unknown method, or counts that do not fit.
+        UserError: an unknown method or dtype, or counts that do not fit.
     """
 
     model: str = chosen("smollm2", "a name that `iclens explain` takes")
+    dtype: str = chosen("float32", "of the weights, or bfloat16")
     data: str = option("", "the folder of the data")
     tasks: tuple[str, ...] = chosen(("sst2", "ag_news", "cb", "superglue-rte"), "with few labels")
     n_pools: int = chosen(10, "pools a task, for choosing")
@@ -38,6 +41,8 @@ class SelectionSettings:
     def __post_init__(self) -> None:
         for name in self.methods:
             _ = METHODS[name]
+        if self.dtype not in _DTYPES:
+            raise UserError(f"dtype is {' or '.join(_DTYPES)}, not {self.dtype!r}.")
         if not self.methods or not 1 <= self.k < self.pool or not 1 <= self.n_wrong < self.mended_pool:
             raise UserError("give a method, 1 ≤ k < pool, and 1 ≤ n_wrong < mended_pool.")
         if min(self.n_dev, self.n_test, self.n_chance) < 2:
