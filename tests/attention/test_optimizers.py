@@ -18,8 +18,11 @@ from iclens.attention import (
     kernel_ridge_attention,
     linear_attention,
     momentum_attention,
+    negative_attention,
     preconditioned_attention,
+    regularized_attention,
     softmax_attention,
+    weight_decay_attention,
 )
 from iclens.dual import Counterfactual
 from iclens.errors import UserError
@@ -201,14 +204,13 @@ def test_momentum_is_its_loop(momentum):
 
 
 @pytest.mark.parametrize("momentum", [0.5, 0.8, torch.tensor([0.0, 0.2, 0.5, 0.7])])
-@pytest.mark.parametrize("n", [250, 401])
+@pytest.mark.parametrize(("n_query", "n_key"), [(250, 250), (300, 420), (601, 601)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_band_beside_the_diagonal_is_the_whole_matrix(momentum, n, dtype):
-    """At lengths where the fused path is taken, that do not fill its last block; with gradients."""
-    q, k, v = (x.to(dtype) for x in tensors(n, n))
-    v = torch.cat([v, v[..., :3]], -1)
-    cotangent = torch.randn(2, 4, n, 8, generator=torch.Generator().manual_seed(1), dtype=dtype)
-    causal = torch.ones(n, n, dtype=torch.bool).tril()
+def test_some_queries_at_a_time_are_the_whole_matrix(momentum, n_query, n_key, dtype):
+    """At lengths that the kernel is given in one and in several pieces, and behind a cache; with gradients."""
+    q, k, v = (x.to(dtype) for x in tensors(n_query, n_key))
+    cotangent = torch.randn(2, 4, n_query, 5, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    causal = torch.ones(n_query, n_key, dtype=torch.bool).tril(n_key - n_query)
     found = []
     for how in ({"is_causal": True}, {"mask": causal}):
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
@@ -339,6 +341,15 @@ def test_a_learned_strength_that_left_its_range_can_come_back():
         (preconditioned_attention, {"rate": math.nan}, "rate=nan must be finite"),
         (delta_rule_attention, {"rate": math.inf}, "rate=inf must be finite"),
         (hebbian_attention, {"rate": math.inf}, "rate=inf must be finite"),
+        (kernel_ridge_attention, {"strength": torch.ones(3) / 2}, "strength has 3 entries; .* each of 2 heads"),
+        (momentum_attention, {"momentum": torch.ones(2) / 2}, "momentum has 2 entries; .* each of 4 heads"),
+        (preconditioned_attention, {"rate": torch.ones(4)}, "rate has 4 entries; .* each of 2 heads"),
+        (delta_rule_attention, {"rate": torch.ones(4)}, "rate has 4 entries"),
+        (hebbian_attention, {"rate": torch.ones(5, 4)}, "rate has 4 entries"),
+        (regularized_attention, {"alpha": torch.ones(3)}, "alpha has 3 entries; .* each of 4 heads"),
+        (weight_decay_attention, {"alpha": torch.ones(3)}, "alpha has 3 entries"),
+        (negative_attention, {"beta": torch.ones(2)}, "beta has 2 entries; .* each of 4 heads"),
+        (negative_attention, {"beta": torch.ones(4), "selection": "key"}, "beta has 4 entries; .* each of 2 heads"),
     ],
 )
 def test_bad_strengths_are_refused(function, options, message):

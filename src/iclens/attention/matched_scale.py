@@ -29,7 +29,7 @@ def scale_matched(
     Raises:
         UserError: the strength is not finite.
     """
-    return out - times(finite("strength", strength), out)
+    return out - times(finite("strength", strength, out), out)
 
 
 @ATTENTIONS.register("scale-matched")

@@ -74,7 +74,9 @@ def negative_attention(
         UserError: arguments that do not fit, β not finite, an unknown construction or selection, or too many negatives.
     """
     attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=construction == "dissimilar")
-    negatives = _Negatives(n_negatives, finite("beta", beta), construction, selection, seed, vectors)
+    negatives = _Negatives(
+        n_negatives, finite("beta", beta, k if selection == "key" else q), construction, selection, seed, vectors
+    )
     v = negatives.values(k, v, attending)
     out = scaled_dot_product(q, k, v, attending)
     offset = negatives.offset(q, k, v, attending)

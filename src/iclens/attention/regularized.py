@@ -44,7 +44,7 @@ def regularized_attention(
         UserError: arguments that do not fit, α not finite, or more queries than keys (cross-attention).
     """
     attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=True)
-    finite("alpha", alpha)
+    finite("alpha", alpha, q)
     return _less_own_values(scaled_dot_product(q, k, v, attending), v, attending, alpha)
 
 

@@ -15,15 +15,21 @@ Strength: TypeAlias = float | int | Tensor
 """A number, or a tensor that broadcasts over the leading axes (..., n_heads) of the output."""
 
 
-def finite(name: str, value: Strength) -> Strength:
-    """Refuse a number that is not finite; a tensor is taken as it is, so that no device has to wait."""
-    if not isinstance(value, Tensor) and not math.isfinite(value):
-        raise UserError(f"{name}={value} must be finite.")
+def finite(name: str, value: Strength, x: Tensor) -> Strength:
+    """Refuse a number that is not finite, or a tensor that does not fit the heads of `x`, (..., heads, n, width).
+
+    What is in a tensor is taken as it is, so that no device has to wait.
+    """
+    if not isinstance(value, Tensor):
+        if not math.isfinite(value):
+            raise UserError(f"{name}={value} must be finite.")
+    elif value.ndim and x.ndim > 2:
+        _require_heads(name, value, x.shape[-3])
     return value
 
 
-def below_one(name: str, value: Any) -> None:
-    """Refuse a number, or a list of numbers, outside [0, 1); a tensor is taken as it is."""
+def below_one(name: str, value: Any, x: Tensor | None = None) -> None:
+    """Refuse a number, or a list of numbers, outside [0, 1); tensors as `finite` does."""
     if isinstance(value, str):
         raise UserError(f"{name}={value!r} must be a number.")
     if isinstance(value, Sequence):
@@ -31,6 +37,13 @@ def below_one(name: str, value: Any) -> None:
             below_one(name, entry)
     elif not isinstance(value, Tensor) and not 0 <= value < 1:
         raise UserError(f"{name}={value} must be at least 0 (which is softmax attention) and less than 1.")
+    elif x is not None:
+        finite(name, value, x)
+
+
+def _require_heads(name: str, value: Tensor, n_heads: int) -> None:
+    if value.ndim and value.shape[-1] not in (1, n_heads):
+        raise UserError(f"{name} has {value.shape[-1]} entries; give one number, or one for each of {n_heads} heads.")
 
 
 def on_heads(value: Strength) -> Strength:
@@ -66,10 +79,7 @@ class StrengthOption:
         tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
         if not bool(tensor.isfinite().all()):
             raise UserError(f"{name}={value} must be finite.")
-        if tensor.ndim and tensor.shape[-1] not in (1, n_heads):
-            raise UserError(
-                f"{name} has {tensor.shape[-1]} entries; give one number, or one for each of {n_heads} heads."
-            )
+        _require_heads(name, tensor, n_heads)
         self.name, self.learned = name, learned
         self.start = _numbers(value)
         self.tensor = tensor.clone()

@@ -47,7 +47,7 @@ def weight_decay_attention(
     Raises:
         UserError: arguments that do not fit, α not finite, or more queries than keys where every query needs its own.
     """
-    finite("alpha", alpha)
+    finite("alpha", alpha, q)
     attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal, self_aligned=demonstrations is None)
     if demonstrations is None or is_zero(alpha):
         return _fast(q, k, v, attending, alpha)

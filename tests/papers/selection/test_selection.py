@@ -131,6 +131,11 @@ def test_entailment_is_read_in_both_layouts(tmp_path):
         read_task(str(tmp_path), "cb")
 
 
+def test_a_dtype_that_is_not_offered_is_refused():
+    with pytest.raises(UserError, match="dtype is float32 or bfloat16, not 'float16'"):
+        dataclasses.replace(SETTINGS, dtype="float16")
+
+
 ACCURACY = {"influence": 0.85, "random": 0.82, CHANCE: 0.7, ALL: 0.855}
 MENDED_ACCURACY = {DOUBT: 0.85, SURPRISE: 0.8, "one_at_a_time": 0.8, CLEAN: 0.855}
 

@@ -57,7 +57,7 @@ def delta_rule_attention(
     Raises:
         UserError: arguments that do not fit, or β not finite.
     """
-    finite("rate", rate)
+    finite("rate", rate, k)
     attending = Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal)
     return _fast(q, normalize(k, dim=-1), v, attending, rate)
 

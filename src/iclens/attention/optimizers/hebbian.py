@@ -41,7 +41,7 @@ def hebbian_attention(
     Raises:
         UserError: arguments that do not fit, or β not finite.
     """
-    values = times(finite("rate", rate), v)
+    values = times(finite("rate", rate, k), v)
     return linear_attention(q, normalize(k, dim=-1), values, mask, scale=scale, is_causal=is_causal)
 
 

@@ -61,7 +61,7 @@ def kernel_ridge_attention(
     Raises:
         UserError: arguments that do not fit, or ρ outside [0, 1).
     """
-    below_one("strength", strength)
+    below_one("strength", strength, k)
     return _fast(q, k, v, Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal), strength)
 
 

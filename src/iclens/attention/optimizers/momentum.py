@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from iclens.attention.attending import Attending, repeat_heads
-from iclens.attention.optimizers import momentum_band
 from iclens.attention.optimizers.key_gram import wide
 from iclens.attention.optimizers.trained import TrainedAttention
 from iclens.attention.optimizers.training_sets import seen_keys
@@ -18,6 +17,9 @@ from iclens.attention.scaled_dot_product import four_axes, scaled_dot_product, w
 from iclens.attention.shapes import Keys, Mask, Outputs, Queries, Values
 from iclens.attention.strength import Strength, StrengthOption, below_one, is_zero, on_heads
 from iclens.attention.variant import ATTENTIONS, HeadShape
+
+_AT_A_TIME = 256
+"""Queries that go through the kernel together."""
 
 
 def momentum_attention(
@@ -38,8 +40,8 @@ def momentum_attention(
     for a target of 1. The loss is the linear one of softmax attention, so that momentum can only weigh the pairs:
     pair i moved W by 1 + μ + … + μ^r times its step so far. μ = 0 is softmax attention.
 
-    Cost: without a mask that of fused attention and a little, see `momentum_band`; a causal mask together with another
-    mask, or with a KV cache and several queries, takes a matrix of n_query · n_key numbers, shared by the heads.
+    Cost: without a mask, or with a causal one, that of fused attention and up to a third more; another mask takes a
+    matrix of n_query · n_key numbers, shared by the heads.
 
     Source: ours (docs/theory/better-optimizers.md).
 
@@ -56,20 +58,44 @@ def momentum_attention(
     Raises:
         UserError: arguments that do not fit, or μ outside [0, 1).
     """
-    below_one("momentum", momentum)
+    below_one("momentum", momentum, q)
     return _fast(q, k, v, Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal), momentum, mirrored)
 
 
 def _fast(q: Tensor, k: Tensor, v: Tensor, attending: Attending, momentum: Strength, mirrored: bool) -> Tensor:
     if is_zero(momentum):
         return scaled_dot_product(q, k, v, attending)
-    if not mirrored and momentum_band.fits(q, k, v, attending, momentum):
-        return momentum_band.momentum_band(q, k, v, attending, momentum)
+    if attending.is_causal and attending.mask is None and not mirrored:
+        return torch.cat(list(_in_turn(q, k, v, attending, momentum)), -2)
     allowed = attending.allowed(q.device)
     # Queries that see the same keys have the same weights, and the kernel then reads one row for all of them.
     bias = _log_weights(momentum, _later(attending, mirrored, q.device)).to(q.dtype)
     if allowed is not None:
         bias = bias.masked_fill(~allowed, -torch.inf)
+    return _biased(q, k, v, bias, attending.scale)
+
+
+def _in_turn(q: Tensor, k: Tensor, v: Tensor, attending: Attending, momentum: Strength) -> Iterator[Tensor]:
+    """Causal outputs of some queries at a time, which spares them the keys that come later.
+
+    How many keys a query sees after one is how far back that is. Read backwards, queries have the same row of biases,
+    shifted by one: pieces of one list that overlap, and no matrix.
+    """
+    n_query, n_key = attending.n_query, attending.n_key
+    ages = torch.arange(n_key, device=q.device).flip(0).reshape(1, 1, -1)
+    row = pad(_log_weights(momentum, ages).to(q.dtype).squeeze(-2), (0, _AT_A_TIME - 1), value=-torch.inf)
+    for start in range(0, n_query, _AT_A_TIME):
+        some = q[..., start : start + _AT_A_TIME, :].flip(-2)
+        seen = n_key - n_query + start + some.shape[-2]
+        bias = row[..., n_key - seen :].unfold(-1, seen, 1)[..., : some.shape[-2], :]
+        # Kernels of other devices want rows that begin at multiples of some bytes.
+        bias = bias if q.device.type == "cpu" else bias.contiguous()
+        yield _biased(some, k[..., :seen, :], v[..., :seen, :], bias, attending.scale).flip(-2)
+
+
+def _biased(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float | None) -> Tensor:
+    """Softmax attention with numbers added to its scores, (..., heads or 1, n_query or 1, n_key)."""
+    attending = Attending.of(q, k, v, scale=scale)
     leading = torch.broadcast_shapes(q.shape[:-3], k.shape[:-3], v.shape[:-3], bias.shape[:-3])
     given = four_axes(q.expand(*leading, *q.shape[-3:]), k, v, attending)
     if bias.ndim > 3:
@@ -80,7 +106,7 @@ def _fast(q: Tensor, k: Tensor, v: Tensor, attending: Attending, momentum: Stren
         given.k,
         given.v,
         attn_mask=bias if bias.ndim == 4 else bias.unsqueeze(0),
-        scale=attending.scale,
+        scale=scale,
         enable_gqa=given.q.shape[-3] != given.k.shape[-3],
     )
     return given.restored(out)

@@ -56,7 +56,7 @@ def preconditioned_attention(
     Raises:
         UserError: arguments that do not fit, or β not finite.
     """
-    finite("rate", rate)
+    finite("rate", rate, k)
     return _fast(q, k, v, Attending.of(q, k, v, mask, scale=scale, is_causal=is_causal), rate)
 
 

@@ -86,7 +86,9 @@ class SelectionOnRealModels(Recipe[SelectionSettings]):
         rows_of = choice_rows if study == CHOICE else mending_rows
         seed = 1_000_000 * settings.seed + 1000 * number + 7 * (study == MENDING)
         with default_dtype(torch.float32):
-            return Table(rows_of(loaded(settings.model, settings.dtype), read_task(settings.data, task), settings, seed))
+            return Table(
+                rows_of(loaded(settings.model, settings.dtype), read_task(settings.data, task), settings, seed)
+            )
 
     def check(self, table: Table, settings: SelectionSettings) -> list[Verdict]:
         """By accuracy on held-out examples, paired by pool."""
