@@ -218,3 +218,10 @@ def test_more_demonstrations_than_positions_are_refused():
     )
     with pytest.raises(UserError, match="positions for 5 points and the prompt has 13"):
         InContextRegressor(train([config])[0]).fit(*data()[:2])
+
+
+def test_numbers_that_the_model_cannot_carry_are_refused(trained):
+    X, y, queries = data()
+    fitted = InContextRegressor(trained).fit(1e200 * X, y)
+    with pytest.raises(UserError, match=r"answers are not finite: numbers in X or y are too large for it\. Scale them"):
+        fitted.predict(queries)

@@ -53,6 +53,18 @@ def place(value: Any, why: str = "") -> Any:
     return field(default=value, metadata={"origin": "chosen", "note": why, "place": True})
 
 
+def require_counts(settings: Any, *names: str) -> None:
+    """Refuse settings whose counts are not at least 1.
+
+    Raises:
+        UserError: the first that is less.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value < 1:
+            raise UserError(f"{name}={value} must be at least 1.")
+
+
 @dataclass(frozen=True)
 class SettingRow:
     """One line of the table of settings.

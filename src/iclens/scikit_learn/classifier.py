@@ -71,6 +71,9 @@ class InContextClassifier(ClassifierMixin, InContextEstimator):
 
         Args:
             X: the queries, (m, n_features_in_).
+
+        Raises:
+            UserError: answers that are not finite, because numbers are too large for the model.
         """
         check_is_fitted(self)
         answers = self._asked(X, np.eye(self.model_.d_y)[self.y_])[:, : len(self.classes_)]

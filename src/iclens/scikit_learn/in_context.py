@@ -79,7 +79,13 @@ class InContextEstimator(BaseEstimator):
             for some in asked.split(max(1, _NUMBERS // tokens**2)):
                 inputs = torch.cat([context.expand(len(some), n, -1), some.unsqueeze(1)], 1)
                 found.append(self.model_(inputs.unsqueeze(0), shown.expand(1, len(some), -1, -1))[0, :, -1])
-        return torch.cat(found).cpu().numpy()
+        answers = torch.cat(found).cpu().numpy()
+        if not np.isfinite(answers).all():
+            raise UserError(
+                "the model's answers are not finite: numbers in X or y are too large for it. Scale them to the size "
+                "of those that it was trained on."
+            )
+        return answers
 
     def _wide(self, array: np.ndarray) -> Tensor:
         # A copy: what was given may be read-only, which torch refuses to share.

@@ -76,6 +76,9 @@ class InContextRegressor(RegressorMixin, InContextEstimator):
 
         Returns:
             the answers, (m,) or (m, n_outputs), as `y` was.
+
+        Raises:
+            UserError: answers that are not finite, because numbers are too large for the model.
         """
         check_is_fitted(self)
         labels = self.y_.reshape(len(self.y_), -1)

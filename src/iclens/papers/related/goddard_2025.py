@@ -18,7 +18,7 @@ from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts, squared_error
 from iclens.recipes.lab_runs import query_run, train_all
 from iclens.recipes.seed_curves import Curve, seed_curve, seed_mean
-from iclens.recipes.settings import chosen
+from iclens.recipes.settings import chosen, require_counts
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.spherical_cap import SphericalCap
@@ -65,10 +65,12 @@ class CapSettings:
     n_seeds: int = chosen(5, "of weights and prompts together")
 
     def __post_init__(self) -> None:
-        if not self.angles:
-            raise UserError("angles=[]: give at least one half-angle of a cap, in degrees.")
-        if self.n_bands < 1 or self.n_seeds < 1:
-            raise UserError(f"n_bands={self.n_bands} and n_seeds={self.n_seeds} must be at least 1.")
+        if not self.angles or not all(0 < angle <= 180 for angle in self.angles):
+            raise UserError(f"angles={list(self.angles)}: give half-angles of caps, in degrees above 0 and up to 180.")
+        require_counts(
+            self, "n_bands", "n_context", "n_layers", "width", "ffn_width", "steps", "batch", "n_prompts", "n_drawn",
+            "n_bayes", "n_seeds",
+        )  # fmt: skip
 
 
 @recipe("goddard-spherical-cap")

@@ -20,7 +20,7 @@ from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts
 from iclens.recipes.lab_runs import lab_run, train_all
 from iclens.recipes.seed_curves import seed_curve, seed_mean
-from iclens.recipes.settings import chosen
+from iclens.recipes.settings import chosen, require_counts
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.linear import Linear
@@ -56,8 +56,9 @@ class SampleSettings:
     n_seeds: int = chosen(5, "of weights and prompts together")
 
     def __post_init__(self) -> None:
-        if not self.depths or self.n_seeds < 1:
-            raise UserError(f"depths={list(self.depths)} must not be empty, and n_seeds={self.n_seeds} at least 1.")
+        require_counts(self, "d", "n_context", "n_heads", "width", "steps", "batch", "n_prompts", "n_seeds")
+        if not self.depths or min(self.depths) < 1:
+            raise UserError(f"depths={list(self.depths)}: give at least one number of layers, each at least 1.")
 
 
 @recipe("joo-klabjan-sample-size")

@@ -19,7 +19,7 @@ from iclens.recipes.figures import Figure, band, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts
 from iclens.recipes.lab_runs import lab_run, train_through
 from iclens.recipes.seed_curves import seed_curve, seed_mean
-from iclens.recipes.settings import chosen, stated
+from iclens.recipes.settings import chosen, require_counts, stated
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.markov_chains import MarkovChains
@@ -61,10 +61,10 @@ class ChainSettings:
     def __post_init__(self) -> None:
         if not self.pools or min(self.pools) < 1:
             raise UserError(f"pools={list(self.pools)}: give at least one number of chains, each at least 1.")
-        if self.n_kept < 2 or self.n_prompts < 2 or self.n_seeds < 1:
+        require_counts(self, "n_context", "n_short", "n_layers", "n_heads", "width", "steps", "batch", "n_seeds")
+        if min(self.n_states, self.n_kept, self.n_prompts) < 2:
             raise UserError(
-                f"n_kept={self.n_kept} and n_prompts={self.n_prompts} must be at least 2, and n_seeds={self.n_seeds} "
-                "at least 1."
+                f"n_states={self.n_states}, n_kept={self.n_kept} and n_prompts={self.n_prompts} must be at least 2."
             )
 
 

@@ -17,7 +17,7 @@ from iclens.recipes.figures import Figure, log_ticks, new_figure
 from iclens.recipes.lab_answers import answers_of, double_model, fresh_prompts, squared_error
 from iclens.recipes.lab_runs import query_run, train_through
 from iclens.recipes.seed_curves import seed_mean
-from iclens.recipes.settings import chosen
+from iclens.recipes.settings import chosen, require_counts
 from iclens.recipes.table import Cell, Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.tasks.linear import Linear
@@ -62,8 +62,11 @@ class StrategySettings:
     def __post_init__(self) -> None:
         if len(set(self.pools)) < 2:
             raise UserError(f"pools={list(self.pools)}: each is judged by the others, so give at least 2.")
-        if self.n_kept < 2 or self.n_seeds < 1:
-            raise UserError(f"n_kept={self.n_kept} must be at least 2, and n_seeds={self.n_seeds} at least 1.")
+        require_counts(
+            self, "d", "n_context", "n_layers", "width", "ffn_width", "steps", "batch", "n_prompts", "n_seeds"
+        )
+        if self.n_kept < 2 or min(self.pools) < 1:
+            raise UserError(f"n_kept={self.n_kept} must be at least 2, and pools={list(self.pools)} each at least 1.")
 
 
 @recipe("wurgaft-strategies")

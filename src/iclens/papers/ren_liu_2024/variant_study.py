@@ -16,7 +16,7 @@ from iclens.recipes.contract import Part, Progress, Recipe
 from iclens.recipes.figures import Figure, band, new_figure
 from iclens.recipes.lab_runs import lab_run, train_all
 from iclens.recipes.seed_curves import seed_curve, seed_mean
-from iclens.recipes.settings import chosen, stated
+from iclens.recipes.settings import chosen, require_counts, stated
 from iclens.recipes.table import Table
 from iclens.recipes.verdict import Claim, Verdict
 from iclens.training.config import RunConfig
@@ -96,6 +96,9 @@ class VariantSettings:
     batch: int = chosen(64, "not stated")
     learning_rate: float = chosen(0.01, "Adam; not stated")
     n_seeds: int = chosen(20, "of weights and prompts together; the paper shows no intervals")
+
+    def __post_init__(self) -> None:
+        require_counts(self, "n_context", "epochs", "d", "steps_per_epoch", "batch", "n_seeds")
 
 
 class VariantStudy(Recipe[VariantSettings], abc.ABC):
