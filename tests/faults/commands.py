@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.training.tiny_runs import tiny
 
+from iclens.language.words import CATEGORIES, LABELS
 from iclens.sweeps.store import Store
 from iclens.training.config_file import toml_text
 
@@ -246,4 +247,81 @@ class Explaining(Work):
         return sorted({one.name for one in folder.iterdir()} - {"many.jsonl", "out.parquet"})
 
 
-WORKS = {"train": Training(), "sweep": Sweeping(), "reproduce": Reproducing(), "explain": Explaining()}
+def write_pairs(file, start, stop):
+    """Write words of three categories by turns, each with the label of its category, as `.jsonl`."""
+    rows = []
+    for words, label in zip(list(CATEGORIES.values())[:3], LABELS, strict=False):
+        rows += [(place, {"input": word, "output": label}) for place, word in enumerate(words)]
+    rows = [row for _, row in sorted(rows, key=lambda one: one[0])][start:stop]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+class Selecting(Work):
+    """`iclens select`: the best three of a pool of six, on queries that run one mini-batch after another."""
+
+    arguments = (
+        "select", "pool.jsonl", "--dev", "dev.jsonl", "-k", "3", "--budget", "60", "--template", "{input} is {output}",
+        "--out", "chosen.jsonl", "--json", "chosen.json",
+    )  # fmt: skip
+
+    def prepare(self, folder):
+        write_pairs(folder / "pool.jsonl", 0, 6)
+        write_pairs(folder / "dev.jsonl", 6, 20)
+
+    def finished(self, folder):
+        return {one.name: one.read_bytes() for one in sorted((folder / "chosen.jsonl.parts").glob("*.part"))}
+
+    def harmed(self, before, folder):
+        # The choice takes the place of its parts.
+        return [] if (folder / "chosen.jsonl").exists() else super().harmed(before, folder)
+
+    def result(self, folder):
+        told = json.loads((folder / "chosen.json").read_text())
+        return {"chosen": (folder / "chosen.jsonl").read_bytes(), "told": without_times(told)}
+
+    def left(self, folder):
+        known = {"pool.jsonl", "dev.jsonl", "chosen.jsonl", "chosen.json"}
+        return sorted({one.name for one in folder.iterdir()} - known)
+
+
+class Absorbing(Work):
+    """`iclens absorb`, which keeps nothing on its way: an adapter is there as a whole or not at all."""
+
+    arguments = (
+        "absorb", "pool.jsonl", "--queries", "queries.jsonl", "--rank", "2", "--template", "{input} is {output}",
+        "--no-curves", "--out", "adapter", "--json", "absorbed.json",
+    )  # fmt: skip
+
+    def prepare(self, folder):
+        write_pairs(folder / "pool.jsonl", 0, 6)
+        write_pairs(folder / "queries.jsonl", 6, 20)
+
+    def finished(self, folder):
+        adapter = folder / "adapter"
+        # The configuration is written last: with it an adapter is one.
+        whole = (adapter / "adapter_config.json").exists()
+        return {one.name: one.read_bytes() for one in sorted(adapter.iterdir())} if whole else {}
+
+    def result(self, folder):
+        return {**self.finished(folder), "told": without_times(json.loads((folder / "absorbed.json").read_text()))}
+
+    def left(self, folder):
+        known = {"pool.jsonl", "queries.jsonl", "adapter", "absorbed.json"}
+        return sorted({one.name for one in folder.iterdir()} - known)
+
+
+def without_times(told):
+    """What a document tells, at any depth, but for seconds."""
+    if isinstance(told, dict):
+        return {name: without_times(value) for name, value in told.items() if "seconds" not in name}
+    return [without_times(one) for one in told] if isinstance(told, list) else told
+
+
+WORKS = {
+    "train": Training(),
+    "sweep": Sweeping(),
+    "reproduce": Reproducing(),
+    "explain": Explaining(),
+    "select": Selecting(),
+    "absorb": Absorbing(),
+}

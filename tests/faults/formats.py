@@ -20,18 +20,22 @@ from iclens import bundled
 from iclens.cli import bench
 from iclens.errors import UserError
 from iclens.explorer.ask import Ask
+from iclens.lens import Explanation, Prompt, compare, explain
 from iclens.lens.model.loading import load
 from iclens.lens.prompt import read_prompt
+from iclens.lens.prompt.document_files import read_documents
 from iclens.papers.ren_liu_2024.table_1 import glue, glue_files
 from iclens.recipes import reproduction
 from iclens.recipes.contract import RECIPES
 from iclens.recipes.parts import PartStore
 from iclens.recipes.table import Table
+from iclens.selection.examples import read_examples
 from iclens.sweeps.grid import expand
 from iclens.sweeps.store import Store
 from iclens.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from iclens.training.config import RunConfig
 from iclens.training.config_file import read_config, toml_text
+from iclens.work.parts import Parts
 from iclens.work.sealed import sealed
 
 
@@ -72,6 +76,7 @@ def _prompt(name: str, folder: Path) -> dict[str, Any]:
     return {"prompt": read_prompt(folder / name)}
 
 
+DOCUMENTS = [{"id": "a", "text": "Jo owns a cat."}, {"text": "Al owns a dog."}]
 PAIRS = [{"input": "the cat", "output": "animal"}, {"input": "red", "output": "colour"}, {"input": "a dog"}]
 OBJECT = {"demonstrations": PAIRS[:2], "query": "a dog", "instruction": "Sort."}
 
@@ -196,6 +201,37 @@ def _read_model(folder: Path) -> dict[str, Any]:
     return {"model": load(str(folder)).n_layers}
 
 
+def _gguf(folder: Path) -> None:
+    from tests.lens.model.tiny_gguf import tiny as tiny_model
+    from tests.lens.model.tiny_gguf import write
+
+    write(folder / "tiny.gguf", tiny_model())
+
+
+def _read_gguf(folder: Path) -> dict[str, Any]:
+    return {"model": load(str(folder / "tiny.gguf")).n_layers}
+
+
+def _saved(folder: Path) -> None:
+    explain("bundled", Prompt.from_text("cat is vux .\n\ndog is nef .\n\ncat is")).save(folder / "saved.json")
+
+
+def _read_saved(folder: Path) -> dict[str, Any]:
+    found = Explanation.load(folder / "saved.json")
+    # What was read is printed, compared and drawn as if it were sound.
+    found.save(folder / "page.html")
+    return {"printed": str(found), "compared": compare(found, found).to_json()}
+
+
+def _kept(folder: Path) -> None:
+    Parts(folder).write("finished", b"[1.5, 2]")
+
+
+def _read_kept(folder: Path) -> dict[str, Any]:
+    found = Parts(folder).read("finished")
+    return {} if found is None else {"numbers": found}
+
+
 def _shards(folder: Path) -> None:
     _model(folder)
     (folder / "model.safetensors").rename(folder / "part.safetensors")
@@ -261,6 +297,21 @@ FORMATS: dict[str, Format] = {
     "data, JSONL": Format("rte/train.jsonl", _glue_lines, partial(_read_glue, "train"), False),
     "data, GLUE's own": Format("RTE/train.tsv", _glue_own, partial(_read_glue, "train"), False),
     "data, CSV": Format("rte/train.csv", _glue_table, partial(_read_glue, "train"), False),
+    "documents, JSONL": Format(
+        "d.jsonl", _written("d.jsonl", "\n".join(map(json.dumps, DOCUMENTS))),
+        lambda folder: {"documents": read_documents(folder / "d.jsonl")}, False
+    ),
+    "examples, JSONL": Format(
+        "e.jsonl", _written("e.jsonl", "\n".join(map(json.dumps, PAIRS[:2]))),
+        lambda folder: {"examples": read_examples(folder / "e.jsonl")}, False
+    ),
+    "examples, CSV": Format(
+        "e.csv", _written("e.csv", "input,output\nthe cat,animal\nred,colour\n"),
+        lambda folder: {"examples": read_examples(folder / "e.csv")}, False
+    ),
+    "part of a selection": Format("finished.part", _kept, _read_kept, True),
+    "explanation": Format("saved.json", _saved, _read_saved, False),
+    "model, GGUF": Format("tiny.gguf", _gguf, _read_gguf, False, slow=True),
     "question": Format("ask.json", _written("ask.json", json.dumps(QUESTION)), _read_question, False),
     **{
         f"model, {name}": Format(name, _model, _read_model, False, slow=True)

@@ -16,7 +16,7 @@ import time
 import pytest
 from tests.faults.commands import WORKS
 
-KILLS = {"train": 50, "sweep": 60, "reproduce": 50, "explain": 40}
+KILLS = {"train": 50, "sweep": 60, "reproduce": 50, "explain": 40, "select": 40, "absorb": 20}
 """In the long version."""
 
 

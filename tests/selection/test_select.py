@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -127,32 +128,39 @@ def test_with_the_orders_fixed_effects_do_not_depend_on_the_numbering() -> None:
 
 
 def test_the_same_seed_gives_the_same_and_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    known, parts = draw(5), Parts(tmp_path / "kept")
-    with parts.held():
-        whole = chosen(known, k=4, against="random", budget=20.0)
+    """Wherever it was stopped: between two pieces that run together, too."""
+    known = draw(5)
+    choose = partial(chosen, known, k=4, against="random", budget=20.0)
+    whole, ends = choose(), 0
 
-        class Stopped(Exception):
-            pass
+    def count(stage: str, passes: float) -> None:
+        nonlocal ends
+        ends += 1
 
-        calls = 0
+    choose(progress=count)
 
-        def stop(stage: str, passes: float) -> None:
+    class Stopped(Exception):
+        pass
+
+    for last in range(2, ends, 3):
+        parts, calls = Parts(tmp_path / f"{last}"), 0
+
+        def stop(stage: str, passes: float, last: int = last) -> None:
             nonlocal calls
             calls += 1
-            if calls == 9:
+            if calls == last:
                 raise Stopped
 
-        with pytest.raises(Stopped):
-            chosen(known, k=4, against="random", budget=20.0, parts=parts, progress=stop)
-        before = sorted(path.name for path in parts.folder.glob("*.part"))
-        assert before
-        resumed = chosen(known, k=4, against="random", budget=20.0, parts=parts)
-        assert same(whole, resumed)
-        # All is there now: nothing runs any more, and the costs that are told are the same.
-        tokens = [path.stat().st_mtime_ns for path in sorted(parts.folder.glob("*.part"))]
-        assert same(whole, chosen(known, k=4, against="random", budget=20.0, parts=parts))
-        assert tokens == [path.stat().st_mtime_ns for path in sorted(parts.folder.glob("*.part"))]
-        parts.remove()
+        with parts.held():
+            with pytest.raises(Stopped):
+                choose(parts=parts, progress=stop)
+            assert list(parts.folder.glob("*.part"))
+            assert same(whole, choose(parts=parts)), last
+            # All is there now: nothing runs any more, and the costs that are told are the same.
+            written = {path.name: path.stat().st_mtime_ns for path in parts.folder.glob("*.part")}
+            assert same(whole, choose(parts=parts))
+            assert written == {path.name: path.stat().st_mtime_ns for path in parts.folder.glob("*.part")}
+            parts.remove()
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -203,6 +211,14 @@ def test_a_pool_without_outputs_gets_the_models_own_labels_with_its_certainty() 
     assert all(one.certainty is not None and 0.9 < one.certainty <= 1.0 for one in found.demonstrations)
     assert any("model's own labels" in note for note in found.notes)
     assert "(model's own, " in str(found)
+
+
+def test_a_demonstration_that_the_context_does_not_hold_is_named_before_anything_runs() -> None:
+    known = draw(3)
+    shots = [*known.pool[:4], (" ".join(["dog"] * 1000), known.pool[4][1]), *known.pool[5:]]
+    message = r"demonstration 4 of the pool has 100\d tokens, and the context of bundled holds \d+ beside the longest"
+    with pytest.raises(UserError, match=message):
+        select(learner(), shots, known.dev, k=2, **QUICK)
 
 
 def test_a_pool_that_exceeds_the_context_is_divided() -> None:

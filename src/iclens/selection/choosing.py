@@ -240,5 +240,5 @@ def prepare(
         parts,
         about,
     )
-    task.check_queries()
+    task.check_lengths()
     return task, None if check_with is None else second_task(task, check_with), (chosen, aside)

@@ -89,6 +89,8 @@ def _rows(path: Path) -> list[tuple[str, Any]]:
                 if "input" not in (table.fieldnames or ()):
                     raise UserError('the first line names no column "input": write input,output.')
                 return [(f"row {i}", _filled(row)) for i, row in enumerate(table, start=1)]
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read as a .csv file: {error}.") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     raise UserError(f"{path}: examples are a .jsonl, .json or .csv file of {_LINE}.")

@@ -46,7 +46,7 @@ class Ledger:
             what: all that they depend on beside `about`, as plain data.
             compute: gives the numbers, as plain data, and the tokens that were read for them.
         """
-        (found,) = self.all_numbers([what], lambda missing: ((place, compute()) for place in missing))
+        (found,) = self.all_numbers([what], lambda missing: iter([(0, compute())]))
         return found
 
     def all_numbers(
@@ -56,8 +56,8 @@ class Ledger:
 
         Args:
             whats: what each depends on.
-            compute: given the places among `whats` that are missing, gives for each the place, and the numbers and
-                tokens, in any order.
+            compute: given the places among `whats` that are missing, gives for each its place among those, and the
+                numbers and tokens, in any order.
         """
         keys = [self._key(one) for one in whats]
         found: dict[int, Any] = {}
@@ -66,7 +66,8 @@ class Ledger:
             if kept is not None:
                 found[place] = self._counted(*json.loads(kept))
         if missing := [place for place in range(len(keys)) if place not in found]:
-            for place, (numbers, tokens) in compute(missing):
+            for number, (numbers, tokens) in compute(missing):
+                place = missing[number]
                 if self.parts is not None:
                     self.parts.write(keys[place], json.dumps([numbers, tokens]).encode())
                 found[place] = self._counted(numbers, tokens)

@@ -45,7 +45,7 @@ def second_task(task: Task, model: Any) -> Task:
     lens_model = reading_model(model)
     second = replace(task, lens_model=lens_model, notes=[], ledgers=[])
     try:
-        second.check_queries()
+        second.check_lengths()
         _check_room(second, task)
     except UserError as error:
         raise UserError(f"{lens_model.name}, which is to check the choice: {error}") from None

@@ -218,14 +218,20 @@ class Task:
         halves = shots + most.bit_length() * len(self.dev) * query
         return (held_out + left_out + halves) / self.pass_tokens + 4 + len(self.dev) * query / self.pass_tokens + 1
 
-    def check_queries(self) -> None:
-        """Read every example's answers as tokens, so that one that cannot be read is refused before anything runs.
+    def check_lengths(self) -> None:
+        """Read every example's answers as tokens, and demonstrations, so that one is refused before anything runs.
 
         Raises:
-            UserError: the first of them.
+            UserError: the first that cannot be read, or that the context does not hold.
         """
         for one in (*self.dev, *self.aside):
             self._query(one)
+        for i, size in enumerate(self.sizes):
+            if size > self.context:
+                raise UserError(
+                    f"demonstration {i} of the pool has {size} tokens, and the context of {self.lens_model.name} holds "
+                    f"{max(0, self.context)} beside the longest example: shorten it or leave it out."
+                )
 
     def evaluator(self, what: str, examples: Sequence[Example]) -> Evaluator:
         """Return what runs prompts on some examples, with its own ledger."""
