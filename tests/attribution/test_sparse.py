@@ -59,14 +59,14 @@ def test_it_costs_no_more_than_it_may(passes):
 
 @given(st.integers(0, 200))
 @settings(max_examples=20, deadline=None)
-def test_log_probabilities_are_fitted_with_their_logits_and_scaled_back(seed):
+def test_log_probabilities_are_fitted_as_logits_and_scaled_back(seed):
     effects, keep = drawn(seed, n_runs=24, n=6)
     log_ps = torch.nn.functional.logsigmoid(3 * keep.double() @ effects.double())
     outcome = Outcome(log_ps, log_ps, torch.ones(24, dtype=torch.bool))
-    found, fitted = sparse_effects(keep, outcome, 1), fit(keep, (log_ps + logit_of(log_ps)) / 2, 1)
-    # Proportional to the Lasso of both, and no other multiple of it is nearer to log p.
-    factor = float(found @ fitted / (fitted @ fitted))
-    torch.testing.assert_close(found, factor * fitted)
+    found, logits = sparse_effects(keep, outcome, 1), fit(keep, logit_of(log_ps), 1)
+    # Proportional to the Lasso of the logits, and no other multiple of it is nearer to log p.
+    factor = float(found @ logits / (logits @ logits))
+    torch.testing.assert_close(found, factor * logits)
     summed = keep.double() @ found
     left = log_ps - summed
     assert abs(float((summed - summed.mean()) @ left)) < 1e-8 * float(summed.norm() * left.norm())

@@ -1,8 +1,8 @@
 """Few strong sources among many: a sparse model of balanced real deletions, or the influence corrected by a few.
 
 Where a context answers a question, few of its sources matter. With a Lasso in place of differences of means, a balanced
-design of real deletions (see `factorial`), of which the first deletes nothing, needs fewer runs. Where even these do not
-fit into the passes, the influence says who matters, and the prompt and a few real deletions correct it.
+design of real deletions (see `factorial`) needs fewer runs. Where even these do not fit into the passes, the influence
+says who matters, and the prompt and a few real deletions correct it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ OF_INFLUENCE = 2.0
 
 
 def sparse_effects(keep: Bool[Tensor, "n_runs n"], outcome: Outcome, n_tokens: int) -> Float[Tensor, " n"]:
-    """Fit a Lasso to the margins of some runs; where the margin is log p, to the mean of log p and its logit.
+    """Fit a Lasso to the margins of some runs; where the margin is log p, to its logit, which is nearer to a sum.
 
-    The logit is nearer to a sum where the answer is likely, log p tells better what it loses where it is not. The
-    effects are scaled back to log p by least squares: margins ≈ c + a ⟨effects, keep⟩, a ≥ 0.
+    The effects on the logit are scaled back to log p by least squares: margins ≈ c + a ⟨effects, keep⟩, a ≥ 0.
 
     Args:
         keep: which sources each run has.
@@ -44,7 +43,7 @@ def sparse_effects(keep: Bool[Tensor, "n_runs n"], outcome: Outcome, n_tokens: i
     margins, log_ps = outcome.margins.double(), outcome.log_probabilities.double()
     if not torch.allclose(margins, log_ps):
         return fit(keep, margins, n_tokens)
-    effects = fit(keep, (logit_of(log_ps) + log_ps) / 2, n_tokens)
+    effects = fit(keep, logit_of(log_ps), n_tokens)
     return scaled(effects, keep, margins)[0] * effects
 
 
@@ -57,7 +56,7 @@ def score(lens: Lens, generator: torch.Generator, *, passes: float) -> Scores:
         return lens.passes.share_of(0, lens.shortened(keep)) if len(keep) else 0.0
 
     def values() -> Tensor:
-        keep = design(n, passes, cost, generator, with_all=True)
+        keep = design(n, passes, cost, generator)
         if len(keep) >= min(ENOUGH * n, 1 << n.bit_length()):
             return sparse_effects(keep, lens.deletions(keep), n_tokens)
         influence = lens.influences(torch.full((1, n), HALF, dtype=torch.float64))[0]

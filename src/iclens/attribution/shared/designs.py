@@ -56,29 +56,20 @@ def main_effects(keep: Bool[Tensor, "n_runs n"], margins: Float[Tensor, " n_runs
 
 
 def design(
-    n: int,
-    passes: float,
-    cost: Callable[[Bool[Tensor, "n_runs n"]], float],
-    generator: torch.Generator,
-    *,
-    with_all: bool = False,
+    n: int, passes: float, cost: Callable[[Bool[Tensor, "n_runs n"]], float], generator: torch.Generator
 ) -> Bool[Tensor, "n_runs n"]:
     """Return the largest of the designs of n demonstrations, or of its parts, that costs no more than these passes.
 
-    Runs are left out at random. Which half of its column a demonstration is kept in is drawn as well, but for
-    `with_all`: then the first run keeps all, so that interactions with what is there in the whole prompt have one sign.
+    Runs are left out at random; which half of its column a demonstration is kept in is drawn as well.
     """
     smallest = 1 << n.bit_length()
     sizes = [(smallest, False), *((smallest << power, True) for power in range(3))]
-    flips = (torch.rand(n, generator=generator) < 0.5) & (not with_all)
+    flips = torch.rand(n, generator=generator) < 0.5
     found = torch.zeros(0, n, dtype=torch.bool)
     for n_runs, clear in sizes:
         if n_runs > 1 << n or (clear and n > n_runs // 2):
             continue
-        drawn = torch.randperm(n_runs, generator=generator)
-        if with_all:
-            drawn = torch.cat([drawn.new_zeros(1), drawn[drawn > 0]])
-        whole = (walsh(n, n_runs, clear=clear) ^ flips)[drawn]
+        whole = (walsh(n, n_runs, clear=clear) ^ flips)[torch.randperm(n_runs, generator=generator)]
         low, high = 0, n_runs
         while low < high:
             middle = (low + high + 1) // 2
