@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from iclens.lens.prompt.sources import BLANK_LINE
 
 ANSWERS = ("positive", "negative")
+TEMPLATE = "Review: {input}\nSentiment: {output}"
 _PRAISE = ("warm", "bright", "clever", "moving", "funny", "brave", "tender", "fresh", "lovely", "gentle")
 _BLAME = ("dull", "slow", "noisy", "clumsy", "cold", "tired", "empty", "sour", "flat", "boring")
 _PLAIN = ("the", "film", "and", "its", "music", "plot", "scene", "actor", "story", "camera", "ending", "were", "with")
@@ -30,15 +32,28 @@ def few_shot(n_demonstrations: int, words: int, query_words: int, seed: int = 0)
         seed: of the choice of words.
     """
     chosen = random.Random(seed)
+    shown = [(_review(words, i % 2, chosen), ANSWERS[i % 2]) for i in range(n_demonstrations)]
+    return written(shown, _review(query_words, 0, chosen))
 
-    def review(length: int, praised: bool) -> str:
-        kind = _PRAISE if praised else _BLAME
-        return "Review: " + " ".join(chosen.choice(kind if i % 3 == 0 else _PLAIN) for i in range(length))
 
-    blocks = [f"{review(words, i % 2 == 0)}\nSentiment: {ANSWERS[i % 2]}" for i in range(n_demonstrations)] + [
-        f"{review(query_words, True)}\nSentiment:"
-    ]
-    return BLANK_LINE.join(blocks)
+def written(shots: Sequence[tuple[str, str]], query: str) -> str:
+    """Write reviews with their sentiments, and a last one without."""
+    blocks = [TEMPLATE.format(input=text, output=answer) for text, answer in shots]
+    return BLANK_LINE.join([*blocks, TEMPLATE.format(input=query, output="").rstrip()])
+
+
+def examples(number: int, words: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Write different reviews with their sentiments by turns, as pairs."""
+    chosen, found = random.Random(seed), dict[str, str]()
+    while len(found) < number:
+        kind = len(found) % 2
+        found.setdefault(_review(words, kind, chosen), ANSWERS[kind])
+    return list(found.items())
+
+
+def _review(length: int, kind: int, chosen: random.Random) -> str:
+    words = (_PRAISE, _BLAME)[kind]
+    return " ".join(chosen.choice(words if i % 3 == 0 else _PLAIN) for i in range(length))
 
 
 def word_tokenizer(vocabulary: int) -> Any:

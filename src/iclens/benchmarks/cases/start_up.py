@@ -1,4 +1,4 @@
-"""Start-up, in fresh processes: the import, `--help`, and the first result of `explain`."""
+"""Start-up, in fresh processes: the import, `--help`, the first result of `explain`, and `iclens demo`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ EXPLAIN = """
 from iclens.cli.main import main
 raise SystemExit(main(["explain", "--model", "bundled"]))
 """
+DEMO = """
+import tempfile
+from iclens.cli.main import main
+with tempfile.TemporaryDirectory() as folder:
+    raise SystemExit(main(["demo", "--out", folder]))
+"""
 FORWARD = """
 from importlib.resources import as_file, files
 import torch
@@ -31,9 +37,9 @@ print(tokenizer.decode(logits[0, -1].argmax()))
 
 
 @CASES.register("start-up")
-@takes(minutes=3)
+@takes(minutes=5)
 def start_up(context: Context) -> Iterator[Entry]:
-    """The import, --help, and the first result of explain: a bare torch or transformers, and TransformerLens."""
+    """The import, --help, the first result of explain, the demo: a bare torch or transformers, and TransformerLens."""
     environment = os.environ | {"OMP_NUM_THREADS": str(context.threads), "HF_HUB_OFFLINE": "1"}
 
     def in_a_process(code: str) -> Callable[[], str]:
@@ -43,7 +49,7 @@ def start_up(context: Context) -> Iterator[Entry]:
 
         return call
 
-    def beside(what: str, ours: str, name: str, theirs: str, bound: float | None = None) -> Comparison:
+    def beside(what: str, ours: str, name: str, theirs: str, bound: float | None = None, most: int = 5) -> Comparison:
         first, second = in_a_process(ours), in_a_process(theirs)
         return Comparison(
             what,
@@ -51,7 +57,7 @@ def start_up(context: Context) -> Iterator[Entry]:
             Side(name, second),
             lambda: _agree(what, first(), second()),
             targets=() if bound is None or context.quick else (Target("seconds", bound, "at once, for a person"),),
-            most_pairs=5,
+            most_pairs=most,
             repeat=False,
             warm_up=False,
         )
@@ -72,6 +78,7 @@ def start_up(context: Context) -> Iterator[Entry]:
         FORWARD,
         15.0,
     )
+    yield beside("iclens demo", DEMO, "an empty Python", "", 60.0, 2)
 
 
 def _agree(what: str, ours: str, theirs: str) -> Sequence[Agreement]:
