@@ -18,7 +18,7 @@ from iclens.benchmarks.llama_shaped import smollm2
 @CASES.register("absorb")
 @takes(minutes=3)
 def absorption(context: Context) -> Iterator[Entry]:
-    """Demonstrations as a LoRA, in closed form, beside only reading the queries alone and behind the prompt."""
+    """Demonstrations as a LoRA, in closed form, beside only reading the queries alone and after the prompt."""
     models = [lens_model(context.pick(TINY, SMALL)), *([] if context.quick else [smollm2()])]
     for model in models:
         if isinstance(model, Absent):
@@ -54,7 +54,7 @@ def _beside_forward(asked: Asked, context: Context) -> Comparison:
     return Comparison(
         f"{len(asked.pool)} demonstrations as a LoRA of rank {rank}, fitted by {half} queries: {model.name}",
         Side("absorb", ours),
-        Side("only reading every query alone and behind the prompt, each by itself", read),
+        Side("only reading every query alone and after the prompt, each by itself", read),
         agree,
         targets=() if context.quick else (Target("speed-up", 1.0, "no longer than the reading alone"),),
         most_pairs=3,

@@ -54,7 +54,7 @@ class Asked:
         return Comparison(
             f"a prompt of {len(self.pool)} demonstrations judged on {len(self.dev)} queries: {self.lens_model.name}",
             Side("check", ours),
-            Side("every query behind the whole prompt by itself", lambda: self.log_loss(self.pool, self.dev)),
+            Side("every query after the whole prompt by itself", lambda: self.log_loss(self.pool, self.dev)),
             agree,
             targets=() if context.quick else (Target("speed-up", 4.0),),
             most_pairs=2,
