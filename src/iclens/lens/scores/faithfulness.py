@@ -57,7 +57,7 @@ def agreements(scores: Mapping[str, Sequence[float]]) -> tuple[Agreement, ...]:
 
 def _level(row: Sequence[float]) -> list[float]:
     unit = _LEVEL * max(map(abs, row), default=0.0)
-    return [round(value / unit) for value in row] if 0.0 < unit < math.inf else list(row)
+    return [float(round(value / unit)) for value in row] if 0.0 < unit < math.inf else list(row)
 
 
 def auc(
