@@ -22,8 +22,8 @@ class Scale:
 
     low: float
     high: float
-    start: float = 0.0
-    end: float = 100.0
+    start: float | int = 0.0
+    end: float | int = 100.0
 
     def __call__(self, value: float) -> float:
         """Where a number lies, to two decimals; what lies beyond an end lies there."""
@@ -50,7 +50,7 @@ def around_zero(values: Iterable[float | None]) -> Scale:
     return Scale(-most, most)
 
 
-def holding(values: Iterable[float], start: float, end: float) -> Scale:
+def holding(values: Iterable[float], start: float | int, end: float | int) -> Scale:
     """A scale that holds all numbers, with a little room at either end where they are all the same."""
     known = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(known), max(known)
