@@ -20,12 +20,12 @@ class Scale:
         start, end: where these lie, in the drawing's own units.
     """
 
-    low: float
-    high: float
+    low: float | int
+    high: float | int
     start: float | int = 0.0
     end: float | int = 100.0
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: float | int) -> float:
         """Where a number lies, to two decimals; what lies beyond an end lies there."""
         share = (min(max(value, self.low), self.high) - self.low) / ((self.high - self.low) or 1.0)
         return round(self.start + share * (self.end - self.start), 2)
@@ -44,13 +44,13 @@ def is_finite(value: Estimate) -> bool:
     return all(map(math.isfinite, (value.mean, value.low, value.high)))
 
 
-def around_zero(values: Iterable[float | None]) -> Scale:
+def around_zero(values: Iterable[float | int | None]) -> Scale:
     """A scale with zero in its middle that holds all numbers."""
     most = max((abs(value) for value in values if value is not None and math.isfinite(value)), default=0.0) or 1.0
     return Scale(-most, most)
 
 
-def holding(values: Iterable[float], start: float | int, end: float | int) -> Scale:
+def holding(values: Iterable[float | int], start: float | int, end: float | int) -> Scale:
     """A scale that holds all numbers, with a little room at either end where they are all the same."""
     known = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(known), max(known)
