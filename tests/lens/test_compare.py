@@ -191,8 +191,12 @@ def test_one_sentence_says_why_not() -> None:
     others = tuple(replace(one, text=f"quite other words {i}") for i, one in enumerate(a.sources))
     with pytest.raises(UserError, match="no source is in both explanations"):
         iclens.compare(a, replace(a, sources=others))
+
+
+@pytest.mark.wrong_types
+def test_a_file_is_no_explanation() -> None:
     with pytest.raises(UserError, match="the second argument is no explanation but str"):
-        iclens.compare(a, "b.json")  # type: ignore[arg-type]
+        iclens.compare(found(), "b.json")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class OfSources:
     def from_spans(
         cls: type[P],
         text: str,
-        spans: Sequence[tuple[int, int]],
+        spans: Sequence[Sequence[int]],
         names: Sequence[str] | None = None,
         *,
         between: str = "",
