@@ -197,7 +197,7 @@ def test_a_response_that_the_tokenizer_joins_to_the_prompt_is_read_apart_with_a_
     ("options", "message"),
     [
         ({"response": " "}, "the response is empty"),
-        ({"response": 3}, "the response is a int"),
+        pytest.param({"response": 3}, "the response is a int", marks=pytest.mark.wrong_types),
         ({"response": "xyz"}, "has no token that the tokenizer knows"),
         ({"response": "w1 \ud800"}, "surrogate"),
         ({"response": "w1 " * 200}, "the model's context holds 128: shorten one of them"),
@@ -214,9 +214,15 @@ def test_a_response_that_the_tokenizer_joins_to_the_prompt_is_read_apart_with_a_
         ({"response": "w1", "foil": "w2", "measure": "logit"}, "leave the measure out"),
         ({"generate": 0}, "at least 1 token"),
         ({"generate": True}, "generate is True: give a whole number of tokens"),
-        ({"generate": "5"}, "generate is '5': give a whole number of tokens"),
-        ({"response": "w1", "statement": 5}, "the statement is a int: give it as text"),
-        ({"response": "w1", "foil": 5}, "the foil is a int: give it as text"),
+        pytest.param(
+            {"generate": "5"}, "generate is '5': give a whole number of tokens", marks=pytest.mark.wrong_types
+        ),
+        pytest.param(
+            {"response": "w1", "statement": 5}, "the statement is a int: give it as text", marks=pytest.mark.wrong_types
+        ),
+        pytest.param(
+            {"response": "w1", "foil": 5}, "the foil is a int: give it as text", marks=pytest.mark.wrong_types
+        ),
         ({"generate": 200}, "holds 102 more"),
     ],
 )

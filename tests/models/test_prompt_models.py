@@ -228,9 +228,12 @@ def test_of_a_chain_the_inputs_alone_are_the_tokens():
     assert torch.equal(model(inputs, torch.zeros_like(labels)), answers)
     assert model.positions.shape == (2, 6, model.width)
     assert model.states(inputs, labels, every_token=True)[-1].shape[-2] == 6
-    with pytest.raises(
-        UserError, match=r"model\.tokens='input' is not known\. Known: interleaved, joint, pairs, inputs"
-    ):
+
+
+@pytest.mark.wrong_types
+def test_tokens_of_another_name_are_refused():
+    message = r"model\.tokens='input' is not known\. Known: interleaved, joint, pairs, inputs"
+    with pytest.raises(UserError, match=message):
         small("transformer", tokens="input")
 
 
