@@ -41,7 +41,8 @@ class InContextEstimator(BaseEstimator):
     losses: ClassVar[Mapping[str, str]]
     """Kinds of loss that the subclass has no use for, with what a run should have been trained with instead."""
 
-    def __init__(self, run: TrainedRun | Run | str | Path, *, pad: bool = False, device: str = "cpu") -> None:
+    # scikit-learn may set anything: `fit` checks it.
+    def __init__(self, run: Any, *, pad: Any = False, device: Any = "cpu") -> None:
         self.run = run
         self.pad = pad
         self.device = device
