@@ -13,13 +13,13 @@ from iclens.errors import UserError
 from iclens.lens.model.files import find
 
 
-def test_demo_writes_the_report_and_says_where(tmp_path, monkeypatch, capsys):
+def test_demo_writes_the_report_and_says_where_and_what_its_prompt_is(tmp_path, monkeypatch, capsys):
+    """The reviews where a real model is installed, else the made-up language of the bundled one."""
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--out", "made/here"]) == 0
     folder = tmp_path / "made" / "here"
     assert {file.name for file in folder.iterdir()} == {"explain.html", "explain.json", "verify.json"}
-    for name in ("explain.json", "verify.json"):
-        assert json.loads((folder / name).read_text())
+    document, _ = (json.loads((folder / name).read_text()) for name in ("explain.json", "verify.json"))
     printed = capsys.readouterr().out
     assert str(folder / "explain.html") in printed
     # The explanation first, the theorems as one line.
@@ -28,6 +28,14 @@ def test_demo_writes_the_report_and_says_where(tmp_path, monkeypatch, capsys):
     assert re.search(r"\n\d+ of \d+ hold in float64 on cpu", told)
     assert len(told.splitlines()) <= 4
     assert "What to try next" in printed
+    about, prompt = '"blick" is what animals are called', "prompt.txt"
+    if find_spec("gguf") is not None:
+        with suppress(UserError):
+            find("smollm2")
+            about, prompt = "look for #5", "reviews.txt"
+    assert about in printed
+    first = (bundled.path() / prompt).read_text().split("\n\n")[0]
+    assert first.strip() in [source["text"].strip() for source in document["sources"]]
 
 
 def test_demo_into_a_file_is_refused_before_any_work(tmp_path, capsys):
@@ -37,17 +45,3 @@ def test_demo_into_a_file_is_refused_before_any_work(tmp_path, capsys):
     assert printed.out == ""
     assert "a file has that name" in printed.err
     assert (tmp_path / "file").read_text() == "kept"
-
-
-def test_the_demo_says_what_its_prompt_is(tmp_path, capsys):
-    """The reviews where a real model is installed, else the made-up language of the bundled one."""
-    told, prompt = '"blick" is what animals are called', "prompt.txt"
-    if find_spec("gguf") is not None:
-        with suppress(UserError):
-            find("smollm2")
-            told, prompt = "look for #5", "reviews.txt"
-    assert main(["demo", "--out", str(tmp_path / "out")]) == 0
-    assert told in capsys.readouterr().out
-    document = json.loads((tmp_path / "out" / "explain.json").read_text())
-    first = (bundled.path() / prompt).read_text().split("\n\n")[0]
-    assert first.strip() in [source["text"].strip() for source in document["sources"]]

@@ -142,7 +142,7 @@ def test_the_same_seed_gives_the_same_and_a_resumed_run_is_the_uninterrupted_one
     class Stopped(Exception):
         pass
 
-    for last in range(2, ends, 3):
+    for last in range(3, ends, 6):
         parts, calls = Parts(tmp_path / f"{last}"), 0
 
         def stop(stage: str, passes: float, last: int = last) -> None:

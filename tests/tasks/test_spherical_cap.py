@@ -26,7 +26,8 @@ def share(d, low, high):
     return quad(lambda t: math.sin(t) ** (d - 2), math.radians(low), math.radians(high))[0]
 
 
-BANDS = [(2, 0, 60), (3, 0, 10), (4, 30, 75), (8, 0, 45), (8, 100, 180), (30, 0, 20), (30, 160, 180)]
+BANDS = [(2, 0.0, 60.0), (3, 0.0, 10.0), (4, 30.0, 75.0), (8, 0.0, 45.0), (8, 100.0, 180.0), (30, 0.0, 20.0),
+         (30, 160.0, 180.0)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("d", "inner", "angle"), BANDS)
@@ -75,7 +76,9 @@ def test_around_the_pole_all_directions_are_alike():
 
 
 def test_the_mirror_image_of_a_band_is_the_other_band():
-    north, south = (build_task("spherical-cap", d=6, inner=low, angle=high) for low, high in ((20, 60), (120, 160)))
+    north, south = (
+        build_task("spherical-cap", d=6, inner=low, angle=high) for low, high in ((20.0, 60.0), (120.0, 160.0))
+    )
     mean, square = north.moments()
     assert south.moments() == pytest.approx((-mean, square))
 

@@ -47,8 +47,8 @@ class SphericalCap(LinearInFeatures):
         self,
         *,
         d: int = 8,
-        angle: float | int = 90.0,
-        inner: float | int = 0.0,
+        angle: float = 90.0,
+        inner: float = 0.0,
         weight_norm: float = 1.0,
         noise_std: float = 0.25,
     ) -> None:
