@@ -97,6 +97,7 @@ def test_no_template_has_the_name_of_a_file_of_ours():
     assert [path for path in templates() if (ROOT / path).exists()] == []
 
 
+@pytest.mark.slow
 def test_templates_are_registered_and_keep_the_contracts(passed):
     laws_of_tasks = [node for node in passed if node.startswith("tests/tasks/") and f"[{name_in('tasks')}" in node]
     assert len(laws_of_tasks) >= 8
@@ -106,6 +107,7 @@ def test_templates_are_registered_and_keep_the_contracts(passed):
     assert any("test_a_variant_keeps_every_promise" in node and name_in("attention") in node for node in passed)
 
 
+@pytest.mark.slow
 def test_templates_pass_their_own_tests(passed):
     for path, code in templates().items():
         for test in re.findall(r"^def (test_\w+)", code, re.MULTILINE):
