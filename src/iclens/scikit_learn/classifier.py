@@ -48,7 +48,7 @@ class InContextClassifier(ClassifierMixin, InContextEstimator):
     losses: ClassVar[Mapping[str, str]] = {}
 
     def fit(self, X: Any, y: Any) -> InContextClassifier:
-        """Keep the context.
+        """Keep the demonstrations, after which every query is answered; nothing is trained.
 
         Args:
             X: inputs of the demonstrations, (n, n_features).

@@ -51,7 +51,7 @@ class InContextRegressor(RegressorMixin, InContextEstimator):
     }
 
     def fit(self, X: Any, y: Any) -> InContextRegressor:
-        """Keep the context.
+        """Keep the demonstrations, after which every query is answered; nothing is trained.
 
         Args:
             X: inputs of the demonstrations, (n, n_features).
@@ -69,7 +69,7 @@ class InContextRegressor(RegressorMixin, InContextEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Answer queries.
+        """Answer each query after the whole context, in a prompt of its own.
 
         Args:
             X: the queries, (m, n_features_in_).

@@ -36,7 +36,7 @@ class Ledger:
 
     @property
     def passes(self) -> float:
-        """What was spent so far."""
+        """The passes that were spent so far, `tokens` / `unit`."""
         return self.tokens / self.unit
 
     def numbers(self, what: Any, compute: Callable[[], tuple[Any, int]]) -> Any:

@@ -40,8 +40,8 @@ def momentum_attention(
     for a target of 1. The loss is the linear one of softmax attention, so that momentum can only weigh the pairs:
     pair i moved W by 1 + μ + … + μ^r times its step so far. μ = 0 is softmax attention.
 
-    Cost: without a mask, or with a causal one, that of fused attention and up to a third more; another mask takes a
-    matrix of n_query · n_key numbers, shared by the heads.
+    Cost: without a mask, or with a causal one, that of fused attention and up to a sixth more; another mask, or
+    `mirrored` under a causal one, takes a matrix of n_query · n_key numbers, shared by the heads.
 
     Source: ours (docs/theory/better-optimizers.md).
 

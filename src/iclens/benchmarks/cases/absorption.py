@@ -9,23 +9,16 @@ from typing import Any
 from iclens.absorption import Absorbed, absorb
 from iclens.absorption.reached import ABSORBED, PROMPT
 from iclens.benchmarks.case import CASES, Absent, Agreement, Comparison, Context, Entry, Side, Target, takes
-from iclens.benchmarks.cases.selection import Asked
-from iclens.benchmarks.few_shot import ANSWERS, TEMPLATE, examples
-from iclens.benchmarks.gpt2_shaped import SMALL, TINY, lens_model
-from iclens.benchmarks.llama_shaped import smollm2
+from iclens.benchmarks.cases.selection import Asked, questions
+from iclens.benchmarks.few_shot import ANSWERS, TEMPLATE
 
 
 @CASES.register("absorb")
 @takes(minutes=3)
 def absorption(context: Context) -> Iterator[Entry]:
     """Demonstrations as a LoRA, in closed form, beside only reading the queries alone and after the prompt."""
-    models = [lens_model(context.pick(TINY, SMALL)), *([] if context.quick else [smollm2()])]
-    for model in models:
-        if isinstance(model, Absent):
-            yield model
-            continue
-        asked = Asked(model, examples(context.pick(4, 8), 10), examples(context.pick(8, 32), 10, seed=1))
-        yield _beside_forward(asked, context)
+    for asked in questions(context, context.pick(4, 8)):
+        yield asked if isinstance(asked, Absent) else _beside_forward(asked, context)
 
 
 def _beside_forward(asked: Asked, context: Context) -> Comparison:

@@ -24,14 +24,21 @@ Pairs = list[tuple[str, str]]
 @takes(minutes=4)
 def choice(context: Context) -> Iterator[Entry]:
     """A prompt judged on queries, and a whole choice of demonstrations, beside plain forward passes."""
-    models = [lens_model(context.pick(TINY, SMALL)), *([] if context.quick else [smollm2()])]
-    for model in models:
-        if isinstance(model, Absent):
-            yield model
+    for asked in questions(context, context.pick(6, 16)):
+        if isinstance(asked, Absent):
+            yield asked
             continue
-        asked = Asked(model, examples(context.pick(6, 16), 10), examples(context.pick(8, 32), 10, seed=1))
         yield asked.judged(context)
         yield asked.chosen(context)
+
+
+def questions(context: Context, n_shots: int) -> Iterator[Asked | Absent]:
+    """Yield the same pool and queries for a GPT-2-shaped model and, at full size, for SmolLM2 where it is installed."""
+    for model in (lens_model(context.pick(TINY, SMALL)), *(() if context.quick else (smollm2(),))):
+        if isinstance(model, Absent):
+            yield model
+        else:
+            yield Asked(model, examples(n_shots, 10), examples(context.pick(8, 32), 10, seed=1))
 
 
 @dataclass(frozen=True)
