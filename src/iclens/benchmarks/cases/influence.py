@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -39,6 +39,11 @@ SIXTY_FOUR = (64, 10, 59)
 LONG = (64, 122, 59)
 """8,191 tokens."""
 
+INFLUENCE = 4.5
+"""Forward passes that an explanation by influence may take, with its checks."""
+DELETIONS = 4.5
+"""Those that the deletions of the default scores may take beside them."""
+
 _SIZES = ("n_demonstrations", "words", "query_words")
 
 
@@ -56,7 +61,7 @@ def influence_of_all(context: Context) -> Iterator[Entry]:
 
 
 def defaults(context: Context) -> Iterator[Entry]:
-    """Yield `explain` with its default scores against a forward pass, on a Llama and on SmolLM2 where installed."""
+    """Yield `explain` by influence and by its default scores against a forward pass, on a Llama and on SmolLM2."""
     shape = context.pick(SMALL, LARGE)
     models = [llama_model(shape), *([] if context.quick else [smollm2()])]
     for model in models:
@@ -64,21 +69,28 @@ def defaults(context: Context) -> Iterator[Entry]:
             yield model
             continue
         text = Text(model, few_shot(*EIGHT))
-        ids = text.ids
-        yield Comparison(
-            f"explain by its default scores, with all checks: {text.title}",
-            Side("explain", lambda text=text: by_default(text)),  # type: ignore[misc]
-            Side("plain forward, last logits only", lambda text=text, ids=ids: text.forward(ids)),  # type: ignore[misc]
-            lambda text=text: agreements(text),  # type: ignore[misc]
-            _floor(shape, len(ids), 4, "the pass, a plain one for the check, one with weights and its backward"),
-            () if context.quick else (Target("speed-up", 1 / 4.5, "at most 4.5 forward passes"),),
-            warm_up=False,
-        )
+        yield _in_passes(text, context, shape, "influence", ["influence"], INFLUENCE)
+        yield _in_passes(text, context, shape, "its default scores", None, INFLUENCE + DELETIONS)
 
 
-def by_default(text: Text) -> Explanation:
-    """Explain by influence and gradient step, with all checks."""
-    return explain(text.lens_model, text.prompt, answers=ANSWERS)
+def _in_passes(
+    text: Text, context: Context, shape: Shape, title: str, scores: Sequence[str] | None, most: float
+) -> Comparison:
+    ids = text.ids
+    return Comparison(
+        f"explain by {title}, with all checks: {text.title}",
+        Side("explain", lambda: explained(text, scores)),
+        Side("plain forward, last logits only", lambda: text.forward(ids)),
+        lambda: agreements(text),
+        _floor(shape, len(ids), 4, "the pass, a plain one for the check, one with weights and its backward"),
+        () if context.quick else (Target("speed-up", 1 / most, f"at most {most:g} forward passes"),),
+        warm_up=False,
+    )
+
+
+def explained(text: Text, scores: Sequence[str] | None = None) -> Explanation:
+    """Explain by some scores, or by the default ones, with all checks."""
+    return explain(text.lens_model, text.prompt, answers=ANSWERS, scores=scores)
 
 
 def influence(text: Text) -> torch.Tensor:
@@ -140,7 +152,7 @@ def agreements(text: Text, step: float = 0.02) -> list[Agreement]:
         Agreement(
             "sum of the influences, against the slope of the margin", abs(float(values.sum()) - slope) / largest, 2e-2
         ),
-        *(Agreement(one.name, one.value, one.tolerance) for one in by_default(text).residuals),
+        *(Agreement(one.name, one.value, one.tolerance) for one in explained(text).residuals),
     ]
 
 
