@@ -32,9 +32,7 @@ def texts(page):
 def test_the_numbers_on_the_page_are_those_of_explain(short, served):
     _, whole = served.ask("explain", SHORT)
     assert short.locator("#answer").inner_text() == whole["answer"]
-    assert scores(short) == pytest.approx(
-        [one["scores"]["influence_deletions"] for one in whole["sources"]], rel=1e-5, abs=6e-4
-    )
+    assert scores(short) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
     assert short.locator("#conclusion span").all_inner_texts() == whole["conclusion"] != []
     assert f"All {len(whole['residuals'])} checks" in short.locator("#checks").inner_text()
     short.locator("input[value=gradient_step]").check(force=True)
@@ -43,25 +41,32 @@ def test_the_numbers_on_the_page_are_those_of_explain(short, served):
 
 def test_further_scores_are_computed_when_they_are_asked_for(short, served):
     offered = short.locator("input[name=colour]")
-    assert offered.evaluate_all("all => all.map((one) => one.value)") == [
-        "influence_deletions",
-        "influence",
-        "gradient_step",
-    ]
+    assert offered.evaluate_all("all => all.map((one) => one.value)") == ["influence", "gradient_step"]
     short.get_by_role("button", name="more").click()
     settled(short)
     assert short.locator("#more").is_hidden()
-    every = ["influence_deletions", "influence", "gradient_step", "path", "knock_out"]
+    every = ["influence", "gradient_step", "path", "knock_out"]
     assert offered.evaluate_all("all => all.map((one) => one.value)") == every
     _, whole = served.ask("explain", {**SHORT, "scores": every})
     assert f"All {len(whole['residuals'])} checks" in short.locator("#checks").inner_text()
     short.locator("input[value=knock_out]").check(force=True)
     changes = [one["knock_out"]["margin_change"] for one in whole["sources"]]
     assert scores(short) == pytest.approx(changes, abs=6e-4)
-    assert (
-        "--scores influence_deletions influence gradient_step path knock_out"
-        in short.locator("#command").text_content()
-    )
+    assert "--scores influence gradient_step path knock_out" in short.locator("#command").text_content()
+
+
+def test_sources_are_ordered_as_iclens_explain_does_when_it_is_asked_for(short, served, visit):
+    assert "by influence" in short.locator("#conclusion").inner_text()
+    short.get_by_role("button", name="refine").click()
+    settled(short)
+    _, seen = served.ask("glance", SHORT)
+    _, whole = served.ask("explain", {**SHORT, "scores": [seen["refined"], "influence", "gradient_step"]})
+    assert scores(short) == pytest.approx([one["scores"][seen["refined"]] for one in whole["sources"]], abs=6e-4)
+    assert short.locator("#conclusion span").all_inner_texts() == whole["conclusion"]
+    assert short.locator("input[name=colour]").first.get_attribute("value") == seen["refined"]
+    assert short.locator("#refine").is_hidden()
+    # A link opens in the same order.
+    assert scores(visit(short.evaluate("location.href"))) == scores(short)
 
 
 def test_while_the_explanation_is_on_its_way_nothing_of_another_score_or_prompt_is_shown(visit, served):
@@ -75,7 +80,7 @@ def test_while_the_explanation_is_on_its_way_nothing_of_another_score_or_prompt_
     page.wait_for_selector("body.answered:not(.waiting):not(.settled)")
     assert page.locator("#conclusion").inner_text() == ""
     assert page.locator(".demonstration .score").all_inner_texts() == ["…"] * 3
-    assert page.locator("#tokens-note").inner_text() == "Coloured by effect of deleting: …"
+    assert page.locator("#tokens-note").inner_text() == "Coloured by influence: …"
     assert page.locator("#tokens .tinted, .cell.tinted, .demonstration.tinted").count() == 0
     assert page.locator(".cell").first.get_attribute("title") == "layer 0, head 0: …"
     assert page.locator("#map-note").inner_text().endswith("influence through each head: …")
@@ -265,9 +270,7 @@ def test_a_chat_is_sent_as_a_chat_and_an_edit_of_it_is_taken_back(browser, chat)
         _, whole = chat.ask("explain", chat.example)
         # The question is the message, without the marks of roles around it.
         assert page.locator("#asked").inner_text().endswith(page.locator("#query").input_value().strip())
-        assert known[1] == pytest.approx(
-            [one["scores"]["influence_deletions"] for one in whole["sources"]], rel=1e-5, abs=6e-4
-        )
+        assert known[1] == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
         page.locator(".demonstration input[type=checkbox]").nth(1).uncheck()
         page.wait_for_selector("#without:not([hidden])")
         settled(page)
@@ -317,9 +320,7 @@ def test_an_address_that_cannot_be_written_stops_nothing(visit, served):
     page.locator("#query").fill("dog is")
     settled(page)
     _, whole = served.ask("explain", {**SHORT, "query": "dog is"})
-    assert scores(page) == pytest.approx(
-        [one["scores"]["influence_deletions"] for one in whole["sources"]], rel=1e-5, abs=6e-4
-    )
+    assert scores(page) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
     page.get_by_role("button", name="Copy the link").click()
     says(page, "#said", "copied")
     other = visit(page.evaluate("navigator.clipboard.readText()"))

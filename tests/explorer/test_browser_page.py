@@ -93,7 +93,7 @@ def test_question_answer_and_conclusion_come_first(visit, offering, width):
 
 def test_the_sources_that_matter_stand_there_with_their_effects(short, offering):
     _, whole = offering.ask("explain", SHORT)
-    effects = {f"#{i}": one["scores"]["influence_deletions"] for i, one in enumerate(whole["sources"])}
+    effects = {f"#{i}": one["scores"]["influence"] for i, one in enumerate(whole["sources"])}
     most = max(map(abs, effects.values()))
     ranked = sorted((name for name in effects if abs(effects[name]) >= most / 20), key=lambda name: -effects[name])
     # What supports the answer, then what opposes it.
@@ -180,7 +180,12 @@ def test_arrow_keys_reach_every_row_and_its_buttons(short):
     # From the last score, the right arrow leads to the further ones.
     short.locator("input[name=colour]").last.focus()
     short.keyboard.press("ArrowRight")
+    assert short.evaluate("document.activeElement.id") == "refine"
+    short.keyboard.press("ArrowRight")
     assert short.evaluate("document.activeElement.id") == "more"
+    short.keyboard.press("ArrowLeft")
+    short.keyboard.press("ArrowLeft")
+    assert short.evaluate("document.activeElement.value") == "gradient_step"
 
 
 # Candidates
@@ -209,9 +214,7 @@ def test_candidates_hold_commas(short, offering):
         field.blur()
     settled(short)
     _, whole = offering.ask("explain", SHORT)
-    assert scores(short) == pytest.approx(
-        [one["scores"]["influence_deletions"] for one in whole["sources"]], rel=1e-5, abs=6e-4
-    )
+    assert scores(short) == pytest.approx([one["scores"]["influence"] for one in whole["sources"]], rel=1e-5, abs=6e-4)
     field.focus()
     short.keyboard.press("ArrowLeft")
     short.keyboard.press("ArrowLeft")

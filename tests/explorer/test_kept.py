@@ -52,7 +52,7 @@ def llama():
 
 @pytest.mark.parametrize(("off", "whole"), [([], 3), ([1], 4), ([0, 2], 4)])
 def test_an_edit_is_one_traced_pass_and_few_others(llama, off, whole):
-    asked = {"text": few_shot(3, 5, 4), "answers": list(FEW_SHOT_ANSWERS), "scores": ["influence", "gradient_step"]}
+    asked = {"text": few_shot(3, 5, 4), "answers": list(FEW_SHOT_ANSWERS)}
     n = Kept(llama).of(Ask.read(asked)).lens.tokenized.n_tokens
     with counted(llama) as calls:
         edit(Kept(llama), {**asked, "off": off})

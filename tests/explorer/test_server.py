@@ -19,6 +19,8 @@ from iclens.lens.prompt.prompt import Prompt
 
 TEXT = "cat is vux .\n\napple is nef .\n\ndog is vux .\n\nhorse is"
 ANSWERS = ["vux", "nef"]
+SCORES = ["influence", "gradient_step"]
+"""Those of the page where none are asked for."""
 
 
 def without_cost(document):
@@ -28,7 +30,7 @@ def without_cost(document):
 
 def test_explain_is_iclens_explain(served, model):
     status, found = served.ask("explain", {"text": TEXT, "answers": ANSWERS, "off": [0, 2]})
-    own = iclens.explain(model, TEXT, answers=ANSWERS, knock_out=[(0, 2)]).to_dict()
+    own = iclens.explain(model, TEXT, answers=ANSWERS, knock_out=[(0, 2)], scores=SCORES).to_dict()
     assert status == 200
     assert without_cost(found) == without_cost(json.loads(json.dumps(own)))
 
@@ -36,7 +38,7 @@ def test_explain_is_iclens_explain(served, model):
 def test_explain_is_what_the_command_writes(served, tmp_path, capsys):
     _, found = served.ask("explain", {"text": TEXT, "answers": ANSWERS})
     (tmp_path / "prompt.txt").write_text(TEXT)
-    arguments = ["explain", "--prompt", str(tmp_path / "prompt.txt"), "--answers", *ANSWERS]
+    arguments = ["explain", "--prompt", str(tmp_path / "prompt.txt"), "--answers", *ANSWERS, "--scores", *SCORES]
     assert main([*arguments, "--json", str(tmp_path / "e.json")]) == 0
     assert without_cost(found) == without_cost(json.loads((tmp_path / "e.json").read_text()))
 
@@ -69,6 +71,7 @@ def test_a_glance_shows_the_numbers_of_explain(served, model, answers):
     for one, other in zip(seen["tokens"], whole["tokens"], strict=True):
         assert one == {name: other[name] for name in one} | {"path": None}
     assert seen["n_tokens"] == len(own.lens.tokenized.texts)
+    assert seen["refined"] == own.scores[0]
     # Another number of sets in one pass rounds differently.
     (group,) = whole["group_knock_outs"]
     estimated = seen["without"]["estimated"]
@@ -238,7 +241,7 @@ def test_a_saved_page_holds_the_numbers_to_six_digits(served):
     assert data["glance"] == {name: shown[name] for name in data["glance"]}
     # What the page shows at once is in the explanation, too, whose notes say more.
     assert set(shown["notes"]) <= set(data["explanation"]["notes"])
-    for name in set(shown) - set(data["glance"]) - {"tokens", "sources", "notes", "ways"}:
+    for name in set(shown) - set(data["glance"]) - {"tokens", "sources", "notes", "ways", "refined"}:
         assert data["explanation"][name] == shown[name], name
     assert len(data["heads"]) == 8
     assert data["heads"]["3,0"] == page.rounded(served.ask("head", {**document, "layer": 3, "head": 0})[1])

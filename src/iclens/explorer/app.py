@@ -32,7 +32,7 @@ from iclens.explorer.splitting import split_anew
 from iclens.explorer.viewed import Kept, Viewed
 from iclens.explorer.writing import write
 from iclens.lens import LensModel
-from iclens.lens.building import OPENING
+from iclens.lens.building import SCORES
 from iclens.lens.facts import METHODS
 from iclens.lens.score_names import ScoreName
 
@@ -81,7 +81,7 @@ def build_app(
 
     async def home(request: Request) -> Response:
         opened = {"mode": "live", "model": facts, "example": example, "lab": lab_facts()}
-        return HTMLResponse(page.served({**opened, "scores": OPENING, "score_names": _NAMES, "ready": list(ready)}))
+        return HTMLResponse(page.served({**opened, "scores": SCORES, "score_names": _NAMES, "ready": list(ready)}))
 
     async def asked(
         request: Request, read: Callable[[Any], Asked], work: Callable[[Asked], Response], turn: asyncio.Lock

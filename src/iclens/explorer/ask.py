@@ -7,7 +7,7 @@ from typing import Any
 
 from iclens.errors import UserError
 from iclens.explorer.reading import known, text, texts, whole
-from iclens.lens.building import OPENING
+from iclens.lens.building import SCORES
 from iclens.lens.calls import check_scores
 from iclens.lens.prompt import Prompt, read_document
 from iclens.lens.prompt.documents import read_answers
@@ -67,7 +67,7 @@ class Ask:
     off: tuple[int, ...] = ()
     layer: int | None = None
     head: int | None = None
-    scores: tuple[str, ...] = OPENING
+    scores: tuple[str, ...] = SCORES
 
     @classmethod
     def read(cls, document: Any, tokenizer: Any = None) -> Ask:
@@ -92,7 +92,7 @@ class Ask:
         parts = {key: document[key] for key in _PROMPT if document.get(key) is not None}
         prompt = _prompt(document.get("document"), parts, tokenizer)
         off = _off(document.get("off") or [], len(prompt.demonstrations))
-        scores = tuple(texts(document, "scores")) or OPENING
+        scores = tuple(texts(document, "scores")) or SCORES
         check_scores(scores)
         return cls(
             prompt,
@@ -139,7 +139,7 @@ class Ask:
             **self.inside,
             "off": list(self.off),
         }
-        scores = {} if self.scores == OPENING else {"scores": list(self.scores)}
+        scores = {} if self.scores == SCORES else {"scores": list(self.scores)}
         return {**_blocks(self.prompt), **written, **given, "layer": self.layer, "head": self.head, **scores}
 
 

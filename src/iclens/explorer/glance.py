@@ -25,6 +25,7 @@ def glance(viewed: Viewed, ask: Ask) -> dict[str, Any]:
 
     With sources switched off, also what the knock-out of them together estimates, and the answer after their
     text was deleted. The entries that `explain` has too have the same names and numbers there; its checks are left out.
+    `refined` is the score that `iclens.explain` would order these sources by.
 
     Raises:
         UserError: the prompt, the answers or the sources cannot be handled.
@@ -61,6 +62,7 @@ def glance(viewed: Viewed, ask: Ask) -> dict[str, Any]:
         "notes": list(tokenized.notes + lens.passes.questions[0].notes),
         "command": recreate.command(ask, lens.model),
         "ways": ways(ask.prompt),
+        "refined": lens.usual_scores[0],
     }
     return seen | beside(seen, recreate.python(ask, lens.model), without(lens, ask))
 

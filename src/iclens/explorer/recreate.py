@@ -13,7 +13,6 @@ import torch
 
 from iclens.explorer.ask import Ask
 from iclens.lens import Explanation, LensModel, Prompt, explain
-from iclens.lens.building import OPENING
 from iclens.lens.prompt.sources import DOCUMENT
 
 _NO_COMMAND = "# No prompt file gives this prompt, whose parts were set in Python: copy the Python instead."
@@ -122,8 +121,8 @@ def python(ask: Ask, lens_model: LensModel, **options: Any) -> str:
 
 def _beyond(ask: Ask) -> dict[str, Any]:
     """Further arguments of `explain` that a question stands for."""
-    scores = {} if ask.scores == OPENING else {"scores": ask.scores}
-    return ask.said | ask.inside | scores | ({"knock_out": (ask.off,)} if ask.off else {})
+    # A page computes other scores than `explain` where none are asked for.
+    return ask.said | ask.inside | {"scores": ask.scores} | ({"knock_out": (ask.off,)} if ask.off else {})
 
 
 def _loading(lens_model: LensModel) -> dict[str, str]:

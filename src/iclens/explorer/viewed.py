@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iclens.explorer.ask import Ask
 from iclens.lens import Lens, LensModel
-from iclens.lens.building import OPENING
+from iclens.lens.building import SCORES
 from iclens.lens.prompt.tokens import FIRST, by_source
 from iclens.lens.scores.gradient_step import gradient_step
 
@@ -102,7 +102,7 @@ class Kept:
             UserError: the prompt or the answers cannot be handled.
         """
         # What is off or looked at, and every score, is read from the same lens.
-        asked = replace(ask, off=(), layer=None, head=None, scores=OPENING, within=None, budget=0)
+        asked = replace(ask, off=(), layer=None, head=None, scores=SCORES, within=None, budget=0)
         viewed = self._kept.pop(asked, None)
         if viewed is None:
             told: dict[str, Any] = {"answers": ask.answers or None, "answer": ask.answer, **ask.said}

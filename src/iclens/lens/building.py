@@ -41,7 +41,7 @@ from iclens.lens.scored import BY_WEIGHT, scored
 from iclens.lens.scores.faithfulness import agreements
 
 SCORES = ("influence", "gradient_step")
-"""The scores of many prompts where none are chosen, which go through the model side by side."""
+"""The scores where none are chosen of many prompts, side by side, and of a prompt that is edited while one waits."""
 
 OPENING = ("influence_deletions", *SCORES)
 """The scores of one prompt where none are chosen, the one that orders its sources first."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -13,11 +10,11 @@ from iclens.attention.attending import Attending, repeat_heads
 from iclens.attention.linear import linear_attention
 from iclens.attention.optimizers import online
 from iclens.attention.optimizers.key_gram import unit_gram, wide
-from iclens.attention.optimizers.trained import TrainedAttention
+from iclens.attention.optimizers.rated import RatedAttention
 from iclens.attention.optimizers.training_sets import TrainingSets, has_heads
 from iclens.attention.shapes import Keys, Mask, Outputs, Queries, Values
-from iclens.attention.strength import Strength, StrengthOption, finite, times
-from iclens.attention.variant import ATTENTIONS, HeadShape
+from iclens.attention.strength import Strength, finite, times
+from iclens.attention.variant import ATTENTIONS
 from iclens.dual import StepLoss
 from iclens.kernels import Kernel, LinearKernel
 
@@ -109,7 +106,7 @@ def _weights(q: Tensor, k: Tensor, attending: Attending) -> Tensor:
     return weights if allowed is None else weights * allowed
 
 
-class LinearTrainedAttention(TrainedAttention):
+class LinearTrainedAttention(RatedAttention):
     """A dual model that is linear in keys of length 1, and its rate β.
 
     Args:
@@ -120,18 +117,6 @@ class LinearTrainedAttention(TrainedAttention):
     Raises:
         UserError: β not finite, or a list of the wrong length.
     """
-
-    rate: Strength
-
-    def __init__(
-        self, shape: HeadShape, *, rate: float | Sequence[float] | Tensor = 1.0, learned: bool = False
-    ) -> None:
-        super().__init__(shape)
-        self._rate = StrengthOption("rate", rate, learned=learned, n_heads=shape.n_kv_heads)
-        self._rate.attach(self)
-
-    def options(self) -> dict[str, Any]:  # noqa: D102
-        return {"rate": self._rate.start, "learned": self._rate.learned}
 
     def keys(self, k: Tensor, attending: Attending) -> Tensor:  # noqa: D102
         return normalize(k, dim=-1)

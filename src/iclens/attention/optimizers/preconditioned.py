@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,12 +9,12 @@ from torch import Tensor
 from iclens.attention.attending import Attending, repeat_heads
 from iclens.attention.optimizers import online
 from iclens.attention.optimizers.key_gram import softmax_gram, wide
-from iclens.attention.optimizers.trained import TrainedAttention
+from iclens.attention.optimizers.rated import RatedAttention
 from iclens.attention.optimizers.training_sets import TrainingSets, has_heads
 from iclens.attention.scaled_dot_product import scaled_dot_product, weights_naive
 from iclens.attention.shapes import Keys, Mask, Outputs, Queries, Values
-from iclens.attention.strength import Strength, StrengthOption, finite, is_zero
-from iclens.attention.variant import ATTENTIONS, HeadShape
+from iclens.attention.strength import Strength, finite, is_zero
+from iclens.attention.variant import ATTENTIONS
 from iclens.dual import StepLoss
 
 
@@ -75,7 +74,7 @@ def _fast(q: Tensor, k: Tensor, v: Tensor, attending: Attending, rate: Strength)
 
 
 @ATTENTIONS.register("preconditioned")
-class PreconditionedAttention(TrainedAttention):
+class PreconditionedAttention(RatedAttention):
     """`preconditioned_attention` as a module.
 
     Args:
@@ -86,18 +85,6 @@ class PreconditionedAttention(TrainedAttention):
     Raises:
         UserError: β not finite, or a list of the wrong length.
     """
-
-    rate: Strength
-
-    def __init__(
-        self, shape: HeadShape, *, rate: float | Sequence[float] | Tensor = 1.0, learned: bool = False
-    ) -> None:
-        super().__init__(shape)
-        self._rate = StrengthOption("rate", rate, learned=learned, n_heads=shape.n_kv_heads)
-        self._rate.attach(self)
-
-    def options(self) -> dict[str, Any]:  # noqa: D102
-        return {"rate": self._rate.start, "learned": self._rate.learned}
 
     def neutral_options(self) -> dict[str, Any] | None:  # noqa: D102
         return {"rate": 0.0, "learned": False}

@@ -1,11 +1,13 @@
 // Editing the prompt: its demonstrations, its query, its candidate answers, and what is done to rows of it.
 
 import { byId, el, oneLine } from "./elements.js";
-import { nameOf } from "./scores.js";
+import { fullNameOf, nameOf } from "./scores.js";
 import { buildSources, renderSwitches, sourceRows } from "./sources.js";
 import { change, given, isNamed, isSaved, queryOf, state, withQuery } from "./state.js";
 
 const MORE = ["path", "knock_out"]; // scores that are offered beyond those that are computed anyway
+
+let refined = null; // the score that the server would order these sources by if it had more time
 
 /** Builds everything anew, after demonstrations were added, moved or deleted, or another prompt was taken. */
 export function renderEditor() {
@@ -111,10 +113,18 @@ function offerScores() {
   const offered = [...document.getElementsByName("colour")];
   if (offered.map((radio) => radio.value).join() !== state.scores.join()) {
     for (const radio of offered) radio.closest("label").remove();
-    byId("more").before(...state.scores.map(choiceOf));
+    byId("refine").before(...state.scores.map(choiceOf));
   }
   for (const radio of document.getElementsByName("colour")) radio.checked = radio.value === state.colour;
   byId("more").hidden = MORE.every((name) => state.scores.includes(name));
+  offerRefined(refined);
+}
+
+/** Offers the score that orders the sources best, which takes longer than an edit may, where it is not computed yet. */
+export function offerRefined(name) {
+  refined = name;
+  byId("refine").hidden = name === null || state.scores.includes(name);
+  byId("refine").title = name === null ? "" : `Order by ${fullNameOf(name)}, which predicts deletions better and takes a few more forward passes`;
 }
 
 function choiceOf(name) {
@@ -152,13 +162,19 @@ export function startEditor(example, takeOver, takeDocument) {
     restructure(() => takeOver({ ...blankQuestion(), demonstrations: blocks.slice(0, -1), query: blocks.at(-1) }));
   });
   byId("whole").addEventListener("input", () => byId("whole").setCustomValidity(""));
-  // The button is reached from the scores by arrow keys: the Tab key has enough to do.
+  // The buttons are reached from the scores by arrow keys: the Tab key has enough to do.
   byId("colour").addEventListener("keydown", (event) => {
-    const radios = [...document.getElementsByName("colour")];
-    if (event.key === "ArrowRight" && event.target === radios.at(-1) && !byId("more").hidden) {
-      event.preventDefault();
-      byId("more").focus();
-    } else if (event.key === "ArrowLeft" && event.target === byId("more")) radios.at(-1).focus();
+    const line = [...document.getElementsByName("colour")].slice(-1).concat([byId("refine"), byId("more")].filter((button) => !button.hidden));
+    const to = line[line.indexOf(event.target) + { ArrowRight: 1, ArrowLeft: -1 }[event.key]];
+    if (!to || !line.includes(event.target)) return;
+    event.preventDefault();
+    to.focus();
+  });
+  byId("refine").addEventListener("click", () => {
+    // The first score orders the sources.
+    change("prompt", (now) => Object.assign(now, { scores: [refined, ...now.scores], colour: refined }));
+    offerScores();
+    document.querySelector("#colour input:checked").focus();
   });
   byId("more").addEventListener("click", () => {
     change("prompt", (now) => (now.scores = [...new Set([...now.scores, ...MORE])]));

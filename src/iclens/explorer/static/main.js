@@ -6,7 +6,7 @@ import { renderAsking, renderWays, startAsking, takeDocument } from "./asking.js
 import { renderCitations } from "./citations.js";
 import { renderDetails } from "./details.js";
 import { renderChips, startChips } from "./chips.js";
-import { renderEditor, startEditor } from "./editor.js";
+import { offerRefined, renderEditor, startEditor } from "./editor.js";
 import { byId, el } from "./elements.js";
 import { renderHead, renderHeadProblem, renderMap, renderMapChoice, startHeads, strongest } from "./heads.js";
 import { openLab } from "./lab.js";
@@ -135,6 +135,7 @@ function renderGlance() {
   renderMapChoice(shown.glance);
   renderShare(shown.glance);
   renderWays(shown.glance.ways);
+  offerRefined(shown.glance.refined ?? null);
   renderLinked(shown.glance, shown.explanation);
   renderColours();
 }

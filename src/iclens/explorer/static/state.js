@@ -147,8 +147,9 @@ export function toHash() {
 export function fromHash(hash) {
   const read = hash.startsWith("#q=") ? decoded(hash.slice(3)) : undefined;
   if (!isQuestion(read)) return false;
-  // Links of earlier versions have a colour that was always computed then.
+  // Links of earlier versions have a colour that was always computed then; the first score orders the sources.
   if (!read.scores && ["knock_out", "path"].includes(read.colour)) read.scores = [...SCORES, read.colour];
+  if (!read.scores && read.colour === "influence_deletions") read.scores = [read.colour, ...SCORES];
   takeOver(read);
   state.colour = state.scores.includes(read.colour) ? read.colour : state.scores[0];
   return true;
