@@ -86,7 +86,7 @@ def trees_of(lens_model: LensModel, rows: Sequence[Sequence[int]], most_tokens: 
     alike = longest_alike(lens_model)
     if len(rows) < 2 or not _SHARES.get(lens_model.model, True) or (alike is not None and max(map(len, rows)) > alike):
         return []
-    trees = list(prefix_trees(rows, min(most_tokens, lens_model.context_length or most_tokens)))
+    trees = list(prefix_trees(rows, most_tokens))
     return trees if sum(len(tree.ids) for tree in trees) <= WORTH * sum(map(len, rows)) else []
 
 
