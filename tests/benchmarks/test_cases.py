@@ -204,7 +204,7 @@ def test_every_line_of_the_promise_is_measured_at_the_usual_size():
     assert set.union(*wanted.values()) == set(demonstrations.METHODS)
     assert demonstrations.FEATURE_ABLATION in wanted[16] & wanted[64]
     assert all(minutes(CASES[name]) for name in NAMES)
-    assert sum(minutes(CASES[name]) for name in NAMES) <= 85
+    assert sum(minutes(CASES[name]) for name in NAMES) <= 95
 
 
 def test_a_loop_that_starts_elsewhere_is_found_out():

@@ -91,7 +91,7 @@ def sentences():
         yield "scale-out.md", "| {:.0f} s |" + " {:.1f} |" * 4, [length, *row("scale-out", length)]
 
 
-@pytest.mark.parametrize(("page", "sentence", "values"), sentences())
+@pytest.mark.parametrize(("page", "sentence", "values"), list(sentences()))
 def test_a_number_in_words_is_the_one_that_was_measured(page, sentence, values):
     text = re.sub(r"\s+", " ", (DOCS / page).read_text(encoding="utf-8"))
     assert sentence.format(*values) in text

@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @CASES.register("attention")
-@takes(minutes=6, long=20)
+@takes(minutes=4, long=18)
 @on_gpu
 def attention(context: Context) -> Iterator[Entry]:
     """Attention variants: fused attention and the naive forms; random features: performer-pytorch. Also on a GPU."""

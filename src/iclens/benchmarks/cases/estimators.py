@@ -50,7 +50,7 @@ class Rivals:
 
 
 @CASES.register("estimators")
-@takes(minutes=3)
+@takes(minutes=2)
 def estimators(context: Context) -> Iterator[Entry]:
     """All prefixes at once: loops over prompts and prefixes, scikit-learn in a loop, the repository of Garg et al."""
     batch, n, d = context.pick((4, 9, 3), (64, 41, 20))

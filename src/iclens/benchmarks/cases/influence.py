@@ -48,7 +48,7 @@ _SIZES = ("n_demonstrations", "words", "query_words")
 
 
 @CASES.register("influence")
-@takes(minutes=8)
+@takes(minutes=16)
 def influence_of_all(context: Context) -> Iterator[Entry]:
     """Influence of every demonstration: in forward passes, beside deleting one at a time, and in memory."""
     yield from defaults(context)

@@ -20,7 +20,7 @@ N_DEMONSTRATIONS = 16
 
 
 @CASES.register("lens")
-@takes(minutes=6)
+@takes(minutes=5)
 def lens(context: Context) -> Iterator[Entry]:
     """Contributions, knock-out and capture of all heads: plain forward, TransformerLens, nnsight."""
     n = context.pick(96, 512)

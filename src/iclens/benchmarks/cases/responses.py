@@ -46,7 +46,7 @@ _SIZES = ("n_demonstrations", "words", "query_words")
 
 
 @CASES.register("responses")
-@takes(minutes=4)
+@takes(minutes=11)
 def responses(context: Context) -> Iterator[Entry]:
     """Influence of 16 sources on each of 64 response tokens: in forward passes, and in memory."""
     size, n_written = context.pick((4, 10, 12), SIXTEEN), context.pick(8, N_WRITTEN)
@@ -133,7 +133,7 @@ def _beside_forward(matrix: Matrix, context: Context) -> Comparison:
         targets=()
         if context.quick
         else (Target("speed-up", 1 / MOST_PASSES, f"at most {MOST_PASSES:g} forward passes"),),
-        most_pairs=5,
+        most_pairs=3,
         warm_up=False,
     )
 

@@ -21,7 +21,7 @@ Pairs = list[tuple[str, str]]
 
 
 @CASES.register("select")
-@takes(minutes=4)
+@takes(minutes=6)
 def choice(context: Context) -> Iterator[Entry]:
     """A prompt judged on queries, and a whole choice of demonstrations, beside plain forward passes."""
     for asked in questions(context, context.pick(6, 16)):

@@ -37,7 +37,7 @@ print(tokenizer.decode(logits[0, -1].argmax()))
 
 
 @CASES.register("start-up")
-@takes(minutes=5)
+@takes(minutes=3)
 def start_up(context: Context) -> Iterator[Entry]:
     """The import, --help, the first result of explain, the demo: a bare torch or transformers, and TransformerLens."""
     environment = os.environ | {"OMP_NUM_THREADS": str(context.threads), "HF_HUB_OFFLINE": "1"}

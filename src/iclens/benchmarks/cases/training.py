@@ -33,7 +33,7 @@ _MEMORY = 4 << 30
 
 
 @CASES.register("training")
-@takes(minutes=5)
+@takes(minutes=4)
 @on_gpu
 def training(context: Context) -> Iterator[Entry]:
     """Steps and whole runs: ensembles against single runs, our GPT-2 against transformers and Garg's repository."""
