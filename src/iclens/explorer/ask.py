@@ -37,7 +37,7 @@ _KEYS = (
 
 @dataclass(frozen=True)
 class Ask:
-    """One question to the lens.
+    """What the page asks: a prompt, what is explained of it, and by which scores.
 
     Attributes:
         prompt: the prompt, with every demonstration.
@@ -71,7 +71,7 @@ class Ask:
 
     @classmethod
     def read(cls, document: Any, tokenizer: Any = None) -> Ask:
-        """Read a question from JSON.
+        """Read what the page sends, and check every key of it.
 
         The prompt is an object that `read_document` reads, or `"document"`, which holds any that it reads. Beside the
         latter, the blocks that the page shows for it may stand (`"demonstrations"`, `"query"`, `"instruction"`):
