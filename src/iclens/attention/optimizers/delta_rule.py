@@ -107,16 +107,7 @@ def _weights(q: Tensor, k: Tensor, attending: Attending) -> Tensor:
 
 
 class LinearTrainedAttention(RatedAttention):
-    """A dual model that is linear in keys of length 1, and its rate β.
-
-    Args:
-        shape: sizes of the heads.
-        rate: β, one number or one for each key head.
-        learned: make β a parameter that starts there.
-
-    Raises:
-        UserError: β not finite, or a list of the wrong length.
-    """
+    """A dual model that is linear in keys of length 1; arguments as in `RatedAttention`."""
 
     def keys(self, k: Tensor, attending: Attending) -> Tensor:  # noqa: D102
         return normalize(k, dim=-1)
