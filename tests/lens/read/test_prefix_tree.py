@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.lens.zoo import CAUSAL, build
 
@@ -13,7 +13,7 @@ from iclens.lens.model.rotary import longest_alike
 from iclens.lens.read.capture import run
 from iclens.lens.read.margin import Readout
 from iclens.lens.read.prefix_tree import prefix_trees, read_tree
-from iclens.lens.read.shared_texts import cost_of
+from iclens.lens.read.shared_texts import WORTH, cost_of
 from iclens.lens.scores.deletions import run_texts
 
 TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=8)
@@ -88,6 +88,16 @@ def test_texts_side_by_side_and_as_a_tree_say_the_same(name: str) -> None:
     rows = [[*ids, 7] for ids, _ in texts]
     different = len({tuple(row[:n]) for row in rows for n in range(1, len(row) + 1)})
     assert different <= cost_of(model, rows, 200) < sum(map(len, rows))
+
+
+@given(st.integers(1, 200), st.integers(1, 5), st.integers(1, 20))
+@settings(max_examples=20, deadline=None)
+def test_a_long_beginning_is_read_once_for_as_many_tokens_as_go_through_at_once(long: int, own: int, most: int) -> None:
+    model = LensModel.wrap(build("llama", torch.float64), name="llama")
+    rows = [[*[1] * long, *[2 + i] * own] for i in range(12)]
+    n_trees = -(-12 // (1 + most // own))
+    shared, apart = n_trees * long + 12 * own, 12 * (long + own)
+    assert cost_of(model, rows, most) == (shared if shared <= WORTH * apart else apart)
 
 
 def test_a_model_that_reads_a_tree_otherwise_reads_every_text_by_itself() -> None:

@@ -55,7 +55,8 @@ def read_texts(
         rows: token ids of each text.
         positions: where the logits of each are needed.
         read: what is read of them. Floating-point numbers are those by which a tree is checked against an own pass.
-        most_tokens: how many go through the model at once; a longer text is a separate pass.
+        most_tokens: how many go through the model at once, beside the longest text where what texts begin with alike
+            is read once; a longer text is a separate pass where it is not.
         advance: is called with the number of finished texts after every pass.
         shared: without it every text is read whole: the naive way beside the fast one.
     """
@@ -65,7 +66,7 @@ def read_texts(
         found.update(zip(numbers, zip(*some, strict=True), strict=True))
         advance(len(found))
 
-    for tree in trees_of(lens_model, rows, most_tokens) if shared else ():
+    for tree in trees_of(lens_model, rows, _room(rows, most_tokens)) if shared else ():
         if len(tree.numbers) == 1:
             continue
         some = read(tree.numbers, doubled(read_tree(lens_model, tree, positions[list(tree.numbers)])))
@@ -92,8 +93,13 @@ def trees_of(lens_model: LensModel, rows: Sequence[Sequence[int]], most_tokens: 
 
 def cost_of(lens_model: LensModel, rows: Sequence[Sequence[int]], most_tokens: int) -> int:
     """Return how many tokens `read_texts` reads for texts of these ids."""
-    trees = trees_of(lens_model, rows, most_tokens)
+    trees = trees_of(lens_model, rows, _room(rows, most_tokens))
     return sum(map(len, (tree.ids for tree in trees) if trees else rows))
+
+
+def _room(rows: Sequence[Sequence[int]], most_tokens: int) -> int:
+    """Return how many tokens a tree may have: long texts would else be read again for every few that share them."""
+    return most_tokens + max(map(len, rows), default=0)
 
 
 def _batches(lens_model: LensModel, lengths: Mapping[int, int], most_tokens: int) -> list[list[int]]:
