@@ -73,6 +73,34 @@ def top(page, selector):
     return page.locator(selector).first.bounding_box()["y"]
 
 
+CUT = """() => [...document.querySelectorAll("textarea")].filter((one) => one.clientHeight < one.scrollHeight)
+  .map((one) => one.value)"""
+
+
+def test_texts_are_seen_whole_in_a_browser_that_does_not_size_fields_itself(visit, offering):
+    page = visit(offering.address)
+    page.context.add_init_script(
+        "CSS.supports = () => false;"
+        "addEventListener('DOMContentLoaded', () => {"
+        "  const sheet = new CSSStyleSheet(); sheet.replaceSync('textarea { field-sizing: fixed !important; }');"
+        "  document.adoptedStyleSheets = [sheet]; });"
+    )
+    long = SHORT | {"demonstrations": ["cat is vux .\n" * 3, "plum is nef . " * 8], "query": "horse is\n" * 4}
+    page.goto(offering.address + link(long))
+    page.reload()
+    settled(page)
+    assert page.locator("#query").input_value() == long["query"]
+    assert page.evaluate(CUT) == []
+    page.locator("#query").press_sequentially("dog is vux . cat is " * 4)
+    settled(page)
+    assert page.evaluate(CUT) == []
+    before = page.locator("#query").bounding_box()["height"]
+    page.locator("#query").fill("horse is")
+    settled(page)
+    assert page.evaluate(CUT) == []
+    assert page.locator("#query").bounding_box()["height"] < before / 2
+
+
 # What is seen first
 
 

@@ -8,6 +8,7 @@ import { renderDetails } from "./details.js";
 import { renderChips, startChips } from "./chips.js";
 import { offerRefined, renderEditor, startEditor } from "./editor.js";
 import { byId, el } from "./elements.js";
+import { startFitting } from "./fitting.js";
 import { renderHead, renderHeadProblem, renderMap, renderMapChoice, startHeads, strongest } from "./heads.js";
 import { openLab } from "./lab.js";
 import { renderLayers, renderLayersProblem } from "./layers.js";
@@ -240,6 +241,7 @@ window.addEventListener("hashchange", () => {
     edited();
   } else if (shown.glance) keepAddress();
 });
+startFitting();
 addView("prompt", open);
 addView("lab", openLab);
 addView("runs", openRuns);
