@@ -63,7 +63,7 @@ test: $(INSTALLED)  ## every test but the slow ones and the long fault suite
 	$(PARALLEL) -m "not slow and not faults"
 
 test-all: $(INSTALLED)  ## every test but the long fault suite; every type of every signature is checked
-	$(PARALLEL) -m "not faults" --jaxtyping-packages=iclens,beartype.beartype
+	$(PARALLEL) -p tests.typed -m "not faults" --jaxtyping-packages=iclens,tests.typed.check
 
 test-faults: $(INSTALLED)  ## kills, full disks, damaged files, lost machines; ten times as much fuzzing
 	$(PYTEST) -m faults

@@ -16,7 +16,7 @@ PACKAGE = "iclens"
 
 # Names that no module has, and that a class does not mangle.
 IMPORTS = """
-from beartype import beartype as __check__
+from tests.typed import check as __check__
 from jaxtyping import jaxtyped as __with_shapes__
 """
 

@@ -69,6 +69,10 @@ def chips(page):
     return page.locator("#answers .chip span").all_inner_texts()
 
 
+def asks(request):
+    return json.loads(request.post_data)["answers"]
+
+
 def top(page, selector):
     return page.locator(selector).first.bounding_box()["y"]
 
@@ -228,9 +232,9 @@ def test_candidates_hold_commas(short, offering):
     assert field.input_value() == "nef"
     typed = '{"kind": "nef", "sure": true}'
     field.fill(typed)
-    with short.expect_request("**/api/glance") as sent:
+    # The question without the last candidate may be on its way still.
+    with short.expect_request(lambda sent: "glance" in sent.url and asks(sent) == ["vux", typed]):
         short.keyboard.press("Enter")
-    assert json.loads(sent.value.post_data)["answers"] == ["vux", typed]
     assert chips(short) == ["vux", typed]
     # Twice the same is once.
     field.fill("vux")

@@ -29,7 +29,7 @@ class OnePrompt:
         template: how to write a pair, with {input} and {output}; \n is a line break. With --documents, how to write
             these.
         instruction: text to put before the demonstrations.
-        instruction_blocks: how many of the first blocks of a plain-text prompt are an instruction.
+        instruction_blocks: how many of the first blocks of a plain-text prompt are an instruction; found when left out.
         separator: what stands between demonstrations, instead of blank lines; \n is a line break.
         template_args: arguments of the chat template, each key=value, e.g. enable_thinking=false.
         system_in_user: put a chat's system message before the first user message, where the template has no such role.
@@ -43,7 +43,7 @@ class OnePrompt:
     query: str | None = None
     template: str | None = None
     instruction: str | None = None
-    instruction_blocks: int = 0
+    instruction_blocks: int | None = None
     separator: str | None = None
     template_args: tuple[str, ...] = ()
     system_in_user: bool = False

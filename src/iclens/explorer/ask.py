@@ -164,11 +164,22 @@ def _prompt(document: Any, parts: dict[str, Any], tokenizer: Any) -> Prompt:
         first, following = [*prompt.demonstrations, prompt.query][:2]
         parts.setdefault("separator", prompt.text[first.end : following.start])
     elif set(prompt.document or {}) == {"prompt"}:
-        # Demonstrations of several lines each, with no blank line between them.
+        # The text alone says where its demonstrations lie: what stands between them is a part of that.
         shown = [parts.get("instruction"), *parts.get("demonstrations", []), parts.get("query")]
         if all(isinstance(one, str | None) for one in shown):
-            return read_document("\n".join(filter(None, shown)))
+            return read_document(_between_as_in(prompt, shown))
     return read_document(parts, tokenizer)
+
+
+def _between_as_in(prompt: Prompt, shown: list[str | None]) -> str:
+    """Join an instruction or none, demonstrations and a query by what stands between those of a prompt."""
+    instruction, *shots, query = shown
+    spans = [*prompt.demonstrations, prompt.query]
+    first = prompt.text[prompt.instruction.end : spans[0].start] if prompt.instruction else "\n"
+    between = prompt.text[spans[0].end : spans[1].start]
+    last = prompt.text[spans[-2].end : spans[-1].start]
+    head = f"{instruction}{first}" if instruction else ""
+    return f"{head}{between.join(filter(None, shots))}{last}{query or ''}"
 
 
 def _give(prompt: Prompt, blocks: dict[str, Any]) -> bool:

@@ -71,8 +71,11 @@ def test_a_chat_that_is_written_out_already_is_no_plain_text():
     tokenizer = with_chat(LLAMA_LIKE)
     text = tokenizer.apply_chat_template(TURNS, tokenize=False)
     said = "'<s>' several times, as a chat does"
+    read = read_document(text.replace("\n", " "), tokenizer)
+    assert len(read.demonstrations) == len(TURNS) // 2
+    assert said in tokenize(read, tokenizer).notes[-1]
     with pytest.raises(UserError, match=f"1 block.*{said}"):
-        read_document(text.replace("\n", " "), tokenizer)
+        read_document(text.replace("\n", " ").replace("</s>", ""), tokenizer)
     (note,) = tokenize(read_document(text.replace(" </s>", " </s>\n\n"), tokenizer), tokenizer).notes[-1:]
     assert said in note
     assert not any(said in one for one in tokenize(read_document(TURNS, tokenizer), tokenizer).notes)

@@ -22,7 +22,7 @@ def shown(prompt: Prompt) -> list[str | None]:
         ("dog is blick .\n\nsaw is nef .\n\ncat is", ["blick .", "nef ."]),
         ("Review: a is b\nSentiment: pos\n\nReview: x\nSentiment: neg\n\nReview: q\nSentiment:", ["pos", "neg"]),
         ("Q: hot\nA: cold\n\nQ: A: what\nA: b\n\nQ: c\nA:", ["cold", "b"]),
-        ("a note\n\nQ: hot\nA: cold\n\nQ: d\nA: b\n\nQ: c\nA:", [None, "cold", "b"]),
+        ("a note\n\nQ: hot\nA: cold\n\nQ: d\nA: b\n\nQ: c\nA:", ["cold", "b"]),
         ("one\n\ntwo\n\nthree", [None, None]),
     ],
 )

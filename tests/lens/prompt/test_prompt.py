@@ -25,7 +25,7 @@ def test_blocks_keep_their_exact_characters(blocks, data):
     text = blocks[0]
     for block in blocks[1:]:
         text += data.draw(BLANK) + block
-    prompt = Prompt.from_text(text)
+    prompt = Prompt.from_text(text, instruction_blocks=0)
     assert pieces(prompt) == [blocks[0].removeprefix("\ufeff"), *blocks[1:-1]]
     assert prompt.query.of(prompt.text).rstrip() == blocks[-1].rstrip()
     assert prompt.query.end == len(prompt.text)

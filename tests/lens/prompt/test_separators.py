@@ -16,6 +16,9 @@ SHOTS = ["2+3=5", "5+2=7", "1+6=7"]
 BLOCKS = st.lists(st.text("ab \n=", min_size=1, max_size=8).filter(str.strip), min_size=2, max_size=5)
 
 
+REVIEWS = ["Review: dull\nLabel: bad", "Review: warm\nLabel: good"]
+
+
 def shown(prompt):
     return [span.of(prompt.text) for span in prompt.demonstrations]
 
@@ -32,16 +35,23 @@ def test_a_blank_line_inside_a_demonstration():
     text = "Review: dull\n\nand long\nLabel: bad\n\nReview: warm\nLabel: good\n\n"
     text += "Review: fine\nLabel: good\n\nReview: so\nLabel:"
     (note,) = Prompt.from_text(text).notes
+    assert "a demonstration begins at each 'Review:'" in note
+    assert shown(Prompt.from_text(text)) == [
+        "Review: dull\n\nand long\nLabel: bad",
+        *REVIEWS[1:],
+        "Review: fine\nLabel: good",
+    ]
+    (note,) = Prompt.from_text(text, instruction_blocks=0).notes
     assert "Demonstration 0 ('Review: dull') lacks 'Label:'" in note
     later = "Review: warm\nLabel: good\n\n" + text
-    assert "has a blank line inside" in Prompt.from_text(later).notes[0]
+    assert "has a blank line inside" in Prompt.from_text(later, instruction_blocks=0).notes[0]
     prompt = Prompt.from_text(text.replace("\n\nReview", "\n###\nReview"), separator="###")
     assert shown(prompt)[0] == "Review: dull\n\nand long\nLabel: bad"
     assert prompt.notes == ()
 
 
 def test_an_instruction_that_counts_as_a_demonstration():
-    (note,) = Prompt.from_text("\n\n".join(["Add up.", *SHOTS, "4+4="])).notes
+    (note,) = Prompt.from_text("\n\n".join(["Add up.", *SHOTS, "4+4="]), instruction_blocks=0).notes
     assert "Demonstration 0 ('Add up.') lacks '='" in note
     assert "instruction_blocks=1" in note
     assert Prompt.from_text("\n\n".join(["Add up.", *SHOTS, "4+4="]), 1).notes == ()
@@ -65,9 +75,6 @@ def test_lines_without_a_blank_line():
     assert "The query has 4 lines" in note
 
 
-REVIEWS = ["Review: dull\nLabel: bad", "Review: warm\nLabel: good"]
-
-
 @pytest.mark.parametrize("before", ["", "Label the reviews.\nOne word each.\n"])
 def test_demonstrations_of_several_lines_without_a_blank_line(before):
     text = before + "\n".join([*REVIEWS, "Review: so\nLabel:"])
@@ -77,18 +84,16 @@ def test_demonstrations_of_several_lines_without_a_blank_line(before):
     assert prompt.query.of(text) == "Review: so\nLabel:"
     assert (prompt.instruction.of(text) if prompt.instruction else "") == before.rstrip()
     (note,) = prompt.notes
-    assert "every 2 lines count as a demonstration" in note
+    assert "a demonstration begins at each 'Review:'" in note
     assert read_document(prompt.to_document()) == prompt
     assert Prompt.from_text(before + "Review: dull\nLabel: bad\nReview: so\nLabel:").without([]).lead == " "
-    with pytest.raises(UserError, match="name the line end as the separator"):
-        Prompt.from_text("Q: a\nfirst\nA: b\nQ: c\nA: d\nQ: e\nA:")
 
 
 def test_half_of_a_demonstration_beside_an_instruction_is_named_too():
     text = (
         "Label the reviews.\n\nReview: dull\n\nand long\nLabel: bad\n\nReview: warm\nLabel: good\n\nReview: so\nLabel:"
     )
-    (note,) = Prompt.from_text(text).notes
+    (note,) = Prompt.from_text(text, instruction_blocks=0).notes
     assert "Demonstrations 0 ('Label the reviews.'), 1 ('Review: dull') lack 'Label:'" in note
     assert "instruction_blocks=2" in note
     assert "has a blank line inside" in note

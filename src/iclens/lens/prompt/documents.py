@@ -228,9 +228,9 @@ def _from_text(text: str, options: PromptOptions) -> Prompt:
     between = BLANK_LINE if separator is None else separator
     if options.instruction is not None and options.instruction.strip():
         text = f"{options.instruction}{between}{text}"
-        n_blocks += len(blocks(options.instruction, separator))
+        n_blocks = (n_blocks or 0) + len(blocks(options.instruction, separator))
     if options.split is not None:
-        return Prompt.from_pieces(text, options.split, options.query, separator, n_blocks)
+        return Prompt.from_pieces(text, options.split, options.query, separator, n_blocks or 0)
     if options.query is not None:
         text = f"{text}{between}{options.query}"
     return Prompt.from_text(text, n_blocks, separator)
@@ -250,7 +250,7 @@ def _from_blocks(demonstrations: list[str], options: PromptOptions) -> Prompt:
     # Line ends around a block would widen the blank line between it and the next.
     text = (options.separator or BLANK_LINE).join(block.strip("\r\n") for block in named.values())
     instruction = (options.instruction or "").strip("\r\n")
-    return _from_text(text, PromptOptions(None, None, instruction, separator=options.separator))
+    return _from_text(text, PromptOptions(None, None, instruction, 0, options.separator))
 
 
 def _from_rows(rows: list[tuple[str, Any]], options: PromptOptions, complete: bool = False) -> Prompt:

@@ -34,7 +34,7 @@ class PromptOptions:
             documents, the question about them.
         instruction: a text before the demonstrations.
         instruction_blocks: for plain text and the only message of a chat, how many of the first blocks are an
-            instruction.
+            instruction; None leaves that to the text, see `Prompt.from_text`.
         separator: what stands between demonstrations; blank lines when None. In a chat, those inside the last message.
         template_args: for chats, further arguments of the tokenizer's `apply_chat_template`, which its template reads
             as variables, e.g. `{"enable_thinking": False}`.
@@ -48,7 +48,7 @@ class PromptOptions:
     template: str | None = None
     query: str | None = None
     instruction: str | None = None
-    instruction_blocks: int = 0
+    instruction_blocks: int | None = None
     separator: str | None = None
     template_args: Mapping[str, Any] | None = None
     system_in_user: bool = False
@@ -67,7 +67,7 @@ class PromptOptions:
         """
         for key, value in own.items():
             if key == "instruction_blocks":
-                if isinstance(value, bool) or not isinstance(value, int):
+                if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                     raise UserError(f'"instruction_blocks" is {value!r}: give a whole number.')
             elif key in ("system_in_user", "score_instruction", "as_chat"):
                 if not isinstance(value, bool):
@@ -87,7 +87,7 @@ class PromptOptions:
             form == "documents" and bool({"as_chat": self.as_chat, **own}["as_chat"])
         )
         idle |= {} if binding or is_chat else {"template_args": None, "system_in_user": False}
-        idle |= {} if binding or form != "turns" else {"instruction_blocks": 0}
+        idle |= {} if binding or form != "turns" else {"instruction_blocks": None}
         settled = replace(self, **idle | dict(own))
         if form not in ("pairs", "documents") and settled.template is not None:
             other = "plain text" if form == "text" else "a chat, which the tokenizer's own template writes"
@@ -108,7 +108,7 @@ class Written(TypedDict, total=False):
     template: str | None
     query: str | None
     instruction: str | None
-    instruction_blocks: int
+    instruction_blocks: int | None
     separator: str | None
     template_args: Mapping[str, Any] | None
     system_in_user: bool

@@ -150,9 +150,10 @@ class Prompt(OfSources):
         n_blocks = 0 if self.instruction is None else len(blocks(self.instruction.of(self.text)))
         # A query that no space follows is read with one.
         text = self.text + ("" if self.lead == " " else self.lead)
-        with suppress(UserError):
-            if "\r\n" not in text and Prompt.from_text(text, n_blocks) == self:
-                return {"prompt": text} | ({"instruction_blocks": n_blocks} if n_blocks else {})
+        for told in (None, n_blocks):
+            with suppress(UserError):
+                if "\r\n" not in text and Prompt.from_text(text, told) == self:
+                    return {"prompt": text} | ({} if told is None else {"instruction_blocks": told})
         return None
 
     def told_by(self, document: dict[str, Any]) -> Prompt:
@@ -161,17 +162,20 @@ class Prompt(OfSources):
         return self
 
     @classmethod
-    def from_text(cls, text: str, instruction_blocks: int = 0, separator: str | None = None) -> Prompt:
+    def from_text(cls, text: str, instruction_blocks: int | None = None, separator: str | None = None) -> Prompt:
         r"""Reads blocks between blank lines, or between separators: demonstrations, and the query last.
 
-        A blank line may hold spaces. Blocks keep their exact characters. A text without blank lines whose lines are
-        alike (`"2+2=4\n3+5=8\n1+6="`) is read line by line, with a note. The spaces between the query and its
-        answer are those that follow the query's last words in every demonstration; when these words do not occur
-        there, the spaces at the end of the text, or one space when it ends in none.
+        A blank line may hold spaces. Blocks keep their exact characters. Where neither a separator nor a number of
+        instruction blocks is told, first blocks that lack the words before the answer are the instruction, and other
+        layouts are known: lines that are alike (`"2+2=4\n3+5=8\n1+6="`), blocks that begin with the same label or
+        line, `<example>` elements, and blocks between lines of `---`. A note says what was read so.
+
+        The spaces between the query and its answer are those that follow the query's last words in every demonstration;
+        when these words do not occur there, the spaces at the end of the text, or one space when it ends in none.
 
         Args:
             text: the prompt, e.g. `"2+2=4\n\n3+5=8\n\n1+6="`.
-            instruction_blocks: how many of the first blocks are an instruction.
+            instruction_blocks: how many of the first blocks are an instruction; None leaves that to the text.
             separator: what stands between blocks instead of blank lines, e.g. `"\n"` or `"\n###\n"`.
 
         Raises:
@@ -273,7 +277,7 @@ class Prompt(OfSources):
         template_args: Mapping[str, Any] | None = None,
         system_in_user: bool = False,
         separator: str | None = None,
-        instruction_blocks: int = 0,
+        instruction_blocks: int | None = None,
     ) -> Prompt:
         """Renders chat messages with the chat template of a Hugging Face tokenizer.
 
@@ -291,7 +295,8 @@ class Prompt(OfSources):
             template_args: further arguments of its `apply_chat_template`, e.g. `{"enable_thinking": False}`.
             system_in_user: put the system message before the first user message, for templates without that role.
             separator: what stands between the demonstrations inside the last message; blank lines when left out.
-            instruction_blocks: how many of the first blocks of the only message are an instruction.
+            instruction_blocks: how many of the first blocks of the only message are an instruction; None leaves that
+                to the message.
 
         Raises:
             UserError: messages out of order, no chat template, arguments that it does not know, or a template that
@@ -300,7 +305,7 @@ class Prompt(OfSources):
         chat = check_messages(messages)
         first = 1 if is_system(chat[0]) else 0
         turns = range(first, len(chat) - 1, 2)
-        split = Split((), instruction_blocks)
+        split = Split((), instruction_blocks or 0)
         if not turns or separator is not None:
             split = split_text(chat[-1]["content"], instruction_blocks, separator, chat=True, least=0 if turns else 1)
         if split.n_instruction and turns:
