@@ -7,12 +7,15 @@ import re
 from contextlib import suppress
 from importlib.util import find_spec
 
+import pytest
+
 from iclens import bundled
 from iclens.cli.main import main
 from iclens.errors import UserError
 from iclens.lens.model.files import find
 
 
+@pytest.mark.slow
 def test_demo_writes_the_report_and_says_where_and_what_its_prompt_is(tmp_path, monkeypatch, capsys):
     """The reviews where a real model is installed, else the made-up language of the bundled one."""
     monkeypatch.chdir(tmp_path)

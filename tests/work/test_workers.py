@@ -80,6 +80,7 @@ def test_a_killed_process_is_one_clear_error(calls):
             ended.result()
 
 
+@pytest.mark.slow
 def test_the_others_go_on_when_one_process_is_killed(calls):
     ended = {one.place: one for one in each(calls.killed_at, [(x, 3) for x in range(7)], workers=2)}
     assert sorted(ended) == list(range(7))
