@@ -122,3 +122,80 @@ def test_who_says_how_many_blocks_are_an_instruction_is_believed() -> None:
 )
 def test_what_is_no_layout_is_read_between_blank_lines(text: str) -> None:
     assert Prompt.from_text(text) == Prompt.from_text(text, instruction_blocks=0)
+
+
+BY_HAND = {
+    "options": (
+        "Pick one letter.",
+        ["Which organ is largest?\nA) Heart\nB) Skin\nAnswer: B", "Where is the femur?\nA) Arm\nB) Leg\nAnswer: B"],
+        "How many ribs?\nA) 12\nB) 24\nAnswer:",
+    ),
+    "numbered headings": (
+        "Sort them.",
+        ["Example 1:\nText: a\nLabel: x", "Example 2:\nText: b\nLabel: y"],
+        "Text: c\nLabel:",
+    ),
+    "fences of code": (
+        "Say what it does.",
+        ["Code:\n```python\nx = 1\n```\nMeaning: sets", "Code:\n```python\nx + 1\n```\nMeaning: adds"],
+        "Code:\n```python\nx - 1\n```\nMeaning:",
+    ),
+    "an instruction that quotes the cue": (
+        'Begin with "Answer: " and say it.',
+        ["Question: a?\nAnswer: x", "Question: b?\nAnswer: y"],
+        "Question: c?\nAnswer:",
+    ),
+    "an instruction that quotes a tag": (
+        "Look at each <example> below.",
+        ["<example>\nText: a b\nLabel: x\n</example>", "<example>\nText: c d\nLabel: y\n</example>"],
+        "Text: e f\nLabel:",
+    ),
+    "numbered elements": (
+        "Sort them.",
+        ["<example1>\nText: a\nLabel: x\n</example1>", "<example2>\nText: b\nLabel: y\n</example2>"],
+        "Text: e f\nLabel:",
+    ),
+    "a query without its label": (
+        "Sort them.",
+        ["Review: a\nLabel: x", "Review: b\nLabel: y"],
+        "Review: c",
+    ),
+    "emphasis": (
+        "Sort them.",
+        ["**Text:** a\n\n**Label:** x", "**Text:** b\n\n**Label:** y"],
+        "**Text:** c\n\n**Label:**",
+    ),
+    "one line each": ("Translate:", ["cat => chat", "dog => chien"], "bird =>"),
+    "words before the sign in some": ("", ["one stone -> a", "two birds -> b", "three stone -> c"], "four stone ->"),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_blocks_behind_an_instruction_keep_every_line(name: str) -> None:
+    instruction, shots, query = BY_HAND[name]
+    prompt = Prompt.from_text("\n\n".join([*filter(None, [instruction]), *shots, query]))
+    assert _shown(prompt) == shots
+    assert prompt.query.of(prompt.text) == query
+    assert (prompt.instruction.of(prompt.text) if prompt.instruction else "") == instruction
+    assert read_document(prompt.to_document()) == prompt
+
+
+@pytest.mark.parametrize("head", ["Translate English to French:\n\n", "Opposites.\n\n", ""])
+@pytest.mark.parametrize("shots", [["cat => chat", "dog => chien"], ["1. hot: cold", "2. big: small"]])
+def test_lists_behind_a_blank_line(head: str, shots: list[str]) -> None:
+    query = {"cat => chat": "bird =>", "1. hot: cold": "3. tall:"}[shots[0]]
+    assert _shown(Prompt.from_text(head + "\n".join([*shots, query]))) == shots
+    assert _shown(Prompt.from_text(head + "\n".join(shots) + "\n\n" + query)) == shots
+
+
+def test_one_demonstration_keeps_all_paragraphs_of_its_answer() -> None:
+    shot = "Q: 2 and 2?\nA: First, 2.\n\nThen 2 more: 4."
+    assert _shown(Prompt.from_text(shot + "\n\nQ: 3 and 3?\nA:")) == [shot]
+
+
+def test_an_instruction_beside_the_text_leaves_its_layout() -> None:
+    text = "Text: a\nLabel: x\nText: b\n\nand long\nLabel: y\nText: c\nLabel:"
+    prompt = read_document({"prompt": text, "instruction": "Sort."})
+    assert _shown(prompt) == _shown(Prompt.from_text(text)) == ["Text: a\nLabel: x", "Text: b\n\nand long\nLabel: y"]
+    assert prompt.instruction is not None
+    assert prompt.instruction.of(prompt.text) == "Sort."

@@ -71,7 +71,9 @@ def test_lines_without_a_blank_line():
     assert prompt == Prompt.from_text("\n".join([*SHOTS, "4+4="]), separator="\n")
     with pytest.raises(UserError, match="name the line end as the separator"):
         Prompt.from_text("Review: a\nLabel: b")
-    (note,) = Prompt.from_text("Add.\n\n" + "\n".join([*SHOTS, "4+4="])).notes
+    text = "Add.\n\n" + "\n".join([*SHOTS, "4+4="])
+    assert shown(Prompt.from_text(text)) == SHOTS
+    (note,) = Prompt.from_text(text, instruction_blocks=0).notes
     assert "The query has 4 lines" in note
 
 
@@ -84,7 +86,7 @@ def test_demonstrations_of_several_lines_without_a_blank_line(before):
     assert prompt.query.of(text) == "Review: so\nLabel:"
     assert (prompt.instruction.of(text) if prompt.instruction else "") == before.rstrip()
     (note,) = prompt.notes
-    assert "a demonstration begins at each 'Review:'" in note
+    assert "every 2 lines count as a demonstration" in note
     assert read_document(prompt.to_document()) == prompt
     assert Prompt.from_text(before + "Review: dull\nLabel: bad\nReview: so\nLabel:").without([]).lead == " "
 
@@ -128,7 +130,7 @@ def test_unknown_words_are_named():
 
 
 def test_a_demonstration_of_one_token_at_the_very_beginning():
-    tokenized = tokenize(Prompt.from_text("red\n\none is number\n\ndog is"), words())
+    tokenized = tokenize(Prompt.from_text("red\n\none is number\n\ndog is", 0), words())
     assert tokenized.groups.tolist() == [-1, 1, 1, 1, -1, -1]
     assert "nothing of it is cut" in tokenized.notes[0]
     with pytest.raises(UserError, match="and there is no other"):

@@ -99,7 +99,7 @@ def records(lines: Sequence[str]) -> list[int]:
     if n < 2 or ends[0] < n - 1 or any(later - end != n for end, later in pairwise(ends)):
         return []
     begins = [end - n + 1 for end in ends]
-    label = re.match(r"\s*\w+\s*[:=>]|", lines[begins[-1]])
+    label = re.match(r"\s*\w+\s*[:=>\uff1a]|", lines[begins[-1]])
     assert label is not None
     return begins if all(lines[i].startswith(label[0]) for i in begins) else []
 

@@ -14,6 +14,7 @@ from iclens.lens.prompt.options import PromptOptions, Written, check_string, kin
 from iclens.lens.prompt.pieces import MESSAGES
 from iclens.lens.prompt.prompt import Prompt
 from iclens.lens.prompt.sources import BLANK_LINE
+from iclens.lens.prompt.splitting import split_text
 from iclens.lens.prompt.tokens import written_out
 
 _PAIR = '{"input": "...", "output": "..."}'
@@ -226,13 +227,19 @@ def _from_spans(document: Mapping[str, Any], tokenizer: Any) -> Prompt:
 def _from_text(text: str, options: PromptOptions) -> Prompt:
     text, n_blocks, separator = text.replace("\r\n", "\n"), options.instruction_blocks, options.separator
     between = BLANK_LINE if separator is None else separator
+    if options.query is not None and options.split is None:
+        text = f"{text}{between}{options.query}"
     if options.instruction is not None and options.instruction.strip():
+        own = len(blocks(options.instruction, separator))
+        if n_blocks is None and separator is None and options.split is None:
+            # The text may be laid out otherwise, or have an instruction itself.
+            laid = split_text(text, None, None)
+            n_blocks = None if laid.of_lines else own + laid.n_instruction
+        else:
+            n_blocks = (n_blocks or 0) + own
         text = f"{options.instruction}{between}{text}"
-        n_blocks = (n_blocks or 0) + len(blocks(options.instruction, separator))
     if options.split is not None:
         return Prompt.from_pieces(text, options.split, options.query, separator, n_blocks or 0)
-    if options.query is not None:
-        text = f"{text}{between}{options.query}"
     return Prompt.from_text(text, n_blocks, separator)
 
 

@@ -12,16 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from iclens.lens.prompt.blocks import after_cue, blocks, without_pattern
+from iclens.display_text import one_line
+from iclens.lens.prompt.blocks import blocks, records, without_pattern
 
 Place = tuple[int, int]
 """The first character of a block, and the one after its last."""
 
-_TAG = re.compile(r"<(/?)([A-Za-z][\w.-]*)(?:\s[^<>]*)?>")
-_SHOT = re.compile(r"examples?|shots?|samples?|demos?|demonstrations?", re.IGNORECASE)
-_MARK = re.compile(r"[ \t]*(([^\w\s])\2{2,})[ \t\r]*")
-_LABEL = re.compile(r"[^\W_][\w -]{0,30}?\s*(?:[:=>\uff1a]|\)|->)")  # the last colon is that of Chinese and Japanese
+_TAG = re.compile(r"<(/?)([A-Za-z][\w.-]*?)\d*(?:\s[^<>]*)?>")
+_SHOT = re.compile(r"(?:\w+[_-])?(example|shot|sample|demo|demonstration)s?", re.IGNORECASE)
+_NUMBERED = re.compile(r"\s*(?:\d+[.)]|[-*\u2022])\s")
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+# Fences of code and of quotations stand in pairs inside a block.
+_MARK = re.compile(r"[ \t]*(([^\w\s`\"'])\2+)[ \t]*")
+# The last colon is that of Chinese and Japanese; emphasis and headings may stand around.
+_LABEL = re.compile(r"(?:[^\w\s]{1,4}[ \t]*)?[^\W_][\w -]{0,30}?\s*(?:[:=>\uff1a]|\)|->)[*_]{0,2}")
 _NUMBER = re.compile(r"\d+")
+_LONGEST = 60
+"""Characters of a last line that are looked for in demonstrations."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +40,12 @@ class Layout:
         demonstrations: their places.
         query: the place of the query.
         told: what was taken for a demonstration, as a clause of a note.
-        separator: the line that stands between them, or None.
     """
 
     instruction: Place | None
     demonstrations: tuple[Place, ...]
     query: Place
     told: str
-    separator: str | None = None
 
     @property
     def blocks(self) -> list[Place]:
@@ -49,19 +54,27 @@ class Layout:
 
 
 def elements(text: str) -> Layout | None:
-    """Find two or more elements of one name with nothing between them: `<example>…</example>` and the like.
+    """Find two or more elements of one name with nothing but comments between them: `<example>…</example>`.
 
     The query follows them. Elements by other names than "example", "shot", "sample" and "demonstration" are
     demonstrations only where the query's last words stand before an answer in each, so that documents are none.
     """
-    for name, found in _elements(text).items():
-        if len(found) < 2 or any(text[end:start].strip() for (_, end), (start, _) in pairwise(found)):
+    # A single one is the innermost: several may stand in another.
+    named = sorted(
+        _elements(text).items(), key=lambda one: (len(one[1]) < 2, sum(end - start for start, end in one[1]))
+    )
+    for name, found in named:
+        if len(found) < 2 and not (found and _SHOT.fullmatch(name) and not name.endswith("s")):
+            continue
+        if any(_COMMENT.sub("", text[end:start]).strip() for (_, end), (start, _) in pairwise(found)):
             continue
         query = _visible(text, found[-1][1], len(text))
         if query is None:
             continue
-        shots, asked = [text[slice(*one)] for one in found], text[slice(*query)].rstrip()
-        if _SHOT.fullmatch(name) or after_cue(shots, asked):
+        shots = [text[slice(*one)] for one in found]
+        if _SHOT.fullmatch(name) or any(
+            cue.word and all(map(cue.answered, shots)) for cue in _cues(text[slice(*query)])
+        ):
             instruction = _visible(text, 0, found[0][0])
             told = f"every <{name}> counts as a demonstration{_after(instruction)}, and what follows as the query"
             return Layout(instruction, tuple(found), query, told)
@@ -69,13 +82,17 @@ def elements(text: str) -> Layout | None:
 
 
 def _elements(text: str) -> dict[str, list[Place]]:
-    """The elements of each name, from a start tag to the next end tag, by where the first of a name begins."""
+    """The elements of each name, from the last start tag before an end tag to this.
+
+    Names of examples count as one, `<example1>` and `<good_example>`.
+    """
     opened: dict[str, int] = {}
     found: dict[str, list[Place]] = {}
     for tag in _TAG.finditer(text):
-        name = tag[2]
+        shot = _SHOT.fullmatch(tag[2])
+        name = tag[2] if shot is None or tag[2].endswith("s") else shot[1]
         if not tag[1]:
-            opened.setdefault(name, tag.start())
+            opened[name] = tag.start()
             found.setdefault(name, [])
         elif name in opened:
             found[name].append((opened.pop(name), tag.end()))
@@ -83,29 +100,73 @@ def _elements(text: str) -> dict[str, list[Place]]:
 
 
 def between_marks(text: str) -> Layout | None:
-    """Find blocks between lines of one repeated sign, `---` or `###`, if the query's last words stand in all of them.
-
-    First blocks without these words are the instruction.
-    """
+    """Find blocks between lines of one repeated sign (`---`) that are alike; first ones may be an instruction."""
     lines = [text[slice(*place)] for place in _lines(text)]
+    end = "\r\n" if "\r\n" in text else "\n"
     for mark in dict.fromkeys(found[1] for found in map(_MARK.fullmatch, lines) if found):
-        separator = f"\n{mark}\n"
+        separator = f"{end}{mark}{end}"
         found = blocks(text, separator)
-        shown = [text[start:end] for start, end in found]
-        first = lacking(shown)
-        if len(found) < 2 or first is None or (len(found) == 2 and not after_cue(shown[:1], shown[1])):
+        first = alike([text[slice(*place)] for place in found])
+        if first is None:
             continue
         instruction = (found[0][0], found[first - 1][1]) if first else None
-        start, end = found[0]
-        inside = [(start + one, start + last) for one, last in blocks(text[start:end])]
-        n_inside = (lacking([*(text[slice(*one)] for one in inside), shown[-1]]) or 0) if first == 0 else 0
+        inside = [(found[0][0] + one, found[0][0] + last) for one, last in blocks(text[slice(*found[0])])]
+        n_inside = 0 if first else _within_first(text, inside, found[-1])
         if n_inside:
             # An instruction stands before the first demonstration without a mark between them.
-            instruction, found[0] = (start, inside[n_inside - 1][1]), (inside[n_inside][0], end)
+            instruction, found[0] = (found[0][0], inside[n_inside - 1][1]), (inside[n_inside][0], found[0][1])
         told = f"what stands between lines of {mark!r} counts as a demonstration{_after(instruction)}, and the last as "
         told += "the query"
-        return Layout(instruction, tuple(found[first:-1]), found[-1], told, None if n_inside else separator)
+        return Layout(instruction, tuple(found[first:-1]), found[-1], told)
     return None
+
+
+def _within_first(text: str, inside: Sequence[Place], query: Place) -> int:
+    """How many of the blocks within the first piece are an instruction."""
+    shown = [text[slice(*place)] for place in inside]
+    alike_to_query = [begin_alike(one, text[slice(*query)]) for one in shown]
+    return alike_to_query.index(True) if True in alike_to_query else alike([*shown, text[slice(*query)]]) or 0
+
+
+def of_several_lines(text: str) -> Layout | None:
+    """Find demonstrations of the same number of lines each with nothing between them, see `records`."""
+    places = [place for place in _lines(text) if text[slice(*place)].strip()]
+    begins = records([text[slice(*place)] for place in places])
+    if not begins:
+        return None
+    n = begins[1] - begins[0]
+    *shots, query = [(places[i][0], places[i + n - 1][1]) for i in begins]
+    instruction = _visible(text, 0, shots[0][0])
+    told = f"every {n} lines count as a demonstration{_after(instruction)}, and the last {n} as the query"
+    return Layout(instruction, tuple(shots), query, told)
+
+
+def of_one_line(text: str) -> Layout | None:
+    """Find lines that are alike, `cat -> chat`, the last of them the query; first lines may be an instruction.
+
+    Where blank lines stand between some, a colon suffices in lists alone: it stands in lines of any kind.
+    """
+    places = [place for place in _lines(text) if text[slice(*place)].strip()]
+    lines = [text[slice(*place)] for place in places]
+    cue, odd = without_pattern(lines[:-1], lines[-1]) if len(lines) > 2 else ("", [])
+    if not cue or odd != list(range(len(odd))):
+        return None
+    listed = all(map(_NUMBERED.match, lines[len(odd) :]))
+    if cue[-1] in ":\uff1a" and not listed and len(blocks(text)) > 1:
+        return None
+    instruction = _visible(text, 0, places[len(odd)][0])
+    told = f"each line with {cue!r} counts as a demonstration{_after(instruction)}, and the last line as the query"
+    return Layout(instruction, tuple(places[len(odd) : -1]), places[-1], told)
+
+
+def has_mark(block: str) -> bool:
+    """Whether a line of one repeated sign stands in a block."""
+    return any(_MARK.fullmatch(line.rstrip("\r")) for line in block.split("\n"))
+
+
+def begin_alike(one: str, other: str) -> bool:
+    """Whether two blocks begin with the same label or line."""
+    return _key(one.strip().split("\n", 1)[0].strip()) == _key(other.strip().split("\n", 1)[0].strip())
 
 
 def labelled(text: str) -> Layout | None:
@@ -148,28 +209,83 @@ def _of_lines(text: str, places: Sequence[Place], bounds: Sequence[tuple[int, in
 
     answers = [parts(place, end) for place, (_, end, _) in zip(found, bounds, strict=True)]
     last, query = answers[-2], found[-1]
-    if len(last) > 1 and all(len(one) == 1 for one in answers[:-2]):
+    moved = ""
+    if len(last) > 1 and answers[:-2] and all(len(one) == 1 for one in answers[:-2]):
         found[-2], query = (found[-2][0], last[0][1]), (last[1][0], query[1])
+        moved = f", with {one_line(text[last[1][0] : last[-1][1]], 40)!r} before it"
     instruction = _visible(text, 0, found[0][0])
-    told = f"a demonstration begins at each {label!r}{_after(instruction)}, and the query at the last"
+    told = f"a demonstration begins at each {label!r}{_after(instruction)}, and the query at the last{moved}"
     return Layout(instruction, tuple(found[:-1]), query, told)
 
 
-def lacking(shown: Sequence[str]) -> int | None:
-    """Count the first blocks without the words before the answer that all others have; None where others lack them too.
+@dataclass(frozen=True)
+class _Cue:
+    """Words before the answer: whether there are letters in them, whether they begin a line, and where they stand."""
 
-    The last block is the query. One demonstration suffices behind one block that lacks the words if these are a label,
-    such as `Sentiment:`.
+    word: bool
+    line: bool
+    place: re.Pattern[str]
+
+    def answered(self, shot: str) -> bool:
+        return self.place.search(shot) is not None
+
+
+def _cues(query: str) -> list[_Cue]:
+    """What a query ends with, the most telling first: its last line, its last word, the signs behind that."""
+    last = query.rstrip().rsplit("\n", 1)[-1].strip()
+    found = []
+    if last and len(last) <= _LONGEST and (_LABEL.fullmatch(last) or not last[0].isalnum()):
+        line = _NUMBER.sub(r"\\d+", re.escape(last)) + (r"(?!\w)" if last[-1].isalnum() else "")
+        found.append(_Cue(_has_letter(last), True, re.compile(rf"^\s*{line}\s*\S", re.MULTILINE)))
+    ending = re.search(r"(\w*)(\W*)$", last[-_LONGEST:])
+    assert ending is not None
+    for cue in (ending[0].strip(), ending[2].strip()):
+        # A number is a part of the query.
+        if cue and not re.fullmatch(r"[.,!?]+|\d.*", cue):
+            start, end = r"(?<!\w)" if cue[0].isalnum() else "", r"\s+" if cue[-1].isalnum() else r"\s*"
+            found.append(_Cue(_has_letter(cue), False, re.compile(start + re.escape(cue) + end + r"\S")))
+    return found
+
+
+def _has_letter(text: str) -> bool:
+    return re.search(r"[^\W\d_]", text) is not None
+
+
+def alike(shown: Sequence[str], *, by_signs: bool = True) -> int | None:
+    """Count the first blocks that are an instruction where the others are alike, the last being the query.
+
+    Demonstrations are alike if the query's last line, last word or last signs stand before an answer in each, or if
+    they begin with the label that the query begins with. None where they are not, or where a block that would be an
+    instruction begins as they do. Without `by_signs` signs alone do not suffice.
     """
-    if len(shown) == 3:
-        label = _LABEL.fullmatch(shown[-1].rstrip().rsplit("\n", 1)[-1].strip())
-        followed = label and re.compile(r"(?<!\w)" + re.escape(label[0]) + r"\s*\S")
-        if followed and followed.search(shown[1]) and not followed.search(shown[0]):
-            return 1
-    if len(shown) < 3:
-        return 0
-    cue, odd = without_pattern(shown[:-1], shown[-1])
-    return len(odd) if cue and odd == list(range(len(odd))) else None
+    *shots, query = shown
+    begins = _LABEL.match(query.lstrip())
+    key = _key(begins[0]) if begins else ""
+    as_query = [bool(key) and _key(shot.lstrip().split("\n", 1)[0]) == key for shot in shots]
+    n_other = _first_of_all(as_query) or 0
+    in_some = False
+    cues = _cues(query)
+    if cues and cues[0].line and cues[0].answered(query):
+        return None  # The last block holds demonstrations itself.
+    for cue in cues:
+        having = [cue.answered(shot) for shot in shots]
+        n = _first_of_all(having)
+        # Signs that stand everywhere say nothing where words stand before some answers.
+        if n is None or not (cue.word or (by_signs and not in_some and (n < 2 or len(shots) >= 2 * n))):
+            in_some |= any(having)
+            continue
+        if n and not cue.line and any(cues[-1].answered(shot) for shot in shots[:n]):
+            # The word is a part of the query, as in `red stone ->`.
+            continue
+        # An instruction may quote the words; it has no line that begins with them and an answer.
+        return None if any(as_query[:n]) else (n if cue.line else max(n, n_other))
+    return _first_of_all(as_query)
+
+
+def _first_of_all(having: Sequence[bool]) -> int | None:
+    """Where the first stands that has something, if all after it have it too."""
+    n = list(having).index(True) if True in having else None
+    return n if n is not None and all(having[n:]) else None
 
 
 def _lines(text: str) -> list[Place]:

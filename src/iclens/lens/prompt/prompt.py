@@ -205,7 +205,8 @@ class Prompt(OfSources):
             follow=follow,
             notes=split.notes,
         )
-        if split.separator is None and not split.of_lines:
+        # A document is read with plain line ends.
+        if (split.separator is None and not split.of_lines) or "\r\n" in body:
             return read
         # A query that no space follows is read with one.
         return read.told_by({"prompt": body + ("" if lead == " " else lead)} | split.options)

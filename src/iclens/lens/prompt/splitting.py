@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from iclens.display_text import one_line
 from iclens.errors import UserError
-from iclens.lens.prompt.blocks import blocks, records, without_pattern
-from iclens.lens.prompt.layouts import Layout, Place, between_marks, elements, labelled, lacking
+from iclens.lens.prompt.blocks import blocks, without_pattern
+from iclens.lens.prompt.layouts import (
+    Layout,
+    Place,
+    alike,
+    begin_alike,
+    between_marks,
+    elements,
+    has_mark,
+    labelled,
+    of_one_line,
+    of_several_lines,
+)
 
 _MOST_NAMED = 4
 """Blocks that a note names."""
@@ -65,13 +75,9 @@ def split_text(
         raise UserError(f"instruction_blocks is {instruction_blocks}: give 0 or more.")
     where = "the user's message" if chat else "the prompt"
     found = blocks(text, separator)
-    if separator is None and instruction_blocks is None and (laid := _laid_out(text, found, where)):
+    is_open = separator is None and (instruction_blocks is None or (not n_instruction and len(found) < 2))
+    if is_open and (laid := _laid_out(text, found, where)):
         return laid
-    if separator is None and len(found) < 2 and not n_instruction:
-        found, n_instruction, separator, told = _by_lines(text, found)
-        if told:
-            notes = (f"No blank line stands in {where}, so that {told}. Name the separator if that is wrong.",)
-            return Split(tuple(found), n_instruction, separator, notes, separator is None)
     if not found:
         raise UserError(f"{where} is empty: give demonstrations and a query, with blank lines between them.")
     if len(found) < n_instruction + 1 + least:
@@ -89,54 +95,51 @@ def split_text(
 
 def _laid_out(text: str, found: list[Place], where: str) -> Split | None:
     """Read the layout of a text whose blocks between blank lines are not simply its demonstrations and its query."""
-    layout = elements(text) or between_marks(text)
+    shown = [text[slice(*place)] for place in found]
+    n_first = alike(shown, by_signs=False) if len(found) > 1 else None
+    layout = elements(text)
+    if layout is None and (n_first is None or not has_mark(shown[-1])):
+        layout = between_marks(text)
+    if layout is None and len(found) == 1:
+        layout = of_several_lines(text)
     if layout is None:
-        shown = [text[start:end] for start, end in found]
-        cue, odd = without_pattern(shown[:-1], shown[-1]) if len(found) > 2 else ("", [])
         layout = labelled(text)
-        if re.search(r"\w", cue) and not odd and layout and not _but_for_instruction(layout, found):
-            return None
-        n_first = lacking(shown) or 0
-        if n_first and (layout is None or layout.blocks == [(found[0][0], found[n_first - 1][1]), *found[n_first:]]):
-            named = one_line(text[found[0][0] : found[n_first - 1][1]], 40)
-            which, lack = ("The first block", "lacks") if n_first == 1 else (f"The first {n_first} blocks", "lack")
-            note = (
-                f"{which} of {where} ({named!r}) {lack} the words that stand before the answer in the others, and count"
-                f"{'s' * (n_first == 1)} as the instruction. If that is wrong, say so: instruction_blocks=0."
-            )
-            return Split(tuple(found), n_first, None, (note,))
+        if n_first is not None and not (layout and _but_for_instruction(text, layout, found[n_first:])):
+            return _behind_instruction(text, found, n_first, where)
+    if layout is None:
+        n_first = alike(shown) if len(found) > 1 else None
+        layout = of_one_line(text)
+        if n_first is not None and (layout is None or len(layout.demonstrations) < len(found) - n_first):
+            return _behind_instruction(text, found, n_first, where)
     if layout is None or layout.blocks == found:
-        return None
+        return None if layout is None else _behind_instruction(text, found, int(layout.instruction is not None), where)
     note = f"In {where} {layout.told}. Name the separator if that is wrong."
-    has_instruction = int(layout.instruction is not None)
-    return Split(tuple(layout.blocks), has_instruction, layout.separator, (note,), layout.separator is None)
+    return Split(tuple(layout.blocks), int(layout.instruction is not None), None, (note,), of_lines=True)
 
 
-def _but_for_instruction(layout: Layout, found: Sequence[Place]) -> bool:
+def _behind_instruction(text: str, found: list[Place], n_first: int, where: str) -> Split | None:
+    if not n_first:
+        return None
+    named = one_line(text[found[0][0] : found[n_first - 1][1]], 40)
+    which, lack, counts = (
+        ("The first block", "lacks", "counts") if n_first == 1 else (f"The first {n_first} blocks", "lack", "count")
+    )
+    note = (
+        f"{which} of {where} ({named!r}) {lack} what the others share with the query, and {counts} as the instruction. "
+        "If that is wrong, say so: instruction_blocks=0."
+    )
+    return Split(tuple(found), n_first, None, (note,))
+
+
+def _but_for_instruction(text: str, layout: Layout, found: Sequence[Place]) -> bool:
     """Whether a layout has the blocks that blank lines give, but for an instruction within the first of them."""
     first, *others = (*layout.demonstrations, layout.query)
-    return layout.instruction is not None and first[1] == found[0][1] and others == list(found[1:])
-
-
-def _by_lines(text: str, found: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], int, str | None, str]:
-    """Split a text without blank lines: its blocks, how many are an instruction, the separator, and what was done."""
-    lines = blocks(text, "\n")
-    begins = records([text[start:end] for start, end in lines])
-    if begins:
-        n, first = begins[1] - begins[0], begins[0]
-        found = [(lines[i][0], lines[i + n - 1][1]) for i in begins]
-        before = [(lines[0][0], lines[first - 1][1])] if first else []
-        told = f"every {n} lines count as a demonstration{_after(first)}, and the last {n} as the query"
-        return before + found, len(before), None, told
-    cue, odd = _odd(text, lines)
-    if cue and odd == list(range(len(odd))):
-        told = f"each line with {cue!r} counts as a demonstration{_after(len(odd))}, and the last line as the query"
-        return lines, len(odd), "\n", told
-    return found, 0, None, ""
-
-
-def _after(n_lines: int) -> str:
-    return f", after {n_lines} of instruction" if n_lines else ""
+    return (
+        layout.instruction is not None
+        and found[0][0] < first[0] < first[1] == found[0][1]
+        and others == list(found[1:])
+        and begin_alike(text[slice(*first)], text[slice(*layout.query)])
+    )
 
 
 def _odd(text: str, found: list[tuple[int, int]]) -> tuple[str, list[int]]:
