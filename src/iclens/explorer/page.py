@@ -17,20 +17,8 @@ _REPORT_STYLES = ("page.css", "verdicts.css", "controls.css", "charts.css")
 _STYLES = [_STATIC / name for name in ("explorer.css", "sources.css", "response.css", "updates.css", "lab.css")]
 _SCRIPTS = (
     *("elements", "numbers", "names", "address", "state", "scores", "server", "views", "chart"),
-    *("grid", "heat", "tables"),
-    *(
-        "fitting",
-        "pieces",
-        "sources",
-        "editor",
-        "chips",
-        "ready",
-        "asking",
-        "sentences",
-        "response",
-        "citations",
-        "linked",
-    ),
+    *("grid", "heat", "tables", "fitting"),
+    *("pieces", "sources", "editor", "chips", "ready", "asking", "sentences", "response", "citations", "linked"),
     *("answer", "tokens", "bound", "heads", "layers", "details", "updates", "share"),
     *("panels", "recipes", "runs"),
     *("labstate", "labplot", "labpoints", "labcontrols", "labskeleton", "lab"),

@@ -233,8 +233,8 @@ def _from_text(text: str, options: PromptOptions) -> Prompt:
         own = len(blocks(options.instruction, separator))
         if n_blocks is None and separator is None and options.split is None:
             # The text may be laid out otherwise, or have an instruction itself.
-            laid = split_text(text, None, None)
-            n_blocks = None if laid.of_lines else own + laid.n_instruction
+            split = split_text(text, None, None)
+            n_blocks = None if split.laid_out else own + split.n_instruction
         else:
             n_blocks = (n_blocks or 0) + own
         text = f"{options.instruction}{between}{text}"

@@ -115,9 +115,8 @@ def between_marks(text: str) -> Layout | None:
         if n_inside:
             # An instruction stands before the first demonstration without a mark between them.
             instruction, found[0] = (found[0][0], inside[n_inside - 1][1]), (inside[n_inside][0], found[0][1])
-        told = f"what stands between lines of {mark!r} counts as a demonstration{_after(instruction)}, and the last as "
-        told += "the query"
-        return Layout(instruction, tuple(found[first:-1]), found[-1], told)
+        told = f"what stands between lines of {mark!r} counts as a demonstration{_after(instruction)}"
+        return Layout(instruction, tuple(found[first:-1]), found[-1], f"{told}, and the last as the query")
     return None
 
 
@@ -130,7 +129,7 @@ def _within_first(text: str, inside: Sequence[Place], query: Place) -> int:
 
 def of_several_lines(text: str) -> Layout | None:
     """Find demonstrations of the same number of lines each with nothing between them, see `records`."""
-    places = [place for place in _lines(text) if text[slice(*place)].strip()]
+    places = _lines(text)
     begins = records([text[slice(*place)] for place in places])
     if not begins:
         return None
@@ -146,7 +145,7 @@ def of_one_line(text: str) -> Layout | None:
 
     Where blank lines stand between some, a colon suffices in lists alone: it stands in lines of any kind.
     """
-    places = [place for place in _lines(text) if text[slice(*place)].strip()]
+    places = _lines(text)
     lines = [text[slice(*place)] for place in places]
     cue, odd = without_pattern(lines[:-1], lines[-1]) if len(lines) > 2 else ("", [])
     if not cue or odd != list(range(len(odd))):
@@ -166,7 +165,8 @@ def has_mark(block: str) -> bool:
 
 def begin_alike(one: str, other: str) -> bool:
     """Whether two blocks begin with the same label or line."""
-    return _key(one.strip().split("\n", 1)[0].strip()) == _key(other.strip().split("\n", 1)[0].strip())
+    first, second = (_key(block.strip().split("\n", 1)[0].strip()) for block in (one, other))
+    return first == second
 
 
 def labelled(text: str) -> Layout | None:
@@ -177,12 +177,12 @@ def labelled(text: str) -> Layout | None:
     left out. Where no other demonstration has a blank line in its answer, what stands after one in the last belongs to
     the query.
     """
-    places = [place for place in _lines(text) if text[slice(*place)].strip()]
+    places = _lines(text)
     lines = [text[start:end].strip() for start, end in places]
     cue = lines[-1] if lines else ""
     if not re.search(r"\W$|^\W", cue):
         return None
-    asks = re.compile(_NUMBER.sub(r"\\d+", re.escape(cue)) + (r"(?!\w)" if cue[-1].isalnum() else ""))
+    asks = re.compile(_pattern(cue))
     ends = [i for i, line in enumerate(lines) if asks.match(line)]
     begins_of: dict[str, list[int]] = defaultdict(list)
     for i, line in enumerate(lines):
@@ -235,8 +235,8 @@ def _cues(query: str) -> list[_Cue]:
     last = query.rstrip().rsplit("\n", 1)[-1].strip()
     found = []
     if last and len(last) <= _LONGEST and (_LABEL.fullmatch(last) or not last[0].isalnum()):
-        line = _NUMBER.sub(r"\\d+", re.escape(last)) + (r"(?!\w)" if last[-1].isalnum() else "")
-        found.append(_Cue(_has_letter(last), True, re.compile(rf"^\s*{line}\s*\S", re.MULTILINE)))
+        place = re.compile(rf"^\s*{_pattern(last)}\s*\S", re.MULTILINE)
+        found.append(_Cue(_has_letter(last), True, place))
     ending = re.search(r"(\w*)(\W*)$", last[-_LONGEST:])
     assert ending is not None
     for cue in (ending[0].strip(), ending[2].strip()):
@@ -245,6 +245,11 @@ def _cues(query: str) -> list[_Cue]:
             start, end = r"(?<!\w)" if cue[0].isalnum() else "", r"\s+" if cue[-1].isalnum() else r"\s*"
             found.append(_Cue(_has_letter(cue), False, re.compile(start + re.escape(cue) + end + r"\S")))
     return found
+
+
+def _pattern(line: str) -> str:
+    """Write what matches a line's own words, whatever the numbers in it are."""
+    return _NUMBER.sub(r"\\d+", re.escape(line)) + (r"(?!\w)" if line[-1].isalnum() else "")
 
 
 def _has_letter(text: str) -> bool:
@@ -289,10 +294,10 @@ def _first_of_all(having: Sequence[bool]) -> int | None:
 
 
 def _lines(text: str) -> list[Place]:
-    """Where each line lies, with its spaces but without its line end."""
-    found = re.finditer(r"[^\n]+", text.removeprefix("\ufeff"))
-    shift = text.startswith("\ufeff")
-    return [(one.start() + shift, one.end() + shift - one[0].endswith("\r")) for one in found]
+    """Where each line that is not blank lies, with its spaces but without its line end."""
+    first = int(text.startswith("\ufeff"))
+    lines = re.compile(r"[^\n]+").finditer(text, first)
+    return [(one.start(), one.end() - one[0].endswith("\r")) for one in lines if one[0].strip()]
 
 
 def _label(line: str) -> str:

@@ -97,7 +97,7 @@ class Prompt(OfSources):
 
     @property
     def source_names(self) -> tuple[SourceName, ...]:
-        """What each source is called."""
+        """What each source is called: its own name, or `demonstration i`."""
         return self.names or numbered(DEMONSTRATION, len(self.demonstrations))
 
     @property
@@ -206,7 +206,7 @@ class Prompt(OfSources):
             notes=split.notes,
         )
         # A document is read with plain line ends.
-        if (split.separator is None and not split.of_lines) or "\r\n" in body:
+        if (split.separator is None and not split.laid_out) or "\r\n" in body:
             return read
         # A query that no space follows is read with one.
         return read.told_by({"prompt": body + ("" if lead == " " else lead)} | split.options)

@@ -28,27 +28,27 @@ _MOST_NAMED = 4
 
 @dataclass(frozen=True)
 class Split:
-    """A text as blocks.
+    """How a text divides into an instruction, demonstrations and a query.
 
     Attributes:
         blocks: where each lies, see `blocks`; the last is the query.
         n_instruction: how many of the first are an instruction.
         separator: what stands between them, None for blank lines.
         notes: what is doubtful about them.
-        of_lines: whether the text alone says where they lie: no separator and no blank lines do.
+        laid_out: whether its layout says where they lie, and neither blank lines nor a separator do.
     """
 
     blocks: tuple[tuple[int, int], ...]
     n_instruction: int = 0
     separator: str | None = None
     notes: tuple[str, ...] = ()
-    of_lines: bool = False
+    laid_out: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
         """The options with which the same text is split so again."""
         named = {"separator": self.separator, "instruction_blocks": self.n_instruction}
-        return {} if self.of_lines else {name: value for name, value in named.items() if value}
+        return {} if self.laid_out else {name: value for name, value in named.items() if value}
 
 
 def split_text(
@@ -111,13 +111,17 @@ def _laid_out(text: str, found: list[Place], where: str) -> Split | None:
         layout = of_one_line(text)
         if n_first is not None and (layout is None or len(layout.demonstrations) < len(found) - n_first):
             return _behind_instruction(text, found, n_first, where)
-    if layout is None or layout.blocks == found:
-        return None if layout is None else _behind_instruction(text, found, int(layout.instruction is not None), where)
+    if layout is None:
+        return None
+    has_instruction = int(layout.instruction is not None)
+    if layout.blocks == found:
+        return _behind_instruction(text, found, has_instruction, where)
     note = f"In {where} {layout.told}. Name the separator if that is wrong."
-    return Split(tuple(layout.blocks), int(layout.instruction is not None), None, (note,), of_lines=True)
+    return Split(tuple(layout.blocks), has_instruction, None, (note,), laid_out=True)
 
 
 def _behind_instruction(text: str, found: list[Place], n_first: int, where: str) -> Split | None:
+    """Keep the blocks between blank lines, the first of them an instruction; None where none is one."""
     if not n_first:
         return None
     named = one_line(text[found[0][0] : found[n_first - 1][1]], 40)
